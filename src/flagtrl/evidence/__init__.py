@@ -1,0 +1,1 @@
+"""Backtests, baselines and reports."""

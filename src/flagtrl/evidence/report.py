@@ -1,0 +1,143 @@
+"""The result of a run: the agent beside baselines, as a table, results.json, trades.csv and a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, Policy, backtest
+from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
+from flagtrl.market.data import Window
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.metrics import Metrics, paper, standard
+from flagtrl.policy.saving import versions
+
+RESULTS_FILE, TRADES_FILE, CURVE_FILE = "results.json", "trades.csv", "equity_curve.png"
+Convention = Callable[[np.ndarray], Metrics]
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A policy and its baselines on one window.
+
+    Attributes:
+        window: the bars traded.
+        backtests: the agent's passes, by row name.
+        curves: (n,) account values by row name, agent and baselines.
+        random: (paths, n) account values of random policies.
+        rows: row name to convention to Metrics.
+    """
+
+    window: Window
+    backtests: Mapping[str, Backtest]
+    curves: Mapping[str, np.ndarray]
+    random: np.ndarray
+    rows: Mapping[str, Mapping[str, Metrics]]
+
+    def write(self, directory: str | Path, **facts: Any) -> None:
+        """Write results.json (with `facts`: data, windows, seed, settings), trades.csv and the equity curve."""
+        directory = Path(directory)
+        test = {
+            row: {name: {k: _json_number(v) for k, v in metrics.as_dict().items()} for name, metrics in by.items()}
+            for row, by in self.rows.items()
+        }
+        content = {"test": test, **facts, "versions": versions()}
+        (directory / RESULTS_FILE).write_text(json.dumps(content, indent=2, default=str) + "\n")
+        trades = pd.concat([run.trades().assign(row=row) for row, run in self.backtests.items()], ignore_index=True)
+        trades.to_csv(directory / TRADES_FILE, index=False)
+        self.figure().savefig(directory / CURVE_FILE, dpi=120)
+
+    def table(self) -> Table:
+        """Both conventions side by side, one row a policy."""
+        dates = self.window.dates
+        table = Table(title=f"{self.window.market.symbol}, {dates[0]} to {dates[-1]}, {len(dates)} prices")
+        table.add_column("")
+        for convention in next(iter(self.rows.values())):
+            for name in ("CR %", "SR", "AV %", "MDD %"):
+                table.add_column(f"{convention}\n{name}", justify="right")
+        for row, by in self.rows.items():
+            cells = [_cell(value) for metrics in by.values() for value in metrics.as_dict().values()]
+            table.add_row(row, *cells)
+        return table
+
+    def figure(self) -> Figure:
+        """Account values over the window, the agent's above the band of the random policies."""
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        axes = figure.subplots()
+        dates = self.window.dates.astype("datetime64[ms]").astype(object)
+        band = np.percentile(self.random, (5, 95), axis=0) / self.random[0, 0]
+        axes.fill_between(dates, *band, color="0.88", label="random, 5% to 95%")
+        for row, values in self.curves.items():
+            ours = row.startswith("agent")
+            axes.plot(dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row)
+        axes.set_title(f"{self.window.market.symbol}: account value, start = 1")
+        axes.legend(loc="upper left", fontsize="small")
+        axes.grid(alpha=0.3)
+        figure.autofmt_xdate()
+        return figure
+
+    def print(self, console: Console | None = None) -> None:
+        """Print the table."""
+        (console or Console(width=None if Console().is_terminal else 120)).print(self.table())
+
+
+def evaluate(
+    policy: Policy,
+    window: Window,
+    settings: MarketSettings,
+    seed: int = 0,
+    volatility_periods: int = 252,
+    more: Mapping[str, Callable[[Window, MarketSettings], np.ndarray]] | None = None,
+) -> Report:
+    """Backtest `policy`, greedy and sampled, beside buy and hold, flat and random policies.
+
+    Args:
+        policy: log-probabilities of the actions at one bar.
+        window: the test window.
+        settings: execution, costs and look-back; the baselines pay the same.
+        seed: of the sampled actions and of the random policies.
+        volatility_periods: of the `paper` convention's AV: 252, but 365 in the published rows of TSLA and BTC.
+        more: more baselines by row name.
+    """
+    settings = replace(settings, episode_start="fixed")
+    backtests = {
+        "agent_greedy": backtest(policy, window, settings),
+        "agent_sampled": backtest(policy, window, settings, SAMPLING_TEMPERATURE, seed),
+    }
+    baselines = {"buy_and_hold": buy_and_hold, "buy_and_hold_by_order": buy_and_hold_by_order, "flat": flat, **(more or {})}
+    curves = {row: run.values for row, run in backtests.items()} | {row: f(window, settings) for row, f in baselines.items()}
+    random = random_paths(window, settings, seed=seed)
+    conventions: dict[str, Convention] = {
+        "paper": lambda values: paper(values, volatility_periods),
+        "standard": lambda values: standard(values, window.market.periods_per_year),
+    }
+    rows = {row: {name: of(values) for name, of in conventions.items()} for row, values in curves.items()}
+    drawn = {name: np.array([tuple(of(path).as_dict().values()) for path in random]) for name, of in conventions.items()}
+    rows["random_mean"] = {name: Metrics(*np.nanmean(all_, axis=0).tolist()) for name, all_ in drawn.items()}
+    for share in (5, 95):
+        rows[f"random_p{share}"] = {
+            name: Metrics(*np.nanpercentile(all_, share, axis=0).tolist()) for name, all_ in drawn.items()
+        }
+    return Report(window, backtests, curves, random, rows)
+
+
+def _json_number(value: float) -> float | None:
+    """JSON has no NaN: an undefined Sharpe ratio is null."""
+    return None if math.isnan(value) else value
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

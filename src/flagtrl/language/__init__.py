@@ -1,0 +1,1 @@
+"""Observations to prompts, prompts to token ids."""

@@ -1,0 +1,122 @@
+"""Prompts: what the language model reads about one bar. A new style is one more function in this file.
+
+A style takes an Observation and the headlines that fit its token budget, and returns a Prompt. The four parts of
+FLAG-Trader's prompt come in the paper's order: task, legible actions, state, output format. `shared` holds what every
+visit to a bar has in common (task, actions, market), so that it can be computed once; `own` holds the account and all
+that follows. Dates are left out: a pretrained model may remember what happened on them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flagtrl.errors import ConfigError
+from flagtrl.market.data import SENTIMENTS, count_sentiments
+from flagtrl.market.env import Observation
+from flagtrl.market.ledger import ACTION_WORDS
+
+ANSWER_PREFIX = '{"Action": "'
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt in two pieces; the model answers after `own`, the chat template's turn markers and ANSWER_PREFIX."""
+
+    shared: str
+    own: str
+
+
+PromptStyle = Callable[[Observation, Sequence[str]], Prompt]
+
+
+def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
+    """The paper's fields, spelt out: prices, news sentiment, account_status, previous_decision_metrics."""
+    counts = dict(zip(SENTIMENTS, count_sentiments(observation.news[-1]), strict=True))
+    news = f'"news": {json.dumps(list(headlines), ensure_ascii=False)},\n' if headlines else ""
+    shared = (
+        f"You trade one asset, {observation.symbol}, once a day. Maximise long-term return while managing risk.\n"
+        "Buy spends all cash on it: for when you expect its price to rise. Sell liquidates every share: for when you expect "
+        "a fall. Hold changes nothing: for when a trade is not worth it.\n"
+        "Actions: {Buy, Sell, Hold}\n"
+        f'State: {{"historical_prices": {_numbers(observation.prices)},\n'
+        f'"news_sentiment": {json.dumps(counts)},\n{news}'
+    )
+    account = {
+        "cash_balance": round(observation.cash, 2),
+        "asset_position": round(observation.shares, 4),
+        "total_account_value": round(observation.value, 2),
+    }
+    own = (
+        f'"account_status": {json.dumps(account)},\n'
+        f'"previous_decision_metrics": {{"recent_rewards": {_numbers(observation.rewards, 4)}, '
+        f'"net_values": {_numbers(observation.net_values)}, '
+        f'"actions": {json.dumps([ACTION_WORDS[a] for a in observation.actions])}}}}}\n'
+        'Answer with one JSON object: {"Action": "Buy"}, {"Action": "Sell"} or {"Action": "Hold"}.'
+    )
+    return Prompt(shared, own)
+
+
+def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
+    """The same facts in few tokens: the last price, moves in tenths of a percent, initials for actions.
+
+    `day` lists the daily price moves up to now, `worth` the moves of the account value, `reward` the rewards in
+    hundredths, each oldest first.
+    """
+    positive, neutral, negative = count_sentiments(observation.news[-1])
+    news = "".join(f"- {line}\n" for line in headlines)
+    shared = (
+        f"Trade {observation.symbol}: grow the account, limit risk. Buy: all cash in. Sell: all out. Hold: wait.\n"
+        "Actions: {Buy, Sell, Hold}\n"
+        f"price {_short(observation.prices[-1])}, day {_moves(observation.prices)}\n"
+        f"news {positive} good {negative} bad {neutral} neutral\n{news}"
+    )
+    initials = "".join(ACTION_WORDS[a][0] for a in observation.actions)
+    own = (
+        f"cash {observation.cash:.0f}, shares {_short(observation.shares)}, value {observation.value:.0f}\n"
+        f"reward {_hundredths(observation.rewards)}, worth {_moves(observation.net_values)}, did {initials}\n"
+        "Answer in JSON."
+    )
+    return Prompt(shared, own)
+
+
+def style_names() -> tuple[str, ...]:
+    """The names of the prompt styles of this module: its public functions of an observation and headlines."""
+    module = sys.modules[__name__]
+    return tuple(
+        name
+        for name, fn in inspect.getmembers(module, inspect.isfunction)
+        if fn.__module__ == __name__ and list(inspect.signature(fn).parameters) == ["observation", "headlines"]
+    )
+
+
+def prompt_style(name: str) -> PromptStyle:
+    """A prompt style by its name; ConfigError where there is none."""
+    if name not in style_names():
+        raise ConfigError(f"prompt_style is {name!r}; use one of {', '.join(style_names())}")
+    return getattr(sys.modules[__name__], name)
+
+
+def _numbers(values: Sequence[float] | np.ndarray, decimals: int = 2) -> str:
+    """[1.50, 2.25]: fixed decimals, but four significant digits for prices below 1."""
+    return "[" + ", ".join(f"{v:.{decimals}f}" if v == 0 or abs(v) >= 1 or decimals > 2 else f"{v:.4g}" for v in values) + "]"
+
+
+def _short(value: float) -> str:
+    """Four significant digits, never in scientific notation."""
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-") if value else "0"
+
+
+def _moves(values: Sequence[float] | np.ndarray) -> str:
+    """Moves between neighbours in tenths of a percent, as whole numbers."""
+    values = np.asarray(values, dtype=np.float64)
+    return " ".join(str(round(1000 * move)) for move in values[1:] / values[:-1] - 1) or "none"
+
+
+def _hundredths(values: Sequence[float]) -> str:
+    return " ".join(str(round(100 * v)) for v in values) or "none"

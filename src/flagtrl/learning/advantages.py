@@ -1,0 +1,46 @@
+"""Advantages: pure functions of (T, B) arrays, time first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, ended: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016), equations 11 and 16.
+
+    delta_t = r_t + gamma V(s_{t+1}) (1 - terminated_t) - V(s_t)
+    A_t = delta_t + gamma lambda (1 - ended_t) A_{t+1}
+
+    Termination is not truncation: a truncated episode bootstraps from its last observation, a terminated one does not,
+    and no advantage flows across the end of either.
+
+    Args:
+        rewards: (T, B) r_t.
+        values: (T, B) V(s_t).
+        next_values: (T, B) V(s_{t+1}) of the state that the step led to, before any reset.
+        terminated: (T, B) bool, ruin.
+        ended: (T, B) bool, terminated or truncated.
+        gamma: discount.
+        gae_lambda: trace decay.
+
+    Returns:
+        (T, B) advantages.
+    """
+    assert rewards.shape == values.shape == next_values.shape == terminated.shape == ended.shape, "all must be (T, B)"
+    delta = rewards + gamma * next_values * ~terminated - values
+    advantages = delta.clone()
+    for t in reversed(range(len(delta) - 1)):
+        advantages[t] = delta[t] + gamma * gae_lambda * ~ended[t] * advantages[t + 1]
+    return advantages
+
+
+def whiten(values: Tensor, everyone: Tensor) -> Tensor:
+    """`values` in units of the standard deviation of `everyone`, around its mean.
+
+    `everyone` holds the values of all processes, `values` those of this one. A single value has no deviation: it is
+    only centred.
+    """
+    deviation = everyone.std() if everyone.numel() > 1 else everyone.new_tensor(1.0)
+    return (values - everyone.mean()) / (deviation + 1e-8)

@@ -1,0 +1,155 @@
+"""PPOConfig: FLAG-Trader's parameters under the paper's names and defaults, on transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from flagtrl.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+TRAIN_DTYPES = ("float16", "bfloat16", "float32")
+
+
+@dataclass
+class PPOConfig(TrainingArguments):
+    """Settings of PPO. Everything of TrainingArguments applies too, but the number of steps follows from these.
+
+    An optimizer step uses one minibatch: a rollout of num_steps x num_envs samples is split into minibatches as equal
+    as possible and of at most `minibatch_size`, each into `gradient_accumulation_steps` micro-batches. A checkpoint
+    that falls due within a rollout is written at its end, where training can resume bit for bit.
+
+    Raises:
+        ConfigError: a value outside its bounds, with the bound and the remedy.
+    """
+
+    output_dir: str | None = field(default="runs/flagtrl", metadata={"help": "where adapter, results and checkpoints go"})
+    llm: str = field(default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "backbone; --model_name_or_path wins"})
+    total_timesteps: int = field(default=13_860, metadata={"help": "environment steps in all, over all environments"})
+    num_envs: int = field(default=1, metadata={"help": "parallel environments, over all processes"})
+    num_steps: int = field(default=40, metadata={"help": "steps per rollout and environment"})
+    max_episode_steps: int = field(default=65, metadata={"help": "episode length; an episode also ends with its window"})
+    learning_rate: float = field(default=5e-4, metadata={"help": "beta: learning rate of the language model's top layers"})
+    head_learning_rate: float = field(default=5e-4, metadata={"help": "eta: learning rate of the value and policy heads"})
+    anneal_lr: bool = field(default=True, metadata={"help": "linear decay of the learning rates to 0"})
+    gamma: float = field(default=0.95, metadata={"help": "discount"})
+    gae_lambda: float = field(default=0.98, metadata={"help": "trace decay of generalised advantage estimation"})
+    update_epochs: int = field(default=1, metadata={"help": "passes over a rollout"})
+    minibatch_size: int = field(default=32, metadata={"help": "samples per optimizer step, at most, over all processes"})
+    gradient_accumulation_steps: int = field(default=8, metadata={"help": "micro-batches per optimizer step"})
+    norm_adv: bool = field(default=True, metadata={"help": "whiten the advantages of a rollout, over all processes"})
+    clip_coef: float = field(default=0.2, metadata={"help": "clipping of the surrogate, and of the value loss"})
+    clip_vloss: bool = field(default=True, metadata={"help": "clip the value loss"})
+    ent_coef: float = field(default=0.05, metadata={"help": "weight of the entropy"})
+    vf_coef: float = field(default=0.5, metadata={"help": "weight of the value loss"})
+    kl_coef: float = field(default=0.05, metadata={"help": "weight of the exact KL divergence to the reference"})
+    max_grad_norm: float = field(default=0.5, metadata={"help": "gradient clipping"})
+    target_kl: float | None = field(
+        default=None, metadata={"help": "end a rollout's update once KL(old || new) of a minibatch is above this"}
+    )
+    dropout: float = field(default=0.0, metadata={"help": "of the heads and LoRA; above 0 the first ratio is not 1"})
+    train_dtype: str = field(
+        default="float16", metadata={"help": "float16, bfloat16 or float32; 16-bit training needs a GPU, else float32 is used"}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "optimizer steps between two log lines"})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 (the order that TRL's argument parser can read)
+        default="none", metadata={"help": "tensorboard, wandb, ... or none"}
+    )
+
+    def __post_init__(self) -> None:
+        self._check_bounds()
+        if self.max_steps not in (-1, self.optimizer_steps):
+            raise ConfigError(
+                f"max_steps is {self.max_steps}, but total_timesteps={self.total_timesteps} makes {self.optimizer_steps} "
+                "optimizer steps; leave max_steps out and set total_timesteps"
+            )
+        self.max_steps = self.optimizer_steps
+        if not self.anneal_lr:
+            if self.lr_scheduler_type not in ("linear", "constant"):
+                raise ConfigError(f"anneal_lr is False, but lr_scheduler_type is {self.lr_scheduler_type!r}; give only one")
+            self.lr_scheduler_type = "constant"
+        dropped = self.total_timesteps - self.num_rollouts * self.rollout_samples
+        if dropped:
+            logger.info("%d of %d steps do not fill a rollout and are left out", dropped, self.total_timesteps)
+        self._choose_precision()
+        # The trainer feeds itself: its rows are micro-step numbers, which no model's signature knows.
+        self.per_device_train_batch_size = 1
+        self.remove_unused_columns = False
+        self.logging_nan_inf_filter = False
+        self.dataloader_pin_memory = False
+        super().__post_init__()
+
+    @property
+    def rollout_samples(self) -> int:
+        """Samples of one rollout: num_steps x num_envs."""
+        return self.num_steps * self.num_envs
+
+    @property
+    def num_rollouts(self) -> int:
+        """Whole rollouts within total_timesteps."""
+        return self.total_timesteps // self.rollout_samples
+
+    @property
+    def num_minibatches(self) -> int:
+        """Minibatches, and so optimizer steps, of one epoch over a rollout."""
+        return math.ceil(self.rollout_samples / self.minibatch_size)
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps of one rollout: update_epochs x num_minibatches."""
+        return self.update_epochs * self.num_minibatches
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps of the whole run: rollouts x epochs x minibatches."""
+        return self.num_rollouts * self.steps_per_rollout
+
+    def _choose_precision(self) -> None:
+        if self.train_dtype == "float32":
+            return
+        if self.use_cpu or not torch.cuda.is_available():
+            logger.info("train_dtype %s needs a GPU; training in float32", self.train_dtype)
+            return
+        if self.train_dtype == "float16" and self.target_kl is not None:
+            raise ConfigError("target_kl skips optimizer steps, which float16's loss scaling cannot; use train_dtype bfloat16")
+        self.fp16, self.bf16 = self.train_dtype == "float16", self.train_dtype == "bfloat16"
+
+    def _check_bounds(self) -> None:
+        for name, (holds, bound) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not holds(value):
+                raise ConfigError(f"{name} is {value!r}; it must be {bound}")
+        if self.total_timesteps < self.rollout_samples:
+            raise ConfigError(
+                f"total_timesteps is {self.total_timesteps}, one rollout takes num_steps x num_envs = {self.rollout_samples}; "
+                "raise total_timesteps or lower num_steps"
+            )
+        smallest = self.rollout_samples // self.num_minibatches
+        if not 1 <= self.gradient_accumulation_steps <= smallest:
+            raise ConfigError(
+                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; the smallest minibatch has {smallest} "
+                "samples, and every micro-batch needs one"
+            )
+
+
+_COUNT = (lambda x: x >= 1, "at least 1")
+_SHARE = (lambda x: 0 <= x <= 1, "in [0, 1]")
+_WEIGHT = (lambda x: math.isfinite(x) and x >= 0, "finite and at least 0")
+_BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("total_timesteps", "num_envs", "num_steps", "max_episode_steps", "update_epochs", "minibatch_size"), _COUNT
+    ),
+    **dict.fromkeys(("gamma", "gae_lambda"), _SHARE),
+    **dict.fromkeys(("ent_coef", "vf_coef", "kl_coef", "learning_rate", "head_learning_rate", "max_grad_norm"), _WEIGHT),
+    "clip_coef": (lambda x: 0 < x < 1, "between 0 and 1"),
+    "target_kl": (lambda x: x is None or x > 0, "above 0, or left out"),
+    "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "train_dtype": (lambda x: x in TRAIN_DTYPES, f"one of {', '.join(TRAIN_DTYPES)}"),
+}

@@ -1,0 +1,370 @@
+"""PPOTrainer: rollouts behind transformers.Trainer, so that resume, callbacks, clipping, DDP and logging are inherited.
+
+Reading order of one update: `_prepare_inputs` collects a rollout when one is due (`_new_samples`), and hands out its
+micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything else is the Trainer's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, default_data_collator
+
+from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
+from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.learning.advantages import generalised_advantages, whiten
+from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.losses import entropy, exact_kl, explained_variance, policy_loss, value_loss
+from flagtrl.learning.rollout import Collector, Rollout
+from flagtrl.market.env import TradingEnv, VectorTradingEnv
+from flagtrl.market.ledger import Action
+from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
+from flagtrl.policy.saving import load_weights, save_policy
+
+REFERENCE_BATCH = 8  # prompts per forward of the reference policy
+LOGGED = (
+    "reward",
+    "episode_return",
+    "episode_length",
+    "explained_variance",
+    "env_steps_per_second",
+    *(f"action_share/{action.word}" for action in Action),
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "kl",
+    "kl_old",
+    "ratio",
+    "clip_fraction",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A rollout as N = T * B samples, ready for updates; all tensors are indexed by sample, float32, on the CPU."""
+
+    prompts: Sequence[EncodedPrompt]
+    legal: Tensor  # (N, A) bool
+    actions: Tensor  # (N,) int64
+    old_logprobs: Tensor  # (N, A)
+    reference: Tensor  # (N, A)
+    old_values: Tensor  # (N,)
+    advantages: Tensor  # (N,)
+    returns: Tensor  # (N,)
+
+
+class PPOTrainer(Trainer):
+    """Train a policy with PPO in its environments.
+
+    Args:
+        model: the actor-critic.
+        args: settings.
+        make_env: makes one training environment; called once per environment.
+        encoder: observation to prompt.
+        callbacks: more of transformers' callbacks.
+        extra: more entries of the saved flagtrl.json (market settings, data, versions).
+
+    Raises:
+        ConfigError: environments that the processes cannot share.
+        NonFiniteLossError: a loss that is NaN or infinite, at once, before the weights change or are saved.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the minibatch, whatever its split into micro-batches
+    args: PPOConfig
+
+    def __init__(
+        self,
+        model: ActorCritic,
+        args: PPOConfig,
+        make_env: Callable[[], TradingEnv],
+        encoder: PromptEncoder,
+        callbacks: Sequence[TrainerCallback] = (),
+        extra: dict[str, Any] | None = None,
+    ):
+        world = args.world_size
+        if args.num_envs % world:
+            raise ConfigError(f"num_envs is {args.num_envs}, shared by {world} processes; set it to a multiple of {world}")
+        self.encoder, self.extra = encoder, dict(extra or {})
+        self._local_envs = args.num_envs // world
+        envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
+        # Environment b of rank r is the (r B + b)-th of all, seeded as in a single process.
+        self.collector = Collector(envs, encoder, seed=args.seed + args.process_index * self._local_envs)
+        self._micro_steps = _MicroSteps(args.max_steps * args.gradient_accumulation_steps * world)
+        self._micro_per_rollout = args.steps_per_rollout * args.gradient_accumulation_steps
+        self._micro_step, self._stopped = 0, False
+        self._samples: Samples | None = None
+        self._schedule: list[tuple[np.ndarray, int]] = []
+        self._sums: dict[str, list[Tensor]] = {}
+        self._rollout_began: float | None = None
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self._micro_steps,
+            data_collator=default_data_collator,
+            processing_class=encoder.tokenizer,
+            callbacks=[_SaveAtRolloutEnd(args.steps_per_rollout), *callbacks],
+        )
+
+    # -- where the Trainer asks for data: a row is the number of a micro-step
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
+        return SequentialSampler(self._micro_steps)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        result = super()._init_training_state(*args, **kwargs)
+        self._micro_step = self.state.global_step * self.args.gradient_accumulation_steps
+        self._samples, self._rollout_began = None, None
+        return result
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Collect a rollout where one starts; else the next micro-batch of the current one."""
+        position = self._micro_step % self._micro_per_rollout
+        if position == 0:
+            self._samples = self._new_samples()
+            self._schedule = self._split(len(self._samples.actions))
+            self._stopped = False
+        if self._samples is None:
+            raise AdapterError(
+                f"the checkpoint at step {self.state.global_step} lies inside a rollout, which has "
+                f"{self.args.steps_per_rollout} steps; resume from a rollout's end, with the settings it was made with"
+            )
+        rows, minibatch = self._schedule[position]
+        return {"rows": torch.from_numpy(rows), "minibatch": minibatch}
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch. Once target_kl has ended a rollout's update, its other steps leave the weights alone."""
+        if self._stopped and self._micro_step % self._micro_per_rollout:
+            loss = torch.zeros((), device=self.args.device)  # no gradient: the optimizer passes its parameters over
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._micro_step += 1
+        if self.args.target_kl is not None and self._micro_step % self.args.gradient_accumulation_steps == 0:
+            self._stopped = self._stopped or self._minibatch_kl() > self.args.target_kl
+        return loss
+
+    # -- the rollout
+
+    def _new_samples(self) -> Samples:
+        """Collect a rollout, score it with the reference policy, and estimate its advantages."""
+        now = time.perf_counter()
+        if self._rollout_began is not None:
+            self._add("env_steps_per_second", torch.tensor(self.args.rollout_samples / (now - self._rollout_began)), 1)
+        self._rollout_began = now
+        policy = self.model_wrapped
+        was_training = policy.training
+        policy.eval()
+        rollout = self.collector.collect(self._act, self.args.num_steps)
+        reference = self._reference(rollout)
+        policy.train(was_training)
+        advantages = generalised_advantages(
+            rollout.rewards,
+            rollout.values,
+            rollout.next_values,
+            rollout.terminated,
+            rollout.ended,
+            self.args.gamma,
+            self.args.gae_lambda,
+        )
+        returns = (advantages + rollout.values).flatten()
+        self._log_rollout(rollout, returns)
+        advantages = advantages.flatten()
+        if self.args.norm_adv:
+            advantages = whiten(advantages, self.accelerator.gather(advantages.to(self.args.device)).cpu())
+        return Samples(
+            prompts=rollout.prompts,
+            legal=rollout.legal.flatten(0, 1),
+            actions=rollout.actions.flatten(),
+            old_logprobs=rollout.logprobs.flatten(0, 1),
+            reference=reference,
+            old_values=rollout.values.flatten(),
+            advantages=advantages,
+            returns=returns,
+        )
+
+    @torch.no_grad()
+    def _act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+        output = self.model_wrapped(**PromptBatch.of(prompts, legal, self.args.device).inputs())
+        return PolicyOutput(output.logprobs.float().cpu(), output.values.float().cpu())
+
+    @torch.no_grad()
+    def _reference(self, rollout: Rollout) -> Tensor:
+        """(N, A) log pi_ref of every sample."""
+        legal, rows = rollout.legal.flatten(0, 1).numpy(), []
+        for start in range(0, len(rollout), REFERENCE_BATCH):
+            chosen = slice(start, start + REFERENCE_BATCH)
+            batch = PromptBatch.of(rollout.prompts[chosen], legal[chosen], self.args.device)
+            rows.append(self.model_wrapped(**batch.inputs(), reference=True).logprobs.float().cpu())
+        return torch.cat(rows)
+
+    def _split(self, count: int) -> list[tuple[np.ndarray, int]]:
+        """The rollout's micro-batches as (rows, size of their minibatch): every epoch uses every sample once."""
+        rollout_number = self._micro_step // self._micro_per_rollout
+        generator = np.random.default_rng([self.args.seed, rollout_number, self.args.process_index])
+        schedule = []
+        for _ in range(self.args.update_epochs):
+            for minibatch in np.array_split(generator.permutation(count), self.args.num_minibatches):
+                micro = np.array_split(minibatch, self.args.gradient_accumulation_steps)
+                schedule += [(rows, len(minibatch)) for rows in micro]
+        return schedule
+
+    # -- the loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """L = E[policy loss] + c1 E[value loss] - c2 E[H] + c3 E[KL(pi || pi_ref)], this micro-batch's share of it."""
+        assert self._samples is not None, "a micro-batch is handed out only after a rollout"
+        samples, rows, config, device = self._samples, inputs["rows"], self.args, self.args.device
+        prompts = [samples.prompts[i] for i in rows.tolist()]
+        output = model(**PromptBatch.of(prompts, samples.legal[rows].numpy(), device).inputs())
+        old_logprobs, reference = samples.old_logprobs[rows].to(device), samples.reference[rows].to(device)
+        actions = samples.actions[rows].to(device)[:, None]
+        log_ratio = (output.logprobs.gather(1, actions) - old_logprobs.gather(1, actions)).squeeze(1)
+        ratio = log_ratio.exp()
+        terms = {
+            "policy_loss": policy_loss(ratio, samples.advantages[rows].to(device), config.clip_coef),
+            "value_loss": value_loss(
+                output.values,
+                samples.old_values[rows].to(device),
+                samples.returns[rows].to(device),
+                config.clip_coef if config.clip_vloss else None,
+            ),
+            "entropy": entropy(output.logprobs),
+            "kl": exact_kl(output.logprobs, reference),
+        }
+        per_sample = (
+            terms["policy_loss"]
+            + config.vf_coef * terms["value_loss"]
+            - config.ent_coef * terms["entropy"]
+            + config.kl_coef * terms["kl"]
+        )
+        self._check_finite(per_sample, terms)
+        with torch.no_grad():
+            terms |= {
+                "ratio": ratio,
+                "clip_fraction": ((ratio - 1).abs() > config.clip_coef).float(),
+                "kl_old": exact_kl(old_logprobs, output.logprobs),
+            }
+        for name, values in terms.items():
+            self._add(name, values.detach().sum(), len(rows))
+        loss = per_sample.sum() / inputs["minibatch"]
+        return (loss, output) if return_outputs else loss
+
+    def _check_finite(self, per_sample: Tensor, terms: dict[str, Tensor]) -> None:
+        if torch.isfinite(per_sample).all():
+            return
+        broken = {name: values[~values.isfinite()] for name, values in terms.items()}
+        causes = [f"{name} = {values[0].item()}" for name, values in broken.items() if len(values)]
+        raise NonFiniteLossError(
+            f"the loss is not finite at optimizer step {self.state.global_step + 1}: {', '.join(causes) or 'their sum'}; "
+            "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
+            "or train in float32 (train_dtype)"
+        )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer with theta_train at learning_rate and the heads at head_learning_rate."""
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            actor_critic = self.accelerator.unwrap_model(model or self.model)
+            groups = actor_critic.parameter_groups(
+                self.args.learning_rate, self.args.head_learning_rate, self.args.weight_decay
+            )
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    # -- metrics: sums and counts per name, reduced over all processes when they are logged
+
+    def _add(self, name: str, total: Tensor, count: int) -> None:
+        entry = torch.stack([total.detach().float().to(self.args.device), torch.tensor(float(count), device=self.args.device)])
+        self._sums.setdefault(name, []).append(entry)
+
+    def _log_rollout(self, rollout: Rollout, returns: Tensor) -> None:
+        self._add("reward", rollout.rewards.sum(), len(rollout))
+        if rollout.episode_returns:
+            self._add("episode_return", torch.tensor(rollout.episode_returns).sum(), len(rollout.episode_returns))
+            self._add("episode_length", torch.tensor(rollout.episode_lengths).sum(), len(rollout.episode_lengths))
+        variance = explained_variance(rollout.values.flatten(), returns)
+        if variance.isfinite():
+            self._add("explained_variance", variance, 1)
+        for action in Action:
+            self._add(f"action_share/{action.word}", (rollout.actions == action).sum(), len(rollout))
+
+    def _minibatch_kl(self) -> float:
+        """Mean KL(old || new) of the minibatch that has just been used, over all processes."""
+        recent = torch.stack(self._sums["kl_old"][-self.args.gradient_accumulation_steps :]).sum(0)
+        total, count = self.accelerator.reduce(recent, reduction="sum").tolist()
+        return total / count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's entries, and the means of LOGGED since the last call."""
+        nothing = torch.zeros(2, device=self.args.device)
+        sums = torch.stack([torch.stack(self._sums[name]).sum(0) if name in self._sums else nothing for name in LOGGED])
+        for name, (total, count) in zip(LOGGED, self.accelerator.reduce(sums, reduction="sum").tolist(), strict=True):
+            if count:
+                logs[name] = total / count
+        self._sums.clear()
+        super().log(logs, start_time)
+
+    # -- checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """A plain PEFT adapter, the heads in a file of their own, tokenizer and flagtrl.json."""
+        if self.args.should_save:
+            out = Path(output_dir or str(self.args.output_dir))
+            save_policy(self.accelerator.unwrap_model(self.model), self.encoder, out, self.extra, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        actor_critic = self.accelerator.unwrap_model(model or self.model)
+        path = Path(resume_from_checkpoint)
+        set_peft_model_state_dict(actor_critic.language_model, load_file(path / "adapter_model.safetensors"))
+        load_weights(actor_critic, path)
+        self.collector.load_state_dict(json.loads((path / self._rollout_file()).read_text()))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The Trainer's generators, and the environments with theirs, of this process."""
+        super()._save_rng_state(output_dir)
+        (Path(output_dir) / self._rollout_file()).write_text(json.dumps(self.collector.state_dict()))
+
+    def _rollout_file(self) -> str:
+        return f"rollout_state_{self.args.process_index}.json"
+
+
+class _MicroSteps(Dataset):
+    """The numbers 0..count-1: the Trainer counts batches, the rollouts carry the data."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        return {"micro_step": index}
+
+
+class _SaveAtRolloutEnd(TrainerCallback):
+    """Put off a checkpoint that falls due within a rollout to its end: only there is resuming exact."""
+
+    def __init__(self, steps_per_rollout: int):
+        self.steps_per_rollout, self.pending = steps_per_rollout, False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Called after the Trainer's own flow callback has decided whether to save."""
+        self.pending |= control.should_save
+        at_end = state.global_step % self.steps_per_rollout == 0
+        control.should_save = self.pending and at_end
+        self.pending &= not at_end
+        return control

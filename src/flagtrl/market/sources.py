@@ -1,0 +1,638 @@
+"""Where markets come from: one function per source, each returning a MarketData.
+
+Files are read as they are: nothing is sorted, filled, de-duplicated or repaired. What cannot be used is a DataError
+of one line that names the file, the value, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flagtrl.errors import ConfigError, DataError
+from flagtrl.market.data import SENTIMENTS, MarketData, NewsItem, parse_date
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Column names are compared in lower case without blanks and punctuation: "Adj. Close" and "adj_close" are "adjclose".
+DATE_COLUMNS = ("date", "ds", "timestamp", "time", "datetime")
+ADJUSTED_COLUMNS = ("adjclose", "adjustedclose")
+CLOSE_COLUMNS = ("close", "c", "price", "last")
+NEWS_COLUMNS = ("news", "headline", "text")
+SENTIMENT_COLUMNS = ("sentiment",)
+SYMBOL_COLUMNS = ("ticker", "symbol")
+
+_LABEL = re.compile(r"\(\s*sentiment\s*:\s*([^()]*?)\s*\)\s*$", re.IGNORECASE)
+_ISO_DAY = re.compile(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?=$|[ T])")
+
+_UP_NEWS = (
+    "Analysts raise their outlook and expect the shares to climb.",
+    "Orders came in well above forecasts, and buyers are lining up.",
+    "The company lifts its guidance after a strong start to the quarter.",
+    "A large contract was won; traders speak of a rally ahead.",
+    "Demand is surging and margins are widening, say suppliers.",
+)
+_DOWN_NEWS = (
+    "Analysts cut their outlook and expect the shares to slide.",
+    "Orders fell well short of forecasts, and sellers are lining up.",
+    "The company withdraws its guidance after a weak start to the quarter.",
+    "A large contract was lost; traders speak of a sell-off ahead.",
+    "Demand is fading and margins are shrinking, say suppliers.",
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+def load(spec: str, symbol: str | None = None, *, periods_per_year: int | None = None) -> MarketData:
+    """The market that `spec` names: a .json, .csv or .parquet file, or `hub:REPO` for a dataset on the Hub.
+
+    Raises:
+        DataError: an unknown suffix, or whatever the source itself refuses.
+    """
+    if spec.startswith("hub:"):
+        return hub_dataset(spec.removeprefix("hub:"), symbol=symbol, periods_per_year=periods_per_year)
+    suffix = Path(spec).suffix.lower()
+    if suffix == ".json":
+        return investorbench_json(spec, symbol, periods_per_year)
+    if suffix in (".csv", ".parquet"):
+        return table(spec, symbol, periods_per_year=periods_per_year)
+    raise DataError(f"{spec}: the suffix {suffix!r} is unknown; give a .json, .csv or .parquet file, or hub:REPO")
+
+
+def investorbench_json(path: str | Path, symbol: str | None = None, periods_per_year: int | None = None) -> MarketData:
+    """A market in InvestorBench's format: `{date: {"prices": float, "news": [str], "10k": [str], "10q": [str]}}`.
+
+    The label that ends a news item, `(Sentiment: positive)`, moves from its text to `NewsItem.sentiment`; an item without
+    one keeps None. A bar without the key "news" has none. Filings (10k, 10q) are not read.
+
+    Args:
+        path: the file.
+        symbol: default: the file name up to its first underscore, in capitals (`msft.json` is MSFT).
+        periods_per_year: default: 365 where a bar falls on a weekend, else 252.
+
+    Raises:
+        DataError: a file that is missing, malformed, or holds a date, price or label that cannot be used.
+    """
+    path = Path(path)
+    bars = _mapping(_parse_json(path), str(path))
+    days, prices, news = [], [], []
+    for key, value in bars.items():
+        where = f"{path}: {key}"
+        bar = _mapping(value, where)
+        if "prices" not in bar:
+            raise DataError(f"{where}: the key 'prices' is missing (found: {_listed(bar)}); add the price, or drop the bar")
+        days.append(_day(key, str(path)))
+        prices.append(_json_price(bar["prices"], where))
+        news.append(_json_news(bar.get("news", []), where))
+    return _market(str(path), _symbol_of(path.stem) if symbol is None else symbol, days, prices, news, periods_per_year)
+
+
+def table(
+    path: str | Path,
+    symbol: str | None = None,
+    *,
+    date_column: str | None = None,
+    price_column: str | None = None,
+    news_column: str | None = None,
+    periods_per_year: int | None = None,
+) -> MarketData:
+    """A market in a CSV or Parquet file with one row per bar.
+
+    Columns are found by name, in any case and spelling of blanks: DATE_COLUMNS; ADJUSTED_COLUMNS before CLOSE_COLUMNS;
+    optionally NEWS_COLUMNS (a text, or in Parquet a list of texts), SENTIMENT_COLUMNS (read beside news only; without it
+    a label that ends the text counts, as in InvestorBench) and SYMBOL_COLUMNS. Dates are ISO: YYYY-MM-DD or YYYYMMDD;
+    a time behind them is dropped, in the zone in which it is written.
+
+    Args:
+        path: the file; its suffix is .csv or .parquet.
+        symbol: which asset, where a symbol column holds several; default: the one there, or else the file name up to its
+            first underscore, in capitals.
+        date_column: exact name of the date column, where the rule above finds none or several.
+        price_column: the same for the price.
+        news_column: the same for the news.
+        periods_per_year: default: 365 where a bar falls on a weekend, else 252.
+
+    Raises:
+        DataError: a file that cannot be read, columns that are absent or ambiguous, several symbols and none named,
+            or a date, price or label that cannot be used.
+    """
+    path = Path(path)
+    frame = _read_frame(path)
+    columns = (date_column, price_column, news_column)
+    return _market_from_frame(frame, str(path), symbol, path.stem, columns, periods_per_year)
+
+
+def hub_dataset(
+    repo_id: str,
+    split: str = "train",
+    revision: str | None = None,
+    *,
+    symbol: str | None = None,
+    name: str | None = None,
+    date_column: str | None = None,
+    price_column: str | None = None,
+    news_column: str | None = None,
+    periods_per_year: int | None = None,
+) -> MarketData:
+    """A market in one split of a dataset on the Hugging Face Hub, or in a local directory; columns as in `table`.
+
+    Args:
+        repo_id: `owner/name` on the Hub, or a directory.
+        split: the split to read.
+        revision: branch, tag or commit; pin a commit to make a run repeatable.
+        symbol: as in `table`; the last default is the name of the repository.
+        name: the dataset's configuration, where it has several.
+        date_column: as in `table`.
+        price_column: as in `table`.
+        news_column: as in `table`.
+        periods_per_year: as in `table`.
+
+    Raises:
+        DataError: a dataset that cannot be loaded, or rows that `table` would refuse.
+    """
+    # Imported here: `datasets` takes a second, and no other source needs it.
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(repo_id, name=name, split=split, revision=revision)
+    except Exception as error:  # requests, httpx, pyarrow, by version of the Hub client: their errors share no base
+        reason = _one_line(error)
+        raise DataError(
+            f"hub:{repo_id}: split {split!r} cannot be loaded ({reason}); check the name, the split, the network and HF_TOKEN"
+        ) from error
+    columns = (date_column, price_column, news_column)
+    where = f"hub:{repo_id}[{split}]"
+    return _market_from_frame(rows.to_pandas(), where, symbol, Path(repo_id).name, columns, periods_per_year)
+
+
+# ------------------------------------------------------------------------------------------------ synthetic markets
+
+
+def random_walk(
+    days: int = 500,
+    seed: int = 0,
+    *,
+    start: str = "2020-01-01",
+    volatility_per_bar: float = 0.01,
+    drift_per_bar: float = 0.0,
+    start_price: float = 100.0,
+    symbol: str = "SYNTH",
+) -> MarketData:
+    """Independent log returns, normal with mean `drift_per_bar` and deviation `volatility_per_bar`: nothing to learn.
+
+    Bars are the business days from `start` on; no news.
+
+    Raises:
+        ConfigError: a setting outside its bounds.
+    """
+    rng = _generator(days, seed, volatility_per_bar)
+    returns = drift_per_bar + volatility_per_bar * rng.standard_normal(days - 1)  # (T-1,)
+    return _synthetic(returns, start, start_price, symbol)
+
+
+def momentum(
+    days: int = 500,
+    seed: int = 0,
+    *,
+    start: str = "2020-01-01",
+    volatility_per_bar: float = 0.01,
+    autocorrelation: float = 0.3,
+    start_price: float = 100.0,
+    symbol: str = "SYNTH",
+) -> MarketData:
+    """Log returns that persist: r_t = phi r_{t-1} + s sqrt(1 - phi^2) e_t, with phi = `autocorrelation` > 0.
+
+    The factor keeps the deviation of a return at s = `volatility_per_bar` whatever phi. Business days; no news.
+
+    Raises:
+        ConfigError: a setting outside its bounds.
+    """
+    rng = _generator(days, seed, volatility_per_bar)
+    _require(0 < autocorrelation < 1, "autocorrelation", autocorrelation, "above 0 and below 1; use random_walk for 0")
+    noise = rng.standard_normal(days - 1)  # (T-1,)
+    noise[1:] *= math.sqrt(1 - autocorrelation**2)
+    return _synthetic(volatility_per_bar * _autoregression(noise, autocorrelation), start, start_price, symbol)
+
+
+def mean_reversion(
+    days: int = 500,
+    seed: int = 0,
+    *,
+    start: str = "2020-01-01",
+    volatility_per_bar: float = 0.01,
+    half_life_bars: float = 10.0,
+    start_price: float = 100.0,
+    symbol: str = "SYNTH",
+) -> MarketData:
+    """A log price that returns to where it began (Ornstein-Uhlenbeck, sampled once a bar).
+
+    x_{t+1} = 2^(-1/h) x_t + s e_t with x_t = log(P_t / `start_price`): of a gap, half is left after h = `half_life_bars`.
+    Business days; no news.
+
+    Raises:
+        ConfigError: a setting outside its bounds.
+    """
+    rng = _generator(days, seed, volatility_per_bar)
+    ok = 0 < half_life_bars < math.inf
+    _require(ok, "half_life_bars", half_life_bars, "above 0 and finite; 10 is typical, use random_walk for no reversion")
+    gaps = _autoregression(volatility_per_bar * rng.standard_normal(days - 1), 2 ** (-1 / half_life_bars))  # (T-1,)
+    return _synthetic(np.diff(gaps, prepend=0.0), start, start_price, symbol)
+
+
+def regimes(
+    days: int = 500,
+    seed: int = 0,
+    *,
+    start: str = "2020-01-01",
+    volatility_per_bar: float = 0.01,
+    bear_volatility_per_bar: float = 0.02,
+    drift_per_bar: float = 0.001,
+    persistence: float = 0.98,
+    start_price: float = 100.0,
+    symbol: str = "SYNTH",
+) -> MarketData:
+    """Two hidden states, each kept with probability `persistence` from bar to bar, from a fair coin on.
+
+    Bull: log returns of mean +`drift_per_bar` and deviation `volatility_per_bar`. Bear: mean -`drift_per_bar` and
+    deviation `bear_volatility_per_bar`. Business days; no news.
+
+    Raises:
+        ConfigError: a setting outside its bounds.
+    """
+    rng = _generator(days, seed, volatility_per_bar)
+    _check_volatility("bear_volatility_per_bar", bear_volatility_per_bar)
+    _check_probability("persistence", persistence)
+    state = _persistent_signs(rng, days - 1, persistence)  # (T-1,) +1 bull, -1 bear
+    deviation = np.where(state > 0, volatility_per_bar, bear_volatility_per_bar)
+    return _synthetic(drift_per_bar * state + deviation * rng.standard_normal(days - 1), start, start_price, symbol)
+
+
+def news_leads_price(
+    days: int = 500,
+    seed: int = 0,
+    *,
+    accuracy: float = 0.9,
+    lead: int = 2,
+    persistence: float = 0.8,
+    start: str = "2020-01-01",
+    volatility_per_bar: float = 0.01,
+    start_price: float = 100.0,
+    symbol: str = "SYNTH",
+) -> MarketData:
+    """News that tells the direction of a coming return: a market in which reading pays.
+
+    A hidden direction d_t in {-1, +1} belongs to the return from bar t to t + 1 and is kept with probability `persistence`:
+    log(P_{t+1} / P_t) = d_t m_t, m_t > 0 half-normal above a floor, with sqrt(E m^2) = `volatility_per_bar`.
+    The one news item of bar t announces d_{t+lead-1}, rightly with probability `accuracy`: lead 1 is the return from t to
+    t + 1; lead 2 the one from t + 1 to t + 2, which an order decided at t earns when it fills at the next price.
+    With one seed, `accuracy` and `lead` change the news only, never a price.
+
+    Raises:
+        ConfigError: a setting outside its bounds.
+    """
+    rng = _generator(days, seed, volatility_per_bar)
+    _check_probability("accuracy", accuracy)
+    _check_probability("persistence", persistence)
+    _require(_is_int(lead) and 1 <= lead < days, "lead", lead, f"a whole number of bars from 1 to days - 1 = {days - 1}")
+    size = _positive_sizes(rng, days - 1)  # (T-1,)
+    right = rng.random(days) < accuracy  # (T,) bool
+    phrase = rng.integers(len(_UP_NEWS), size=days)  # (T,)
+    # Drawn last and longest, so that `lead` changes no other draw; the news of the last bars is about returns not shown.
+    direction = _persistent_signs(rng, days - 1 + lead, persistence)
+    announced = np.where(right, 1, -1) * direction[lead - 1 : lead - 1 + days]  # (T,)
+    news = [(_announcement(up, which),) for up, which in zip(announced > 0, phrase, strict=True)]
+    return _synthetic(volatility_per_bar * size * direction[: days - 1], start, start_price, symbol, news)
+
+
+def _announcement(up: bool, which: int) -> NewsItem:
+    return NewsItem(_UP_NEWS[which], "positive") if up else NewsItem(_DOWN_NEWS[which], "negative")
+
+
+def _persistent_signs(rng: np.random.Generator, count: int, persistence: float) -> np.ndarray:
+    """(count,) of -1 and +1: a fair first one, then each equal to its predecessor with probability `persistence`."""
+    draws = rng.random(count)
+    turns = np.where(draws < persistence, 1, -1)
+    turns[0] = 1 if draws[0] < 0.5 else -1
+    return np.cumprod(turns)
+
+
+def _positive_sizes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) sizes m = (a + b |z|) / c with E m^2 = 1. The floor a / c keeps the sign of every return beyond rounding."""
+    floor, slope = 0.2, 0.8
+    rms = math.sqrt(floor**2 + 2 * floor * slope * math.sqrt(2 / math.pi) + slope**2)
+    return (floor + slope * np.abs(rng.standard_normal(count))) / rms
+
+
+def _autoregression(noise: np.ndarray, decay: float) -> np.ndarray:
+    """(n,) x_t = decay x_{t-1} + noise_t, from x_{-1} = 0."""
+    values, last = np.empty_like(noise), 0.0
+    for i, shock in enumerate(noise):
+        last = decay * last + shock
+        values[i] = last
+    return values
+
+
+def _generator(days: int, seed: int, volatility_per_bar: float) -> np.random.Generator:
+    """The seeded generator, once the settings that every synthetic market has are within their bounds."""
+    _require(_is_int(days) and days >= 2, "days", days, "a whole number of at least 2; 252 make a year")
+    _require(_is_int(seed) and seed >= 0, "seed", seed, "a whole number of at least 0")
+    _check_volatility("volatility_per_bar", volatility_per_bar)
+    return np.random.default_rng(seed)
+
+
+def _synthetic(
+    returns: np.ndarray, start: str, start_price: float, symbol: str, news: Sequence[tuple[NewsItem, ...]] | None = None
+) -> MarketData:
+    """The market of (T-1,) log returns on T business days."""
+    _require(0 < start_price < 1e100, "start_price", start_price, "above 0 and below 1e100; 100 is usual")
+    try:
+        first = parse_date(start)
+    except DataError as error:
+        raise ConfigError(f"start: {error}") from error
+    log_ratio = np.concatenate([[0.0], np.cumsum(returns)])  # (T,)
+    if not np.abs(log_ratio).max() < 400:  # exp(400) is 5e173: float64 holds it, times any start price
+        raise ConfigError(
+            f"the log price moves by {np.abs(log_ratio).max():.4g}; the bound is 400: use fewer days, less volatility or drift"
+        )
+    dates = np.busday_offset(first, np.arange(len(log_ratio)), roll="forward")
+    bars = news if news is not None else [()] * len(dates)
+    return MarketData(symbol, dates, start_price * np.exp(log_ratio), tuple(bars), _bars_per_year(dates))
+
+
+def _check_volatility(name: str, value: float) -> None:
+    _require(0 < value <= 1, name, value, "above 0 and at most 1 (the deviation of a log return; 0.01 is a calm stock)")
+
+
+def _check_probability(name: str, value: float) -> None:
+    _require(0 <= value <= 1, name, value, "a probability, from 0 to 1")
+
+
+def _require(ok: bool, name: str, value: object, bound: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} is {value}; it must be {bound}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+# ------------------------------------------------------------------------------------------- shared by the sources
+
+
+def _market(
+    where: str,
+    symbol: str,
+    days: Sequence[np.datetime64],
+    prices: Sequence[float],
+    news: Sequence[tuple[NewsItem, ...]],
+    periods_per_year: int | None,
+) -> MarketData:
+    """MarketData, whose own complaints are given the file they are about."""
+    dates = np.array(days, dtype="datetime64[D]")
+    periods = _bars_per_year(dates) if periods_per_year is None else periods_per_year
+    try:
+        return MarketData(symbol, dates, np.array(prices, dtype=np.float64), tuple(news), periods)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _bars_per_year(dates: np.ndarray) -> int:
+    """365 where a bar falls on a weekend (the market trades every day), else 252."""
+    return 252 if np.is_busday(dates).all() else 365
+
+
+def _symbol_of(stem: str) -> str:
+    return stem.split("_")[0].upper()
+
+
+def _day(value: object, where: str) -> np.datetime64:
+    """The calendar day that an ISO date, timestamp or YYYYMMDD begins with.
+
+    Stricter than `parse_date`, which also reads '2020' (as January 1st) and 'today'; and 03/04/2020 is nobody's to guess.
+    """
+    match = _ISO_DAY.match(str(value))
+    if match is None:
+        raise DataError(f"{where}: {str(value)!r} is not a date; write it as YYYY-MM-DD")
+    try:
+        return parse_date(f"{match[1]}-{match[3]}-{match[4]}")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _news_item(text: str, where: str) -> NewsItem:
+    """The item without its closing `(Sentiment: label)`, which becomes its sentiment."""
+    match = _LABEL.search(text)
+    if match is None:
+        return NewsItem(text)
+    return NewsItem(text[: match.start()].rstrip(), _sentiment(match[1], where))
+
+
+def _sentiment(label: str, where: str) -> str:
+    known = label.strip().lower()
+    if known not in SENTIMENTS:
+        raise DataError(f"{where}: a news item has the sentiment {label!r}; it must be one of {_listed(SENTIMENTS)}, or absent")
+    return known
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; give one file in it")
+    if not path.exists():
+        raise DataError(f"{path} does not exist; check the path (it is relative to {Path.cwd()})")
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(str(name) for name in names) or "none"
+
+
+def _one_line(error: Exception) -> str:
+    """The first line of an error's own words, so that the message stays one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+# ------------------------------------------------------------------------------------------------------ JSON files
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as its pairs: a dict would silently keep the last of two equal keys."""
+
+
+def _parse_json(path: Path) -> Any:
+    _check_file(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; this is not valid JSON, repair or reload the file"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: bytes that are not UTF-8
+        raise DataError(f"{path} cannot be read as UTF-8 text ({_one_line(error)}); repair or reload the file") from error
+
+
+def _mapping(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, _Pairs):
+        raise DataError(f"{where}: {_kind(value)} where a mapping belongs, as in {{date: {{'prices': 1.5, 'news': []}}}}")
+    twice = [key for key, count in Counter(key for key, _ in value).items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: the key {twice[0]!r} occurs more than once; keep one")
+    return dict(value)
+
+
+def _json_price(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"{where}: the price is {_shown(value)} ({_kind(value)}); it must be a number above 0, without quotes")
+    return _number(value, where)
+
+
+def _json_news(value: object, where: str) -> tuple[NewsItem, ...]:
+    if not isinstance(value, list) or isinstance(value, _Pairs) or not all(isinstance(text, str) for text in value):
+        raise DataError(f"{where}: the news is {_shown(value)}; it must be a list of texts, [] for none")
+    return tuple(_news_item(text, where) for text in value)
+
+
+def _kind(value: object) -> str:
+    return "a mapping" if isinstance(value, _Pairs) else type(value).__name__
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:60] + "..."
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    """The file as a table. CSV cells stay text, so that a headline 'NA' is one and a bad price is shown as written."""
+    import pandas as pd
+
+    _check_file(path)
+    try:
+        if path.suffix.lower() == ".csv":
+            # header=None: pandas would rename a repeated column, and shift rows that are longer than the header.
+            cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            return cells.iloc[1:].set_axis(list(cells.iloc[0]), axis=1)
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet
+
+            # Not pandas.read_parquet: it would turn a stored date index back into an index, out of the columns.
+            return pyarrow.parquet.read_table(path).to_pandas(ignore_metadata=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a table ({_one_line(error)}); repair the file, or save it anew") from error
+    raise DataError(f"{path}: the suffix {path.suffix!r} is unknown; a table is a .csv or .parquet file")
+
+
+def _market_from_frame(
+    frame: pd.DataFrame,
+    where: str,
+    symbol: str | None,
+    stem: str,
+    columns: tuple[str | None, str | None, str | None],
+    periods_per_year: int | None,
+) -> MarketData:
+    """The market in a table with one row per bar; `columns` overrides the names of date, price and news."""
+    date_column, price_column, news_column = columns
+    frame, symbol = _one_symbol(frame, where, symbol, stem)
+    names = [str(name) for name in frame.columns]
+    date_at = _find(names, (DATE_COLUMNS,), date_column, "date", where)
+    price_at = _find(names, (ADJUSTED_COLUMNS, CLOSE_COLUMNS), price_column, "price", where)
+    news_at = _find_optional(names, NEWS_COLUMNS, news_column, "news", where)
+    label_at = _find_optional(names, SENTIMENT_COLUMNS, None, "sentiment", where)
+    days = [_day(cell, f"{where}: {names[date_at]} of row {row}") for row, cell in enumerate(frame.iloc[:, date_at])]
+    rows = [f"{where}: {day}" for day in days]
+    prices = [_cell_price(cell, row) for cell, row in zip(frame.iloc[:, price_at], rows, strict=True)]
+    texts = [()] * len(days) if news_at is None else frame.iloc[:, news_at]
+    labels = [()] * len(days) if label_at is None else frame.iloc[:, label_at]
+    news = [_cell_news(text, label, row) for text, label, row in zip(texts, labels, rows, strict=True)]
+    return _market(where, symbol, days, prices, news, periods_per_year)
+
+
+def _one_symbol(frame: pd.DataFrame, where: str, symbol: str | None, stem: str) -> tuple[pd.DataFrame, str]:
+    """The rows of one asset, and its name."""
+    column = _find_optional([str(name) for name in frame.columns], SYMBOL_COLUMNS, None, "symbol", where)
+    if column is None:
+        return frame, _symbol_of(stem) if symbol is None else symbol
+    owners = [str(cell) for cell in frame.iloc[:, column]]
+    found = sorted(set(owners))
+    if symbol is None and len(found) > 1:
+        raise DataError(f"{where}: holds {len(found)} symbols: {_listed(found)}; name one, as in symbol={found[0]!r}")
+    wanted = symbol if symbol is not None else [*found, _symbol_of(stem)][0]
+    mine = [owner.upper() == wanted.upper() for owner in owners]
+    if owners and not any(mine):
+        raise DataError(f"{where}: the symbol {wanted!r} does not occur; the file holds {_listed(found)}")
+    return frame.loc[mine], wanted
+
+
+def _find(names: list[str], tiers: tuple[tuple[str, ...], ...], override: str | None, what: str, where: str) -> int:
+    """The position of the only column that bears a name of the first tier that occurs, or exactly `override`."""
+    accepted = [name for tier in tiers for name in tier]
+    remedy = f"columns found: {_listed(names)}; names accepted: {_listed(accepted)}; or say which with {what}_column="
+    if override is not None:
+        groups = [[i for i, name in enumerate(names) if name == override]]
+    else:
+        groups = [[i for i, name in enumerate(names) if _plain(name) in tier] for tier in tiers]
+    matches: list[int] = next((group for group in groups if group), [])
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        missing = f"no column {override!r}" if override is not None else f"no {what} column"
+        raise DataError(f"{where}: {missing}; {remedy}")
+    raise DataError(f"{where}: {len(matches)} {what} columns ({_listed(names[i] for i in matches)}); {remedy}")
+
+
+def _find_optional(names: list[str], accepted: tuple[str, ...], override: str | None, what: str, where: str) -> int | None:
+    if override is None and not any(_plain(name) in accepted for name in names):
+        return None
+    return _find(names, (accepted,), override, what, where)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _cell_price(cell: Any, where: str) -> float:
+    missing = cell is None or (isinstance(cell, str) and not cell.strip())
+    return math.nan if missing else _number(cell, where)  # MarketData refuses the NaN, and says why
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{where}: the price is {_shown(value)}; it must be a plain number above 0, without currency sign or separators"
+        ) from error
+
+
+def _cell_news(cell: Any, label_cell: Any, where: str) -> tuple[NewsItem, ...]:
+    """The items of one cell. Labels of their own column count only beside a text: they label nothing without it."""
+    texts, labels = _texts(cell, where), _texts(label_cell, where)
+    if not texts:
+        return ()
+    if not labels:
+        return tuple(_news_item(text, where) for text in texts)
+    if len(labels) != len(texts):
+        raise DataError(f"{where}: {len(texts)} news items but {len(labels)} sentiments; give one for each, or none")
+    return tuple(NewsItem(text, _sentiment(label, where)) for text, label in zip(texts, labels, strict=True))
+
+
+def _texts(cell: Any, where: str) -> list[str]:
+    """The texts in a cell: one, a list of them, or none where it is empty."""
+    import pandas as pd
+
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        return [text for entry in cell for text in _texts(entry, where)]
+    if isinstance(cell, str):
+        return [cell] if cell.strip() else []
+    if pd.isna(cell):
+        return []
+    raise DataError(f"{where}: a news or sentiment cell is {_shown(cell)} ({type(cell).__name__}); it must be text, or empty")

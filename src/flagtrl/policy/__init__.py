@@ -1,0 +1,1 @@
+"""The actor-critic on a causal language model, and its adapters."""

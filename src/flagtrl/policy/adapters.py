@@ -1,0 +1,107 @@
+"""Which parameters learn: the top M layers in full, or LoRA on them; both saved as plain PEFT adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from flagtrl.errors import ConfigError
+
+FINETUNING = ("full_top", "lora")
+POLICIES = ("action_tokens", "head")
+NORMALISATIONS = ("none", "token")
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """What of the language model is trained, and how it acts.
+
+    Raises:
+        ConfigError: a value outside its bounds, with the bound and the remedy.
+    """
+
+    policy: str = field(
+        default="action_tokens", metadata={"help": "action_tokens: likelihood of each action's tokens; head: an MLP's logits"}
+    )
+    length_normalisation: str = field(
+        default="none", metadata={"help": "of an action's log-likelihood. none: the sum over its tokens; token: their mean"}
+    )
+    finetuning: str = field(
+        default="full_top", metadata={"help": "full_top: all weights of the top layers; lora: LoRA matrices on them"}
+    )
+    trainable_layers: int = field(default=2, metadata={"help": "M: how many top layers are trained; the rest stay frozen"})
+    lora_rank: int = field(default=8, metadata={"help": "rank of the LoRA matrices (finetuning=lora)"})
+    lora_alpha: int = field(default=16, metadata={"help": "scale of the LoRA matrices (finetuning=lora)"})
+    head_width: int = field(default=128, metadata={"help": "hidden units of the value head and the policy head"})
+
+    def __post_init__(self) -> None:
+        allowed = {"policy": POLICIES, "finetuning": FINETUNING, "length_normalisation": NORMALISATIONS}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(values)}")
+        for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: float = 0.0) -> PeftModel:
+    """Freeze `model` and make its top M layers trainable through a PEFT adapter.
+
+    `lora`: plain LoRA on every linear map of the top layers. `full_top`: copies of the top layers
+    (`modules_to_save`), with a frozen rank-1 LoRA on the lowest layer, which PEFT needs and which changes nothing.
+    With the adapter disabled the model is its former self: that is the reference policy.
+
+    Raises:
+        ConfigError: M not below the number of layers.
+    """
+    prefix, depth = decoder_layers(model)
+    if settings.trainable_layers >= depth:
+        raise ConfigError(
+            f"trainable_layers is {settings.trainable_layers}, the model has {depth} layers; at least one must stay frozen"
+        )
+    top = range(depth - settings.trainable_layers, depth)
+    if settings.finetuning == "lora":
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=dropout,
+            bias="none",
+            target_modules=sorted(_linear_names(model.get_submodule(f"{prefix}.{top[0]}"))),
+            layers_to_transform=list(top),
+        )
+        return get_peft_model(model, config)
+    lowest = f"{prefix}.0"
+    anchor = min(_linear_names(model.get_submodule(lowest)))
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=1,
+        bias="none",
+        target_modules=[name for name, _ in model.named_modules() if name.startswith(lowest) and name.endswith(anchor)][:1],
+        modules_to_save=[f"{prefix}.{i}" for i in top],
+    )
+    policy = get_peft_model(model, config)
+    for name, parameter in policy.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(False)
+    return policy
+
+
+def decoder_layers(model: PreTrainedModel) -> tuple[str, int]:
+    """Name and length of the list of the decoder's layers, as ("model.layers", 30)."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    for name, module in model.named_modules():
+        if module is layers and isinstance(module, nn.ModuleList):
+            return name, len(module)
+    raise ConfigError(
+        f"{type(model).__name__}: the decoder has no list named `layers`; "
+        "use a model of the Llama kind (Llama, SmolLM, Qwen, Mistral, Gemma)"
+    )
+
+
+def _linear_names(layer: nn.Module) -> set[str]:
+    """The last name parts of a layer's linear maps: q_proj, down_proj, ..."""
+    return {name.rpartition(".")[2] for name, module in layer.named_modules() if isinstance(module, nn.Linear)}

@@ -1,0 +1,148 @@
+"""A trained policy on disk: a plain PEFT adapter, the heads in a file of their own, and what it was trained for."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from flagtrl.errors import AdapterError
+from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.adapters import PolicySettings
+
+PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
+HEADS_FILE = "flagtrl_heads.safetensors"
+SETTINGS_FILE = "flagtrl.json"
+
+
+def save_policy(
+    model: ActorCritic,
+    encoder: PromptEncoder,
+    directory: str | Path,
+    extra: dict[str, Any],
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Write adapter, heads, tokenizer and flagtrl.json to `directory`.
+
+    Args:
+        model: the policy.
+        encoder: its prompts; saved by its settings and tokenizer.
+        directory: made where it does not exist.
+        extra: more entries of flagtrl.json, JSON-serialisable.
+        state: the module's state, where a sharded trainer has gathered it; else it is taken from `model`.
+
+    Raises:
+        AdapterError: a tensor that is not finite; nothing is written then.
+    """
+    state = model.state_dict() if state is None else state
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    broken = [name for name, tensor in state.items() if name in trained and not torch.isfinite(tensor).all()]
+    if broken:
+        raise AdapterError(f"{broken[0]} holds NaN or infinite weights ({len(broken)} tensors do); nothing was saved")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    prefix = "language_model."
+    model.language_model.save_pretrained(
+        str(directory),
+        state_dict={name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)},
+        save_embedding_layers=False,
+    )
+    heads = {name: tensor.contiguous().cpu() for name, tensor in state.items() if not name.startswith(prefix)}
+    save_file(heads, directory / HEADS_FILE)
+    encoder.tokenizer.save_pretrained(directory)
+    settings = {
+        "policy": asdict(model.settings),
+        "prompt": asdict(encoder.settings),
+        "action_paths": [list(path) for path in model.action_paths],
+        "base_revision": getattr(model.config, "_commit_hash", None),
+        "versions": versions(),
+        **extra,
+    }
+    (directory / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedPolicy:
+    """A policy that was read back: model, its prompts, and all of flagtrl.json."""
+
+    model: ActorCritic
+    encoder: PromptEncoder
+    settings: dict[str, Any]
+
+
+def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
+    """Read what `save_policy` wrote; action probabilities are those of the saved policy.
+
+    Args:
+        directory: of the run or of one of its checkpoints.
+        base: the base model, where it is no longer where the adapter says it was.
+
+    Raises:
+        AdapterError: a missing or unreadable file, or a tokenizer that spells the actions differently.
+    """
+    directory = Path(directory)
+    for name in (SETTINGS_FILE, HEADS_FILE, "adapter_config.json"):
+        if not (directory / name).is_file():
+            raise AdapterError(f"{directory} has no {name}; give the output directory of a flagtrl run")
+    try:
+        settings = json.loads((directory / SETTINGS_FILE).read_text())
+        base = base or json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
+        policy, prompt = PolicySettings(**settings["policy"]), PromptSettings(**settings["prompt"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{directory}: {SETTINGS_FILE} or adapter_config.json is damaged ({error})") from error
+    model, tokenizer = load_base(str(base), tokenizer_from=str(directory))
+    encoder = PromptEncoder(tokenizer, prompt, context_length(model))
+    if [list(path) for path in encoder.action_paths] != settings["action_paths"]:
+        raise AdapterError(
+            f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy was trained on "
+            f"{settings['action_paths']}; use the tokenizer that was saved with it"
+        )
+    actor_critic = ActorCritic(PeftModel.from_pretrained(model, str(directory)), encoder.action_paths, policy)
+    load_weights(actor_critic, directory)
+    return SavedPolicy(actor_critic.eval(), encoder, settings)
+
+
+def load_weights(model: ActorCritic, directory: str | Path) -> None:
+    """Load the heads' tensors from `directory` into `model`; the adapter's are PEFT's to load."""
+    model.load_head_state(load_file(Path(directory) / HEADS_FILE))
+
+
+def load_base(name_or_path: str, tokenizer_from: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in float32 and its tokenizer, from a directory or the Hub.
+
+    Raises:
+        AdapterError: not found, no network, or no such model.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or name_or_path)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise AdapterError(
+            f"the model {name_or_path!r} cannot be loaded: {first}; check the name and the network, "
+            "or give a local directory with --model_name_or_path"
+        ) from error
+    return model, tokenizer
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The longest sequence the model was made for, in tokens."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not length:
+        raise AdapterError(f"{type(model).__name__}: the configuration has no max_position_embeddings to bound a prompt by")
+    return int(length)

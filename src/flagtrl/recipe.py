@@ -1,0 +1,142 @@
+"""What recipes share: arguments, parsing, and checks that fail before any work is done."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from flagtrl.errors import AdapterError, ConfigError, FlagtrlError
+from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.learning.config import PPOConfig
+from flagtrl.market.data import MarketData, Window
+from flagtrl.market.download import fetch_investorbench
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.sources import load
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.saving import context_length, load_base
+
+EXIT_USAGE = 2
+
+
+@dataclass
+class DataArguments:
+    """What is traded, when, and by which model."""
+
+    symbol: str = field(default="MSFT", metadata={"help": "the asset's name, in prompts and for the download"})
+    data: str | None = field(default=None, metadata={"help": "JSON, CSV or Parquet file, or hub:REPO; default: InvestorBench's"})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "model directory or Hub id; default: --llm"})
+    train_start: str = field(default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"})
+    train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
+    test_start: str = field(default="2020-10-01", metadata={"help": "first test day"})
+    test_end: str = field(default="2021-05-05", metadata={"help": "last test day"})
+    volatility_periods: int = field(
+        default=252, metadata={"help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"}
+    )
+
+    def load(self) -> MarketData:
+        """The market, from --data or downloaded (by one process of each machine; the others find it in the cache)."""
+        with PartialState().local_main_process_first():
+            path = self.data or str(fetch_investorbench(self.symbol))
+        return load(path, symbol=self.symbol)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A recipe's settings, one record per concern."""
+
+    data: DataArguments
+    ppo: PPOConfig
+    market: MarketSettings
+    prompt: PromptSettings
+    policy: PolicySettings
+
+    def facts(self, market: MarketData, train: Window, test: Window) -> dict[str, Any]:
+        """What results.json says about a run besides its outcome."""
+        return {
+            "data": {"symbol": market.symbol, "source": self.data.data or "InvestorBench", "sha256": market.fingerprint()},
+            "windows": {name: [str(w.dates[0]), str(w.dates[-1]), len(w)] for name, w in (("train", train), ("test", test))},
+            "seed": self.ppo.seed,
+            "model": self.data.model_name_or_path or self.ppo.llm,
+            "settings": {name: asdict(getattr(self, name)) for name in ("market", "prompt", "policy")}
+            | {"ppo": {name: getattr(self.ppo, name) for name in PPOConfig.__annotations__}},
+        }
+
+    def saved(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What flagtrl.json says besides policy and prompt: data, windows, seed, and how the market was traded."""
+        return {**{k: facts[k] for k in ("data", "windows", "seed", "model")}, "market": asdict(self.market)}
+
+
+def parse_arguments(defaults: Mapping[str, Any], args: Sequence[str] | None = None) -> Arguments:
+    """Command line over YAML (`--config FILE`) over `defaults` over the dataclasses' own.
+
+    Raises:
+        ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its bounds.
+    """
+    parser = TrlParser((DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings))  # type: ignore[arg-type]
+    unknown = parser.set_defaults_with_config(**defaults)
+    assert not unknown, f"the recipe sets unknown defaults {unknown}"
+    try:
+        return Arguments(*parser.parse_args_and_config(args))
+    except (OSError, ValueError, IndexError, yaml.YAMLError) as error:
+        raise ConfigError(" ".join(str(error).split()) or "--config needs a file") from error
+
+
+def check_output_dir(directory: str) -> Path:
+    """`directory`, made and found writable; ConfigError else, before hours of work are lost."""
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(f"output_dir {directory!r} cannot be written: {error.strerror or error}; choose another") from error
+    return path
+
+
+def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tuple[ActorCritic, PromptEncoder]:
+    """Load the language model, make it an actor-critic, and try its prompts on `environments`."""
+    set_seed(arguments.ppo.seed)
+    language_model, tokenizer = load_base(arguments.data.model_name_or_path or arguments.ppo.llm)
+    encoder = PromptEncoder(tokenizer, arguments.prompt, context_length(language_model))
+    for env in environments:
+        encoder.check(env)
+    adapted = attach_adapter(language_model, arguments.policy, arguments.ppo.dropout)
+    return ActorCritic(adapted, encoder.action_paths, arguments.policy, arguments.ppo.dropout), encoder
+
+
+def checkpoint_to_resume(config: PPOConfig) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` names: a path, or `true` for the last one in output_dir, if any."""
+    wanted = config.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() in ("false", "no", "0"):
+        return None
+    if str(wanted).lower() in ("true", "yes", "1"):
+        return get_last_checkpoint(str(config.output_dir))
+    if not Path(wanted).is_dir():
+        raise AdapterError(f"resume_from_checkpoint: {wanted!r} is no directory; give a checkpoint-N directory, or true")
+    return wanted
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an error that the user can act on into one line on stderr and exit code 2; end process groups cleanly."""
+    try:
+        yield
+    except FlagtrlError as error:
+        print(f"flagtrl: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USAGE)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,493 @@
+import inspect
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flagtrl.errors import ConfigError, DataError
+from flagtrl.market import sources
+from flagtrl.market.data import MarketData
+from flagtrl.market.ledger import EXECUTIONS, Account, Action, Costs, step_account
+
+SYNTHETIC = [
+    function
+    for name, function in inspect.getmembers(sources, inspect.isfunction)
+    if not name.startswith("_") and function.__module__ == sources.__name__ and "seed" in inspect.signature(function).parameters
+]
+NO_COSTS = Costs()
+
+
+def labels(market: MarketData) -> Counter:
+    return Counter(item.sentiment for items in market.news for item in items)
+
+
+def write_json(folder: Path, content: object, name: str = "abc_test.json") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def write_csv(folder: Path, text: str, name: str = "abc_daily.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join(line.strip() for line in text.strip().splitlines()) + "\n", encoding="utf-8")
+    return path
+
+
+def bar(price: object = 1.0, news: object = ()) -> dict:
+    return {"prices": price, "news": list(news) if isinstance(news, tuple) else news}
+
+
+# ------------------------------------------------------------------------------------------------------ InvestorBench
+
+
+@pytest.mark.parametrize(
+    ("name", "bars", "first", "last", "periods", "counts"),
+    [
+        ("msft", 291, "2020-03-12", "2021-05-06", 252, {"positive": 3512, "neutral": 86, "negative": 38}),
+        ("btc", 386, "2022-11-29", "2023-12-19", 365, {"positive": 2631, "neutral": 1092, "negative": 1243}),
+    ],
+)
+def test_investorbench_files_hold_what_their_provenance_says(shared, name, bars, first, last, periods, counts):
+    market = sources.investorbench_json(shared / f"data/investorbench/{name}.json")
+    assert (market.symbol, len(market), market.periods_per_year) == (name.upper(), bars, periods)
+    assert (str(market.dates[0]), str(market.dates[-1])) == (first, last)
+    assert labels(market) == counts
+    texts = [item.text for items in market.news for item in items]
+    assert all(texts) and not any(text.endswith(")") and "(sentiment" in text.lower() for text in texts)
+
+
+def test_an_empty_file_of_news_is_a_market_without_news(shared):
+    path = shared / "data/tsla/tsla_prices_investorbench_format.json"
+    market = sources.investorbench_json(path)
+    assert (market.symbol, len(market), labels(market)) == ("TSLA", 291, Counter())
+    assert sources.investorbench_json(path, symbol="X").symbol == "X"
+
+
+def test_the_two_tsla_files_agree(shared):
+    daily = sources.table(shared / "data/tsla/TSLA_daily.csv")
+    assert (daily.symbol, str(daily.dates[0]), str(daily.dates[-1])) == ("TSLA", "2020-01-02", "2025-11-13")
+    assert (daily.prices[0], daily.periods_per_year) == (28.68400001525879, 252)
+    window = daily.window("2020-03-12", "2021-05-06")
+    derived = sources.investorbench_json(shared / "data/tsla/tsla_prices_investorbench_format.json")
+    assert (window.dates == derived.dates).all()
+    np.testing.assert_allclose(window.prices, derived.prices, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "label", ["(Sentiment: Positive)", "(sentiment:positive)", "( SENTIMENT :  positive ) ", "(sentiment: POSITIVE)\n"]
+)
+def test_a_label_moves_from_the_text_to_the_item(tmp_path, label):
+    news = (f"Up (a lot). {label}", "No label (really)")
+    path = write_json(tmp_path, {"2024-01-02": bar(1, news), "2024-01-03": {"prices": 2}})
+    first, second = sources.investorbench_json(path).news[0]
+    assert (first.text, first.sentiment) == ("Up (a lot).", "positive")
+    assert (second.text, second.sentiment) == ("No label (really)", None)
+
+
+def test_bars_on_a_weekend_make_a_year_of_365(tmp_path):
+    week = write_json(tmp_path, {"2024-01-05": bar(), "2024-01-08": bar()})
+    assert sources.investorbench_json(week).periods_per_year == 252
+    assert sources.investorbench_json(week, periods_per_year=12).periods_per_year == 12
+    daily = write_json(tmp_path, {"2024-01-05": bar(), "2024-01-06": bar()})
+    assert sources.investorbench_json(daily).periods_per_year == 365
+
+
+TWO = {"2024-01-02": bar(), "2024-01-03": bar()}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"2024-01-02": {"prices": 1,\n "news": [}}', r"abc_test\.json: line 2, column 11: .*not valid JSON, repair"),
+        ("", r"line 1, column 1: Expecting value"),
+        ([1, 2], r"abc_test\.json: list where a mapping belongs, as in"),
+        ({**TWO, "2024-01-04": 3.5}, r"abc_test\.json: 2024-01-04: float where a mapping belongs"),
+        ('{"2024-01-02": {"prices": 1}, "2024-01-02": {"prices": 2}}', r": the key '2024-01-02' occurs more than once; keep"),
+        ('{"2024-01-02": {"prices": 1, "prices": 2}}', r"json: 2024-01-02: the key 'prices' occurs more than once"),
+        ({**TWO, "2024-01-04": {"news": [], "10k": []}}, r"-04: the key 'prices' is missing \(found: news, 10k\); add the"),
+        ({**TWO, "2024-01-04": bar("12.5")}, r"-04: the price is '12.5' \(str\); it must be a number above 0"),
+        ({**TWO, "2024-01-04": bar(True)}, r"2024-01-04: the price is True \(bool\)"),
+        ({**TWO, "2024-01-04": bar(None)}, r"2024-01-04: the price is None \(NoneType\)"),
+        ({**TWO, "2024-01-04": bar({"a": 1})}, r"2024-01-04: the price is \[\('a', 1\)\] \(a mapping\)"),
+        ({**TWO, "2024-01-04": bar(10**400)}, r"2024-01-04: the price is 1000+\.\.\.; it must be a plain number"),
+        ({**TWO, "2024-01-04": bar(float("nan"))}, r"abc_test\.json: ABC: the price of 2024-01-04 is nan; .*finite"),
+        ({**TWO, "2024-01-04": bar(float("inf"))}, r"abc_test\.json: ABC: the price of 2024-01-04 is inf"),
+        ({**TWO, "2024-01-04": bar(0)}, r"abc_test\.json: ABC: the price of 2024-01-04 is 0\.0; .*repair"),
+        ({**TWO, "2024-01-01": bar()}, r"json: ABC: dates are not sorted: 2024-01-01 \(row 2\) .*sort the file"),
+        ({**TWO, "20240103": bar()}, r"abc_test\.json: ABC: the date 2024-01-03 occurs twice"),
+        ({**TWO, "03/04/2024": bar()}, r"abc_test\.json: '03/04/2024' is not a date; write it as YYYY-MM-DD"),
+        ({**TWO, "2024-02-30": bar()}, r"abc_test\.json: '2024-02-30' is not a date"),
+        ({**TWO, "2024": bar()}, r"'2024' is not a date"),
+        ({**TWO, "2024-01-04": bar(1, "text")}, r"-04: the news is 'text'; it must be a list of texts, \[\] for none"),
+        ({**TWO, "2024-01-04": bar(1, [7])}, r"2024-01-04: the news is \[7\]; it must be a list"),
+        ({**TWO, "2024-01-04": bar(1, {"a": "b"})}, r"2024-01-04: the news is \[\('a', 'b'\)\]; it must be a list"),
+        (
+            {**TWO, "2024-01-04": bar(1, ("Hm. (Sentiment: mixed)",))},
+            r"2024-01-04: a news item has the sentiment 'mixed'; it must be one of positive, neutral, negative, or absent",
+        ),
+        ({}, r"abc_test\.json: ABC: 0 bars; at least 2"),
+    ],
+)
+def test_a_bad_json_file_is_refused_in_one_line(tmp_path, content, message):
+    path = write_json(tmp_path, content)
+    with pytest.raises(DataError, match=message) as caught:
+        sources.investorbench_json(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_path_that_is_no_readable_file_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"none\.json does not exist; check the path \(it is relative to /"):
+        sources.investorbench_json(tmp_path / "none.json")
+    with pytest.raises(DataError, match=r"is a directory; give one file in it"):
+        sources.investorbench_json(tmp_path)
+    (tmp_path / "latin.json").write_bytes(b'{"\xff": 1}')
+    with pytest.raises(DataError, match=r"latin\.json cannot be read as UTF-8 text \(.*0xff.*\); repair or reload"):
+        sources.investorbench_json(tmp_path / "latin.json")
+    with pytest.raises(DataError, match="does not exist"):
+        sources.table(tmp_path / "none.csv")
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+ROWS = ["2024-01-02", "2024-01-03", "2024-01-04"]
+
+
+@pytest.mark.parametrize("date", ["Date", "date", "ds", "timestamp", "TIME", "datetime", "Date_Time"])
+@pytest.mark.parametrize("price", ["Adj Close", "adj_close", "AdjClose", "Adjusted Close", "Close", "c", "Price", "last"])
+def test_common_column_names_are_found(tmp_path, date, price):
+    rows = "\n".join(f"{day},9,{i + 1}.5,10" for i, day in enumerate(ROWS))
+    path = write_csv(tmp_path, f"{date},Open,{price},Volume\n{rows}")
+    market = sources.table(path)
+    assert market.symbol == "ABC" and [str(day) for day in market.dates] == ROWS
+    assert market.prices.tolist() == [1.5, 2.5, 3.5]
+
+
+def test_the_adjusted_close_goes_before_the_close(tmp_path):
+    path = write_csv(tmp_path, "Date,Close,Adj Close\n2024-01-02,10,1\n2024-01-03,20,2")
+    assert sources.table(path).prices.tolist() == [1, 2]
+    assert sources.table(path, price_column="Close").prices.tolist() == [10, 20]
+
+
+@pytest.mark.parametrize(
+    "cells", [("20240102", "20240103"), ("2024/01/02", "2024/01/03"), ("2024-01-02 00:00:00-05:00", "2024-01-03T23:30:00Z")]
+)
+def test_iso_dates_are_read_as_the_day_they_are_written_as(tmp_path, cells):
+    path = write_csv(tmp_path, f"date,close\n{cells[0]},1\n{cells[1]},2")
+    assert [str(day) for day in sources.table(path).dates] == ["2024-01-02", "2024-01-03"]
+
+
+def test_csv_and_parquet_of_one_table_are_one_market(tmp_path):
+    frame = pd.DataFrame({"Date": ROWS, "close": [0.1, 1 / 3, 3.0], "news": ["NA", "", "Up (sentiment: neutral)"]})
+    frame.to_csv(tmp_path / "abc.csv", index=False)
+    frame.to_parquet(tmp_path / "abc.parquet")
+    frame.assign(Date=pd.to_datetime(frame["Date"]).dt.tz_localize("America/New_York")).set_index("Date").to_parquet(
+        tmp_path / "abc_indexed.parquet"
+    )
+    plain = sources.table(tmp_path / "abc.csv")
+    assert plain.prices.tolist() == [0.1, 1 / 3, 3.0]
+    found = [[(item.text, item.sentiment) for item in items] for items in plain.news]
+    assert found == [[("NA", None)], [], [("Up", "neutral")]]
+    assert sources.table(tmp_path / "abc.parquet").fingerprint() == plain.fingerprint()
+    assert sources.table(tmp_path / "abc_indexed.parquet").fingerprint() == plain.fingerprint()
+
+
+def test_news_and_sentiment_columns(tmp_path):
+    path = write_csv(
+        tmp_path,
+        """date,close,headline,Sentiment
+        2024-01-02,1,"Good, very",POSITIVE
+        2024-01-03,2,,neutral
+        2024-01-04,3,No label,""",
+    )
+    news = sources.table(path).news
+    assert [[(item.text, item.sentiment) for item in items] for items in news] == [
+        [("Good, very", "positive")], [], [("No label", None)],
+    ]
+
+
+def test_parquet_holds_lists_of_news(tmp_path):
+    frame = pd.DataFrame({"date": ROWS, "close": [1, 2, 3], "news": [["a", "b"], [], None]})
+    frame.to_parquet(tmp_path / "abc.parquet")
+    assert [len(items) for items in sources.table(tmp_path / "abc.parquet").news] == [2, 0, 0]
+    frame.assign(sentiment=[["positive"], [], None]).to_parquet(tmp_path / "abc.parquet")
+    with pytest.raises(DataError, match=r"2024-01-02: 2 news items but 1 sentiments; give one for each, or none"):
+        sources.table(tmp_path / "abc.parquet")
+    frame.assign(sentiment=[["positive", "negative"], [], None]).to_parquet(tmp_path / "abc.parquet")
+    assert [item.sentiment for item in sources.table(tmp_path / "abc.parquet").news[0]] == ["positive", "negative"]
+
+
+def test_of_several_symbols_one_must_be_named(tmp_path):
+    path = write_csv(tmp_path, "date,ticker,close\n2024-01-02,AA,1\n2024-01-02,BB,5\n2024-01-03,AA,2\n2024-01-03,BB,6")
+    with pytest.raises(DataError, match=r"abc_daily\.csv: holds 2 symbols: AA, BB; name one, as in symbol='AA'"):
+        sources.table(path)
+    with pytest.raises(DataError, match=r"the symbol 'CC' does not occur; the file holds AA, BB"):
+        sources.table(path, symbol="CC")
+    market = sources.load(str(path), symbol="BB")
+    assert (market.symbol, market.prices.tolist()) == ("BB", [5, 6])
+
+
+def test_a_missing_price_is_refused_never_filled(tmp_path):
+    path = write_csv(tmp_path, "date,close\n2024-01-02,1\n2024-01-03,\n2024-01-04,3")
+    with pytest.raises(DataError, match=r"abc_daily\.csv: ABC: the price of 2024-01-03 is nan; .*forward is your decision"):
+        sources.table(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            "day,close\n2024-01-02,1", {},
+            r"no date column; columns found: day, close; names accepted: date, ds, timestamp, time, datetime; .*date_column=",
+        ),
+        ("date,open\n2024-01-02,1", {}, r"no price column; columns found: date, open; names accepted: adjclose, "),
+        ("date,time,close\n2024-01-02,9,1", {}, r"2 date columns \(date, time\); columns found: date, time, close"),
+        ("date,close,last\n2024-01-02,9,1", {}, r"2 price columns \(close, last\)"),
+        ("date,close,close\n2024-01-02,9,1", {}, r"2 price columns \(close, close\)"),
+        ("date,close,news,text\n2024-01-02,9,a,b", {}, r"2 news columns \(news, text\).*with news_column="),
+        ("date,close,ticker,symbol\n2024-01-02,9,a,b", {}, r"2 symbol columns \(ticker, symbol\)"),
+        ("date,close\n2024-01-02,1", {"price_column": "vwap"}, r"no column 'vwap'; columns found: date, close; names"),
+        ("date,close\n2024-01-02,1", {"date_column": "Date"}, r"no column 'Date'"),
+        ("date,close\n2024-01-02,1", {"news_column": "body"}, r"no column 'body'"),
+        ("date,close\n01/02/2024,1", {}, r"csv: date of row 0: '01/02/2024' is not a date; write it as"),
+        ("date,close\n1704153600,1", {}, r"date of row 0: '1704153600' is not a date"),
+        ("date,close\n2024-01-02,$1", {}, r"-02: the price is '\$1'; it must be a plain number above 0, without"),
+        ('date,close\n2024-01-02,"1,200"', {}, r"the price is '1,200'"),
+        ("date,close\n2024-01-02 09:30,1\n2024-01-02 10:30,1", {}, r"the date 2024-01-02 occurs twice"),
+        ("date,close\n2024-01-03,1\n2024-01-02,1", {}, r"dates are not sorted"),
+        ("date,close,news,sentiment\n2024-01-02,1,x,good", {}, r"2024-01-02: a news item has the sentiment 'good'"),
+        ("date,close\n2024-01-02,1,7", {}, r"cannot be read as a table \(.*Expected 2 fields.*\); repair the file"),
+        ("", {}, r"0 bars|cannot be read as a table \(No columns"),
+        ("date,close", {}, r"ABC: 0 bars"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line(tmp_path, text, options, message):
+    path = write_csv(tmp_path, text)
+    with pytest.raises(DataError, match=message) as caught:
+        sources.table(path, **options)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_columns_can_be_named(tmp_path):
+    path = write_csv(tmp_path, "day,date,vwap,close,body\n2024-01-02,x,1,9,hi\n2024-01-03,y,2,9,")
+    market = sources.table(path, date_column="day", price_column="vwap", news_column="body", periods_per_year=7)
+    assert (market.prices.tolist(), market.periods_per_year, market.news[0][0].text) == ([1, 2], 7, "hi")
+
+
+def test_parquet_that_is_none_or_holds_numbers_for_news_is_refused(tmp_path):
+    (tmp_path / "a.parquet").write_text("no")
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read as a table \(.*\); repair the file, or save it anew"):
+        sources.table(tmp_path / "a.parquet")
+    pd.DataFrame({"date": ROWS, "close": [1, 2, 3], "news": [1.5, 2.5, 3.5]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"2024-01-02: a news or sentiment cell is 1.5 \(float\); it must be text, or empty"):
+        sources.table(tmp_path / "b.parquet")
+    (tmp_path / "c.xls").write_text("no")
+    with pytest.raises(DataError, match=r"c\.xls: the suffix '\.xls' is unknown; a table is a \.csv or \.parquet file"):
+        sources.table(tmp_path / "c.xls")
+
+
+# ----------------------------------------------------------------------------------------------------- Hub and `load`
+
+
+@pytest.fixture
+def local_dataset(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "abc-market"
+    folder.mkdir()
+    rows = "2024-01-02,ABC,1.5,Up (Sentiment: positive)\n2024-01-03,ABC,2.5,"
+    write_csv(folder, f"Date,Ticker,Adj Close,news\n{rows}", "train.csv")
+    return folder
+
+
+def test_a_dataset_is_read_by_the_same_rules(local_dataset):
+    market = sources.hub_dataset(str(local_dataset))
+    assert (market.symbol, market.prices.tolist()) == ("ABC", [1.5, 2.5])
+    assert [(item.text, item.sentiment) for item in market.news[0]] == [("Up", "positive")]
+    assert sources.load(f"hub:{local_dataset}").fingerprint() == market.fingerprint()
+    with pytest.raises(DataError, match=r"hub:.*abc-market\[train\]: no column 'open'; columns found: Date, Ticker, Adj Close"):
+        sources.hub_dataset(str(local_dataset), price_column="open")
+
+
+def test_a_dataset_that_cannot_be_loaded_is_refused(local_dataset):
+    with pytest.raises(DataError, match=r"split 'test' cannot be loaded \(.*test.*\); check the name, the split, the network"):
+        sources.hub_dataset(str(local_dataset), split="test")
+    empty = local_dataset.parent / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match=r"hub:.*empty: split 'train' cannot be loaded \(.*\); check") as caught:
+        sources.load(f"hub:{empty}")
+    assert "\n" not in str(caught.value)
+
+
+def test_load_goes_by_the_suffix(tmp_path):
+    path = write_json(tmp_path, TWO, "abc.JSON")
+    assert sources.load(str(path)).fingerprint() == sources.investorbench_json(path).fingerprint()
+    path = write_csv(tmp_path, "date,close\n2024-01-02,1\n2024-01-03,2")
+    assert sources.load(str(path), "X", periods_per_year=365).periods_per_year == 365
+    for spec in ("prices.xlsx", "prices", str(tmp_path)):
+        with pytest.raises(DataError, match=r"the suffix '.*' is unknown; give a \.json, \.csv or \.parquet file, or hub:REPO"):
+            sources.load(spec)
+
+
+def test_importing_the_sources_imports_nothing_heavy():
+    code = "import sys, flagtrl.market.sources; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "flagtrl.market.sources" in loaded and not {"torch", "transformers", "datasets", "pandas"} & set(loaded)
+
+
+# -------------------------------------------------------------------------------------------------- synthetic markets
+
+
+def test_every_synthetic_market_is_found():
+    names = {function.__name__ for function in SYNTHETIC}
+    assert names >= {"random_walk", "momentum", "mean_reversion", "regimes", "news_leads_price"}
+
+
+@pytest.mark.parametrize("make", SYNTHETIC)
+def test_a_seed_is_a_market(make):
+    market = make(days=300, seed=7)
+    assert make(days=300, seed=7).fingerprint() == market.fingerprint()
+    other = make(days=300, seed=8)
+    assert not (other.prices[1:] == market.prices[1:]).any()
+    assert (market.symbol, market.periods_per_year, len(market)) == ("SYNTH", 252, 300)
+    assert (market.prices > 0).all() and (np.diff(market.dates).astype(int) > 0).all() and np.is_busday(market.dates).all()
+
+
+@pytest.mark.parametrize("make", SYNTHETIC)
+def test_the_common_settings_are_read(make):
+    market = make(days=2000, seed=1, start="2021-05-01", start_price=5.0, symbol="X", volatility_per_bar=0.03)
+    assert (market.symbol, market.prices[0], str(market.dates[0])) == ("X", 5.0, "2021-05-03")  # a Saturday rolls on
+    calm = make(days=2000, seed=1, volatility_per_bar=0.001)
+    assert np.diff(np.log(market.prices)).std() > 1.3 * np.diff(np.log(calm.prices)).std()
+
+
+@pytest.mark.parametrize("make", SYNTHETIC)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"days": 1}, r"days is 1; it must be a whole number of at least 2; 252 make a year"),
+        ({"days": 10.5}, r"days is 10\.5"),
+        ({"days": True}, r"days is True"),
+        ({"seed": -1}, r"seed is -1; it must be a whole number of at least 0"),
+        ({"volatility_per_bar": 0}, r"volatility_per_bar is 0; it must be above 0 and at most 1"),
+        ({"volatility_per_bar": float("nan")}, r"volatility_per_bar is nan"),
+        ({"start_price": 0}, r"start_price is 0; it must be above 0"),
+        ({"start": "soon"}, r"start: 'soon' is not a date; write it as YYYY-MM-DD"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_refused(make, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (sources.momentum, {"autocorrelation": 0}, r"autocorrelation is 0; it must be above 0 and below 1; use random_walk"),
+        (sources.momentum, {"autocorrelation": 1}, r"autocorrelation is 1"),
+        (sources.mean_reversion, {"half_life_bars": 0}, r"half_life_bars is 0; it must be above 0 and finite"),
+        (sources.mean_reversion, {"half_life_bars": float("inf")}, r"half_life_bars is inf"),
+        (sources.regimes, {"persistence": 1.1}, r"persistence is 1\.1; it must be a probability, from 0 to 1"),
+        (sources.regimes, {"bear_volatility_per_bar": 2}, r"bear_volatility_per_bar is 2"),
+        (sources.news_leads_price, {"accuracy": -0.1}, r"accuracy is -0\.1; it must be a probability"),
+        (sources.news_leads_price, {"persistence": 2}, r"persistence is 2"),
+        (sources.news_leads_price, {"lead": 0}, r"lead is 0; it must be a whole number of bars from 1 to days - 1 = 499"),
+        (sources.news_leads_price, {"lead": 10, "days": 10}, r"lead is 10; .* = 9"),
+        (sources.random_walk, {"drift_per_bar": 1.0}, r"the log price moves by 49\d\.?\d*; the bound is 400: use fewer days"),
+        (sources.random_walk, {"drift_per_bar": float("nan")}, r"the log price moves by nan"),
+    ],
+)
+def test_a_setting_of_one_market_out_of_bounds_is_refused(make, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**settings)
+
+
+def returns_of(market: MarketData) -> np.ndarray:
+    return np.diff(np.log(market.prices))
+
+
+def correlation(x: np.ndarray, lag: int = 1) -> float:
+    return float(np.corrcoef(x[:-lag], x[lag:])[0, 1])
+
+
+def test_each_market_has_the_property_that_names_it():
+    n = 20_000  # the standard error of a correlation is 0.007
+    walk = returns_of(sources.random_walk(n, drift_per_bar=0.001))
+    assert abs(correlation(walk)) < 0.03 and abs(walk.std() - 0.01) < 2e-4 and abs(walk.mean() - 0.001) < 3e-4
+    trend = returns_of(sources.momentum(n, autocorrelation=0.4))
+    assert abs(correlation(trend) - 0.4) < 0.03 and abs(trend.std() - 0.01) < 3e-4
+    gaps = np.log(sources.mean_reversion(n, half_life_bars=5).prices / 100)
+    assert abs(correlation(gaps, 5) - 0.5) < 0.06 and abs(gaps.mean()) < 0.01
+    states = returns_of(sources.regimes(n, drift_per_bar=0.0, volatility_per_bar=0.005, bear_volatility_per_bar=0.03))
+    assert correlation(np.abs(states)) > 0.2 and abs(correlation(states)) < 0.05
+
+
+def announced(market: MarketData) -> np.ndarray:
+    """(T,) +1 where the one news item of a bar is positive, -1 where it is negative."""
+    assert all(len(items) == 1 for items in market.news)
+    return np.array([{"positive": 1, "negative": -1}[items[0].sentiment] for items in market.news])
+
+
+@pytest.mark.parametrize("lead", [1, 2, 3])
+def test_the_news_announces_the_return_lead_bars_ahead(lead):
+    market = sources.news_leads_price(4000, seed=3, lead=lead, accuracy=1.0, persistence=0.5)
+    direction, news = np.sign(returns_of(market)), announced(market)  # (T-1,), (T,)
+    for ahead in (1, 2, 3):
+        agree = (news[: len(direction) - ahead + 1] == direction[ahead - 1 :]).mean()
+        assert agree == 1.0 if ahead == lead else abs(agree - 0.5) < 0.05
+
+
+def test_accuracy_persistence_and_volatility_are_as_set():
+    market = sources.news_leads_price(20_000, seed=1, accuracy=0.7, persistence=0.8, volatility_per_bar=0.02)
+    returns = returns_of(market)
+    assert abs((announced(market)[:-2] == np.sign(returns)[1:]).mean() - 0.7) < 0.02
+    assert abs((np.sign(returns)[1:] == np.sign(returns)[:-1]).mean() - 0.8) < 0.02
+    assert abs(np.sqrt((returns**2).mean()) - 0.02) < 5e-4 and np.abs(returns).min() > 1e-3
+
+
+def test_accuracy_and_lead_change_no_price():
+    base = sources.news_leads_price(300, seed=4)
+    for other in (sources.news_leads_price(300, seed=4, accuracy=0.5), sources.news_leads_price(300, seed=4, lead=5)):
+        assert (other.prices == base.prices).all() and (announced(other) != announced(base)).any()
+
+
+def test_the_direction_is_told_in_several_phrases_without_digits():
+    market = sources.news_leads_price(500, seed=0)
+    texts = {sign: {items[0].text for items in market.news if items[0].sentiment == sign} for sign in ("positive", "negative")}
+    assert min(len(group) for group in texts.values()) >= 3 and not texts["positive"] & texts["negative"]
+    assert not any(character.isdigit() for group in texts.values() for text in group for character in text)
+
+
+def test_the_first_direction_is_a_fair_coin():
+    ups = [returns_of(sources.news_leads_price(3, seed=seed))[0] > 0 for seed in range(400)]
+    assert 0.4 < np.mean(ups) < 0.6
+
+
+def follow_the_news(market: MarketData, execution: str) -> float:
+    """Log return of: Buy on positive news, Sell on negative, through the ledger."""
+    account = Account(np.array(1000.0), np.array(0.0))
+    for t, sign in enumerate(announced(market)[:-1]):
+        action = Action.BUY if sign > 0 else Action.SELL
+        account, _ = step_account(account, action, market.prices[t], market.prices[t + 1], execution, NO_COSTS)
+    return float(np.log(account.value(market.prices[-1]) / 1000.0))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("seed", range(6))
+def test_following_the_news_pays_under_both_executions(execution, seed):
+    market = sources.news_leads_price(500, seed=seed)
+    buy_and_hold = float(np.log(market.prices[-1] / market.prices[0]))
+    assert follow_the_news(market, execution) > max(buy_and_hold, 0.0) + 0.5
+
+
+def test_news_of_no_accuracy_does_not_pay():
+    gains = [
+        follow_the_news(market, "next_price") - 0.5 * float(np.log(market.prices[-1] / market.prices[0]))
+        for market in (sources.news_leads_price(500, seed=seed, accuracy=0.5) for seed in range(30))
+    ]
+    assert abs(np.mean(gains)) < 0.1  # a coin is in the market half of the time
