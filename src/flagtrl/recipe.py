@@ -36,7 +36,7 @@ class DataArguments:
     """What is traded, when, and by which model."""
 
     symbol: str = field(default="MSFT", metadata={"help": "the asset's name, in prompts and for the download"})
-    data: str | None = field(default=None, metadata={"help": "JSON, CSV or Parquet file, or hub:REPO; default: InvestorBench's"})
+    data: str | None = field(default=None, metadata={"help": "JSON, CSV or Parquet file, or hub:REPO; else InvestorBench"})
     model_name_or_path: str | None = field(default=None, metadata={"help": "model directory or Hub id; default: --llm"})
     train_start: str = field(default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"})
     train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
