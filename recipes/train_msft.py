@@ -8,11 +8,12 @@ file (--config FILE). The published buy-and-hold row ends on 2021-05-05, one day
 states: so does this recipe.
 """
 
+from flagtrl.errors import one_line_errors
 from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import evaluate
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
-from flagtrl.recipe import build_policy, check_output_dir, checkpoint_to_resume, one_line_errors, parse_arguments
+from flagtrl.recipe import build_policy, check_output_dir, checkpoint_to_resume, close, parse_arguments
 
 
 def main(**defaults: object) -> None:
@@ -36,8 +37,7 @@ def main(**defaults: object) -> None:
         report = evaluate(policy, test, arguments.market, arguments.ppo.seed, arguments.data.volatility_periods)
         report.write(out, **facts)
         report.print()
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    close(trainer)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Models here are tiny: threads would only wait for one another, most of all where several tests run at once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM

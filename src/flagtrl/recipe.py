@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
-from flagtrl.errors import AdapterError, ConfigError, FlagtrlError
+from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import fetch_investorbench
 from flagtrl.market.env import MarketSettings, TradingEnv
@@ -27,8 +26,6 @@ from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length, load_base
-
-EXIT_USAGE = 2
 
 
 @dataclass
@@ -129,14 +126,9 @@ def checkpoint_to_resume(config: PPOConfig) -> str | None:
     return wanted
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an error that the user can act on into one line on stderr and exit code 2; end process groups cleanly."""
-    try:
-        yield
-    except FlagtrlError as error:
-        print(f"flagtrl: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_USAGE)
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+def close(trainer: PPOTrainer) -> None:
+    """End a run on every process. Without it a multi-process run may abort at exit."""
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

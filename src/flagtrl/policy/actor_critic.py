@@ -81,7 +81,8 @@ class ActorCritic(nn.Module):
         self.action_paths = tuple(tuple(path) for path in action_paths)
         self.chains = _answer_chains(self.action_paths)
         hidden = self.config.get_text_config().hidden_size
-        self.value_head = _head(hidden, self.settings.head_width, 1, dropout, gain=1.0)
+        # Values start at exactly 0: rewards of daily trading are small, and a random critic would drown them.
+        self.value_head = _head(hidden, self.settings.head_width, 1, dropout, gain=0.0)
         self.policy_head: nn.Module | None = None
         self.reference_head: nn.Module | None = None
         if self.settings.policy == "head":
@@ -198,6 +199,6 @@ def _answer_chains(paths: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], .
 def _head(inputs: int, width: int, outputs: int, dropout: float, gain: float) -> nn.Sequential:
     first, last = nn.Linear(inputs, width), nn.Linear(width, outputs)
     for layer, scale in ((first, 2**0.5), (last, gain)):
-        nn.init.orthogonal_(layer.weight, scale)
+        nn.init.orthogonal_(layer.weight, scale)  # times `scale`: a gain of 0 gives zeros
         nn.init.zeros_(layer.bias)
     return nn.Sequential(first, nn.Tanh(), nn.Dropout(dropout), last)

@@ -1,0 +1,15 @@
+"""Train FLAG-Trader's policy on Universal and trade the paper's test window with it: train_msft.py with other settings.
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/train_uvv.py
+
+The published buy-and-hold row ends on 2021-05-05, one day before the window that the paper states: so does this
+recipe.
+"""
+
+from train_msft import main
+
+from flagtrl.errors import one_line_errors
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(symbol="UVV")

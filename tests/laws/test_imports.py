@@ -1,0 +1,113 @@
+"""Reading order is import order, and the market knows no language."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flagtrl
+
+ROOT = Path(flagtrl.__file__).parent
+# A module may import from its own package and from packages before it.
+ORDER = (
+    ("market",),
+    ("language",),
+    ("policy",),
+    ("learning",),
+    ("evidence",),
+    ("qa", "hub"),
+    ("recipe", "demo", "cli"),
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+EVERYWHERE = ("flagtrl", "flagtrl.errors")
+LATE_IMPORTS = {"flagtrl.market.sources": {"pandas", "datasets", "pyarrow.parquet"}, "flagtrl.cli": None}  # None: any
+HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "bitsandbytes", "wandb")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(node: ast.AST, module: str) -> set[str]:
+    """The modules that one import statement names; of flagtrl's own, as deep as it names them."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{module}:{node.lineno}: a relative import; write the whole name"
+        whole = {f"{node.module}.{alias.name}" for alias in node.names}
+        return {name if name in MODULES else str(node.module) for name in whole}
+    return set()
+
+
+def own_imports(module: str) -> set[str]:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    named = {name for node in ast.walk(tree) for name in imports(node, module)}
+    return {name for name in named if name.split(".")[0] == "flagtrl"}
+
+
+def test_every_module_is_in_the_order():
+    unknown = sorted({name.split(".")[1] for name in MODULES if name not in EVERYWHERE} - set(RANK))
+    assert not unknown, f"give {unknown} a place in ORDER"
+    assert len(MODULES) > 20
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_from_its_own_package_or_from_packages_before_it(module):
+    named = own_imports(module) - set(EVERYWHERE)
+    if module in EVERYWHERE:
+        assert not named, "imported from everywhere, it may import nothing of ours"
+        return
+    own = module.split(".")[1]
+    wrong = {name for name in named if name.split(".")[1] != own and RANK[name.split(".")[1]] > RANK[own]}
+    assert not wrong, f"{module} imports {sorted(wrong)}, which come after it"
+    assert named <= set(MODULES), f"{module} imports what is not there: {sorted(named - set(MODULES))}"
+
+
+def test_modules_import_each_other_in_no_circle():
+    graph = {module: own_imports(module) - {module} for module in MODULES}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+    assert order.index("flagtrl.market.ledger") < order.index("flagtrl.market.env")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_imported_inside_a_function_but_what_is_heavy_and_rarely_needed(module):
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+    late = {name for function in functions for node in ast.walk(function) for name in imports(node, module)}
+    allowed = LATE_IMPORTS.get(module, set())
+    assert allowed is None or late <= allowed, f"{module} imports {sorted(late - allowed)} inside a function"
+
+
+def test_the_market_imports_and_trades_without_torch_and_transformers():
+    names = [name for name in MODULES if name == "flagtrl.market" or name.startswith("flagtrl.market.")]
+    assert len(names) >= 8
+    program = f"""
+import sys
+for name in {HEAVY!r}:
+    sys.modules[name] = None  # importing it raises ModuleNotFoundError
+import importlib
+for name in {names!r}:
+    importlib.import_module(name)
+from flagtrl.market.env import TradingEnv, VectorTradingEnv
+from flagtrl.market.metrics import paper, standard
+from flagtrl.market.sources import news_leads_price
+import numpy as np
+env = VectorTradingEnv([TradingEnv(news_leads_price(10).window())])
+env.reset(seed=0)
+env.step(np.array([2]))
+paper(news_leads_price(10).prices), standard(news_leads_price(10).prices)
+try:
+    import torch
+except ModuleNotFoundError:
+    print("traded without torch")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "traded without torch\n"

@@ -1,0 +1,194 @@
+import ast
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+import flagtrl
+from flagtrl.errors import ConfigError
+from flagtrl.language.tokens import PromptSettings
+from flagtrl.learning.config import PPOConfig
+from flagtrl.market.env import MarketSettings
+from flagtrl.policy.adapters import PolicySettings
+from flagtrl.recipe import DataArguments
+
+DEFAULTS = {f.name: f.default if f.default is not MISSING else f.default_factory for f in fields(PPOConfig)}
+
+
+def config(tmp_path, **kwargs) -> PPOConfig:
+    return PPOConfig(output_dir=str(tmp_path), use_cpu=True, train_dtype="float32", **kwargs)
+
+
+def spec_table(shared) -> dict[str, str]:
+    """Section 4's table: the paper's names and defaults, one entry per name."""
+    section = (shared / "spec/flag_trader.md").read_text().partition("## 4.")[2].partition("## 5.")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    table = {}
+    for names, values, *_ in rows[1:]:
+        names, values = re.split(r"\s*/\s*", names), re.split(r"\s*/\s*", values)
+        table |= dict(zip(names, values, strict=True))
+    return table
+
+
+def test_defaults_are_those_of_the_papers_table(shared):
+    table = spec_table(shared)
+    assert len(table) == 22 and table["learning_rate"] == "5e-4"  # the table was read whole
+    assert DEFAULTS["llm"].rpartition("/")[2] == table.pop("llm")
+    for name, text in table.items():
+        default = DEFAULTS[name]
+        assert str(default) == text if isinstance(default, (str, bool, type(None))) else default == float(text), name
+
+
+def test_defaults_are_accepted_where_there_is_no_gpu():
+    made = PPOConfig(use_cpu=True)
+    assert (made.train_dtype, made.fp16, made.bf16) == ("float16", False, False)
+    assert made.num_rollouts == 346 and made.optimizer_steps == 346 * 2  # 13860 // 40, and 40 samples are 2 minibatches
+
+
+# ------------------------------------------------------------------------------------------------------------- bounds
+
+OUT_OF_BOUNDS = {
+    "total_timesteps": [(0, "at least 1"), (-40, "at least 1"), (39, "num_steps x num_envs = 40")],
+    "num_envs": [(0, "at least 1"), (-1, "at least 1")],
+    "num_steps": [(0, "at least 1")],
+    "max_episode_steps": [(0, "at least 1")],
+    "update_epochs": [(0, "at least 1")],
+    "minibatch_size": [(0, "at least 1")],
+    "gamma": [(-0.01, "in [0, 1]"), (1.01, "in [0, 1]"), (float("nan"), "in [0, 1]")],
+    "gae_lambda": [(-0.01, "in [0, 1]"), (1.01, "in [0, 1]")],
+    "learning_rate": [(-1e-4, "at least 0"), (float("nan"), "finite"), (float("inf"), "finite")],
+    "head_learning_rate": [(-1e-4, "at least 0"), (float("inf"), "finite")],
+    "ent_coef": [(-0.1, "at least 0"), (float("nan"), "finite")],
+    "vf_coef": [(-0.1, "at least 0")],
+    "kl_coef": [(-0.1, "at least 0")],
+    "max_grad_norm": [(-0.1, "at least 0")],
+    "clip_coef": [(0.0, "between 0 and 1"), (1.0, "between 0 and 1")],
+    "target_kl": [(0.0, "above 0"), (-1.0, "above 0")],
+    "dropout": [(-0.1, "at least 0"), (1.0, "below 1")],
+    "train_dtype": [("float8", "float16, bfloat16, float32")],
+    "gradient_accumulation_steps": [(0, "smallest minibatch has 20"), (21, "smallest minibatch has 20")],
+}
+UNBOUNDED = {"output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss", "logging_steps", "report_to"}
+
+
+@pytest.mark.parametrize(("name", "value", "bound"), [(n, v, b) for n, cases in OUT_OF_BOUNDS.items() for v, b in cases])
+def test_a_value_out_of_bounds_is_refused_with_value_and_bound(tmp_path, name, value, bound):
+    with pytest.raises(ConfigError) as caught:
+        PPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name} is {value!r}") and bound in message and "\n" not in message
+
+
+def test_every_field_has_a_bound_or_is_known_to_need_none():
+    assert set(OUT_OF_BOUNDS) | UNBOUNDED == set(PPOConfig.__annotations__)
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"gamma": 0.0, "gae_lambda": 0.0},
+        {"gamma": 1.0, "gae_lambda": 1.0},
+        {"learning_rate": 0.0, "head_learning_rate": 0.0, "max_grad_norm": 0.0},
+        {"ent_coef": 0.0, "vf_coef": 0.0, "kl_coef": 0.0},
+        {"total_timesteps": 40},
+        {"gradient_accumulation_steps": 20},
+        {"num_steps": 1, "total_timesteps": 1, "minibatch_size": 1, "gradient_accumulation_steps": 1},
+        {"target_kl": 1e-9, "dropout": 0.99, "clip_coef": 0.99},
+    ],
+)
+def test_values_on_their_bounds_are_accepted(tmp_path, edge):
+    made = config(tmp_path, **edge)
+    assert all(getattr(made, name) == value for name, value in edge.items())
+
+
+# -------------------------------------------------------------------------------------------------- counting of steps
+
+
+def test_40_samples_in_minibatches_of_32_are_2_minibatches(tmp_path):
+    assert config(tmp_path).num_minibatches == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "rollouts", "minibatches", "steps"),
+    [
+        # total, envs, steps, minibatch, epochs
+        ((13_860, 1, 40, 32, 1), 346, 2, 692),
+        ((160, 1, 40, 32, 1), 4, 2, 8),
+        ((160, 1, 40, 40, 3), 4, 1, 12),
+        ((100, 2, 10, 8, 2), 5, 3, 30),
+        ((119, 4, 10, 8, 2), 2, 5, 20),  # 39 steps do not fill a rollout
+        ((7, 1, 1, 32, 5), 7, 1, 35),
+    ],
+)
+def test_optimizer_steps_are_rollouts_times_epochs_times_minibatches(tmp_path, settings, rollouts, minibatches, steps):
+    names = ("total_timesteps", "num_envs", "num_steps", "minibatch_size", "update_epochs")
+    made = config(tmp_path, gradient_accumulation_steps=1, **dict(zip(names, settings, strict=True)))
+    assert (made.num_rollouts, made.num_minibatches) == (rollouts, minibatches)
+    assert made.optimizer_steps == made.max_steps == steps
+    assert made.steps_per_rollout * made.num_rollouts == steps
+
+
+def test_max_steps_in_conflict_with_total_timesteps_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"max_steps is 7, but total_timesteps=80 makes 4 .*leave max_steps out"):
+        config(tmp_path, total_timesteps=80, max_steps=7)
+    assert config(tmp_path, total_timesteps=80, max_steps=4).max_steps == 4
+
+
+def test_without_annealing_the_learning_rate_is_constant(tmp_path):
+    assert str(config(tmp_path).lr_scheduler_type) in ("linear", "SchedulerType.LINEAR")
+    assert config(tmp_path, anneal_lr=False).lr_scheduler_type == "constant"
+    with pytest.raises(ConfigError, match=r"anneal_lr is False, but lr_scheduler_type is 'cosine'"):
+        config(tmp_path, anneal_lr=False, lr_scheduler_type="cosine")
+
+
+# ------------------------------------------------------------------------------- every field is read by some stage
+
+ROOT = Path(flagtrl.__file__).parent
+VALIDATION = {"_check_bounds", "__post_init__"}  # a bound alone is no use of a value
+
+
+def attributes_read(tree: ast.AST) -> set[str]:
+    """Names of the attributes that code reads, outside validation; PPOConfig's __post_init__ also acts on its values."""
+    found, stack = set(), [(tree, False)]
+    while stack:
+        node, acting = stack.pop()
+        if isinstance(node, ast.FunctionDef) and node.name in VALIDATION and not (acting and node.name == "__post_init__"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            acting = node.name == "PPOConfig"
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found.add(node.attr)
+        stack += [(child, acting) for child in ast.iter_child_nodes(node)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def read() -> set[str]:
+    files = [*ROOT.rglob("*.py"), *(ROOT.parents[1] / "recipes").glob("*.py")]
+    return set().union(*(attributes_read(ast.parse(file.read_text())) for file in files))
+
+
+def test_the_reader_of_attributes_sees_reads_and_nothing_else():
+    source = """
+class Settings:
+    declared: int = 1
+    def __post_init__(self):
+        if self.checked < 0: raise ValueError
+    def act(self):
+        self.written = self.used
+class PPOConfig:
+    def __post_init__(self):
+        self.max_steps = self.acted_on
+    def _check_bounds(self):
+        assert self.bounded
+"""
+    assert attributes_read(ast.parse(source)) == {"used", "acted_on"}
+
+
+@pytest.mark.parametrize("record", [PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArguments])
+def test_every_setting_is_read(read, record):
+    inherited = {f.name for f in fields(TrainingArguments)} if record is PPOConfig else set()  # Trainer reads these
+    unread = set(record.__annotations__) - inherited - read
+    assert not unread
