@@ -14,7 +14,7 @@ from flagtrl.evidence.report import evaluate
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings, Observation
 from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.market.sources import news_leads_price, random_walk
+from flagtrl.market.synthetic import news_leads_price, random_walk
 
 SELL, HOLD, BUY = (int(a) for a in Action)
 MARKET = news_leads_price(60, seed=4)
@@ -280,10 +280,5 @@ def test_the_table_shows_every_row_and_a_dash_for_what_is_undefined(report):
     assert cells == ["flat", "0.000", "-", "0.000", "0.000", "0.000", "-", "0.000", "0.000"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeWarning,
-    reason="evaluate: no path of two values has a Sharpe ratio, and nanmean of none warns (with a user: a stray warning)",
-)
 def test_the_shortest_window_that_is_allowed_can_be_reported():
     assert np.isnan(evaluate(mostly_hold, Window(MARKET, 0, 2), MarketSettings()).rows["random_mean"]["paper"].SR)

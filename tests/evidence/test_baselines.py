@@ -14,7 +14,8 @@ from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import paper
-from flagtrl.market.sources import investorbench_json, random_walk
+from flagtrl.market.sources import investorbench_json
+from flagtrl.market.synthetic import random_walk
 
 FREE = MarketSettings()
 FILES = {asset: f"investorbench/{asset.lower()}.json" for asset in ("MSFT", "JNJ", "HON", "BTC")}

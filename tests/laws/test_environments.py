@@ -8,7 +8,7 @@ from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings, Observation, TradingEnv, VectorTradingEnv
 from flagtrl.market.ledger import EXECUTIONS
 from flagtrl.market.rewards import reward_names
-from flagtrl.market.sources import news_leads_price
+from flagtrl.market.synthetic import news_leads_price
 
 # ------------------------------------------------------------------------------------------------- one and many
 

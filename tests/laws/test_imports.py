@@ -97,7 +97,7 @@ for name in {names!r}:
     importlib.import_module(name)
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.market.metrics import paper, standard
-from flagtrl.market.sources import news_leads_price
+from flagtrl.market.synthetic import news_leads_price
 import numpy as np
 env = VectorTradingEnv([TradingEnv(news_leads_price(10).window())])
 env.reset(seed=0)

@@ -27,14 +27,13 @@ def value_of(bar: int, held: int = 0) -> float:
 
 
 class Script:
-    """Acts by a rule of (bar, held), or at random among the legal actions; V = 10 + bar + 0.5 held. Counts its calls."""
+    """Acts by a rule of (bar, held), or at random among the legal actions; V = 10 + bar + 0.5 held."""
 
     def __init__(self, rule=None):
-        self.rule, self.calls = rule, []
+        self.rule = rule
 
     def __call__(self, prompts, legal) -> PolicyOutput:
         assert len(prompts) == len(legal)
-        self.calls.append(len(prompts))
         logprobs = torch.full((len(prompts), 3), -torch.inf)
         for row, prompt in enumerate(prompts):
             bar, held, _ = prompt.ids.tolist()
@@ -105,12 +104,6 @@ def test_truncation_on_the_last_step_of_a_rollout_bootstraps_from_the_final_obse
     assert rollout.ended[-1, 0]
 
 
-def test_only_truncated_environments_are_valued_at_their_end():
-    script = Script(hold)
-    collector(3, 5).collect(script, 6)
-    assert script.calls == [2, 2, 2, 1, 2, 2, 1, 2, 1, 2]  # after steps 3, 5 and 6 one environment more; 2 after all
-
-
 def test_rewards_returns_and_lengths_by_hand():
     rollout = collector(3, 5).collect(Script(buy_and_hold), 7)
     r = [0.0, *(np.log(PRICES[b + 1] / PRICES[b]) for b in range(1, 5))]  # the order of bar 0 fills at bar 1's price
@@ -142,10 +135,8 @@ def test_ruin_terminates_and_the_environment_is_reset():
 
 def test_ruin_on_the_last_bar_is_termination_not_truncation():
     prices = (100.0, 100.0, 30.0)
-    script = Script(buy_and_hold)
-    rollout = collector(2, prices=prices, ruin_fraction=0.5).collect(script, 2)
+    rollout = collector(2, prices=prices, ruin_fraction=0.5).collect(Script(buy_and_hold), 2)
     assert rollout.terminated[-1, 0] and rollout.ended[-1, 0]
-    assert script.calls == [1, 1, 1], "no value is asked for at ruin; the last call is for the step after the rollout"
 
 
 def test_actions_follow_the_policys_probabilities():

@@ -10,7 +10,7 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
 from flagtrl.learning.losses import entropy
 from flagtrl.market.env import MarketSettings, TradingEnv
-from flagtrl.market.sources import news_leads_price
+from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.env import MarketSettings, TradingEnv
-from flagtrl.market.sources import news_leads_price
+from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
 from flagtrl.policy.saving import HEADS_FILE, SETTINGS_FILE, load_policy, save_policy

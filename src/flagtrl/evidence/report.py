@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,13 @@ class Report:
     def write(self, directory: str | Path, **facts: Any) -> None:
         """Write results.json (with `facts`: data, windows, seed, settings), trades.csv and the equity curve."""
         directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
         test = {
             row: {name: {k: _json_number(v) for k, v in metrics.as_dict().items()} for name, metrics in by.items()}
             for row, by in self.rows.items()
         }
         content = {"test": test, **facts, "versions": versions()}
-        (directory / RESULTS_FILE).write_text(json.dumps(content, indent=2, default=str) + "\n")
+        (directory / RESULTS_FILE).write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n")
         trades = pd.concat([run.trades().assign(row=row) for row, run in self.backtests.items()], ignore_index=True)
         trades.to_csv(directory / TRADES_FILE, index=False)
         self.figure().savefig(directory / CURVE_FILE, dpi=120)
@@ -126,12 +128,16 @@ def evaluate(
     }
     rows = {row: {name: of(values) for name, of in conventions.items()} for row, values in curves.items()}
     drawn = {name: np.array([tuple(of(path).as_dict().values()) for path in random]) for name, of in conventions.items()}
-    rows["random_mean"] = {name: Metrics(*np.nanmean(all_, axis=0).tolist()) for name, all_ in drawn.items()}
+    rows["random_mean"] = {name: _over_paths(all_, np.mean) for name, all_ in drawn.items()}
     for share in (5, 95):
-        rows[f"random_p{share}"] = {
-            name: Metrics(*np.nanpercentile(all_, share, axis=0).tolist()) for name, all_ in drawn.items()
-        }
+        rows[f"random_p{share}"] = {name: _over_paths(all_, partial(np.percentile, q=share)) for name, all_ in drawn.items()}
     return Report(window, backtests, curves, random, rows)
+
+
+def _over_paths(drawn: np.ndarray, summary: Callable[[np.ndarray], float]) -> Metrics:
+    """`summary` of each column of (paths, metrics); a path whose Sharpe ratio is undefined is left out of that column."""
+    defined = (column[~np.isnan(column)] for column in drawn.T)
+    return Metrics(*(float(summary(column)) if len(column) else math.nan for column in defined))
 
 
 def _json_number(value: float) -> float | None:

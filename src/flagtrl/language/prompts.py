@@ -68,13 +68,9 @@ def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
     `day` lists the daily price moves up to now, `worth` the moves of the account value, `reward` the rewards in
     hundredths, each oldest first.
     """
-    positive, neutral, negative = count_sentiments(observation.news[-1])
-    news = "".join(f"- {line}\n" for line in headlines)
     shared = (
-        f"Trade {observation.symbol}: grow the account, limit risk. Buy: all cash in. Sell: all out. Hold: wait.\n"
-        "Actions: {Buy, Sell, Hold}\n"
-        f"price {_short(observation.prices[-1])}, day {_moves(observation.prices)}\n"
-        f"news {positive} good {negative} bad {neutral} neutral\n{news}"
+        f"{_short_task(observation)}price {_short(observation.prices[-1])}, day {_moves(observation.prices)}\n"
+        f"{_short_news(observation, headlines)}"
     )
     initials = "".join(ACTION_WORDS[a][0] for a in observation.actions)
     own = (
@@ -85,13 +81,25 @@ def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
     return Prompt(shared, own)
 
 
+def markov(observation: Observation, headlines: Sequence[str]) -> Prompt:
+    """The position is all that is said of the account, and prices are moves: a bar has two prompts in all, for ever.
+
+    What the account was worth and did before cannot change what an action earns, so with a reward that adds up over
+    steps nothing is lost, and every visit to a bar in the same position repeats a known prompt.
+    """
+    shared = f"{_short_task(observation)}day {_moves(observation.prices)}\n{_short_news(observation, headlines)}"
+    return Prompt(shared, f"position {'long' if observation.shares > 0 else 'flat'}\nAnswer in JSON.")
+
+
 def style_names() -> tuple[str, ...]:
     """The names of the prompt styles of this module: its public functions of an observation and headlines."""
     module = sys.modules[__name__]
     return tuple(
         name
         for name, fn in inspect.getmembers(module, inspect.isfunction)
-        if fn.__module__ == __name__ and list(inspect.signature(fn).parameters) == ["observation", "headlines"]
+        if fn.__module__ == __name__
+        and not name.startswith("_")
+        and list(inspect.signature(fn).parameters) == ["observation", "headlines"]
     )
 
 
@@ -100,6 +108,18 @@ def prompt_style(name: str) -> PromptStyle:
     if name not in style_names():
         raise ConfigError(f"prompt_style is {name!r}; use one of {', '.join(style_names())}")
     return getattr(sys.modules[__name__], name)
+
+
+def _short_task(observation: Observation) -> str:
+    return (
+        f"Trade {observation.symbol}: grow the account, limit risk. Buy: all cash in. Sell: all out. Hold: wait.\n"
+        "Actions: {Buy, Sell, Hold}\n"
+    )
+
+
+def _short_news(observation: Observation, headlines: Sequence[str]) -> str:
+    positive, neutral, negative = count_sentiments(observation.news[-1])
+    return f"news {positive} good {negative} bad {neutral} neutral\n" + "".join(f"- {line}\n" for line in headlines)
 
 
 def _numbers(values: Sequence[float] | np.ndarray, decimals: int = 2) -> str:

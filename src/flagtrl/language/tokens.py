@@ -26,7 +26,8 @@ class PromptSettings:
     """
 
     prompt_style: str = field(
-        default="paper", metadata={"help": "paper: all its fields; compact: the same facts in few tokens"}
+        default="paper",
+        metadata={"help": "paper: all its fields; compact: the same in few tokens; markov: the position is all of the account"},
     )
     news_token_budget: int = field(
         default=64, metadata={"help": "tokens of news text in a prompt, newest first; 0: sentiment counts only"}

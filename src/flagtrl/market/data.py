@@ -48,7 +48,7 @@ class MarketData:
 
     def __post_init__(self) -> None:
         dates = _as_days(self.dates, self.symbol)
-        prices = np.array(self.prices, dtype=np.float64)
+        prices = _as_prices(self.prices, self.symbol)
         if not self.symbol.strip():
             raise DataError("the symbol is empty; name the asset, as in symbol='MSFT'")
         if dates.ndim != 1 or dates.shape != prices.shape or len(self.news) != len(dates):
@@ -156,6 +156,13 @@ def _as_days(dates: np.ndarray, symbol: str) -> np.ndarray:
     if len(missing):
         raise DataError(f"{symbol}: the date of row {missing[0]} is missing; every bar needs one, as YYYY-MM-DD")
     return days
+
+
+def _as_prices(prices: np.ndarray, symbol: str) -> np.ndarray:
+    try:
+        return np.array(prices, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{symbol}: a price is no number ({error}); prices must be finite and above 0") from error
 
 
 def _check_increasing(dates: np.ndarray, symbol: str) -> None:

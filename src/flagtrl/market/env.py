@@ -43,17 +43,19 @@ class MarketSettings:
     cost_bps: float = field(default=0.0, metadata={"help": "cost of a trade, basis points of its notional"})
     slippage_bps: float = field(default=0.0, metadata={"help": "fills are this much worse than the price, basis points"})
     lookback: int = field(default=10, metadata={"help": "bars of prices and news that an observation holds"})
-    episode_start: str = field(default="fixed", metadata={"help": "fixed: at the window's start; random: anywhere in it"})
+    episode_start: str = field(
+        default="fixed", metadata={"help": "fixed: at the window's start; random: anywhere that leaves max_episode_steps"}
+    )
     initial_cash: float = field(default=100_000.0, metadata={"help": "cash at the start of an episode, currency"})
-    ruin_fraction: float = field(default=0.05, metadata={"help": "an account below this share of its start is ruined"})
+    ruin_fraction: float = field(default=0.05, metadata={"help": "an account at or below this share of its start is ruined"})
     risk_free_rate: float = field(default=0.0, metadata={"help": "risk-free rate of the Sharpe rewards, a fraction per bar"})
 
     def __post_init__(self) -> None:
         _one_of("execution", self.execution, EXECUTIONS)
         _one_of("episode_start", self.episode_start, STARTS)
         Costs(self.cost_bps, self.slippage_bps)
-        if self.lookback < 1:
-            raise ConfigError(f"lookback is {self.lookback}; it must be at least 1 bar")
+        if not (isinstance(self.lookback, int) and self.lookback >= 1):
+            raise ConfigError(f"lookback is {self.lookback!r}; it must be a whole number of at least 1 bar")
         if not (np.isfinite(self.initial_cash) and self.initial_cash > 0):
             raise ConfigError(f"initial_cash is {self.initial_cash}; it must be finite and above 0")
         if not 0 <= self.ruin_fraction < 1:
@@ -145,14 +147,16 @@ class TradingEnv(gymnasium.Env):
         elif self.settings.episode_start == "random":
             start = int(self.np_random.integers(self.window.start, latest + 1))
         self._begin(start)
-        return self._numbers(), self._info()
+        return self.numbers(), self._info()
 
     def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
         """Fill `action`, move one bar on; returns observation, reward, terminated, truncated, info."""
         if self._done:
             raise ConfigError("the episode is over; call reset() before the next step()")
+        if not self.action_space.contains(action):
+            raise ConfigError(f"action {action!r} is unknown; use {', '.join(f'{int(a)} ({a.word})' for a in Action)}")
         prices, now = self.window.market.prices, self._bar
-        illegal = not self.legal[int(action)] if 0 <= int(action) < NUM_ACTIONS else True
+        illegal = not self.legal[int(action)]
         self.account, fill = step_account(
             self.account, int(action), prices[now], prices[now + 1], self.settings.execution, self.settings.costs
         )
@@ -162,15 +166,20 @@ class TradingEnv(gymnasium.Env):
         self._shares.append(float(self.account.shares))
         self._rewards.append(checked_reward(self._reward(self._history()), f"reward {self.settings.reward}"))
         terminated = self._values[-1] <= self.settings.ruin_fraction * self.settings.initial_cash
-        truncated = self._bar == self.window.stop - 1 or len(self._actions) >= self.max_steps
+        truncated = not terminated and (self._bar == self.window.stop - 1 or len(self._actions) >= self.max_steps)
         self._done = terminated or truncated
         info = self._info() | {"illegal_action": illegal, "traded_shares": float(fill.shares), "fee": float(fill.fee)}
-        return self._numbers(), self._rewards[-1], terminated, truncated, info
+        return self.numbers(), self._rewards[-1], terminated, truncated, info
 
     @property
     def legal(self) -> np.ndarray:
         """(A,) bool: which actions can do something now."""
         return legal_actions(self.account)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode is over and waits for a reset."""
+        return self._done
 
     def observe(self) -> Observation:
         """The current bar as the record that prompts are made of."""
@@ -232,7 +241,8 @@ class TradingEnv(gymnasium.Env):
     def _info(self) -> dict[str, Any]:
         return {"action_mask": self.legal.astype(np.int8), "value": self._values[-1], "bar": self._bar}
 
-    def _numbers(self) -> dict[str, np.ndarray]:
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The current bar as gymnasium's observation."""
         seen = self.observe()
         return {
             "prices": _left_padded(seen.prices, self.settings.lookback, 0.0),
@@ -275,9 +285,9 @@ class VectorTradingEnv(SyncVectorEnv):
             )
         for env, state in zip(self.trading_envs, states, strict=True):
             env.load_state_dict(state)
-        # A finished episode is reset before a rollout goes on, so none is waiting when states are saved.
-        self._terminations[:] = False
-        self._truncations[:] = False
+        # gymnasium's own record of the same: whether an episode waits for its reset, and what was last observed.
+        self._autoreset_envs = np.array([env.ended for env in self.trading_envs], dtype=np.bool_)
+        self._env_obs[:] = [env.numbers() for env in self.trading_envs]  # type: ignore[misc]
 
 
 def _left_padded(values: Sequence[float] | np.ndarray, length: int, fill: float) -> np.ndarray:

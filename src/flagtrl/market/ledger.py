@@ -68,7 +68,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Fill:
-    """What a transition traded. `shares` is signed (bought > 0); `fee` and `slippage` are what it cost, currency."""
+    """What a transition traded.
+
+    `shares` is signed (bought > 0), `price` what a share was traded at (the market's where nothing was), `fee` and
+    `slippage` are what it cost, currency.
+    """
 
     shares: np.ndarray
     price: np.ndarray
@@ -104,7 +108,8 @@ def transition(account: Account, action: ArrayLike, price: ArrayLike, costs: Cos
     proceeds = sold * bid
     fee = (spent - notional_bought) + proceeds * fee_rate
     after = Account(account.cash - spent + proceeds * (1 - fee_rate), account.shares - sold + bought)
-    fill = Fill(bought - sold, np.where(buying, ask, bid), fee, bought * (ask - price) + sold * (price - bid))
+    traded_at = np.where(buying, ask, np.where(selling, bid, price))
+    fill = Fill(bought - sold, traded_at, fee, bought * (ask - price) + sold * (price - bid))
     return after, fill
 
 

@@ -111,6 +111,7 @@ def load_reward(spec: str) -> Reward:
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"reward {spec!r}: {path!r} is not a Python file (.py)")
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
@@ -144,13 +145,10 @@ def check_reward(reward: Reward, name: str = "reward") -> None:
 
 def checked_reward(value: float, name: str) -> float:
     """`value` as a float; ConfigError where it is no finite number."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name} returned {value!r}; it must return one finite number") from error
-    if not np.isfinite(number):
-        raise ConfigError(f"{name} returned {number}; it must return one finite number")
-    return number
+    is_number = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub"
+    if not is_number or not np.isfinite(value):
+        raise ConfigError(f"{name} returned {value!r}; it must return one finite number")
+    return float(value)
 
 
 def _sharpe(returns: np.ndarray, risk_free_rate: float) -> float:
