@@ -11,6 +11,7 @@ states: so does this recipe.
 from flagtrl.errors import one_line_errors
 from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import evaluate
+from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
 from flagtrl.recipe import build_policy, check_output_dir, checkpoint_to_resume, close, parse_arguments
@@ -28,8 +29,9 @@ def main(**defaults: object) -> None:
     def make_env() -> TradingEnv:
         return TradingEnv(train, arguments.market, arguments.ppo.max_episode_steps)
 
-    model, encoder = build_policy(arguments, [make_env(), TradingEnv(test, arguments.market)])
+    model, encoder = build_policy(arguments, [TradingEnv(window, arguments.market) for window in (train, test)])
     trainer = PPOTrainer(model, arguments.ppo, make_env, encoder, extra=arguments.saved(facts))
+    show_progress_lines(trainer)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
     trainer.save_model()
     if trainer.is_world_process_zero():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -8,10 +8,12 @@ below are the demo's own; FLAG-Trader's defaults are for real data and a pretrai
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
@@ -21,6 +23,7 @@ from flagtrl.evidence.report import Report, evaluate
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings, TradingEnv
@@ -56,8 +59,9 @@ PPO: Mapping[str, Any] = {
     "ent_coef": 0.01,
     "kl_coef": 0.0,
     "train_dtype": "float32",
-    "logging_steps": 16,
+    "logging_steps": 50,
     "save_strategy": "no",
+    "disable_tqdm": True,
     "seed": 0,
 }
 
@@ -90,11 +94,24 @@ def run_demo(output_dir: str, **overrides: Any) -> Report:
         encoder,
         extra={**facts, "market": asdict(MARKET)},
     )
-    trainer.train()
-    trainer.save_model()
-    report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, more={"follow_news": follow_news})
+    show_progress_lines(trainer)
+    with one_thread():
+        trainer.train()
+        trainer.save_model()
+        report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, more={"follow_news": follow_news})
     report.write(output_dir, **facts, seconds=time.perf_counter() - began)
     return report
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch: quick enough for a model this small, and the same numbers on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def demo_market(seed: int) -> tuple[MarketData, Window, Window]:

@@ -286,12 +286,9 @@ def test_headlines_never_cost_more_than_the_budget(shared, texts, budget, name):
     assert sum(count(tokenizer, line) for line in chosen) <= budget
 
 
-ESCAPES = "src bug: paper() escapes headlines as JSON after _fit_headlines counted their tokens: 20 budgeted, 47 spent"
-
-
 @pytest.mark.parametrize(
     "style",
-    [pytest.param(s, marks=pytest.mark.xfail(reason=ESCAPES, strict=True)) if s == "paper" else s for s in style_names()],
+    style_names(),
 )
 def test_news_full_of_quotes_adds_no_more_tokens_to_the_prompt_than_the_budget(instruct, style):
     budget, empty, short = 20, [[], []], [[], ["x"]]

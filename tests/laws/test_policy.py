@@ -11,7 +11,6 @@ from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch, masked_log_softmax
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 
-torch.set_num_threads(1)  # small matrices: more threads only wait for each other
 relaxed = settings(deadline=None, max_examples=100)
 VOCABULARY = 24
 

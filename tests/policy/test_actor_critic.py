@@ -15,8 +15,6 @@ from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length
 
-torch.set_num_threads(1)  # small matrices: more threads only wait for each other
-
 MASKS = np.array([[True, True, True], [False, True, True], [True, True, False], [False, True, False], [True, True, True]])
 LOG_TOLERANCE = 5e-6  # the language models compute in float64, the sums over tokens and actions in float32
 KINDS = [(finetuning, policy) for finetuning in FINETUNING for policy in POLICIES]

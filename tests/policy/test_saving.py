@@ -19,8 +19,6 @@ from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
 from flagtrl.policy.saving import HEADS_FILE, SETTINGS_FILE, load_policy, save_policy
 
-torch.set_num_threads(1)  # small matrices: more threads only wait for each other
-
 KINDS = [(finetuning, policy) for finetuning in FINETUNING for policy in POLICIES]
 PROMPT = PromptSettings("compact", 12)
 EXTRA = {"seed": 7, "market": {"lookback": 3}}
@@ -170,7 +168,6 @@ def test_plain_peft_loads_either_adapter_without_flagtrl_and_gets_the_same_logit
 import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-torch.set_num_threads(1)
 ids = torch.arange(5, 45)[None]
 found = {{}}
 with torch.no_grad():
@@ -219,7 +216,6 @@ def test_a_missing_file_is_named(damaged, name):
     one_line(caught, name, str(damaged))
 
 
-@pytest.mark.xfail(strict=True, reason="src bug: load_policy does not look for adapter_model.safetensors: HFValidationError")
 def test_missing_adapter_weights_are_named(damaged):
     (damaged / ADAPTER_FILE).unlink()
     with pytest.raises(AdapterError) as caught:
@@ -227,7 +223,6 @@ def test_missing_adapter_weights_are_named(damaged):
     one_line(caught, ADAPTER_FILE, str(damaged))
 
 
-@pytest.mark.xfail(strict=True, reason="src bug: load_policy lets SafetensorError through")
 @pytest.mark.parametrize("name", [ADAPTER_FILE, HEADS_FILE])
 def test_cut_weights_are_refused(damaged, name):
     (damaged / name).write_bytes((damaged / name).read_bytes()[:100])
@@ -254,7 +249,6 @@ def test_damaged_json_is_refused(damaged, name, text):
     one_line(caught, "damaged", str(damaged))
 
 
-@pytest.mark.xfail(strict=True, reason="src bug: load_policy reads settings['action_paths'] outside its try: KeyError")
 def test_settings_without_action_paths_are_refused(damaged):
     content = json.loads((damaged / SETTINGS_FILE).read_text())
     del content["action_paths"]
@@ -271,7 +265,7 @@ def test_a_tokenizer_that_spells_the_actions_differently_is_refused(damaged, sha
         shutil.copyfile(file, damaged / file.name)
     with pytest.raises(AdapterError) as caught:
         load_policy(damaged)
-    one_line(caught, "tokenizer", "[67, 478]", "(437, 411, 306)")
+    one_line(caught, "tokenizer", "(67, 478)", "(437, 411, 306)")
 
 
 def test_a_missing_base_model_is_named(lora_run, tmp_path):
@@ -294,7 +288,6 @@ def test_heads_of_another_policy_are_refused(damaged):
     one_line(caught, "other_head")
 
 
-@pytest.mark.xfail(strict=True, reason="src bug: load_policy lets PEFT's RuntimeError (of 30 lines) through")
 def test_a_base_of_another_size_is_refused(damaged, shared):
     """An adapter 'made for something else': its matrices do not fit."""
     with pytest.raises(AdapterError) as caught:

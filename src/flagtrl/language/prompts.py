@@ -124,7 +124,10 @@ def _short_news(observation: Observation, headlines: Sequence[str]) -> str:
 
 def _numbers(values: Sequence[float] | np.ndarray, decimals: int = 2) -> str:
     """[1.50, 2.25]: fixed decimals, but four significant digits for prices below 1."""
-    return "[" + ", ".join(f"{v:.{decimals}f}" if v == 0 or abs(v) >= 1 or decimals > 2 else f"{v:.4g}" for v in values) + "]"
+    rounded = (round(float(v), decimals) + 0.0 for v in values)  # + 0.0 turns -0.0 into 0.0
+    fixed = (v == 0 or abs(v) >= 1 or decimals > 2 for v in values)
+    shown = (f"{r:.{decimals}f}" if f else f"{v:.4g}" for r, f, v in zip(rounded, fixed, values, strict=True))
+    return "[" + ", ".join(shown) + "]"
 
 
 def _short(value: float) -> str:

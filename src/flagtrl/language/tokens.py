@@ -130,7 +130,8 @@ class PromptEncoder:
         for item in (item for items in reversed(news) for item in items):
             if left <= 0:
                 break
-            text = " ".join(self.neutralise(item.text).split())
+            # Quotes and backslashes would be escaped in the prompt's JSON, and cost more tokens than were counted.
+            text = " ".join(self.neutralise(item.text).replace('"', "'").replace("\\", "/").split())
             ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             if len(ids) > left:
                 # Cutting may split a character in two; the replacement mark of its half is dropped.

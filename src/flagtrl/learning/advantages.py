@@ -29,10 +29,10 @@ def generalised_advantages(
         (T, B) advantages.
     """
     assert rewards.shape == values.shape == next_values.shape == terminated.shape == ended.shape, "all must be (T, B)"
-    delta = rewards + gamma * next_values * ~terminated - values
+    delta = rewards + gamma * next_values * (~terminated).to(values.dtype) - values
     advantages = delta.clone()
     for t in reversed(range(len(delta) - 1)):
-        advantages[t] = delta[t] + gamma * gae_lambda * ~ended[t] * advantages[t + 1]
+        advantages[t] = delta[t] + gamma * gae_lambda * (~ended[t]).to(delta.dtype) * advantages[t + 1]
     return advantages
 
 

@@ -38,7 +38,9 @@ class PPOConfig(TrainingArguments):
     max_episode_steps: int = field(default=65, metadata={"help": "episode length; an episode also ends with its window"})
     learning_rate: float = field(default=5e-4, metadata={"help": "beta: learning rate of the language model's top layers"})
     head_learning_rate: float = field(default=5e-4, metadata={"help": "eta: learning rate of the value and policy heads"})
-    anneal_lr: bool = field(default=True, metadata={"help": "linear decay of the learning rates to 0"})
+    anneal_lr: bool = field(
+        default=True, metadata={"help": "linear decay of the learning rates to 0; if False, constant or lr_scheduler_type"}
+    )
     gamma: float = field(default=0.95, metadata={"help": "discount"})
     gae_lambda: float = field(default=0.98, metadata={"help": "trace decay of generalised advantage estimation"})
     update_epochs: int = field(default=1, metadata={"help": "passes over a rollout"})
@@ -71,9 +73,11 @@ class PPOConfig(TrainingArguments):
                 "optimizer steps; leave max_steps out and set total_timesteps"
             )
         self.max_steps = self.optimizer_steps
-        if not self.anneal_lr:
-            if self.lr_scheduler_type not in ("linear", "constant"):
-                raise ConfigError(f"anneal_lr is False, but lr_scheduler_type is {self.lr_scheduler_type!r}; give only one")
+        if self.anneal_lr and self.lr_scheduler_type != "linear":
+            raise ConfigError(
+                f"anneal_lr is a linear decay, but lr_scheduler_type is {str(self.lr_scheduler_type)!r}; set anneal_lr to False"
+            )
+        if not self.anneal_lr and self.lr_scheduler_type == "linear":
             self.lr_scheduler_type = "constant"
         dropped = self.total_timesteps - self.num_rollouts * self.rollout_samples
         if dropped:

@@ -43,4 +43,4 @@ def _weighted(logprobs: Tensor, values: Tensor) -> Tensor:
     """sum_a pi(a) values(a), where an action of probability 0 adds 0 (and no NaN to the gradient)."""
     legal = ~logprobs.isinf()
     finite = logprobs.masked_fill(~legal, 0.0)
-    return (finite.exp() * values.masked_fill(~legal, 0.0) * legal).sum(-1)
+    return (finite.exp() * values.masked_fill(~legal, 0.0)).sum(-1)

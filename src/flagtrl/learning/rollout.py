@@ -27,7 +27,7 @@ class Rollout:
         actions: (T, B) int64.
         logprobs: (T, B, A) float32, log pi_old.
         values: (T, B) float32, V(s_t).
-        next_values: (T, B) float32, V of the state a step led to, before any reset.
+        next_values: (T, B) float32, V of the state a step led to, before any reset; 0 where that was ruin.
         rewards: (T, B) float32.
         terminated, ended: (T, B) bool.
         episode_returns, episode_lengths: of the episodes that ended in it.

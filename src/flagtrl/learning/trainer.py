@@ -30,9 +30,13 @@ from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
-from flagtrl.policy.saving import load_weights, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, load_heads, save_policy
 
 REFERENCE_BATCH = 8  # prompts per forward of the reference policy
+_NON_FINITE_REMEDY = (
+    "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
+    "or train in float32 (train_dtype)"
+)
 LOGGED = (
     "reward",
     "episode_return",
@@ -95,6 +99,12 @@ class PPOTrainer(Trainer):
         world = args.world_size
         if args.num_envs % world:
             raise ConfigError(f"num_envs is {args.num_envs}, shared by {world} processes; set it to a multiple of {world}")
+        smallest = args.rollout_samples // world // args.num_minibatches
+        if args.gradient_accumulation_steps > smallest:
+            raise ConfigError(
+                f"gradient_accumulation_steps is {args.gradient_accumulation_steps}; of the smallest minibatch each of the "
+                f"{world} processes has {smallest} samples, and every micro-batch needs one"
+            )
         self.encoder, self.extra = encoder, dict(extra or {})
         self._local_envs = args.num_envs // world
         envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
@@ -195,6 +205,11 @@ class PPOTrainer(Trainer):
     @torch.no_grad()
     def _act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
         output = self.model_wrapped(**PromptBatch.of(prompts, legal, self.args.device).inputs())
+        if output.logprobs.isnan().any() or not output.values.isfinite().all():
+            raise NonFiniteLossError(
+                f"the policy's probabilities or values are not finite in the rollout before optimizer step "
+                f"{self.state.global_step + 1}: its weights broke in the update before; {_NON_FINITE_REMEDY}"
+            )
         return PolicyOutput(output.logprobs.float().cpu(), output.values.float().cpu())
 
     @torch.no_grad()
@@ -268,8 +283,7 @@ class PPOTrainer(Trainer):
         causes = [f"{name} = {values[0].item()}" for name, values in broken.items() if len(values)]
         raise NonFiniteLossError(
             f"the loss is not finite at optimizer step {self.state.global_step + 1}: {', '.join(causes) or 'their sum'}; "
-            "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
-            "or train in float32 (train_dtype)"
+            f"{_NON_FINITE_REMEDY}"
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -327,8 +341,8 @@ class PPOTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         actor_critic = self.accelerator.unwrap_model(model or self.model)
         path = Path(resume_from_checkpoint)
-        set_peft_model_state_dict(actor_critic.language_model, load_file(path / "adapter_model.safetensors"))
-        load_weights(actor_critic, path)
+        set_peft_model_state_dict(actor_critic.language_model, load_file(path / ADAPTER_FILE))
+        load_heads(actor_critic, path)
         self.collector.load_state_dict(json.loads((path / self._rollout_file()).read_text()))
 
     def _save_rng_state(self, output_dir: str) -> None:

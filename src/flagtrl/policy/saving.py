@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +22,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings
 
 PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
+ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
 SETTINGS_FILE = "flagtrl.json"
 
@@ -91,30 +93,46 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
         AdapterError: a missing or unreadable file, or a tokenizer that spells the actions differently.
     """
     directory = Path(directory)
-    for name in (SETTINGS_FILE, HEADS_FILE, "adapter_config.json"):
+    for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, "adapter_config.json"):
         if not (directory / name).is_file():
             raise AdapterError(f"{directory} has no {name}; give the output directory of a flagtrl run")
     try:
         settings = json.loads((directory / SETTINGS_FILE).read_text())
         base = base or json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
         policy, prompt = PolicySettings(**settings["policy"]), PromptSettings(**settings["prompt"])
+        trained_on = tuple(tuple(path) for path in settings["action_paths"])
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{directory}: {SETTINGS_FILE} or adapter_config.json is damaged ({error})") from error
     model, tokenizer = load_base(str(base), tokenizer_from=str(directory))
     encoder = PromptEncoder(tokenizer, prompt, context_length(model))
-    if [list(path) for path in encoder.action_paths] != settings["action_paths"]:
+    if encoder.action_paths != trained_on:
         raise AdapterError(
             f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy was trained on "
-            f"{settings['action_paths']}; use the tokenizer that was saved with it"
+            f"{trained_on}; use the tokenizer that was saved with it"
         )
-    actor_critic = ActorCritic(PeftModel.from_pretrained(model, str(directory)), encoder.action_paths, policy)
-    load_weights(actor_critic, directory)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(directory))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise AdapterError(
+            f"{directory}: its adapter cannot be put on the base {base!r} ({reason}); the file is damaged, or the base another"
+        ) from error
+    actor_critic = ActorCritic(adapted, encoder.action_paths, policy)
+    load_heads(actor_critic, directory)
     return SavedPolicy(actor_critic.eval(), encoder, settings)
 
 
-def load_weights(model: ActorCritic, directory: str | Path) -> None:
-    """Load the heads' tensors from `directory` into `model`; the adapter's are PEFT's to load."""
-    model.load_head_state(load_file(Path(directory) / HEADS_FILE))
+def load_heads(model: ActorCritic, directory: str | Path) -> None:
+    """Load the heads' tensors from `directory` into `model`; the adapter's are PEFT's to load.
+
+    Raises:
+        AdapterError: a damaged file, or heads of another shape.
+    """
+    path = Path(directory) / HEADS_FILE
+    try:
+        model.load_head_state(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise AdapterError(f"{path} is damaged or of another policy ({' '.join(str(error).split())[:200]})") from error
 
 
 def load_base(name_or_path: str, tokenizer_from: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

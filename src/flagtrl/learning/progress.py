@@ -1,0 +1,50 @@
+"""Progress as one readable line per logging step, in place of a bar and dictionaries."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.ledger import ACTION_WORDS
+
+
+def show_progress_lines(trainer: PPOTrainer) -> None:
+    """Replace the trainer's progress bar and printed dictionaries by ProgressLines."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ProgressLines(trainer.args.rollout_samples, trainer.args.steps_per_rollout))
+
+
+class ProgressLines(TrainerCallback):
+    """Prints steps done, time left, and how the policy fares; on the main process."""
+
+    def __init__(self, rollout_samples: int, steps_per_rollout: int):
+        self.samples_per_step = rollout_samples / steps_per_rollout
+        self._began, self._first_step = time.perf_counter(), 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Start the clock; a resumed run starts where its checkpoint was."""
+        self._began, self._first_step = time.perf_counter(), state.global_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """One line; the last call of a run, which holds its runtime instead of a loss, is passed over."""
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        done, total = (int(step * self.samples_per_step) for step in (state.global_step, state.max_steps))
+        per_step = (time.perf_counter() - self._began) / max(state.global_step - self._first_step, 1)
+        left = int(per_step * (state.max_steps - state.global_step))
+        shares = " ".join(f"{word} {100 * logs[key]:3.0f}%" for word in ACTION_WORDS if (key := f"action_share/{word}") in logs)
+        parts = [f"{done:>7}/{total} steps", f"{left // 60}:{left % 60:02d} left", f"loss {logs['loss']:+.4f}"]
+        parts += [f"{name} {logs[name]:+.5f}" for name in ("reward", "entropy", "kl") if name in logs]
+        print(" | ".join([*parts, shares] if shares else parts), flush=True)

@@ -1,0 +1,78 @@
+"""The demo learns: judged against the rule that is known to be best, on bars that training never saw."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from flagtrl import cli
+from flagtrl.demo import demo_language_model, demo_market, demo_tokenizer, one_thread, run_demo
+
+
+def log_return(metrics) -> float:
+    """CR of the `paper` convention is the sum of log returns."""
+    return metrics.CR if hasattr(metrics, "CR") else metrics["CR"]
+
+
+def learnt(rows) -> bool:
+    agent, rule = rows["agent_greedy"]["paper"], rows["follow_news"]["paper"]
+    others = [log_return(rows[name]["paper"]) for name in ("buy_and_hold", "random_p95")]
+    return log_return(agent) >= 0.8 * log_return(rule) and log_return(agent) > max(others)
+
+
+def test_a_short_demo_writes_a_whole_run(tmp_path, capsys):
+    cli.main(["demo", "--output_dir", str(tmp_path / "demo"), "--total_timesteps", "320", "--seed", "3"])
+    results = json.loads((tmp_path / "demo/results.json").read_text(), parse_constant=pytest.fail)
+    assert results["seed"] == 3
+    assert {"agent_greedy", "agent_sampled", "follow_news", "buy_and_hold", "random_p95"} <= set(results["test"])
+    assert {"results.json", "trades.csv", "equity_curve.png", "adapter_model.safetensors", "flagtrl_heads.safetensors"} <= {
+        path.name for path in (tmp_path / "demo").iterdir()
+    }
+    assert "follow_news" in capsys.readouterr().out
+
+
+def test_the_demo_is_made_on_the_spot_from_its_seed():
+    market, train, test = demo_market(7)
+    assert test.start == train.stop, "the held-out stretch begins where training ends"
+    assert market.fingerprint() == demo_market(7)[0].fingerprint() != demo_market(8)[0].fingerprint()
+    tokenizer = demo_tokenizer(market)
+    torch.manual_seed(7)
+    first = demo_language_model(tokenizer)
+    torch.manual_seed(7)
+    second = demo_language_model(demo_tokenizer(market))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_one_thread_is_given_back():
+    torch.set_num_threads(2)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+def test_the_commands_explain_themselves():
+    for command in ([], ["demo"], ["data"], ["data", "download"]):
+        done = subprocess.run([sys.executable, "-m", "flagtrl.cli", *command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "usage: flagtrl" in done.stdout
+
+
+def test_a_mistyped_command_ends_with_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", "download", "NOPE"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("flagtrl: DataError: symbol 'NOPE' is unknown")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_learns_with_4_of_5_seeds(tmp_path):
+    rows = {seed: run_demo(str(tmp_path / str(seed)), seed=seed).rows for seed in range(5)}
+    shares = {seed: log_return(r["agent_greedy"]["paper"]) / log_return(r["follow_news"]["paper"]) for seed, r in rows.items()}
+    print({seed: round(share, 3) for seed, share in shares.items()})
+    assert all(math.isfinite(share) for share in shares.values())
+    assert sum(learnt(r) for r in rows.values()) >= 4, shares
