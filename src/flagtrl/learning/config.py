@@ -60,7 +60,10 @@ class PPOConfig(TrainingArguments):
     train_dtype: str = field(
         default="float16", metadata={"help": "float16, bfloat16 or float32; 16-bit training needs a GPU, else float32 is used"}
     )
-    logging_steps: float = field(default=10, metadata={"help": "optimizer steps between two log lines"})
+    logging_steps: float = field(default=2, metadata={"help": "optimizer steps between two log lines; 2 are one rollout"})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "False: every trainable parameter takes part in every forward"}
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036 (the order that TRL's argument parser can read)
         default="none", metadata={"help": "tensorboard, wandb, ... or none"}
     )
