@@ -12,12 +12,12 @@ import torch
 import yaml
 from accelerate import PartialState
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.resume import last_checkpoint
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import fetch_investorbench
@@ -42,6 +42,10 @@ class DataArguments:
     volatility_periods: int = field(
         default=252, metadata={"help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"}
     )
+
+    def __post_init__(self) -> None:
+        if self.volatility_periods < 1:
+            raise ConfigError(f"volatility_periods is {self.volatility_periods}; use 252, or 365 where every day is traded")
 
     def load(self) -> MarketData:
         """The market, from --data or downloaded (by one process of each machine; the others find it in the cache)."""
@@ -115,12 +119,12 @@ def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tu
 
 
 def checkpoint_to_resume(config: PPOConfig) -> str | None:
-    """The checkpoint that `--resume_from_checkpoint` names: a path, or `true` for the last one in output_dir, if any."""
+    """The checkpoint that `--resume_from_checkpoint` names: a path, or `true` for the last whole one in output_dir, if any."""
     wanted = config.resume_from_checkpoint
     if wanted is None or str(wanted).lower() in ("false", "no", "0"):
         return None
     if str(wanted).lower() in ("true", "yes", "1"):
-        return get_last_checkpoint(str(config.output_dir))
+        return last_checkpoint(str(config.output_dir), config.world_size)
     if not Path(wanted).is_dir():
         raise AdapterError(f"resume_from_checkpoint: {wanted!r} is no directory; give a checkpoint-N directory, or true")
     return wanted

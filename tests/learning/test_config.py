@@ -51,12 +51,12 @@ def test_defaults_are_accepted_where_there_is_no_gpu():
 
 OUT_OF_BOUNDS = {
     "total_timesteps": [(0, "at least 1"), (-40, "at least 1"), (39, "num_steps x num_envs = 40")],
-    "num_envs": [(0, "at least 1"), (-1, "at least 1")],
+    "num_envs": [(0, "at least 1"), (-1, "at least 1"), (1.5, "a whole number")],
     "num_steps": [(0, "at least 1")],
     "max_episode_steps": [(0, "at least 1")],
     "update_epochs": [(0, "at least 1")],
     "minibatch_size": [(0, "at least 1")],
-    "gamma": [(-0.01, "in [0, 1]"), (1.01, "in [0, 1]"), (float("nan"), "in [0, 1]")],
+    "gamma": [(-0.01, "in [0, 1]"), (1.01, "in [0, 1]"), (float("nan"), "in [0"), ([1, 2], "in [0"), (None, "in [0")],
     "gae_lambda": [(-0.01, "in [0, 1]"), (1.01, "in [0, 1]")],
     "learning_rate": [(-1e-4, "at least 0"), (float("nan"), "finite"), (float("inf"), "finite")],
     "head_learning_rate": [(-1e-4, "at least 0"), (float("inf"), "finite")],
@@ -67,11 +67,13 @@ OUT_OF_BOUNDS = {
     "clip_coef": [(0.0, "between 0 and 1"), (1.0, "between 0 and 1")],
     "target_kl": [(0.0, "above 0"), (-1.0, "above 0")],
     "dropout": [(-0.1, "at least 0"), (1.0, "below 1")],
+    "engine": [("fast", "auto, split, plain")],
+    "trunk_cache_mb": [(-1, "at least 0")],
     "train_dtype": [("float8", "float16, bfloat16, float32")],
     "gradient_accumulation_steps": [(0, "smallest minibatch has 20"), (21, "smallest minibatch has 20")],
 }
 UNBOUNDED = {
-    *("output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss", "logging_steps", "report_to"),
+    *("output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss", "save_steps", "logging_steps", "report_to"),
     "ddp_find_unused_parameters",  # read by transformers' Trainer
 }
 
@@ -196,3 +198,33 @@ def test_every_setting_is_read(read, record):
     inherited = {f.name for f in fields(TrainingArguments)} if record is PPOConfig else set()  # Trainer reads these
     unread = set(record.__annotations__) - inherited - read
     assert not unread
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("per_device_train_batch_size", 4, "set minibatch_size"),
+        ("num_train_epochs", 2.0, "set total_timesteps"),
+        ("gradient_checkpointing", True, "leave it out"),
+        ("eval_strategy", "steps", "leave it out"),
+        ("seed", -1, "a whole number from 0"),
+        ("seed", 2**32, "a whole number from 0"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(tmp_path, setting, value, remedy):
+    with pytest.raises(ConfigError, match=f"{setting} is {value!r}.*{remedy}"):
+        config(tmp_path, **{setting: value})
+
+
+def test_a_minibatch_is_at_most_minibatch_size_over_all_processes(tmp_path, monkeypatch):
+    settings = {"num_envs": 2, "num_steps": 5, "minibatch_size": 5, "gradient_accumulation_steps": 1, "total_timesteps": 10}
+    assert config(tmp_path, **settings).num_minibatches == 2  # 10 samples in minibatches of 5
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert PPOConfig.num_minibatches.fget(config_without_processes(tmp_path, settings)) == 3  # 5 each, 2 at a time
+
+
+def config_without_processes(tmp_path, settings):
+    """The settings alone: a real PPOConfig would try to reach the other processes."""
+    made = object.__new__(PPOConfig)
+    made.__dict__.update(settings)
+    return made

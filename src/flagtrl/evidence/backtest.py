@@ -14,7 +14,7 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, Observation, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
 
 # Observation -> (A,) log-probabilities, -inf for illegal actions
 Policy = Callable[[Observation], np.ndarray]
@@ -109,8 +109,8 @@ def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
 
     @torch.no_grad()
     def logprobs(observation: Observation) -> np.ndarray:
-        batch = PromptBatch.of([encoder.encode(observation)], observation.legal[None], device)
-        return model(**batch.inputs()).logprobs[0].double().cpu().numpy()
+        inputs = model.inputs([encoder.encode(observation)], observation.legal[None], device)
+        return model(**inputs).logprobs[0].double().cpu().numpy()
 
     model.eval()
     return logprobs

@@ -168,7 +168,8 @@ class PromptEncoder:
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # Control tokens are not always flagged as special (Qwen's <think> is not); runs of blanks are no control tokens.
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()}
     return tuple(sorted({*added, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True))
 
 

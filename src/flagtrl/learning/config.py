@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from flagtrl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+ENGINES = ("auto", "split", "plain")
 TRAIN_DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -56,10 +58,18 @@ class PPOConfig(TrainingArguments):
     target_kl: float | None = field(
         default=None, metadata={"help": "end a rollout's update once KL(old || new) of a minibatch is above this"}
     )
+    engine: str = field(
+        default="auto",
+        metadata={"help": "split: never run the frozen layers twice; plain: always run all; auto: split where both agree"},
+    )
+    trunk_cache_mb: float = field(
+        default=2048, metadata={"help": "bound on the split engine's cache of prompts and shared prefixes, MiB"}
+    )
     dropout: float = field(default=0.0, metadata={"help": "of the heads and LoRA; above 0 the first ratio is not 1"})
     train_dtype: str = field(
         default="float16", metadata={"help": "float16, bfloat16 or float32; 16-bit training needs a GPU, else float32 is used"}
     )
+    save_steps: float = field(default=50, metadata={"help": "optimizer steps between two checkpoints"})
     logging_steps: float = field(default=2, metadata={"help": "optimizer steps between two log lines; 2 are one rollout"})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "False: every trainable parameter takes part in every forward"}
@@ -70,6 +80,7 @@ class PPOConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         self._check_bounds()
+        self._refuse_unread()
         if self.max_steps not in (-1, self.optimizer_steps):
             raise ConfigError(
                 f"max_steps is {self.max_steps}, but total_timesteps={self.total_timesteps} makes {self.optimizer_steps} "
@@ -105,8 +116,10 @@ class PPOConfig(TrainingArguments):
 
     @property
     def num_minibatches(self) -> int:
-        """Minibatches, and so optimizer steps, of one epoch over a rollout."""
-        return math.ceil(self.rollout_samples / self.minibatch_size)
+        """Minibatches, and so optimizer steps, of one epoch over a rollout; every process has its share of each."""
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        share = max(self.minibatch_size // processes, 1)
+        return math.ceil(self.rollout_samples / processes / share)
 
     @property
     def steps_per_rollout(self) -> int:
@@ -121,17 +134,34 @@ class PPOConfig(TrainingArguments):
     def _choose_precision(self) -> None:
         if self.train_dtype == "float32":
             return
-        if self.use_cpu or not torch.cuda.is_available():
+        on_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
+        if on_cpu or not torch.cuda.is_available():
             logger.info("train_dtype %s needs a GPU; training in float32", self.train_dtype)
             return
         if self.train_dtype == "float16" and self.target_kl is not None:
             raise ConfigError("target_kl skips optimizer steps, which float16's loss scaling cannot; use train_dtype bfloat16")
         self.fp16, self.bf16 = self.train_dtype == "float16", self.train_dtype == "bfloat16"
 
+    def _refuse_unread(self) -> None:
+        """Settings of TrainingArguments that would be ignored, or that this trainer cannot honour yet."""
+        remedies = {
+            "per_device_train_batch_size": ((8, 1), "set minibatch_size"),
+            "num_train_epochs": ((3.0, 3), "set total_timesteps, or update_epochs"),
+            "gradient_checkpointing": ((False, None), "leave it out: only the top layers keep activations"),
+            "eval_strategy": (("no",), "leave it out: the recipe backtests at the end"),
+        }
+        for name, (left_alone, remedy) in remedies.items():
+            if getattr(self, name) not in left_alone:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, which this trainer does not use; {remedy}")
+
     def _check_bounds(self) -> None:
         for name, (holds, bound) in _BOUNDS.items():
             value = getattr(self, name)
-            if not holds(value):
+            try:
+                held = holds(value)
+            except TypeError:  # a value that cannot be compared, as a list in a YAML file
+                held = False
+            if not held:
                 raise ConfigError(f"{name} is {value!r}; it must be {bound}")
         if self.total_timesteps < self.rollout_samples:
             raise ConfigError(
@@ -146,7 +176,7 @@ class PPOConfig(TrainingArguments):
             )
 
 
-_COUNT = (lambda x: x >= 1, "at least 1")
+_COUNT = (lambda x: isinstance(x, int) and x >= 1, "a whole number of at least 1")
 _SHARE = (lambda x: 0 <= x <= 1, "in [0, 1]")
 _WEIGHT = (lambda x: math.isfinite(x) and x >= 0, "finite and at least 0")
 _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -158,5 +188,8 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "clip_coef": (lambda x: 0 < x < 1, "between 0 and 1"),
     "target_kl": (lambda x: x is None or x > 0, "above 0, or left out"),
     "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
+    "engine": (lambda x: x in ENGINES, f"one of {', '.join(ENGINES)}"),
+    "trunk_cache_mb": _WEIGHT,
     "train_dtype": (lambda x: x in TRAIN_DTYPES, f"one of {', '.join(TRAIN_DTYPES)}"),
 }

@@ -7,9 +7,10 @@ micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything els
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, default_data_collator
 
-from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
+from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.advantages import generalised_advantages, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import entropy, exact_kl, explained_variance, policy_loss, value_loss
+from flagtrl.learning.resume import check_checkpoint, check_same_run, rollout_file
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
+from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import ADAPTER_FILE, load_heads, save_policy
+from flagtrl.policy.trunk import Boundary
 
+SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
 REFERENCE_BATCH = 8  # prompts per forward of the reference policy
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
@@ -99,13 +104,16 @@ class PPOTrainer(Trainer):
         world = args.world_size
         if args.num_envs % world:
             raise ConfigError(f"num_envs is {args.num_envs}, shared by {world} processes; set it to a multiple of {world}")
+        if args.minibatch_size < world:
+            raise ConfigError(f"minibatch_size is {args.minibatch_size}, shared by {world} processes; give each a sample")
         smallest = args.rollout_samples // world // args.num_minibatches
         if args.gradient_accumulation_steps > smallest:
             raise ConfigError(
                 f"gradient_accumulation_steps is {args.gradient_accumulation_steps}; of the smallest minibatch each of the "
                 f"{world} processes has {smallest} samples, and every micro-batch needs one"
             )
-        self.encoder, self.extra = encoder, dict(extra or {})
+        self.encoder = encoder
+        self.extra = {**(extra or {}), "rollout": {name: getattr(args, name) for name in SAME_ON_RESUME}}
         self._local_envs = args.num_envs // world
         envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
         # Environment b of rank r is the (r B + b)-th of all, seeded as in a single process.
@@ -115,16 +123,23 @@ class PPOTrainer(Trainer):
         self._micro_step, self._stopped = 0, False
         self._samples: Samples | None = None
         self._schedule: list[tuple[np.ndarray, int]] = []
+        self._boundaries: dict[EncodedPrompt, Boundary] = {}  # of the current rollout, by prompt
         self._sums: dict[str, list[Tensor]] = {}
         self._rollout_began: float | None = None
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=self._micro_steps,
-            data_collator=default_data_collator,
-            processing_class=encoder.tokenizer,
-            callbacks=[_SaveAtRolloutEnd(args.steps_per_rollout), *callbacks],
-        )
+        try:
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=self._micro_steps,
+                data_collator=default_data_collator,
+                processing_class=encoder.tokenizer,
+                callbacks=[_SaveAtRolloutEnd(args.steps_per_rollout), *callbacks],
+            )
+        except (ValueError, ImportError, RuntimeError) as error:  # a setting of TrainingArguments, or a tracker not installed
+            raise ConfigError(str(error)) from error
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with self.accelerator.autocast():
+            choose_engine(model, "plain" if sharded else args.engine, int(args.trunk_cache_mb * 2**20), self._probe())
 
     # -- where the Trainer asks for data: a row is the number of a micro-step
 
@@ -144,11 +159,7 @@ class PPOTrainer(Trainer):
             self._samples = self._new_samples()
             self._schedule = self._split(len(self._samples.actions))
             self._stopped = False
-        if self._samples is None:
-            raise AdapterError(
-                f"the checkpoint at step {self.state.global_step} lies inside a rollout, which has "
-                f"{self.args.steps_per_rollout} steps; resume from a rollout's end, with the settings it was made with"
-            )
+        assert self._samples is not None, "checkpoints lie at rollouts' ends, and are resumed with equal settings"
         rows, minibatch = self._schedule[position]
         return {"rows": torch.from_numpy(rows), "minibatch": minibatch}
 
@@ -174,6 +185,7 @@ class PPOTrainer(Trainer):
         policy = self.model_wrapped
         was_training = policy.training
         policy.eval()
+        self._boundaries = {}
         rollout = self.collector.collect(self._act, self.args.num_steps)
         reference = self._reference(rollout)
         policy.train(was_training)
@@ -204,7 +216,11 @@ class PPOTrainer(Trainer):
 
     @torch.no_grad()
     def _act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
-        output = self.model_wrapped(**PromptBatch.of(prompts, legal, self.args.device).inputs())
+        with self.accelerator.autocast():
+            inputs = self._policy().inputs(prompts, legal, self.args.device)
+        if "boundaries" in inputs:
+            self._boundaries.update(zip(prompts, inputs["boundaries"], strict=True))
+        output = self.model_wrapped(**inputs)
         if output.logprobs.isnan().any() or not output.values.isfinite().all():
             raise NonFiniteLossError(
                 f"the policy's probabilities or values are not finite in the rollout before optimizer step "
@@ -218,9 +234,25 @@ class PPOTrainer(Trainer):
         legal, rows = rollout.legal.flatten(0, 1).numpy(), []
         for start in range(0, len(rollout), REFERENCE_BATCH):
             chosen = slice(start, start + REFERENCE_BATCH)
-            batch = PromptBatch.of(rollout.prompts[chosen], legal[chosen], self.args.device)
-            rows.append(self.model_wrapped(**batch.inputs(), reference=True).logprobs.float().cpu())
+            inputs = self._inputs(rollout.prompts[chosen], legal[chosen])
+            rows.append(self.model_wrapped(**inputs, reference=True).logprobs.float().cpu())
         return torch.cat(rows)
+
+    def _inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> dict[str, Any]:
+        """The keyword arguments of the policy's forward for prompts of the current rollout."""
+        if not self._boundaries:
+            return PromptBatch.of(prompts, legal, self.args.device).inputs()
+        return {
+            "legal": torch.from_numpy(legal).to(self.args.device),
+            "boundaries": [self._boundaries[prompt] for prompt in prompts],
+        }
+
+    def _policy(self) -> ActorCritic:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
+        """The environments' first prompts, to compare the engines on."""
+        return [self.encoder.encode(seen) for seen in self.collector.envs.observe()], self.collector.envs.legal()
 
     def _split(self, count: int) -> list[tuple[np.ndarray, int]]:
         """The rollout's micro-batches as (rows, size of their minibatch): every epoch uses every sample once."""
@@ -242,7 +274,7 @@ class PPOTrainer(Trainer):
         assert self._samples is not None, "a micro-batch is handed out only after a rollout"
         samples, rows, config, device = self._samples, inputs["rows"], self.args, self.args.device
         prompts = [samples.prompts[i] for i in rows.tolist()]
-        output = model(**PromptBatch.of(prompts, samples.legal[rows].numpy(), device).inputs())
+        output = model(**self._inputs(prompts, samples.legal[rows].numpy()))
         old_logprobs, reference = samples.old_logprobs[rows].to(device), samples.reference[rows].to(device)
         actions = samples.actions[rows].to(device)[:, None]
         log_ratio = (output.logprobs.gather(1, actions) - old_logprobs.gather(1, actions)).squeeze(1)
@@ -285,6 +317,16 @@ class PPOTrainer(Trainer):
             f"the loss is not finite at optimizer step {self.state.global_step + 1}: {', '.join(causes) or 'their sum'}; "
             f"{_NON_FINITE_REMEDY}"
         )
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The Trainer's; a gradient that is not finite stops the run before it reaches the weights."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # float16's loss scaler steps over such a gradient by itself, and lowers its scale.
+        if norm is not None and not self.args.fp16 and not math.isfinite(float(norm)):
+            raise NonFiniteLossError(
+                f"the gradient's norm is {float(norm)} at optimizer step {self.state.global_step + 1}; {_NON_FINITE_REMEDY}"
+            )
+        return norm
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer with theta_train at learning_rate and the heads at head_learning_rate."""
@@ -341,17 +383,17 @@ class PPOTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         actor_critic = self.accelerator.unwrap_model(model or self.model)
         path = Path(resume_from_checkpoint)
+        check_checkpoint(path, self.args.world_size)
+        ours = {"policy": asdict(actor_critic.settings), "prompt": asdict(self.encoder.settings)}
+        check_same_run(path, {**ours, **{k: v for k, v in self.extra.items() if k in ("data", "windows", "market", "rollout")}})
         set_peft_model_state_dict(actor_critic.language_model, load_file(path / ADAPTER_FILE))
         load_heads(actor_critic, path)
-        self.collector.load_state_dict(json.loads((path / self._rollout_file()).read_text()))
+        self.collector.load_state_dict(json.loads((path / rollout_file(self.args.process_index)).read_text()))
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The Trainer's generators, and the environments with theirs, of this process."""
         super()._save_rng_state(output_dir)
-        (Path(output_dir) / self._rollout_file()).write_text(json.dumps(self.collector.state_dict()))
-
-    def _rollout_file(self) -> str:
-        return f"rollout_state_{self.args.process_index}.json"
+        (Path(output_dir) / rollout_file(self.args.process_index)).write_text(json.dumps(self.collector.state_dict()))
 
 
 class _MicroSteps(Dataset):

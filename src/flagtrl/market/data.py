@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -131,7 +132,9 @@ class Window:
 
 
 def parse_date(text: str) -> np.datetime64:
-    """An ISO date as datetime64[D]; DataError where it is none."""
+    """An ISO date, YYYY-MM-DD, as datetime64[D]; DataError where it is none ("2020" and "today" are none)."""
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(text)):
+        raise DataError(f"{text!r} is not a date; write it as YYYY-MM-DD")
     try:
         day = np.datetime64(text, "D")
     except (ValueError, TypeError) as error:

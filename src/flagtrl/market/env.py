@@ -214,7 +214,12 @@ class TradingEnv(gymnasium.Env):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from `state_dict()`; ConfigError where it was saved on other bars than this window's."""
+        if not self.window.start <= state["bar"] < self.window.stop:
+            raise ConfigError(
+                f"the saved episode stands at bar {state['bar']} of {self.window.market.symbol}, this window has the bars "
+                f"{self.window.start} to {self.window.stop - 1}; resume with the window it was saved with"
+            )
         self._bar, self._done = state["bar"], state["done"]
         self.account = Account.of(state["cash"], state["shares_held"])
         self._values, self._shares = list(state["values"]), list(state["shares"])

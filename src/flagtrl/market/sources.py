@@ -249,6 +249,8 @@ def _parse_json(path: Path) -> Any:
         raise DataError(
             f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; this is not valid JSON, repair or reload the file"
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deeply; the format is {{date: {{'prices': float, ...}}}}") from error
     except (OSError, ValueError) as error:  # ValueError: bytes that are not UTF-8
         raise DataError(f"{path} cannot be read as UTF-8 text ({_one_line(error)}); repair or reload the file") from error
 

@@ -1,7 +1,8 @@
 """Policy and value in one module on a split language model: one forward, so that DDP, FSDP and ZeRO hooks fire.
 
-This is the plain engine: one full Hugging Face forward per prompt, logits at its last positions only. It is the
-reference that faster engines must equal.
+Two engines compute the same. `plain`: one full Hugging Face forward per prompt, logits at its last positions only; the
+reference that the other must equal. `split`: the frozen trunk's states are computed as seldom as possible (trunk.py), and a
+forward runs the top layers alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.adapters import PolicySettings, decoder_layers
+from flagtrl.policy.trunk import Boundary, SplitDecoder, Trunk, pad_left
 
 
 class PolicyOutput(NamedTuple):
@@ -79,7 +81,10 @@ class ActorCritic(nn.Module):
         self.language_model = language_model
         self.config = language_model.config
         self.action_paths = tuple(tuple(path) for path in action_paths)
-        self.chains = _answer_chains(self.action_paths)
+        # The `head` policy needs no answer token: its only chain is the empty one.
+        self.chains = _answer_chains(self.action_paths) if self.settings.policy == "action_tokens" else ((),)
+        self.split: SplitDecoder | None = None
+        self.trunk: Trunk | None = None
         hidden = self.config.get_text_config().hidden_size
         # Values start at exactly 0: rewards of daily trading are small, and a random critic would drown them.
         self.value_head = _head(hidden, self.settings.head_width, 1, dropout, gain=0.0)
@@ -90,13 +95,43 @@ class ActorCritic(nn.Module):
             self.policy_head = _head(hidden, self.settings.head_width, len(self.action_paths), dropout, gain=0.01)
             self.reference_head = copy.deepcopy(self.policy_head).requires_grad_(False).eval()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, legal: Tensor, reference: bool = False) -> PolicyOutput:
-        """Left-padded prompts (B, L) and legal (B, A) -> PolicyOutput.
+    def use_split(self, cache_bytes: int) -> Trunk:
+        """Switch to the split engine: forwards then take `boundaries` of the returned trunk."""
+        depth = decoder_layers(self.language_model.get_base_model())[1] - self.settings.trainable_layers
+        self.split = SplitDecoder(self.language_model, depth)
+        self.trunk = Trunk(self.split, self.chains, cache_bytes)
+        return self.trunk
 
-        With `reference`, the policy is the initial one: the model with its adapter off, and the initial policy head.
+    def inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The keyword arguments of `forward` for B prompts and legal (B, A), for the engine in use."""
+        if self.trunk is None:
+            return PromptBatch.of(prompts, legal, device).inputs()
+        return {"legal": torch.from_numpy(np.ascontiguousarray(legal)).to(device), "boundaries": self.trunk(prompts, device)}
+
+    def use_plain(self) -> None:
+        """Switch to the plain engine."""
+        self.split = self.trunk = None
+
+    def forward(
+        self,
+        legal: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        boundaries: Sequence[Boundary] | None = None,
+        reference: bool = False,
+    ) -> PolicyOutput:
+        """Prompts and legal (B, A) -> PolicyOutput.
+
+        Prompts are given as left-padded ids and mask (B, L), or to the split engine as B boundaries. With `reference`,
+        the policy is the initial one: the model with its adapter off, and the initial policy head.
         """
         with self.adapter_off() if reference else nullcontext():
-            scores, hidden = self._scores(input_ids, attention_mask, self.reference_head if reference else self.policy_head)
+            if boundaries is None:
+                assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
+                runs = self.plain_runs(input_ids, attention_mask)
+            else:
+                runs = self.split_runs(boundaries)
+            scores, hidden = self._scores(runs, self.reference_head if reference else self.policy_head)
         return PolicyOutput(masked_log_softmax(scores, legal), self.value_head(hidden).squeeze(-1))
 
     @contextmanager
@@ -141,20 +176,13 @@ class ActorCritic(nn.Module):
             )
         self.load_state_dict(state, strict=False)
 
-    def _scores(self, input_ids: Tensor, attention_mask: Tensor, head: nn.Module | None) -> tuple[Tensor, Tensor]:
+    def _scores(self, runs: Iterator[tuple[Tensor, Tensor]], head: nn.Module | None) -> tuple[Tensor, Tensor]:
         """Unmasked scores (B, A) and the last hidden state (B, D) at the prompt's end, float32."""
+        logits, hidden = next(runs)
         if head is not None:
-            hidden = self._run(input_ids, attention_mask, 0)[1]
             return head(hidden).float(), hidden
-        token_logprobs: list[Tensor] = []  # per chain: (B, 1 + len(chain), V)
-        for chain in self.chains:
-            answer = torch.tensor(chain, device=input_ids.device, dtype=input_ids.dtype).expand(len(input_ids), -1)
-            ids = torch.cat([input_ids, answer], dim=1)
-            mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
-            logits, at_end = self._run(ids, mask, len(chain))
-            token_logprobs.append(logits.log_softmax(-1))
-            if chain == self.chains[0]:
-                hidden = at_end
+        # per chain: (B, 1 + len(chain), V)
+        token_logprobs = [logits.log_softmax(-1), *(more.log_softmax(-1) for more, _ in runs)]
         columns = [self._path_logprob(path, token_logprobs) for path in self.action_paths]
         return torch.stack(columns, dim=-1), hidden
 
@@ -164,18 +192,27 @@ class ActorCritic(nn.Module):
         total = torch.stack([token_logprobs[chain][:, depth, token] for depth, token in enumerate(path)]).sum(0)
         return total / len(path) if self.settings.length_normalisation == "token" else total
 
-    def _run(self, input_ids: Tensor, attention_mask: Tensor, answer_length: int) -> tuple[Tensor, Tensor]:
-        """Logits (B, 1 + answer_length, V) from the prompt's last position on, and its hidden state (B, D); float32."""
-        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.language_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            logits_to_keep=1 + answer_length,
-            output_hidden_states=True,
-            use_cache=False,
-        )
-        return out.logits.float(), out.hidden_states[-1][:, -1 - answer_length].float()
+    def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per chain: logits (B, 1 + len(chain), V) from the prompt's last position on, hidden state (B, D) there; float32."""
+        for chain in self.chains:
+            answer = torch.tensor(chain, device=input_ids.device, dtype=input_ids.dtype).expand(len(input_ids), -1)
+            mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
+            out = self.language_model(
+                input_ids=torch.cat([input_ids, answer], dim=1),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                logits_to_keep=1 + len(chain),
+                output_hidden_states=True,
+                use_cache=False,
+            )
+            yield out.logits.float(), out.hidden_states[-1][:, -1 - len(chain)].float()
+
+    def split_runs(self, boundaries: Sequence[Boundary]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same from the trunk's states: the top layers alone."""
+        assert self.split is not None, "call use_split() before a forward with boundaries"
+        for number, chain in enumerate(self.chains):
+            hidden = self.split.top(*pad_left([boundary.states[number] for boundary in boundaries]))[:, -1 - len(chain) :]
+            yield self.split.logits(hidden).float(), hidden[:, 0].float()
 
 
 def masked_log_softmax(scores: Tensor, legal: Tensor) -> Tensor:

@@ -90,8 +90,9 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
     return policy
 
 
-def decoder_layers(model: PreTrainedModel) -> tuple[str, int]:
+def decoder_layers(model: nn.Module) -> tuple[str, int]:
     """Name and length of the list of the decoder's layers, as ("model.layers", 30)."""
+    assert isinstance(model, PreTrainedModel)
     layers = getattr(model.get_decoder(), "layers", None)
     for name, module in model.named_modules():
         if module is layers and isinstance(module, nn.ModuleList):
