@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from training import Rates, Spy, tiny_trainer, weights
+
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,3 +46,14 @@ def small_model(shared, tmp_path_factory) -> Path:
     LlamaForCausalLM(config).save_pretrained(out)
     AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer").save_pretrained(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def run(small_model, tmp_path_factory):
+    """Three rollouts, trained once for all the tests that only look."""
+    rates = Rates()
+    trainer = tiny_trainer(small_model, tmp_path_factory.mktemp("run"), rollouts=3, kind=Spy, callbacks=[rates])
+    trainer.rates = rates
+    trainer.start = weights(trainer)
+    trainer.train()
+    return trainer

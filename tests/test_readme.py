@@ -93,7 +93,7 @@ def test_the_demos_table_is_what_the_demo_prints(tmp_path):
         ours = [results[row][convention][name] for convention in ("paper", "standard") for name in ("CR", "SR", "AV", "MDD")]
         for shown, exact in zip(numbers, ours, strict=True):
             if row.startswith("agent"):
-                assert exact == pytest.approx(shown, rel=0.1), row
+                assert exact == pytest.approx(shown, rel=0.25), row
             else:
                 assert exact is None if shown is None else exact == pytest.approx(shown, abs=0.00051), row
     agent, rule = results["agent_greedy"]["paper"]["CR"], results["follow_news"]["paper"]["CR"]

@@ -3,13 +3,13 @@
 import shutil
 
 import pytest
-from test_trainer import tiny_trainer
 
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.learning.resume import check_checkpoint, last_checkpoint
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+from training import tiny_trainer
 
 NEEDED = (
     *("trainer_state.json", SETTINGS_FILE, "adapter_config.json", "rollout_state_0.json"),

@@ -16,6 +16,7 @@ from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy import saving
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
 from flagtrl.policy.saving import HEADS_FILE, SETTINGS_FILE, load_policy, save_policy
@@ -294,3 +295,12 @@ def test_a_base_of_another_size_is_refused(damaged, shared):
     with pytest.raises(AdapterError) as caught:
         load_policy(damaged, base=str(shared / "models/stories260K"))
     one_line(caught, "stories260K")
+
+
+def test_a_base_model_is_loaded_with_its_dropout_off(small_model, tmp_path):
+    config = json.loads((small_model / "config.json").read_text())
+    shutil.copytree(small_model, tmp_path / "dropping")
+    (tmp_path / "dropping/config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
+    model, _ = saving.load_base(str(tmp_path / "dropping"))
+    assert model.config.attention_dropout == 0.0
+    assert model.model.layers[0].self_attn.attention_dropout == 0.0

@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
@@ -22,6 +22,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings
 
 PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
+DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop", "resid_dropout", "dropout")
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
 SETTINGS_FILE = "flagtrl.json"
@@ -136,13 +137,19 @@ def load_heads(model: ActorCritic, directory: str | Path) -> None:
 
 
 def load_base(name_or_path: str, tokenizer_from: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32 and its tokenizer, from a directory or the Hub.
+    """A causal language model in float32, its dropout off, and its tokenizer, from a directory or the Hub.
+
+    With dropout a policy would not score its own actions twice alike, and the first ratio would not be 1.
 
     Raises:
         AdapterError: not found, no network, or no such model.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(name_or_path)
+        for name in DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        model = AutoModelForCausalLM.from_pretrained(name_or_path, config=config, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or name_or_path)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
