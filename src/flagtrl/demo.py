@@ -33,7 +33,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length
 
-TRAIN_BARS, TEST_BARS = 600, 200
+TRAIN_BARS, TEST_BARS = 2000, 200
 NEWS_ACCURACY = 0.9
 # Orders fill at the price that they were decided at, and the news is about the move after it: a decision is paid at
 # once, which a random model of this size learns from within minutes. (With fills at the next price the pay comes a bar
