@@ -67,6 +67,7 @@ def save_policy(
         "policy": asdict(model.settings),
         "prompt": asdict(encoder.settings),
         "action_paths": [list(path) for path in model.action_paths],
+        "trunk_cache_bytes": None if model.trunk is None else model.trunk.cache.limit_bytes,
         "base_revision": getattr(model.config, "_commit_hash", None),
         "versions": versions(),
         **extra,
@@ -120,6 +121,9 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
         ) from error
     actor_critic = ActorCritic(adapted, encoder.action_paths, policy)
     load_heads(actor_critic, directory)
+    if settings.get("trunk_cache_bytes") is not None:
+        # The engine that it was saved on: the other one's sums differ in their last bits.
+        actor_critic.use_split(settings["trunk_cache_bytes"])
     return SavedPolicy(actor_critic.eval(), encoder, settings)
 
 
