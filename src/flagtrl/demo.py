@@ -37,7 +37,7 @@ TRAIN_BARS, TEST_BARS = 2000, 200
 NEWS_ACCURACY = 0.9
 # Orders fill at the price that they were decided at, and the news is about the move after it: a decision is paid at
 # once, which a random model of this size learns from within minutes. (With fills at the next price the pay comes a bar
-# later, behind the noise of the position held before: it learns that too, but not within the demo's time.)
+# later, behind the noise of the position held before: in as many steps less of it was learnt.)
 NEWS_LEAD = 1
 MARKET = MarketSettings(reward="log_return", execution="same_price", lookback=3, episode_start="random")
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
