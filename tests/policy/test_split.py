@@ -23,7 +23,7 @@ from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.trunk import LruCache, pad_left
+from flagtrl.policy.trunk import LruCache, TrunkSettings, batches, left_mask, pad_left
 
 VOCABULARY = 96
 SHAPE = {
@@ -75,7 +75,7 @@ def outputs_and_gradients(model, inputs):
 
 def assert_equal_engines(model, prompts, legal):
     plain, plain_gradients = outputs_and_gradients(model, PromptBatch.of(prompts, legal).inputs())
-    model.use_split(1 << 24)
+    model.use_split()
     split, split_gradients = outputs_and_gradients(model, model.inputs(prompts, legal))
     torch.testing.assert_close(split.logprobs, plain.logprobs, atol=1e-5, rtol=0)
     torch.testing.assert_close(split.values, plain.values, atol=1e-5, rtol=0)
@@ -105,14 +105,14 @@ def test_any_spelling_of_the_actions_is_scored_alike(paths, policy):
 def test_the_reference_is_the_same_on_both_engines(finetuning):
     model, prompts, legal = policy_of(CONFIGS["llama"], finetuning), prompts_of([3, 7], 5), np.ones((2, 3), dtype=bool)
     plain = model(**model.inputs(prompts, legal), reference=True)
-    model.use_split(1 << 24)
+    model.use_split()
     split = model(**model.inputs(prompts, legal), reference=True)
     torch.testing.assert_close(split.logprobs, plain.logprobs, atol=1e-5, rtol=0)
 
 
 def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
     model = policy_of(CONFIGS["llama"])
-    trunk = model.use_split(1 << 24)
+    trunk = model.use_split()
     first, second = prompts_of([4, 6], 10)
     trunk([first])
     assert trunk.tokens == 10 + 4 + 1, "the prompt and the one answer token that must be read"
@@ -125,9 +125,9 @@ def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
 def test_a_cache_that_is_too_small_costs_time_not_correctness():
     model = policy_of(CONFIGS["llama"])
     prompts, legal = prompts_of([4, 6, 4], 10), np.ones((3, 3), dtype=bool)
-    model.use_split(1 << 24)
+    model.use_split()
     wanted = model(**model.inputs(prompts, legal)).logprobs
-    trunk = model.use_split(0)
+    trunk = model.use_split(TrunkSettings(cache_bytes=0))
     assert torch.equal(model(**model.inputs(prompts, legal)).logprobs, wanted)
     assert trunk.cache.nbytes == 0
 
@@ -139,7 +139,7 @@ def test_the_cache_drops_the_least_recently_used_and_keeps_its_bound():
     assert cache.get(b"a") == "A"
     cache.put(b"c", "C", 40)
     assert (cache.get(b"b"), cache.get(b"a"), cache.get(b"c")) == (None, "A", "C")
-    assert (cache.nbytes, len(cache), cache.hits, cache.misses) == (80, 2, 3, 1)
+    assert (cache.nbytes, len(cache)) == (80, 2)
     cache.put(b"c", "C2", 60)
     assert (cache.get(b"c"), cache.nbytes) == ("C2", 100)
     cache.put(b"d", "D", 101)
@@ -147,23 +147,28 @@ def test_the_cache_drops_the_least_recently_used_and_keeps_its_bound():
 
 
 def test_pad_left():
-    padded, mask = pad_left([torch.ones(1, 2), 2 * torch.ones(3, 2)])
-    assert padded[:, :, 0].tolist() == [[0, 0, 1], [2, 2, 2]]
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert pad_left([torch.ones(1, 2), 2 * torch.ones(3, 2)])[:, :, 0].tolist() == [[0, 0, 1], [2, 2, 2]]
+    assert left_mask([1, 3], 3).tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+def test_batches_are_of_like_length_and_bounded():
+    assert batches([100, 10, 98, 11, 99], tokens=200) == [[1, 3], [2, 4], [0]]
+    assert batches([500, 500], tokens=100) == [[0], [1]], "a row longer than the bound runs alone"
+    assert batches([], tokens=100) == []
 
 
 def test_auto_falls_back_for_an_architecture_that_cannot_be_cut(caplog):
     granite = GraniteConfig(**SHAPE, embedding_multiplier=12.0)
     model, probe = policy_of(granite), (prompts_of([4], 6), np.ones((1, 3), dtype=bool))
-    assert choose_engine(model, "auto", 1 << 20, probe) == "plain"
+    assert choose_engine(model, "auto", TrunkSettings(), probe) == "plain"
     assert model.trunk is None
     assert "GraniteForCausalLM" in caplog.text and "differ by" in caplog.text
     with pytest.raises(ConfigError, match=r"GraniteForCausalLM.*use engine=auto or engine=plain"):
-        choose_engine(model, "split", 1 << 20, probe)
+        choose_engine(model, "split", TrunkSettings(), probe)
 
 
 def test_auto_takes_the_split_engine_where_it_agrees():
     model, probe = policy_of(CONFIGS["llama"]), (prompts_of([4], 6), np.ones((1, 3), dtype=bool))
-    assert choose_engine(model, "auto", 1 << 20, probe) == "split"
-    assert choose_engine(model, "plain", 1 << 20, probe) == "plain"
+    assert choose_engine(model, "auto", TrunkSettings(), probe) == "split"
+    assert choose_engine(model, "plain", TrunkSettings(), probe) == "plain"
     assert model.trunk is None

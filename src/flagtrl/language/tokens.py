@@ -46,6 +46,11 @@ class EncodedPrompt:
     ids: np.ndarray
     shared_length: int
 
+    @property
+    def own_length(self) -> int:
+        """Tokens after the shared part."""
+        return len(self.ids) - self.shared_length
+
 
 class PromptEncoder:
     """Observation -> EncodedPrompt, with the chat template where the tokenizer has one.

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from flagtrl.errors import ConfigError
+from flagtrl.policy.trunk import DEVICES, DTYPES, TrunkSettings
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,16 @@ class PPOConfig(TrainingArguments):
     )
     trunk_cache_mb: float = field(
         default=2048, metadata={"help": "bound on the split engine's cache of prompts and shared prefixes, MiB"}
+    )
+    trunk_dtype: str = field(
+        default="auto",
+        metadata={"help": "float32, bfloat16 or float16: the frozen layers' type on the split engine; auto: the model's"},
+    )
+    boundary_dtype: str = field(
+        default="auto", metadata={"help": "type of the frozen layers' output as a rollout stores it; auto: as computed"}
+    )
+    boundary_device: str = field(
+        default="auto", metadata={"help": "where a rollout stores it; auto: where the model is, or cpu"}
     )
     dropout: float = field(default=0.0, metadata={"help": "of the heads and LoRA; above 0 the first ratio is not 1"})
     train_dtype: str = field(
@@ -131,6 +142,11 @@ class PPOConfig(TrainingArguments):
         """Optimizer steps of the whole run: rollouts x epochs x minibatches."""
         return self.num_rollouts * self.steps_per_rollout
 
+    @property
+    def trunk_settings(self) -> TrunkSettings:
+        """What the split engine is told."""
+        return TrunkSettings(int(self.trunk_cache_mb * 2**20), self.trunk_dtype, self.boundary_dtype, self.boundary_device)
+
     def _choose_precision(self) -> None:
         if self.train_dtype == "float32":
             return
@@ -191,5 +207,7 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
     "engine": (lambda x: x in ENGINES, f"one of {', '.join(ENGINES)}"),
     "trunk_cache_mb": _WEIGHT,
+    **{name: (lambda x: x in DTYPES, f"one of {', '.join(DTYPES)}") for name in ("trunk_dtype", "boundary_dtype")},
+    "boundary_device": (lambda x: x in DEVICES, f"one of {', '.join(DEVICES)}"),
     "train_dtype": (lambda x: x in TRAIN_DTYPES, f"one of {', '.join(TRAIN_DTYPES)}"),
 }

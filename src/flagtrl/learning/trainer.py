@@ -37,7 +37,7 @@ from flagtrl.policy.saving import ADAPTER_FILE, load_heads, save_policy
 from flagtrl.policy.trunk import Boundary
 
 SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
-REFERENCE_BATCH = 8  # prompts per forward of the reference policy
+REFERENCE_BATCH = 8  # prompts per forward of the reference policy on the plain engine
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
     "or train in float32 (train_dtype)"
@@ -139,7 +139,7 @@ class PPOTrainer(Trainer):
             raise ConfigError(str(error)) from error
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         with self.accelerator.autocast():
-            choose_engine(model, "plain" if sharded else args.engine, int(args.trunk_cache_mb * 2**20), self._probe())
+            choose_engine(model, "plain" if sharded else args.engine, args.trunk_settings, self._probe())
 
     # -- where the Trainer asks for data: a row is the number of a micro-step
 
@@ -231,10 +231,15 @@ class PPOTrainer(Trainer):
     @torch.no_grad()
     def _reference(self, rollout: Rollout) -> Tensor:
         """(N, A) log pi_ref of every sample."""
-        legal, rows = rollout.legal.flatten(0, 1).numpy(), []
+        legal = rollout.legal.flatten(0, 1)
+        if self._boundaries:
+            with self.accelerator.autocast():
+                boundaries = [self._boundaries[prompt] for prompt in rollout.prompts]
+                return self._policy().reference_logprobs(boundaries, legal.to(self.args.device)).float().cpu()
+        rows = []
         for start in range(0, len(rollout), REFERENCE_BATCH):
             chosen = slice(start, start + REFERENCE_BATCH)
-            inputs = self._inputs(rollout.prompts[chosen], legal[chosen])
+            inputs = self._inputs(rollout.prompts[chosen], legal[chosen].numpy())
             rows.append(self.model_wrapped(**inputs, reference=True).logprobs.float().cpu())
         return torch.cat(rows)
 

@@ -1,14 +1,14 @@
 """Policy and value in one module on a split language model: one forward, so that DDP, FSDP and ZeRO hooks fire.
 
 Two engines compute the same. `plain`: one full Hugging Face forward per prompt, logits at its last positions only; the
-reference that the other must equal. `split`: the frozen trunk's states are computed as seldom as possible (trunk.py), and a
-forward runs the top layers alone.
+reference that the other must equal. `split`: the frozen trunk's states are computed as seldom as possible (split.py,
+trunk.py), and a forward runs the top layers alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.adapters import PolicySettings, decoder_layers
-from flagtrl.policy.trunk import Boundary, SplitDecoder, Trunk, pad_left
+from flagtrl.policy.split import SplitDecoder
+from flagtrl.policy.trunk import DTYPES, Boundary, Past, Trunk, TrunkSettings, batches, left_mask, pad_left, tokens_per_pass
 
 
 class PolicyOutput(NamedTuple):
@@ -33,6 +34,18 @@ class PolicyOutput(NamedTuple):
 
     logprobs: Tensor
     values: Tensor
+
+
+class ChainRun(NamedTuple):
+    """The language model's run over B prompts and one answer chain.
+
+    hidden: (B, D) float32, after the final norm at the prompt's end.
+    scores: (depth, tokens, normalised) -> (B, len(tokens)) float32, how likely each token is after the chain's first
+        `depth` tokens: log-probabilities, or if not `normalised` possibly logits.
+    """
+
+    hidden: Tensor
+    scores: Callable[[int, tuple[int, ...], bool], Tensor]
 
 
 @dataclass(frozen=True)
@@ -95,11 +108,12 @@ class ActorCritic(nn.Module):
             self.policy_head = _head(hidden, self.settings.head_width, len(self.action_paths), dropout, gain=0.01)
             self.reference_head = copy.deepcopy(self.policy_head).requires_grad_(False).eval()
 
-    def use_split(self, cache_bytes: int) -> Trunk:
+    def use_split(self, settings: TrunkSettings | None = None) -> Trunk:
         """Switch to the split engine: forwards then take `boundaries` of the returned trunk."""
+        settings = settings or TrunkSettings()
         depth = decoder_layers(self.language_model.get_base_model())[1] - self.settings.trainable_layers
-        self.split = SplitDecoder(self.language_model, depth)
-        self.trunk = Trunk(self.split, self.chains, cache_bytes)
+        self.split = SplitDecoder(self.language_model, depth, DTYPES[settings.dtype])
+        self.trunk = Trunk(self.split, self.chains, settings)
         return self.trunk
 
     def inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -125,14 +139,38 @@ class ActorCritic(nn.Module):
         Prompts are given as left-padded ids and mask (B, L), or to the split engine as B boundaries. With `reference`,
         the policy is the initial one: the model with its adapter off, and the initial policy head.
         """
+        if boundaries is not None:
+            return self._forward_boundaries(legal, boundaries, reference)
+        assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
         with self.adapter_off() if reference else nullcontext():
-            if boundaries is None:
-                assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
-                runs = self.plain_runs(input_ids, attention_mask)
-            else:
-                runs = self.split_runs(boundaries)
-            scores, hidden = self._scores(runs, self.reference_head if reference else self.policy_head)
+            scores, hidden = self.scores(self.plain_runs(input_ids, attention_mask), reference)
         return PolicyOutput(masked_log_softmax(scores, legal), self.value_head(hidden).squeeze(-1))
+
+    def _forward_boundaries(self, legal: Tensor, boundaries: Sequence[Boundary], reference: bool) -> PolicyOutput:
+        unique = list(dict.fromkeys(boundaries))  # equal prompts share a boundary, and so one row
+        rows = {boundary: row for row, boundary in enumerate(unique)}
+        index = torch.tensor([rows[boundary] for boundary in boundaries], device=legal.device)
+        with self.adapter_off() if reference else nullcontext():
+            scores, hidden = self.scores(self.split_runs(unique, legal.device), reference)
+        return PolicyOutput(masked_log_softmax(scores[index], legal), self.value_head(hidden).squeeze(-1)[index])
+
+    @torch.no_grad()
+    def reference_logprobs(self, boundaries: Sequence[Boundary], legal: Tensor) -> Tensor:
+        """(B, A) log pi_ref as `forward(reference=True)` gives it, with all kept that never changes.
+
+        That is the scores of a prompt seen before, and the top layers' keys and values of a known shared part.
+        """
+        assert self.trunk is not None, "call use_split() first"
+        scores = {boundary: self.trunk.reference_scores(boundary.prompt) for boundary in boundaries}
+        missing = [boundary for boundary, known in scores.items() if known is None]
+        with self.adapter_off() if missing else nullcontext():
+            for rows in batches([boundary.prompt.own_length for boundary in missing], tokens_per_pass(legal.device)):
+                chosen = [missing[row] for row in rows]
+                runs = self.split_runs(chosen, legal.device, self.trunk.reference_past(chosen, legal.device))
+                for boundary, row in zip(chosen, self.scores(runs, reference=True)[0], strict=True):
+                    scores[boundary] = row.clone()  # not a view, which would keep the whole batch
+                    self.trunk.keep_reference_scores(boundary.prompt, row.clone())
+        return masked_log_softmax(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
@@ -176,24 +214,31 @@ class ActorCritic(nn.Module):
             )
         self.load_state_dict(state, strict=False)
 
-    def _scores(self, runs: Iterator[tuple[Tensor, Tensor]], head: nn.Module | None) -> tuple[Tensor, Tensor]:
-        """Unmasked scores (B, A) and the last hidden state (B, D) at the prompt's end, float32."""
-        logits, hidden = next(runs)
+    def scores(self, runs: Iterator[ChainRun], reference: bool) -> tuple[Tensor, Tensor]:
+        """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the hidden state (B, D)."""
+        run = next(runs)
+        hidden, head = run.hidden, self.reference_head if reference else self.policy_head
         if head is not None:
             return head(hidden).float(), hidden
-        # per chain: (B, 1 + len(chain), V)
-        token_logprobs = [logits.log_softmax(-1), *(more.log_softmax(-1) for more, _ in runs)]
-        columns = [self._path_logprob(path, token_logprobs) for path in self.action_paths]
-        return torch.stack(columns, dim=-1), hidden
+        token_scores: dict[tuple[int, ...], dict[int, Tensor]] = {}
+        for number, chain in enumerate(self.chains):
+            run = run if number == 0 else next(runs)
+            for depth in range(len(chain) + 1):
+                if (node := chain[:depth]) not in token_scores:
+                    tokens = tuple(sorted({path[depth] for path in self.action_paths if path[:depth] == node and path != node}))
+                    # Every action begins at the root: unless scores are divided by lengths, its normaliser cancels.
+                    normalised = depth > 0 or self.settings.length_normalisation == "token"
+                    columns = run.scores(depth, tokens, normalised).unbind(-1)
+                    token_scores[node] = dict(zip(tokens, columns, strict=True))
+        return torch.stack([self._path_score(path, token_scores) for path in self.action_paths], dim=-1), hidden
 
-    def _path_logprob(self, path: tuple[int, ...], token_logprobs: list[Tensor]) -> Tensor:
+    def _path_score(self, path: tuple[int, ...], token_scores: dict[tuple[int, ...], dict[int, Tensor]]) -> Tensor:
         """(B,) sum over the path's tokens of log p(token | prompt, tokens before it), divided by their number on request."""
-        chain = next(i for i, chain in enumerate(self.chains) if chain[: len(path) - 1] == path[:-1])
-        total = torch.stack([token_logprobs[chain][:, depth, token] for depth, token in enumerate(path)]).sum(0)
+        total = torch.stack([token_scores[path[:depth]][token] for depth, token in enumerate(path)]).sum(0)
         return total / len(path) if self.settings.length_normalisation == "token" else total
 
-    def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Per chain: logits (B, 1 + len(chain), V) from the prompt's last position on, hidden state (B, D) there; float32."""
+    def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[ChainRun]:
+        """One full forward per chain, with logits from the prompt's last position on."""
         for chain in self.chains:
             answer = torch.tensor(chain, device=input_ids.device, dtype=input_ids.dtype).expand(len(input_ids), -1)
             mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
@@ -205,14 +250,30 @@ class ActorCritic(nn.Module):
                 output_hidden_states=True,
                 use_cache=False,
             )
-            yield out.logits.float(), out.hidden_states[-1][:, -1 - len(chain)].float()
+            logprobs = out.logits.float().log_softmax(-1)
+            hidden = out.hidden_states[-1][:, -1 - len(chain)].float()
+            yield ChainRun(hidden, lambda depth, tokens, _, logprobs=logprobs: logprobs[:, depth, list(tokens)])
 
-    def split_runs(self, boundaries: Sequence[Boundary]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same from the trunk's states: the top layers alone."""
+    def split_runs(
+        self, boundaries: Sequence[Boundary], device: torch.device, past: Past | None = None
+    ) -> Iterator[ChainRun]:
+        """The same from the trunk's states: the top layers at the last positions, and the head's rows that are needed."""
         assert self.split is not None, "call use_split() before a forward with boundaries"
+        split = self.split
         for number, chain in enumerate(self.chains):
-            hidden = self.split.top(*pad_left([boundary.states[number] for boundary in boundaries]))[:, -1 - len(chain) :]
-            yield self.split.logits(hidden).float(), hidden[:, 0].float()
+            states = [boundary.states[number] for boundary in boundaries]
+            totals = [len(state) for state in states]
+            counts = past.counts if past else [0] * len(states)
+            padded = pad_left([state[count:] for state, count in zip(states, counts, strict=True)], device)
+            mask = left_mask(totals, max(counts) + padded.shape[1], device)
+            hidden = split.top(padded, mask, 1 + len(chain), past.keys_values if past else None)
+
+            def scores(depth: int, tokens: tuple[int, ...], normalised: bool, hidden: Tensor = hidden) -> Tensor:
+                if not normalised:
+                    return split.logits(hidden[:, depth], tokens).float()
+                return split.logits(hidden[:, depth]).float().log_softmax(-1)[:, list(tokens)]
+
+            yield ChainRun(hidden[:, 0].float(), scores)
 
 
 def masked_log_softmax(scores: Tensor, legal: Tensor) -> Tensor:

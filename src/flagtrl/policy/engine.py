@@ -11,23 +11,24 @@ import torch
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
+from flagtrl.policy.trunk import DTYPES, TrunkSettings
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # in float32: 10 times what reordered sums were seen to do
-TOLERANCE_16_BIT = 5e-2
+TOLERANCE_16_BIT = 5e-2  # three decimal digits, through a stack of layers
 
 
 @torch.no_grad()
 def choose_engine(
-    model: ActorCritic, engine: str, cache_bytes: int, probe: tuple[Sequence[EncodedPrompt], np.ndarray]
+    model: ActorCritic, engine: str, settings: TrunkSettings, probe: tuple[Sequence[EncodedPrompt], np.ndarray]
 ) -> str:
     """Switch `model` to an engine.
 
     Args:
         model: the policy, on its device.
         engine: "plain"; "split"; or "auto", which is split where it agrees with plain, and else plain with a warning.
-        cache_bytes: bound on the split engine's cache.
+        settings: of the split engine.
         probe: prompts and legal (B, A) to compare the engines on.
 
     Returns:
@@ -39,7 +40,7 @@ def choose_engine(
     model.use_plain()
     if engine == "plain":
         return "plain"
-    fault = _fault(model, cache_bytes, probe)
+    fault = _fault(model, settings, probe)
     if fault is None:
         return "split"
     model.use_plain()
@@ -51,7 +52,7 @@ def choose_engine(
     return "plain"
 
 
-def _fault(model: ActorCritic, cache_bytes: int, probe: tuple[Sequence[EncodedPrompt], np.ndarray]) -> str | None:
+def _fault(model: ActorCritic, settings: TrunkSettings, probe: tuple[Sequence[EncodedPrompt], np.ndarray]) -> str | None:
     """What is wrong with the split engine, or None; leaves `model` on it."""
     prompts, legal = probe
     device = next(model.parameters()).device
@@ -59,20 +60,26 @@ def _fault(model: ActorCritic, cache_bytes: int, probe: tuple[Sequence[EncodedPr
     model.eval()
     try:
         batch = PromptBatch.of(prompts, legal, device)
-        plain = list(model.plain_runs(batch.input_ids, batch.attention_mask))
-        split = list(model.split_runs(model.use_split(cache_bytes)(prompts, device)))
+        scores, hidden = model.scores(model.plain_runs(batch.input_ids, batch.attention_mask), reference=False)
+        boundaries = model.use_split(settings)(prompts, device)
+        split_scores, split_hidden = model.scores(model.split_runs(boundaries, device), reference=False)
+        reference = model(**batch.inputs(), reference=True).logprobs.exp()
+        split_reference = model.reference_logprobs(boundaries, batch.legal).exp()
     except Exception as error:  # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         model.train(was_training)
-    difference = max(_difference(*pair) for pair in zip(plain, split, strict=True))
-    half = torch.is_autocast_enabled(device.type) or next(model.language_model.parameters()).dtype != torch.float32
+    differences = {
+        "the policy's probabilities": _largest(scores.softmax(-1), split_scores.softmax(-1)),
+        "the reference's probabilities": _largest(reference, split_reference),
+        "hidden states, as a share of the largest,": _largest(hidden, split_hidden) / max(float(hidden.abs().max()), 1e-6),
+    }
+    dtypes = {next(model.language_model.parameters()).dtype, DTYPES[settings.dtype] or torch.float32}
+    half = torch.is_autocast_enabled(device.type) or dtypes != {torch.float32}
     bound = TOLERANCE_16_BIT if half else TOLERANCE
-    return None if difference <= bound else f"probabilities or hidden states differ by {difference:.3g}, the bound is {bound:g}"
+    faults = [f"{name} differ by {value:.3g}" for name, value in differences.items() if not value <= bound]  # NaN is a fault
+    return f"{' and '.join(faults)}, the bound is {bound:g}" if faults else None
 
 
-def _difference(plain: tuple[torch.Tensor, torch.Tensor], split: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """The largest difference of a token's probability, or of a hidden state as a share of the largest one."""
-    (logits, hidden), (split_logits, split_hidden) = plain, split
-    probability = float((logits.softmax(-1) - split_logits.softmax(-1)).abs().max())
-    return max(probability, float((hidden - split_hidden).abs().max() / hidden.abs().max().clamp(min=1e-6)))
+def _largest(plain: torch.Tensor, split: torch.Tensor) -> float:
+    return float((plain - split).abs().max())

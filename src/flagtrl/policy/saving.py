@@ -20,6 +20,7 @@ from flagtrl.errors import AdapterError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.trunk import TrunkSettings
 
 PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop", "resid_dropout", "dropout")
@@ -67,7 +68,7 @@ def save_policy(
         "policy": asdict(model.settings),
         "prompt": asdict(encoder.settings),
         "action_paths": [list(path) for path in model.action_paths],
-        "trunk_cache_bytes": None if model.trunk is None else model.trunk.cache.limit_bytes,
+        "split_engine": None if model.trunk is None else asdict(model.trunk.settings),
         "base_revision": getattr(model.config, "_commit_hash", None),
         "versions": versions(),
         **extra,
@@ -102,6 +103,7 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
         settings = json.loads((directory / SETTINGS_FILE).read_text())
         base = base or json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
         policy, prompt = PolicySettings(**settings["policy"]), PromptSettings(**settings["prompt"])
+        trunk = None if settings["split_engine"] is None else TrunkSettings(**settings["split_engine"])
         trained_on = tuple(tuple(path) for path in settings["action_paths"])
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{directory}: {SETTINGS_FILE} or adapter_config.json is damaged ({error})") from error
@@ -121,9 +123,9 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
         ) from error
     actor_critic = ActorCritic(adapted, encoder.action_paths, policy)
     load_heads(actor_critic, directory)
-    if settings.get("trunk_cache_bytes") is not None:
+    if trunk is not None:
         # The engine that it was saved on: the other one's sums differ in their last bits.
-        actor_critic.use_split(settings["trunk_cache_bytes"])
+        actor_critic.use_split(trunk)
     return SavedPolicy(actor_critic.eval(), encoder, settings)
 
 

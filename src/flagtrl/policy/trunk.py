@@ -1,38 +1,59 @@
-"""The split engine's lower half: frozen layers run once per prompt, shared prefixes once per bar.
+"""The trunk's states of prompts, computed as seldom as possible: known prompts never, shared parts once, the rest in batches.
 
-Why it is exact. A decoder layer's output at a position depends on the positions before it alone, and the trunk's weights
-never change. So the trunk's states of a prompt can be stored and handed to every later use of that prompt: each PPO
-epoch, the reference policy, the next visit. So, too, can the keys and values of a prompt's shared part, from which the
-rest of the prompt goes on as if it had been read in one piece. What is stored is what would be computed again; only the
-order of floating-point sums inside a matrix product may differ, by about 1e-7 in float32. The upper layers see the very
-hidden states that the whole model would give them, run through the model's own forward, and gradients never reached
-below them in the first place. `tests/policy/test_split.py` holds this to the plain engine, architecture by architecture.
-
-Not every model can be cut: some scale their embeddings inside the decoder, or carry other state between layers. So the
-split is compared with the plain engine on a real batch when training starts (`engine="auto"`).
+`split.py` says why this is exact.
 """
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
+import hashlib
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from peft import PeftModel
-from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from torch import Tensor
 
+from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.policy.split import KeysValues, LayerCache, SplitDecoder
+
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("auto", "cpu")
+# Tokens of one pass, padding included. More gain nothing where one prompt fills the machine, and cost memory.
+TOKENS_PER_PASS = {"cpu": 1024}
+TOKENS_PER_PASS_GPU = 16_384
+LEAST_FILLED = 0.8  # a batch's shortest own part, as a share of its longest
+_ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objects
+
+
+@dataclass(frozen=True)
+class TrunkSettings:
+    """How the split engine keeps the trunk's states.
+
+    Raises:
+        ConfigError: a negative bound or an unknown dtype or device.
+    """
+
+    cache_bytes: int = 2 << 30  # bound on all that is kept between rollouts
+    dtype: str = "auto"  # of the trunk's weights and arithmetic; auto: the model's
+    boundary_dtype: str = "auto"  # of stored states; auto: the trunk's
+    boundary_device: str = "auto"  # where they are stored; auto: where the model is
+
+    def __post_init__(self) -> None:
+        if self.cache_bytes < 0:
+            raise ConfigError(f"the trunk's cache is bounded by {self.cache_bytes} bytes; it must be at least 0")
+        for name, allowed in (("dtype", DTYPES), ("boundary_dtype", DTYPES), ("boundary_device", DEVICES)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"the trunk's {name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, eq=False)
 class Boundary:
     """The trunk's output for one prompt: per answer chain (L + len(chain), D), all on one device."""
 
+    prompt: EncodedPrompt
     states: tuple[Tensor, ...]
 
     @property
@@ -41,14 +62,21 @@ class Boundary:
         return sum(state.nbytes for state in self.states)
 
 
+class Past(NamedTuple):
+    """Keys and values of B prompts' beginnings, left-padded: `counts[b]` positions are prompt b's."""
+
+    keys_values: KeysValues
+    counts: list[int]
+
+
 class LruCache:
-    """Least recently used out first, bounded in bytes. Counts hits and misses.
+    """Least recently used out first, bounded in bytes.
 
     An entry larger than the bound is not kept.
     """
 
     def __init__(self, limit_bytes: int):
-        self.limit_bytes, self.nbytes, self.hits, self.misses = limit_bytes, 0, 0, 0
+        self.limit_bytes, self.nbytes = limit_bytes, 0
         self._entries: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -57,149 +85,205 @@ class LruCache:
     def get(self, key: bytes) -> Any | None:
         """The entry, now the most recently used; None where there is none."""
         if key not in self._entries:
-            self.misses += 1
             return None
-        self.hits += 1
         self._entries.move_to_end(key)
         return self._entries[key][0]
 
     def put(self, key: bytes, entry: Any, nbytes: int) -> None:
         """Keep an entry of `nbytes`, dropping the least recently used ones that it displaces."""
-        if nbytes > self.limit_bytes:
-            return
         if key in self._entries:
             self.nbytes -= self._entries.pop(key)[1]
+        if nbytes > self.limit_bytes:
+            return
         self._entries[key] = (entry, nbytes)
         self.nbytes += nbytes
         while self.nbytes > self.limit_bytes:
             self.nbytes -= self._entries.popitem(last=False)[1][1]
 
 
-class SplitDecoder:
-    """Views of a causal LM: its embeddings and first `depth` layers, the layers above, and the head alone.
-
-    Shallow copies of the decoder with fewer layers let the model's own forward choose masks, rotary embeddings and layer
-    types, so nothing here is specific to one architecture. Weights are shared, not copied.
-    """
-
-    def __init__(self, language_model: nn.Module, depth: int):
-        base = language_model.get_base_model() if isinstance(language_model, PeftModel) else language_model
-        assert isinstance(base, PreTrainedModel)
-        self.depth = depth
-        layers = base.get_decoder().layers
-        self._trunk = _decoder_view(base, 0, depth, final_norm=False)
-        self._top = _decoder_view(base, depth, len(layers), final_norm=True)
-        self._head = copy.copy(base)
-        self._head._modules = {**base._modules, base.base_model_prefix: _Passthrough()}
-
-    @torch.no_grad()
-    def trunk(self, ids: Tensor, cache: DynamicCache, start: int) -> Tensor:
-        """(1, S) ids at positions start, start + 1, ... -> (1, S, D) at the boundary; extends `cache`."""
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
-        return self._trunk(
-            input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-
-    def top(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, D) left-padded boundary states, (B, L) mask -> (B, L, D) after the final norm."""
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return self._top(
-            inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(B, S, D) after the final norm -> (B, S, V), with whatever scaling or capping the model applies."""
-        return self._head(inputs_embeds=hidden, use_cache=False).logits
-
-
 class Trunk:
-    """Boundary states of prompts, computed as seldom as possible.
+    """Boundary states of prompts, and all else about them that never changes.
 
     Args:
         split: the decoder's views.
         chains: the answer chains that follow a prompt (see ActorCritic.chains).
-        cache_bytes: bound on everything kept between calls: shared prefixes with their keys and values, and prompts.
+        settings: bound of the cache, types and places of what is kept.
+
+    Attributes:
+        cache: shared parts with their keys and values, boundaries of prompts, the reference's scores.
+        lookups: of "prompt" and "prefix", how many were looked up; and "prompt hit", "prefix hit".
+        tokens: that went through the trunk, padding not counted.
     """
 
-    def __init__(self, split: SplitDecoder, chains: Sequence[tuple[int, ...]], cache_bytes: int):
-        self.split, self.chains = split, tuple(chains)
-        self.cache = LruCache(cache_bytes)
-        self.tokens = 0  # that went through the trunk, for benchmarks
+    def __init__(self, split: SplitDecoder, chains: Sequence[tuple[int, ...]], settings: TrunkSettings):
+        self.split, self.chains, self.settings = split, tuple(chains), settings
+        self.cache = LruCache(settings.cache_bytes)
+        self.lookups: Counter[str] = Counter()
+        self.tokens = 0
 
     def __call__(self, prompts: Sequence[EncodedPrompt], device: torch.device | str = "cpu") -> list[Boundary]:
-        """The boundary of every prompt; equal prompts are computed once."""
-        return [self._boundary(prompt, device) for prompt in prompts]
+        """The boundary of every prompt; equal prompts are computed once, and share one."""
+        known: dict[bytes, Boundary | None] = {}
+        missing: dict[bytes, EncodedPrompt] = {}
+        keys = [_key(b"prompt", prompt.ids) for prompt in prompts]
+        for key, prompt in zip(keys, prompts, strict=True):
+            if key not in known:
+                known[key] = self._look_up("prompt", key)
+                if known[key] is None:
+                    missing[key] = prompt
+        missing_keys, batch = list(missing), list(missing.values())
+        for rows in batches([prompt.own_length for prompt in batch], tokens_per_pass(device)):
+            for row, boundary in zip(rows, self._run([batch[row] for row in rows], device), strict=True):
+                known[missing_keys[row]] = boundary
+                self.cache.put(missing_keys[row], boundary, boundary.nbytes + _ENTRY_BYTES)
+        return [known[key] for key in keys]  # type: ignore[misc]
 
-    def _boundary(self, prompt: EncodedPrompt, device: torch.device | str) -> Boundary:
-        key = b"prompt" + prompt.ids.tobytes()
-        known = self.cache.get(key)
-        if known is not None:
-            return known
-        ids = torch.from_numpy(prompt.ids).to(device)[None]
-        prefix, keys_values = self._prefix(ids[:, : prompt.shared_length], prompt)
-        cache = DynamicCache(keys_values)
-        own, states = ids[:, prompt.shared_length :], []
-        # The first chain is read in one pass with the prompt's own part; the others go on from where that part ended.
-        first = self._run(torch.cat([own, self._chain(0, ids)], dim=1), cache, prompt.shared_length)
-        states.append(torch.cat([prefix, first], dim=1)[0])
-        for number in range(1, len(self.chains)):
-            if self.chains[number - 1]:
+    def reference_scores(self, prompt: EncodedPrompt) -> Tensor | None:
+        """(A,) what `keep_reference_scores` kept for a prompt."""
+        return self.cache.get(_key(b"scores", prompt.ids))
+
+    def keep_reference_scores(self, prompt: EncodedPrompt, scores: Tensor) -> None:
+        """Keep the reference policy's scores (A,) of a prompt: it never changes, so neither do they."""
+        self.cache.put(_key(b"scores", prompt.ids), scores, scores.nbytes + _ENTRY_BYTES)
+
+    def reference_past(self, boundaries: Sequence[Boundary], device: torch.device) -> Past | None:
+        """The reference policy's keys and values of the shared parts in the top layers; adapters must be off."""
+        counts = _kept([boundary.prompt for boundary in boundaries])
+        if not any(counts):
+            return None
+        known = []
+        for boundary in boundaries:
+            shared = boundary.prompt.shared_length
+            key = _key(b"reference", boundary.prompt.ids[:shared])
+            keys_values = self.cache.get(key)
+            if keys_values is None:
+                keys_values = self.split.top_keys_values(boundary.states[0][None, :shared].to(device))
+                self.cache.put(key, keys_values, _nbytes(keys_values))
+            known.append(keys_values)
+        return Past(_stack(known, counts), counts)
+
+    def _run(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> list[Boundary]:
+        """One pass over the parts that the prompts do not share, and one more for every further answer chain."""
+        prefixes = [self._prefix(prompt, device) for prompt in prompts]
+        # Rows are as long as the longest own part: a shorter one begins earlier, within its shared part. So every row
+        # is one piece, padded on the left alone, and sliding windows stay right.
+        counts = _kept(prompts)
+        cache = LayerCache(0, _stack([keys_values for _, keys_values in prefixes], counts) if any(counts) else None)
+        kept = max(counts)
+        first, states = None, []
+        for number, chain in enumerate(self.chains):
+            if number == 0:
+                texts = [np.append(p.ids[count:], chain).astype(np.int64) for p, count in zip(prompts, counts, strict=True)]
+                self.tokens += sum(map(len, texts))
+                ids = _pad_ids(texts, device)
+            else:
                 cache.crop(-len(self.chains[number - 1]))  # take back the chain before this one
-            answer = self._run(self._chain(number, ids), cache, ids.shape[1])
-            states.append(torch.cat([prefix, first[:, : own.shape[1]], answer], dim=1)[0])
-        boundary = Boundary(tuple(states))
-        self.cache.put(key, boundary, boundary.nbytes)
-        return boundary
+                self.tokens += len(prompts) * len(chain)
+                ids = torch.tensor(chain, device=device).expand(len(prompts), -1)
+            past = kept if number == 0 else cache.get_seq_length()
+            totals = [len(prompt.ids) + len(chain) for prompt in prompts]
+            out = self.split.trunk(ids, left_mask(totals, past + ids.shape[1], device), cache)
+            if number == 0:
+                first, first_length = out, out.shape[1] - len(chain)
+                states.append(out)
+            else:
+                states.append(torch.cat([first[:, :first_length], out], dim=1))  # type: ignore[index]
+        return [
+            Boundary(
+                prompt,
+                tuple(
+                    self._stored(torch.cat([prefixes[row][0][0, :count], state[row, state.shape[1] - length :]]))
+                    for state, chain in zip(states, self.chains, strict=True)
+                    for length in [len(prompt.ids) - count + len(chain)]
+                ),
+            )
+            for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
+        ]
 
-    def _prefix(self, ids: Tensor, prompt: EncodedPrompt) -> tuple[Tensor, list[tuple[Any, Any]]]:
-        """Boundary states (1, P, D) of a shared part, and the trunk's keys and values of it."""
-        key = b"prefix" + prompt.ids[: prompt.shared_length].tobytes()
-        known = self.cache.get(key)
+    def _prefix(self, prompt: EncodedPrompt, device: torch.device | str) -> tuple[Tensor, KeysValues]:
+        """Boundary states (1, P, D) of a prompt's shared part, and the trunk's keys and values of it."""
+        shared = prompt.ids[: prompt.shared_length]
+        key = _key(b"prefix", shared)
+        known = self._look_up("prefix", key)
         if known is not None:
             return known
-        cache = DynamicCache()
-        states = self._run(ids, cache, 0)
-        keys_values = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
-        kept: list[Any] = [states, *(tensor for pair in keys_values for tensor in pair)]
-        nbytes = sum(tensor.nbytes for tensor in kept)
-        self.cache.put(key, (states, keys_values), nbytes)
+        cache, ids = LayerCache(), torch.from_numpy(shared).to(device)[None]
+        states = self.split.trunk(ids, torch.ones_like(ids), cache)
+        self.tokens += len(shared)
+        keys_values = cache.keys_values()
+        self.cache.put(key, (states, keys_values), states.nbytes + _nbytes(keys_values))
         return states, keys_values
 
-    def _run(self, ids: Tensor, cache: DynamicCache, start: int) -> Tensor:
-        self.tokens += ids.shape[1]
-        return self.split.trunk(ids, cache, start)
+    def _stored(self, states: Tensor) -> Tensor:
+        device = None if self.settings.boundary_device == "auto" else self.settings.boundary_device
+        return states.to(device=device, dtype=DTYPES[self.settings.boundary_dtype])
 
-    def _chain(self, number: int, like: Tensor) -> Tensor:
-        return torch.tensor([self.chains[number]], dtype=like.dtype, device=like.device).reshape(1, -1)
+    def _look_up(self, kind: str, key: bytes) -> Any | None:
+        found = self.cache.get(key)
+        self.lookups[kind] += 1
+        self.lookups[f"{kind} hit"] += found is not None
+        return found
 
 
-def pad_left(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """B tensors (L_b, D) -> (B, L, D) with zeros on the left, and the mask (B, L) int64 that hides them."""
-    length = max(len(state) for state in states)
-    padded = states[0].new_zeros(len(states), length, states[0].shape[-1])
-    mask = torch.zeros(len(states), length, dtype=torch.int64, device=padded.device)
+def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Rows 0..len(lengths)-1 in batches of like length, of at most `tokens` with padding (or a single row)."""
+    made: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if made and lengths[made[-1][0]] >= LEAST_FILLED * lengths[row] and (len(made[-1]) + 1) * lengths[row] <= tokens:
+            made[-1].append(row)
+        else:
+            made.append([row])
+    return made
+
+
+def tokens_per_pass(device: torch.device | str) -> int:
+    """How many tokens one pass should hold."""
+    return TOKENS_PER_PASS.get(torch.device(device).type, TOKENS_PER_PASS_GPU)
+
+
+def pad_left(states: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
+    """B tensors (L_b, D) -> (B, L, D) with zeros on the left."""
+    length, device = max(len(state) for state in states), device or states[0].device
+    if all(len(state) == length for state in states):
+        return torch.stack(tuple(states)).to(device)
+    padded = torch.zeros(len(states), length, states[0].shape[-1], dtype=states[0].dtype, device=device)
     for row, state in enumerate(states):
         padded[row, length - len(state) :] = state
-        mask[row, length - len(state) :] = 1
-    return padded, mask
+    return padded
 
 
-class _Passthrough(nn.Module):
-    """Stands for the decoder where its output is at hand already."""
-
-    def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+def left_mask(lengths: Sequence[int], width: int, device: torch.device | str | None = None) -> Tensor:
+    """(B, width) int64: ones at the last `lengths[b]` positions."""
+    return (torch.arange(width)[None] >= width - torch.tensor(lengths)[:, None]).long().to(device)
 
 
-def _decoder_view(base: PreTrainedModel, lo: int, hi: int, final_norm: bool) -> nn.Module:
-    decoder = base.get_decoder()
-    view = copy.copy(decoder)
-    view._modules = dict(decoder._modules)
-    view._modules["layers"] = decoder.layers[lo:hi]
-    if not final_norm:
-        view._modules["norm"] = nn.Identity()
-    view.config = copy.copy(decoder.config)
-    view.config.num_hidden_layers = hi - lo
-    if getattr(decoder.config, "layer_types", None):
-        view.config.layer_types = decoder.config.layer_types[lo:hi]
-    return view
+def _kept(prompts: Sequence[EncodedPrompt]) -> list[int]:
+    """How many positions of each prompt's shared part are taken from the cache, for rows of one length."""
+    longest = max(prompt.own_length for prompt in prompts)
+    return [max(len(p.ids) - longest, 0) for p in prompts]
+
+
+def _stack(known: Sequence[KeysValues], counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Per layer, the first `counts[b]` positions of B prompts, left-padded: (B, heads, max(counts), width)."""
+    return [tuple(_stack_left(parts, counts) for parts in zip(*layer, strict=True)) for layer in zip(*known, strict=True)]  # type: ignore[misc]
+
+
+def _stack_left(parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    longest = max(counts)
+    cut = [part[..., :count, :] for part, count in zip(parts, counts, strict=True)]
+    if len(set(counts)) == 1:
+        return cut[0] if len(cut) == 1 else torch.cat(cut)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in cut])
+
+
+def _pad_ids(texts: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
+    width = max(map(len, texts))
+    return torch.from_numpy(np.stack([np.pad(text, (width - len(text), 0)) for text in texts])).to(device)
+
+
+def _nbytes(keys_values: KeysValues) -> int:
+    return _ENTRY_BYTES + sum(tensor.nbytes for pair in keys_values for tensor in pair)
+
+
+def _key(kind: bytes, ids: np.ndarray) -> bytes:
+    return kind + hashlib.sha256(ids.tobytes()).digest()

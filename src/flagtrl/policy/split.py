@@ -1,0 +1,232 @@
+"""A causal language model cut in two: the frozen trunk below, the trainable top above, each run on its own.
+
+Why the cut is exact. A decoder layer's output at a position depends on its input at that position and before, and on
+weights alone. So three things can be done once and handed on, and each hands on the very numbers that the whole model
+would compute again:
+
+1. The trunk's output (the *boundary states* of a prompt). Its weights never change, and gradients never reach below the
+   boundary. Every PPO epoch, the reference policy and every later visit start from there.
+2. The keys and values of a prompt's shared part. What follows attends to them as if all had been read in one piece. The
+   trunk's never change; nor do the reference policy's in the top layers.
+3. The last layer's work at positions that nobody reads. A policy reads the hidden state at the prompt's end and at the
+   answer tokens, a handful of positions; of all others the last layer owes their keys and values only. So its keys and
+   values are computed everywhere, its queries' attention and its MLP at the positions that are read.
+
+A fourth saving is in the head: the first answer token's normaliser is the same for every action and cancels when
+probabilities are renormalised over the actions, so only the actions' rows of the vocabulary matrix are multiplied there.
+
+Nothing is approximated: only the order of floating-point sums inside a matrix product may differ, which is worth about
+1e-7 in float32. Views, shallow copies of the decoder with fewer layers, let the model's own forward choose masks,
+rotary embeddings and layer types; nothing here is specific to one architecture. `tests/policy/test_split.py` holds all of
+it to the plain engine, architecture by architecture, in values, log-probabilities and gradients.
+
+Not every model can be cut: some scale their embeddings inside the decoder, or carry other state between layers. So the
+split is compared with the plain engine on a real batch when training starts (`engine="auto"`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+# Per layer, keys and values of P positions, each (B, heads, P, width).
+KeysValues = Sequence[tuple[Tensor, Tensor]]
+
+
+class LayerCache(DynamicCache):
+    """Keys and values of a model's layers from `first` on: its own layer 0 is the model's layer `first`."""
+
+    def __init__(self, first: int = 0, known: KeysValues | None = None):
+        super().__init__(known or None)
+        self.first, self.only_fill = first, False
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """DynamicCache's; ends the layer's forward here within `filling()`."""
+        result = super().update(key_states, value_states, layer_idx - self.first, *args, **kwargs)
+        if self.only_fill:
+            raise _Filled
+        return result
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Within it a layer's forward stops once its keys and values are here."""
+        self.only_fill = True
+        with suppress(_Filled):
+            yield
+        self.only_fill = False
+
+    def keys_values(self) -> list[tuple[Tensor, Tensor]]:
+        """What it holds, layer by layer."""
+        return [(layer.keys, layer.values) for layer in self.layers]  # type: ignore[union-attr]
+
+
+class SplitDecoder:
+    """Views of a causal LM: its embeddings and first `depth` layers, the layers above, and the head alone.
+
+    Args:
+        language_model: a causal LM, with or without a PEFT adapter. Weights are shared with it, not copied.
+        depth: layers in the trunk.
+        trunk_dtype: run the trunk in this type, on a copy of its weights; None: as it is.
+    """
+
+    def __init__(self, language_model: nn.Module, depth: int, trunk_dtype: torch.dtype | None = None):
+        base = language_model.get_base_model() if isinstance(language_model, PeftModel) else language_model
+        assert isinstance(base, PreTrainedModel)
+        decoder = base.get_decoder()
+        self.depth, self.layers = depth, len(decoder.layers)
+        self.trunk_dtype = trunk_dtype
+        self._trunk = _view(decoder, 0, depth, final_norm=False)
+        if trunk_dtype is not None:
+            self._trunk = _in_dtype(self._trunk, trunk_dtype)
+        self._middle = _view(decoder, depth, self.layers - 1, final_norm=False)
+        self._last = _view(decoder, self.layers - 1, self.layers, final_norm=True)
+        self._base, self._heads = base, {None: _head(base, None)}
+
+    @torch.no_grad()
+    def trunk(self, ids: Tensor, mask: Tensor, cache: LayerCache) -> Tensor:
+        """(B, S) ids that follow the C positions in `cache`, mask (B, C + S) -> (B, S, D); extends `cache`."""
+        autocast_off = nullcontext() if self.trunk_dtype is None else torch.autocast(ids.device.type, enabled=False)
+        with autocast_off:
+            return self._trunk(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=_positions(mask)[:, -ids.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+
+    def top(self, states: Tensor, mask: Tensor, keep: int, past: KeysValues | None = None) -> Tensor:
+        """The layers above the boundary, at the last positions.
+
+        Args:
+            states: (B, S, D) boundary states.
+            mask: (B, C + S) int64, where C positions come before `states`.
+            keep: K, how many positions at the end are wanted.
+            past: the top layers' keys and values at the C positions; None where C is 0.
+
+        Returns:
+            (B, K, D) after the final norm.
+        """
+        past = past or []
+        states = states.to(self._dtype)
+        positions = _positions(mask)[:, -states.shape[1] :]
+        body = states.shape[1] - keep
+        if self.depth < self.layers - 1:
+            cache = LayerCache(self.depth, past[:-1]) if past else None
+            states = self._run(self._middle, states, mask, positions, cache)
+        last = LayerCache(self.layers - 1, past[-1:])
+        if body:
+            with last.filling():
+                self._run(self._last, states[:, :body], mask[:, :-keep], positions[:, :body], last)
+        return self._run(self._last, states[:, body:], mask, positions[:, body:], last)
+
+    @torch.no_grad()
+    def top_keys_values(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(1, P, D) boundary states of a prompt's first part -> the top layers' keys and values there."""
+        states = states.to(self._dtype)
+        mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
+        cache, last = LayerCache(self.depth), LayerCache(self.layers - 1)
+        if self.depth < self.layers - 1:
+            states = self._run(self._middle, states, mask, _positions(mask), cache)
+        with last.filling():
+            self._run(self._last, states, mask, _positions(mask), last)
+        return cache.keys_values() + last.keys_values()
+
+    def logits(self, hidden: Tensor, tokens: tuple[int, ...] | None = None) -> Tensor:
+        """(B, D) after the final norm -> (B, V), or (B, len(tokens)), with whatever scaling or capping the model applies."""
+        if tokens not in self._heads:
+            self._heads[tokens] = _head(self._base, tokens)
+        return self._heads[tokens](inputs_embeds=hidden[:, None], use_cache=False).logits[:, 0]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self._last.layers.parameters()).dtype
+
+    def _run(self, view: nn.Module, states: Tensor, mask: Tensor, positions: Tensor, cache: LayerCache | None) -> Tensor:
+        return view(
+            inputs_embeds=states,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+
+class _Filled(Exception):  # noqa: N818 (it is no error)
+    """A layer's keys and values are computed: nothing more is wanted of it."""
+
+
+class _Passthrough(nn.Module):
+    """Stands for the decoder where its output is at hand already."""
+
+    def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+class _Rows(nn.Module):
+    """Some rows of a linear head."""
+
+    def __init__(self, head: nn.Linear, rows: tuple[int, ...]):
+        super().__init__()
+        self._shared, self._rows = [head], list(rows)  # in a list: its parameters are the model's, not this module's
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        head = self._shared[0]
+        return functional.linear(hidden, head.weight[self._rows], None if head.bias is None else head.bias[self._rows])
+
+
+class _Select(nn.Module):
+    """Some columns of a head's output, where the head is no plain linear map."""
+
+    def __init__(self, head: nn.Module, rows: tuple[int, ...]):
+        super().__init__()
+        self._shared, self._rows = [head], list(rows)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._shared[0](hidden)[..., self._rows]
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _head(base: PreTrainedModel, tokens: tuple[int, ...] | None) -> nn.Module:
+    """The model without its decoder: hidden states in, logits out, of all tokens or of some."""
+    view = copy.copy(base)
+    view._modules = {**base._modules, base.base_model_prefix: _Passthrough()}
+    if tokens is not None:
+        head = base.get_output_embeddings()
+        name = next(name for name, module in base._modules.items() if module is head)
+        view._modules[name] = _Rows(head, tokens) if type(head) is nn.Linear else _Select(head, tokens)
+    return view
+
+
+def _view(decoder: nn.Module, lo: int, hi: int, final_norm: bool) -> nn.Module:
+    view = copy.copy(decoder)
+    view._modules = dict(decoder._modules)
+    view._modules["layers"] = decoder.layers[lo:hi]
+    if not final_norm:
+        view._modules["norm"] = nn.Identity()
+    view.config = copy.copy(decoder.config)
+    view.config.num_hidden_layers = hi - lo
+    if getattr(decoder.config, "layer_types", None):
+        view.config.layer_types = decoder.config.layer_types[lo:hi]
+    return view
+
+
+def _in_dtype(view: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy with its floating-point parameters in `dtype`; buffers stay, as rotary frequencies lose too much in 16 bits."""
+    view = copy.deepcopy(view)
+    for parameter in view.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return view.requires_grad_(False)
