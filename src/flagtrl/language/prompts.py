@@ -47,16 +47,17 @@ def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
         f'State: {{"historical_prices": {_numbers(observation.prices)},\n'
         f'"news_sentiment": {json.dumps(counts)},\n{news}'
     )
-    account = {
-        "cash_balance": round(observation.cash, 2),
-        "asset_position": round(observation.shares, 4),
-        "total_account_value": round(observation.value, 2),
-    }
+    account = (
+        f'{{"cash_balance": {_money(observation.cash)}, "asset_position": {_short(observation.shares)}, '
+        f'"total_account_value": {_money(observation.value)}}}'
+    )
+    metrics = (
+        f'{{"recent_rewards": {_numbers(observation.rewards, 3)}, '
+        f'"net_values": [{", ".join(_money(value) for value in observation.net_values)}], '
+        f'"actions": "{" ".join(ACTION_WORDS[a] for a in observation.actions)}"}}'
+    )
     own = (
-        f'"account_status": {json.dumps(account)},\n'
-        f'"previous_decision_metrics": {{"recent_rewards": {_numbers(observation.rewards, 4)}, '
-        f'"net_values": {_numbers(observation.net_values)}, '
-        f'"actions": {json.dumps([ACTION_WORDS[a] for a in observation.actions])}}}}}\n'
+        f'"account_status": {account},\n"previous_decision_metrics": {metrics}}}\n'
         'Answer with one JSON object: {"Action": "Buy"}, {"Action": "Sell"} or {"Action": "Hold"}.'
     )
     return Prompt(shared, own)
@@ -65,8 +66,8 @@ def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
 def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
     """The same facts in few tokens: the last price, moves in tenths of a percent, initials for actions.
 
-    `day` lists the daily price moves up to now, `worth` the moves of the account value, `reward` the rewards in
-    hundredths, each oldest first.
+    `day` lists the daily price moves up to now, `reward` the rewards in hundredths, each oldest first. Past account
+    values are left out: they follow from the value, the price moves and what was done.
     """
     shared = (
         f"{_short_task(observation)}price {_short(observation.prices[-1])}, day {_moves(observation.prices)}\n"
@@ -75,7 +76,7 @@ def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
     initials = "".join(ACTION_WORDS[a][0] for a in observation.actions)
     own = (
         f"cash {observation.cash:.0f}, shares {_short(observation.shares)}, value {observation.value:.0f}\n"
-        f"reward {_hundredths(observation.rewards)}, worth {_moves(observation.net_values)}, did {initials}\n"
+        f"reward {_hundredths(observation.rewards)}, did {initials}\n"
         "Answer in JSON."
     )
     return Prompt(shared, own)
@@ -133,6 +134,11 @@ def _numbers(values: Sequence[float] | np.ndarray, decimals: int = 2) -> str:
 def _short(value: float) -> str:
     """Four significant digits, never in scientific notation."""
     return np.format_float_positional(value, precision=4, fractional=False, trim="-") if value else "0"
+
+
+def _money(value: float) -> str:
+    """Whole units of account, or cents where there are few."""
+    return f"{value:.0f}" if value == 0 or abs(value) >= 10_000 else f"{value:.2f}"
 
 
 def _moves(values: Sequence[float] | np.ndarray) -> str:

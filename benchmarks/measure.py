@@ -1,0 +1,350 @@
+"""What the benchmarks share: a model of SmolLM2's shape on real prompts, three engines, a clock for each phase.
+
+The engines train the same policy on the same data with the same trainer:
+
+- `split` and `plain` are flagtrl's own.
+- `per_action` is how TWOSOME and others score actions: one full sequence per action, with logits over the whole
+  vocabulary at every position, and a separate pass for the critic; the reference policy likewise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+
+from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
+from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.ledger import Action
+from flagtrl.market.sources import load
+from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, masked_log_softmax
+from flagtrl.policy.adapters import PolicySettings, attach_adapter
+
+ENGINES = ("split", "plain", "per_action")
+PHASES = ("rollout", "reference", "update", "all")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHAPES = {
+    "135M": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3},
+    "360M": {"hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15, "num_key_value_heads": 5},
+}  # fmt: skip
+TABLE_3 = {"num_steps": 40, "minibatch_size": 32, "gradient_accumulation_steps": 8, "max_episode_steps": 65}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure."""
+
+    engine: str
+    prompt: str
+    dtype: str = "float32"
+    num_envs: int = 1
+    device: str = "cpu"
+    shape: str = "135M"
+    trainable_layers: int = 2
+    news_tokens: int = 64
+    lookback: int = 10
+    steps: int = 40
+
+
+@dataclass
+class Phase:
+    """What a clock saw of one phase of training, over all steps of a case."""
+
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+@dataclass
+class Measured:
+    """A case's phases, and what it takes to judge them."""
+
+    case: Case
+    steps: int
+    tokens_per_step: float
+    necessary_flops: dict[str, float]
+    first_pass_seconds: float
+    trunk_cache_mb: float
+    phases: dict[str, Phase] = field(default_factory=lambda: {name: Phase() for name in PHASES})
+
+    def row(self, phase: str, peak_flops: float) -> dict[str, Any]:
+        """One row of the JSON file."""
+        seconds = self.phases[phase].seconds / self.steps
+        return {
+            "engine": self.case.engine,
+            "prompt": self.case.prompt,
+            "dtype": self.case.dtype,
+            "num_envs": self.case.num_envs,
+            "phase": phase,
+            "seconds_per_step": seconds,
+            "tokens_per_step": self.tokens_per_step,
+            "peak_memory_mb": self.phases[phase].peak_memory_mb,
+            # Environments in lock-step repeat markov's prompts, which are computed once: what is necessary is not counted then.
+            "peak_share": None if self.case.prompt == "markov" and self.case.num_envs > 1 else self.necessary_flops[phase] / seconds / peak_flops,
+        }
+
+
+class PerAction(ActorCritic):
+    """Scores actions as TWOSOME does; the numbers are those of the plain engine."""
+
+    def forward(
+        self,
+        legal: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        boundaries: Any = None,
+        reference: bool = False,
+    ) -> PolicyOutput:
+        """As ActorCritic's on the plain engine."""
+        assert input_ids is not None and attention_mask is not None and boundaries is None
+        with self.adapter_off() if reference else nullcontext():
+            scores = torch.stack([self._action(input_ids, attention_mask, path) for path in self.action_paths], dim=-1)
+            if reference:
+                return PolicyOutput(masked_log_softmax(scores, legal), scores.new_zeros(len(scores)))
+            decoder = self.language_model.get_base_model().get_decoder()
+            hidden = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=_positions(attention_mask), use_cache=False)
+            values = self.value_head(hidden.last_hidden_state[:, -1].float()).squeeze(-1)
+        return PolicyOutput(masked_log_softmax(scores, legal), values)
+
+    def _action(self, input_ids: Tensor, attention_mask: Tensor, path: tuple[int, ...]) -> Tensor:
+        answer = torch.tensor(path, device=input_ids.device).expand(len(input_ids), -1)
+        mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
+        logits = self.language_model(
+            input_ids=torch.cat([input_ids, answer], dim=1), attention_mask=mask, position_ids=_positions(mask), use_cache=False
+        ).logits
+        logprobs = logits[:, -1 - len(path) : -1].float().log_softmax(-1)
+        return logprobs.gather(-1, answer[..., None]).sum((1, 2))
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+class Clocked(PPOTrainer):
+    """A trainer that times its phases; the update is what is left of a rollout's time."""
+
+    def __init__(self, *args: Any, measured: Measured, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.measured, self.began = measured, 0.0
+        collect = self.collector.collect
+
+        def timed(*arguments: Any) -> Any:
+            self.began = self.began or time.perf_counter()
+            with self.phase("rollout"):
+                return collect(*arguments)
+
+        self.collector.collect = timed  # type: ignore[method-assign]
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add what happens within to a phase."""
+        reset_peak_memory(self.args.device)
+        began = time.perf_counter()
+        yield
+        synchronize(self.args.device)
+        phase = self.measured.phases[name]
+        phase.seconds += time.perf_counter() - began
+        phase.peak_memory_mb = max(phase.peak_memory_mb, peak_memory_mb(self.args.device))
+        reset_peak_memory(self.args.device)
+
+    def _reference(self, rollout: Any) -> Tensor:
+        with self.phase("reference"):
+            return super()._reference(rollout)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The trainer's; after a rollout's last one the clock is read."""
+        loss = super().training_step(*args, **kwargs)
+        self.measured.phases["update"].peak_memory_mb = max(
+            self.measured.phases["update"].peak_memory_mb, peak_memory_mb(self.args.device)
+        )
+        return loss
+
+
+def measure(case: Case, shared: Path) -> Measured:
+    """Train for `case.steps` environment steps in the steady state, and say how long each phase took.
+
+    The steady state: every bar of the window was visited once, which is 63 of the paper's 13,860 steps. That first pass
+    is timed by itself.
+    """
+    window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
+    market = MarketSettings(lookback=case.lookback)
+    model, encoder = make_policy(case, shared)
+    steps = min(case.steps // case.num_envs, TABLE_3["num_steps"])
+    settings = {**TABLE_3, "num_steps": steps, "num_envs": case.num_envs}
+    on_cpu = case.device == "cpu"
+    half = not on_cpu and case.dtype != "float32"
+    with tempfile.TemporaryDirectory() as out:
+        args = PPOConfig(
+            output_dir=out,
+            total_timesteps=case.steps // (steps * case.num_envs) * steps * case.num_envs,
+            engine="split" if case.engine == "split" else "plain",
+            trunk_dtype=case.dtype if case.dtype != "float32" else "auto",
+            train_dtype=case.dtype if half else "float32",
+            use_cpu=on_cpu,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            **settings,
+        )
+        measured = Measured(case, args.total_timesteps, 0.0, {}, 0.0, 0.0)
+        trainer = Clocked(
+            model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder, measured=measured
+        )
+        model.to(args.device)
+        prompts = visits(TradingEnv(window, market), encoder, both_positions=case.prompt == "markov")
+        measured.tokens_per_step = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
+        measured.necessary_flops = necessary_flops(model, prompts, known=case.prompt == "markov")
+        began = time.perf_counter()
+        if model.trunk is not None:
+            with trainer.accelerator.autocast():
+                boundaries = model.trunk(prompts, args.device)
+                model.reference_logprobs(boundaries, torch.ones(len(prompts), 3, dtype=torch.bool, device=args.device))
+            del boundaries
+        else:
+            model.eval()
+            with torch.no_grad(), trainer.accelerator.autocast():  # once, so that nothing is set up while the clock runs
+                model(**model.inputs(prompts[:1], torch.ones(1, 3, dtype=torch.bool).numpy(), args.device))
+        synchronize(args.device)
+        measured.first_pass_seconds = time.perf_counter() - began
+        trainer.train()
+        synchronize(args.device)
+        whole = measured.phases["all"]
+        whole.seconds = time.perf_counter() - trainer.began
+        others = measured.phases["rollout"].seconds + measured.phases["reference"].seconds
+        measured.phases["update"].seconds = whole.seconds - others
+        whole.peak_memory_mb = max(phase.peak_memory_mb for phase in measured.phases.values())
+        if model.trunk is not None:
+            measured.trunk_cache_mb = model.trunk.cache.nbytes / 2**20
+    return measured
+
+
+def make_policy(case: Case, shared: Path) -> tuple[ActorCritic, PromptEncoder]:
+    """A policy with random weights from a seed, and SmolLM2's real tokenizer."""
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192, rope_parameters={"rope_type": "default", "rope_theta": 100_000.0}, **SHAPES[case.shape]
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer")
+    encoder = PromptEncoder(tokenizer, PromptSettings(case.prompt, case.news_tokens), config.max_position_embeddings)
+    settings = PolicySettings(trainable_layers=case.trainable_layers)
+    kind = PerAction if case.engine == "per_action" else ActorCritic
+    return kind(attach_adapter(LlamaForCausalLM(config), settings), encoder.action_paths, settings), encoder
+
+
+def visits(env: TradingEnv, encoder: PromptEncoder, both_positions: bool) -> list[EncodedPrompt]:
+    """The prompts of an episode that buys at once and holds; and of one that never buys."""
+    prompts = []
+    for first in (Action.BUY, Action.HOLD) if both_positions else (Action.BUY,):
+        env.reset(seed=0, options={"start": 0})
+        prompts.append(encoder.encode(env.observe()))
+        action, over = first, False
+        while not over:
+            _, _, terminated, truncated, _ = env.step(int(action))
+            prompts.append(encoder.encode(env.observe()))
+            action, over = Action.HOLD, terminated or truncated
+    return prompts
+
+
+def necessary_flops(model: ActorCritic, prompts: list[EncodedPrompt], known: bool) -> dict[str, float]:
+    """Floating-point operations of one step's matrix products that no engine can leave out, per phase.
+
+    Given that the trunk is frozen and a bar's shared part was seen: the trunk over the own part; the top over all of the
+    prompt, its last layer at the positions read (keys and values elsewhere); the reference over the own part; forward and
+    twice that backward in the update. With `known` prompts (markov) the trunk's and the reference's part is none.
+    """
+    config = model.config
+    width, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+    head_width = width // config.num_attention_heads
+    kv = 2 * width * config.num_key_value_heads * head_width
+    linear = 2 * width * width + kv + 3 * width * inner  # multiplications per position and layer
+    chain = len(model.chains[0])
+    length = sum(len(prompt.ids) for prompt in prompts) / len(prompts) + chain
+    own = sum(prompt.own_length for prompt in prompts) / len(prompts) + chain
+    read = 1 + chain
+    top = model.settings.trainable_layers
+
+    def layers(count: int, queries: float) -> float:
+        # `queries` positions at the end of `length`: each attends to those before it.
+        attended = queries * (length - (queries - 1) / 2)
+        return count * (queries * linear + 2 * attended * width)
+
+    def upper(positions: float) -> float:
+        return layers(top - 1, positions) + (positions - read) * kv + layers(1, read)
+
+    scored = chain * width * vocabulary + len(model.action_paths) * width
+    rollout = (0.0 if known else layers(config.num_hidden_layers - top, own)) + upper(length) + scored
+    reference = 0.0 if known else upper(own) + scored
+    update = 3 * upper(length) + 2 * scored  # the head is frozen: no gradient of its weights
+    # Nor is a gradient needed at the boundary: the lowest trainable layer's projections pass none down.
+    update -= length * (width * width + kv)
+    flops = {"rollout": 2.0 * rollout, "reference": 2.0 * reference, "update": 2.0 * update}
+    return {**flops, "all": sum(flops.values())}
+
+
+def matmul_peak(dtype: str, device: str, size: int | None = None) -> float:
+    """The best rate of square matrix products that this machine shows, in operations a second."""
+    size = size or (2048 if device == "cpu" else 8192)
+    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        synchronize(device)
+        began = time.perf_counter()
+        a @ b
+        synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def shared_folder() -> Path:
+    """The real data that the benchmarks run on."""
+    path = Path(os.environ.get("FLAGTRL_SHARED", "../shared"))
+    if not (path / "data/investorbench/msft.json").is_file():
+        print(f"no benchmark data at {path}; set FLAGTRL_SHARED to the folder with data/ and models/", file=sys.stderr)
+        raise SystemExit(2)
+    return path
+
+
+def free_memory() -> None:
+    """Give back what the last case used, so that the next one's peak is its own."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only; elsewhere the peak is an upper bound
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def synchronize(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def reset_peak_memory(device: torch.device | str) -> None:
+    """Begin a new peak: of the GPU, or of this process' resident memory (Linux)."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb(device: torch.device | str) -> float:
+    """The peak since `reset_peak_memory`, in MiB; nan where the system does not tell."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
