@@ -2,7 +2,7 @@
 
 The engines train the same policy on the same data with the same trainer:
 
-- `split` and `plain` are flagtrl's own.
+- `split` and `plain` are flagtrl's own; `split_mkl` is `split` on torch's own matrix products instead of oneDNN's.
 - `per_action` is how TWOSOME and others score actions: one full sequence per action, with logits over the whole
   vocabulary at every position, and a separate pass for the critic; the reference policy likewise.
 """
@@ -16,15 +16,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, set_seed
 
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
@@ -34,14 +35,18 @@ from flagtrl.market.ledger import Action
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, masked_log_softmax
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps
 
-ENGINES = ("split", "plain", "per_action")
+ENGINES = ("split", "split_mkl", "plain", "per_action")
+SPLIT = ("split", "split_mkl")
 PHASES = ("rollout", "reference", "update", "all")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SHAPES = {
-    "135M": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3},
-    "360M": {"hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15, "num_key_value_heads": 5},
-}  # fmt: skip
+    "135M": dict(zip(SHAPE, (576, 1536, 30, 9, 3), strict=True)),
+    "360M": dict(zip(SHAPE, (960, 2560, 32, 15, 5), strict=True)),
+}
+SKIPPED = 12  # steps of an episode before the clock runs
 TABLE_3 = {"num_steps": 40, "minibatch_size": 32, "gradient_accumulation_steps": 8, "max_episode_steps": 65}
 
 
@@ -71,30 +76,44 @@ class Phase:
 
 @dataclass
 class Measured:
-    """A case's phases, and what it takes to judge them."""
+    """A case's phases, summed over its rounds, and what it takes to judge them.
+
+    `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where prompts repeat.
+    """
 
     case: Case
-    steps: int
-    tokens_per_step: float
-    necessary_flops: dict[str, float]
-    first_pass_seconds: float
-    trunk_cache_mb: float
+    steps: int = 0
+    tokens: int = 0
+    necessary_flops: dict[str, float] | None = None
+    first_visit_seconds: float = 0.0
+    cache_mb: float = 0.0
     phases: dict[str, Phase] = field(default_factory=lambda: {name: Phase() for name in PHASES})
+
+    def add(self, trainer: Clocked) -> None:
+        """One round of training."""
+        for name, phase in trainer.phases.items():
+            self.phases[name].seconds += phase.seconds
+            self.phases[name].peak_memory_mb = max(self.phases[name].peak_memory_mb, phase.peak_memory_mb)
+        self.steps += trainer.args.total_timesteps
+        self.tokens += sum(len(prompt.ids) for prompt in trainer.prompts)
+
+    def seconds(self, phase: str) -> float:
+        """Per environment step."""
+        return self.phases[phase].seconds / self.steps
 
     def row(self, phase: str, peak_flops: float) -> dict[str, Any]:
         """One row of the JSON file."""
-        seconds = self.phases[phase].seconds / self.steps
+        share = self.necessary_flops[phase] / self.seconds(phase) / peak_flops if self.necessary_flops else None
         return {
             "engine": self.case.engine,
             "prompt": self.case.prompt,
             "dtype": self.case.dtype,
             "num_envs": self.case.num_envs,
             "phase": phase,
-            "seconds_per_step": seconds,
-            "tokens_per_step": self.tokens_per_step,
+            "seconds_per_step": self.seconds(phase),
+            "tokens_per_step": self.tokens / self.steps,
             "peak_memory_mb": self.phases[phase].peak_memory_mb,
-            # Environments in lock-step repeat markov's prompts, which are computed once: what is necessary is not counted then.
-            "peak_share": None if self.case.prompt == "markov" and self.case.num_envs > 1 else self.necessary_flops[phase] / seconds / peak_flops,
+            "peak_share": share,
         }
 
 
@@ -116,8 +135,9 @@ class PerAction(ActorCritic):
             if reference:
                 return PolicyOutput(masked_log_softmax(scores, legal), scores.new_zeros(len(scores)))
             decoder = self.language_model.get_base_model().get_decoder()
-            hidden = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=_positions(attention_mask), use_cache=False)
-            values = self.value_head(hidden.last_hidden_state[:, -1].float()).squeeze(-1)
+            positions = _positions(attention_mask)
+            out = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
+            values = self.value_head(out.last_hidden_state[:, -1].float()).squeeze(-1)
         return PolicyOutput(masked_log_softmax(scores, legal), values)
 
     def _action(self, input_ids: Tensor, attention_mask: Tensor, path: tuple[int, ...]) -> Tensor:
@@ -137,15 +157,19 @@ def _positions(mask: Tensor) -> Tensor:
 class Clocked(PPOTrainer):
     """A trainer that times its phases; the update is what is left of a rollout's time."""
 
-    def __init__(self, *args: Any, measured: Measured, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.measured, self.began = measured, 0.0
+        self.phases: dict[str, Phase] = {}
+        self.prompts: tuple[EncodedPrompt, ...] = ()
+        self.began = 0.0
         collect = self.collector.collect
 
         def timed(*arguments: Any) -> Any:
             self.began = self.began or time.perf_counter()
             with self.phase("rollout"):
-                return collect(*arguments)
+                rollout = collect(*arguments)
+            self.prompts += rollout.prompts
+            return rollout
 
         self.collector.collect = timed  # type: ignore[method-assign]
 
@@ -156,88 +180,110 @@ class Clocked(PPOTrainer):
         began = time.perf_counter()
         yield
         synchronize(self.args.device)
-        phase = self.measured.phases[name]
-        phase.seconds += time.perf_counter() - began
-        phase.peak_memory_mb = max(phase.peak_memory_mb, peak_memory_mb(self.args.device))
+        self.phases[name].seconds += time.perf_counter() - began
+        self.phases[name].peak_memory_mb = peak_memory_mb(self.args.device)
         reset_peak_memory(self.args.device)
 
     def _reference(self, rollout: Any) -> Tensor:
         with self.phase("reference"):
             return super()._reference(rollout)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The trainer's; after a rollout's last one the clock is read."""
-        loss = super().training_step(*args, **kwargs)
-        self.measured.phases["update"].peak_memory_mb = max(
-            self.measured.phases["update"].peak_memory_mb, peak_memory_mb(self.args.device)
-        )
-        return loss
+    def timed_train(self) -> Clocked:
+        """Train on a fresh episode, with the clock running from the first rollout's first step to the end."""
+        self.phases, self.prompts, self.began = {name: Phase() for name in PHASES}, (), 0.0
+        envs, actions = self.collector.envs, np.random.default_rng(0)
+        envs.reset(seed=0)
+        for _ in range(SKIPPED):
+            envs.step(np.array([actions.choice(np.flatnonzero(row)) for row in envs.legal()]))
+        self.train()
+        synchronize(self.args.device)
+        whole, update = self.phases["all"], self.phases["update"]
+        whole.seconds = time.perf_counter() - self.began
+        update.seconds = whole.seconds - self.phases["rollout"].seconds - self.phases["reference"].seconds
+        update.peak_memory_mb = peak_memory_mb(self.args.device)
+        whole.peak_memory_mb = max(phase.peak_memory_mb for phase in self.phases.values())
+        return self
 
 
-def measure(case: Case, shared: Path) -> Measured:
+def measure(case: Case, shared: Path, seconds: float = 0.0) -> Measured:
     """Train for `case.steps` environment steps in the steady state, and say how long each phase took.
 
-    The steady state: every bar of the window was visited once, which is 63 of the paper's 13,860 steps. That first pass
-    is timed by itself.
+    The steady state: the bars ahead were visited once, as they are in 63 of the paper's 13,860 steps; that first visit is
+    timed by itself. Episodes are SKIPPED steps old, so that prompts hold the whole history that they have room for.
+
+    Args:
+        case: what to measure.
+        shared: the folder of real data.
+        seconds: do so again until the clock has run for so long.
     """
+    measured = Measured(case)
     window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
     market = MarketSettings(lookback=case.lookback)
     model, encoder = make_policy(case, shared)
-    steps = min(case.steps // case.num_envs, TABLE_3["num_steps"])
-    settings = {**TABLE_3, "num_steps": steps, "num_envs": case.num_envs}
-    on_cpu = case.device == "cpu"
-    half = not on_cpu and case.dtype != "float32"
     with tempfile.TemporaryDirectory() as out:
-        args = PPOConfig(
-            output_dir=out,
-            total_timesteps=case.steps // (steps * case.num_envs) * steps * case.num_envs,
-            engine="split" if case.engine == "split" else "plain",
-            trunk_dtype=case.dtype if case.dtype != "float32" else "auto",
-            train_dtype=case.dtype if half else "float32",
-            use_cpu=on_cpu,
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            **settings,
-        )
-        measured = Measured(case, args.total_timesteps, 0.0, {}, 0.0, 0.0)
-        trainer = Clocked(
-            model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder, measured=measured
-        )
+        args = settings(case, out)
+        trainer = Clocked(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder)
+        trainer.pop_callback(PrinterCallback)
         model.to(args.device)
-        prompts = visits(TradingEnv(window, market), encoder, both_positions=case.prompt == "markov")
-        measured.tokens_per_step = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
-        measured.necessary_flops = necessary_flops(model, prompts, known=case.prompt == "markov")
-        began = time.perf_counter()
-        if model.trunk is not None:
-            with trainer.accelerator.autocast():
-                boundaries = model.trunk(prompts, args.device)
-                model.reference_logprobs(boundaries, torch.ones(len(prompts), 3, dtype=torch.bool, device=args.device))
-            del boundaries
-        else:
-            model.eval()
-            with torch.no_grad(), trainer.accelerator.autocast():  # once, so that nothing is set up while the clock runs
-                model(**model.inputs(prompts[:1], torch.ones(1, 3, dtype=torch.bool).numpy(), args.device))
-        synchronize(args.device)
-        measured.first_pass_seconds = time.perf_counter() - began
-        trainer.train()
-        synchronize(args.device)
-        whole = measured.phases["all"]
-        whole.seconds = time.perf_counter() - trainer.began
-        others = measured.phases["rollout"].seconds + measured.phases["reference"].seconds
-        measured.phases["update"].seconds = whole.seconds - others
-        whole.peak_memory_mb = max(phase.peak_memory_mb for phase in measured.phases.values())
-        if model.trunk is not None:
-            measured.trunk_cache_mb = model.trunk.cache.nbytes / 2**20
+        if case.engine == "split_mkl":
+            model.use_split(replace(args.trunk_settings, one_dnn=False))
+        ahead = visits(TradingEnv(window, market), encoder, case.prompt == "markov")
+        bars = case.steps // case.num_envs + 1  # an update needs the value of the bar after
+        measured.first_visit_seconds = first_visit(trainer, [p for ep in ahead for p in ep[SKIPPED : SKIPPED + bars]]) / bars
+        while measured.phases["all"].seconds <= seconds:
+            measured.add(trainer.timed_train())
+    if len({prompt.ids.tobytes() for prompt in trainer.prompts}) == len(trainer.prompts):
+        measured.necessary_flops = necessary_flops(model, trainer.prompts, known=case.prompt == "markov")
+    if model.trunk is not None:
+        measured.cache_mb = model.trunk.cache.nbytes / 2**20
     return measured
+
+
+def settings(case: Case, out: str) -> PPOConfig:
+    """The paper's, for a case."""
+    on_cpu = case.device == "cpu"
+    return PPOConfig(
+        output_dir=out,
+        total_timesteps=case.steps,
+        engine="split" if case.engine in SPLIT else "plain",
+        trunk_dtype=case.dtype if case.dtype != "float32" else "auto",
+        train_dtype="float32" if on_cpu else case.dtype,
+        use_cpu=on_cpu,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        **{**TABLE_3, "num_steps": min(case.steps // case.num_envs, TABLE_3["num_steps"]), "num_envs": case.num_envs},
+    )
+
+
+@torch.no_grad()
+def first_visit(trainer: PPOTrainer, prompts: list[EncodedPrompt]) -> float:
+    """Seconds that the split engine takes to see prompts for the first time; the other engines are warmed up."""
+    model, device = trainer.model.eval(), trainer.args.device
+    legal = torch.ones(len(prompts), 3, dtype=torch.bool, device=device)
+    began = time.perf_counter()
+    with trainer.accelerator.autocast():
+        if model.trunk is not None:
+            model.reference_logprobs(model.trunk(prompts, device), legal)
+        else:
+            model(**model.inputs(prompts[:1], legal[:1].cpu().numpy(), device))
+    synchronize(device)
+    return time.perf_counter() - began
 
 
 def make_policy(case: Case, shared: Path) -> tuple[ActorCritic, PromptEncoder]:
     """A policy with random weights from a seed, and SmolLM2's real tokenizer."""
     set_seed(0)
     config = LlamaConfig(
-        vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192, rope_parameters={"rope_type": "default", "rope_theta": 100_000.0}, **SHAPES[case.shape]
-    )  # fmt: skip
+        vocab_size=49152,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+        **SHAPES[case.shape],
+    )
     tokenizer = AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer")
     encoder = PromptEncoder(tokenizer, PromptSettings(case.prompt, case.news_tokens), config.max_position_embeddings)
     settings = PolicySettings(trainable_layers=case.trainable_layers)
@@ -245,21 +291,21 @@ def make_policy(case: Case, shared: Path) -> tuple[ActorCritic, PromptEncoder]:
     return kind(attach_adapter(LlamaForCausalLM(config), settings), encoder.action_paths, settings), encoder
 
 
-def visits(env: TradingEnv, encoder: PromptEncoder, both_positions: bool) -> list[EncodedPrompt]:
+def visits(env: TradingEnv, encoder: PromptEncoder, both_positions: bool) -> list[list[EncodedPrompt]]:
     """The prompts of an episode that buys at once and holds; and of one that never buys."""
-    prompts = []
+    episodes = []
     for first in (Action.BUY, Action.HOLD) if both_positions else (Action.BUY,):
         env.reset(seed=0, options={"start": 0})
-        prompts.append(encoder.encode(env.observe()))
-        action, over = first, False
+        prompts, action, over = [encoder.encode(env.observe())], first, False
         while not over:
             _, _, terminated, truncated, _ = env.step(int(action))
             prompts.append(encoder.encode(env.observe()))
             action, over = Action.HOLD, terminated or truncated
-    return prompts
+        episodes.append(prompts)
+    return episodes
 
 
-def necessary_flops(model: ActorCritic, prompts: list[EncodedPrompt], known: bool) -> dict[str, float]:
+def necessary_flops(model: ActorCritic, prompts: Sequence[EncodedPrompt], known: bool) -> dict[str, float]:
     """Floating-point operations of one step's matrix products that no engine can leave out, per phase.
 
     Given that the trunk is frozen and a bar's shared part was seen: the trunk over the own part; the top over all of the
@@ -295,17 +341,19 @@ def necessary_flops(model: ActorCritic, prompts: list[EncodedPrompt], known: boo
     return {**flops, "all": sum(flops.values())}
 
 
-def matmul_peak(dtype: str, device: str, size: int | None = None) -> float:
-    """The best rate of square matrix products that this machine shows, in operations a second."""
-    size = size or (2048 if device == "cpu" else 8192)
+def matmul_peak(dtype: str, device: str) -> float:
+    """The best rate of matrix products that this machine shows, in operations a second: torch's own, or on a CPU oneDNN's."""
+    size = 2048 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
     best = float("inf")
-    for _ in range(8):
-        synchronize(device)
-        began = time.perf_counter()
-        a @ b
-        synchronize(device)
-        best = min(best, time.perf_counter() - began)
+    for mode in (nullcontext(), OneDnnLinear(pack=True) if one_dnn_helps(torch.device(device)) else nullcontext()):
+        for _ in range(8):
+            synchronize(device)
+            began = time.perf_counter()
+            with mode, torch.no_grad():
+                torch.nn.functional.linear(a, b)
+            synchronize(device)
+            best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 
 

@@ -3,11 +3,11 @@
     python benchmarks/throughput.py                # on this machine's CPU, about 15 minutes on 2 cores
     python benchmarks/throughput.py --device cuda  # on a GPU
 
-Every engine trains the same policy on the same data in turn, in this process: 40 environment steps each, in the steady
-state (each bar of the training window was visited once: 63 of the paper's 13,860 steps; that first pass is printed too).
-Printed per phase: seconds and tokens per environment step, peak memory, how many times as fast the split engine is, and the
-share of this machine's best matrix-product rate that the necessary operations reach. 16-bit types are of the frozen
-layers on a CPU, and measured on the split engine alone; on a GPU all engines train in them.
+Every engine trains the same policy on the same data, in turn, in this process: 20 environment steps, again and again
+until it was on the clock for a while, in the steady state (the bars were visited once, as they are in 63 of the paper's
+13,860 steps; the cost of a first visit is printed too). Per phase: seconds and tokens per environment step, peak memory,
+how many times the split engine's time, and the share of this machine's best matrix-product rate that the necessary operations
+reach. 16-bit types are of the frozen layers on a CPU, and measured on the split engine alone; on a GPU all train in them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-
-from measure import DTYPES, ENGINES, PHASES, Case, Measured, free_memory, matmul_peak, measure, shared_folder
+from measure import DTYPES, ENGINES, PHASES, SPLIT, Case, Measured, free_memory, matmul_peak, measure, shared_folder
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 (after the backend is chosen)
+import matplotlib.pyplot as plt
 
 Key = tuple[str, str, str, int]  # prompt, dtype, engine, num_envs
 
@@ -35,7 +34,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", nargs="+", default=["paper", "compact", "markov"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
     parser.add_argument("--envs", nargs="+", type=int, default=[1, 8], help="above 1: the split engine alone")
-    parser.add_argument("--steps", type=int, default=40, help="environment steps per engine; a multiple of 40, or less")
+    parser.add_argument("--steps", type=int, default=20, help="environment steps per round: up to 40, or a multiple of 40")
+    parser.add_argument("--seconds", type=float, default=15, help="an engine has rounds until it was timed for so long")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--plot", type=Path, default=Path("runs/throughput.png"), help="write the bar chart here")
     return parser.parse_args()
@@ -45,7 +45,8 @@ def cases(args: argparse.Namespace) -> list[Case]:
     """The plain engines in float32 with one environment on a CPU; split in everything."""
     made = []
     for prompt, envs, dtype, engine in product(args.prompts, args.envs, args.dtypes, args.engines):
-        if engine == "split" or (envs == 1 and (dtype == "float32" or args.device == "cuda")):
+        alone = envs == 1 and (dtype == "float32" or (args.device == "cuda" and engine != "split_mkl"))
+        if engine == "split" or alone:
             made.append(Case(engine, prompt, dtype, envs, args.device, steps=args.steps))
     return made
 
@@ -56,21 +57,21 @@ def report(done: dict[Key, Measured], peaks: dict[str, float]) -> None:
         print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s in {name}")
     for prompt in dict.fromkeys(key[0] for key in done):
         chosen = {key: measured for key, measured in done.items() if key[0] == prompt}
-        first = next(iter(chosen.values()))
-        print(f"\n{prompt} prompts, {first.tokens_per_step:.0f} tokens a step")
-        print(f"{'engine':<12}{'frozen layers':<15}{'envs':>5}{'phase':>11}{'s/step':>9}{'x split':>9}{'peak MiB':>10}{'of peak':>9}")
+        tokens = next(iter(chosen.values())).row("all", 1.0)["tokens_per_step"]
+        print(f"\n{prompt} prompts, {tokens:.0f} tokens a step")
+        print(f"{'engine':<12}{'trunk':<10}{'envs':>5}{'phase':>11}{'s/step':>9}{'x split':>9}{'peak MiB':>10}{'of peak':>9}")
         for (_, dtype, engine, envs), measured in chosen.items():
-            split = chosen.get((prompt, dtype, "split", 1))
+            split = chosen.get((prompt, "float32", "split", 1))
             for phase in PHASES:
                 row = measured.row(phase, peaks[dtype])
-                ratio = row["seconds_per_step"] / split.row(phase, 1.0)["seconds_per_step"] if split else float("nan")
+                ratio = f"{measured.seconds(phase) / split.seconds(phase):.2f}" if split else "-"
                 share = "-" if row["peak_share"] is None else f"{row['peak_share']:.0%}"
                 print(
-                    f"{engine:<12}{dtype:<15}{envs:>5}{phase:>11}{row['seconds_per_step']:>9.4f}{ratio:>9.2f}"
+                    f"{engine:<12}{dtype:<10}{envs:>5}{phase:>11}{row['seconds_per_step']:>9.4f}{ratio:>9}"
                     f"{row['peak_memory_mb']:>10,.0f}{share:>9}"
                 )
-            if engine == "split":
-                print(f"{'':<32}first pass over the window {measured.first_pass_seconds:.1f} s, cache {measured.trunk_cache_mb:,.0f} MiB")
+            if engine in SPLIT:
+                print(f"{'':<22}a bar's first visit: {measured.first_visit_seconds:.2f} s; cache {measured.cache_mb:,.0f} MiB")
 
 
 def plot(done: dict[Key, Measured], path: Path, device: str) -> None:
@@ -78,10 +79,10 @@ def plot(done: dict[Key, Measured], path: Path, device: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     one = {key: measured for key, measured in done.items() if key[3] == 1}
     figure, axes = plt.subplots(figsize=(8, 0.5 + 0.42 * len(one)), layout="constrained")
-    labels = [f"{prompt}: {engine.replace('_', ' ')}{'' if dtype == 'float32' else ', ' + dtype}" for prompt, dtype, engine, _ in one]
+    labels = [f"{prompt}: {engine}{'' if dtype == 'float32' else ', ' + dtype}" for prompt, dtype, engine, _ in one]
     left = [0.0] * len(one)
     for phase in PHASES[:-1]:
-        seconds = [measured.row(phase, 1.0)["seconds_per_step"] for measured in one.values()]
+        seconds = [measured.seconds(phase) for measured in one.values()]
         axes.barh(labels, seconds, left=left, label=phase, height=0.7)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     for row, total in enumerate(left):
@@ -98,15 +99,17 @@ def plot(done: dict[Key, Measured], path: Path, device: str) -> None:
 def main() -> None:
     args = arguments()
     shared = shared_folder()
-    if args.steps > 40 and args.steps % 40:
-        raise SystemExit(f"--steps is {args.steps}; above 40 it must be a multiple of 40")
+    if args.steps < 1 or (args.steps > 40 and args.steps % 40):
+        raise SystemExit(f"--steps is {args.steps}; give 1 to 40, or a multiple of 40")
     peaks = {dtype: matmul_peak(dtype, args.device) for dtype in args.dtypes}
     done: dict[Key, Measured] = {}
     for case in cases(args):
         free_memory()
-        done[case.prompt, case.dtype, case.engine, case.num_envs] = measured = measure(case, shared)
-        print(f"{case.prompt} {case.engine} {case.dtype} {case.num_envs}: {measured.row('all', 1.0)['seconds_per_step']:.4f} s", flush=True)
-    print(f"\n{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.steps} steps per engine")
+        key = (case.prompt, case.dtype, case.engine, case.num_envs)
+        done[key] = measured = measure(case, shared, args.seconds)
+        print(*key, f"{measured.seconds('all'):.4f} s a step over {measured.steps}", flush=True)
+    peaks = {dtype: max(peak, matmul_peak(dtype, args.device)) for dtype, peak in peaks.items()}
+    print(f"\n{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.steps} steps a round")
     report(done, peaks)
     if args.json:
         rows = [measured.row(phase, peaks[case[1]]) for case, measured in done.items() for phase in PHASES]

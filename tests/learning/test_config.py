@@ -61,6 +61,9 @@ OUT_OF_BOUNDS = {
     "dropout": [(-0.1, "at least 0"), (1.0, "below 1")],
     "engine": [("fast", "auto, split, plain")],
     "trunk_cache_mb": [(-1, "at least 0")],
+    "trunk_dtype": [("int4", "auto, float32, bfloat16, float16")],
+    "boundary_dtype": [("float64", "auto, float32, bfloat16, float16")],
+    "boundary_device": [("disk", "auto, cpu")],
     "train_dtype": [("float8", "float16, bfloat16, float32")],
     "gradient_accumulation_steps": [(0, "smallest minibatch has 20"), (21, "smallest minibatch has 20")],
 }

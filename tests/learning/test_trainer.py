@@ -7,7 +7,7 @@ from torch.distributions import Categorical
 
 from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.trainer import LOGGED
+from flagtrl.learning.meters import LOGGED, LOGGED_BY_SPLIT
 from flagtrl.policy.saving import load_policy
 from training import STEPS, AtStep, Rates, Spy, break_a_weight, digests, entries, equal, load, tiny_trainer, weights
 
@@ -231,7 +231,7 @@ def test_a_generous_target_kl_stops_nothing(run, small_model, tmp_path):
 
 def test_the_log_has_every_metric(run):
     history = run.state.log_history
-    assert set().union(*history) >= {*LOGGED, "loss", "grad_norm", "learning_rate"}
+    assert set().union(*history) >= {*LOGGED, *LOGGED_BY_SPLIT, "loss", "grad_norm", "learning_rate"}
     for entry in history[:18]:
         assert {"loss", "grad_norm", "learning_rate", "policy_loss", "value_loss", "entropy", "kl", "ratio"} <= set(entry)
         assert all(np.isfinite(value) for value in entry.values())

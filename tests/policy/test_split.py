@@ -1,6 +1,7 @@
 """The split engine equals the plain one: architecture by architecture, forward and backward, and over a training run."""
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV2Config,
     Gemma2Config,
     GraniteConfig,
     LlamaConfig,
@@ -21,9 +23,13 @@ from transformers import (
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
-from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
+from flagtrl.policy.adapters import FINETUNING, NORMALISATIONS, PolicySettings, attach_adapter
 from flagtrl.policy.engine import choose_engine
+from flagtrl.policy.split import LayerCache
 from flagtrl.policy.trunk import LruCache, TrunkSettings, batches, left_mask, pad_left
+
+# PEFT plans for DeepSeek's fused experts, which a plain LoRA leaves alone.
+pytestmark = pytest.mark.filterwarnings(r"ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
 
 VOCABULARY = 96
 SHAPE = {
@@ -43,13 +49,28 @@ CONFIGS = {
     "gemma2": Gemma2Config(**SHAPE, head_dim=8, sliding_window=8),
     "mistral, sliding window": MistralConfig(**SHAPE, sliding_window=8),
     "smollm3": SmolLM3Config(**SHAPE, no_rope_layer_interval=2),
+    "deepseek-v2": DeepseekV2Config(
+        **SHAPE | {"num_key_value_heads": 4},
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        moe_intermediate_size=16,
+        first_k_dense_replace=1,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
 }
 PATHS = {"smollm": ((5, 6), (7,), (8,)), "three chains": ((5, 6, 7), (8, 9, 10), (11, 12, 13)), "single": ((5,), (6,), (7,))}
 
 
-def policy_of(config, finetuning="full_top", policy="action_tokens", paths=PATHS["smollm"]):
+def policy_of(config, finetuning="full_top", policy="action_tokens", paths=PATHS["smollm"], **options):
     torch.manual_seed(0)
-    chosen = PolicySettings(policy=policy, finetuning=finetuning, head_width=8)
+    chosen = PolicySettings(policy=policy, finetuning=finetuning, head_width=8, **options)
     model = ActorCritic(attach_adapter(AutoModelForCausalLM.from_config(copy.deepcopy(config)), chosen), paths, chosen)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -70,7 +91,7 @@ def outputs_and_gradients(model, inputs):
     model.zero_grad()
     output = model(**inputs)
     (output.logprobs.masked_fill(~inputs["legal"], 0.0).pow(2).sum() + output.values.sum()).backward()
-    return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def assert_equal_engines(model, prompts, legal):
@@ -79,6 +100,7 @@ def assert_equal_engines(model, prompts, legal):
     split, split_gradients = outputs_and_gradients(model, model.inputs(prompts, legal))
     torch.testing.assert_close(split.logprobs, plain.logprobs, atol=1e-5, rtol=0)
     torch.testing.assert_close(split.values, plain.values, atol=1e-5, rtol=0)
+    assert plain_gradients.keys() == split_gradients.keys() != set()
     for name, gradient in plain_gradients.items():
         scale = float(gradient.abs().max())
         assert float((split_gradients[name] - gradient).abs().max()) <= 1e-4 * scale + 1e-7, name
@@ -94,20 +116,101 @@ def test_both_engines_give_the_same_policy_values_and_gradients(name, finetuning
     assert_equal_engines(policy_of(CONFIGS[name], finetuning), prompts_of(lengths, shared, seed), legal)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_two_halves_are_the_whole_model_with_padding_on_either_side(name, side):
+    """Hidden states after the final norm, at every token of prompts of mixed lengths."""
+    model = policy_of(CONFIGS[name])
+    rng, lengths = np.random.default_rng(3), (12, 5, 9)
+    mask = torch.stack([(torch.arange(12) < length).long() for length in lengths])
+    mask = mask.flip(1) if side == "left" else mask
+    ids = torch.from_numpy(rng.integers(20, VOCABULARY, (3, 12))) * mask
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        whole = model.language_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=True, use_cache=False
+        ).hidden_states[-1]
+        model.use_split()
+        states = model.split.trunk(ids, mask, LayerCache())
+        split = model.split.top(states, mask, keep=12)
+    torch.testing.assert_close(split[mask.bool()], whole[mask.bool()], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("paths", PATHS)
 @pytest.mark.parametrize("policy", ["action_tokens", "head"])
-def test_any_spelling_of_the_actions_is_scored_alike(paths, policy):
-    model = policy_of(CONFIGS["llama"], policy=policy, paths=PATHS[paths])
+def test_any_spelling_of_the_actions_is_scored_alike(paths, policy, normalisation):
+    model = policy_of(CONFIGS["llama"], policy=policy, paths=PATHS[paths], length_normalisation=normalisation)
     assert_equal_engines(model, prompts_of([3, 9, 5], 6), np.ones((3, 3), dtype=bool))
 
 
-@pytest.mark.parametrize("finetuning", FINETUNING)
-def test_the_reference_is_the_same_on_both_engines(finetuning):
-    model, prompts, legal = policy_of(CONFIGS["llama"], finetuning), prompts_of([3, 7], 5), np.ones((2, 3), dtype=bool)
-    plain = model(**model.inputs(prompts, legal), reference=True)
+@pytest.mark.parametrize("top", [1, 3])
+def test_any_number_of_trainable_layers(top):
+    model = policy_of(CONFIGS["llama"], trainable_layers=top)
+    assert_equal_engines(model, prompts_of([3, 9, 5], 6), np.ones((3, 3), dtype=bool))
+
+
+def mixed_prompts():
+    """Of three bars, one of them visited twice; one whose own part is longer than another's whole prompt."""
+    return [*prompts_of([3, 7], 5, seed=1), *prompts_of([4], 9, seed=2), *prompts_of([12], 2, seed=3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "finetuning", "paths"),
+    [*product(CONFIGS, FINETUNING, ["smollm"]), *product(["llama"], FINETUNING, ["three chains", "single"])],
+)
+def test_the_reference_is_the_same_on_both_engines(name, finetuning, paths):
+    """Three ways: the plain engine, the split one afresh, and with what it keeps of shared parts and prompts."""
+    model, prompts = policy_of(CONFIGS[name], finetuning, paths=PATHS[paths]), mixed_prompts()
+    legal = np.ones((len(prompts), 3), dtype=bool)
+    legal[1, 0] = False
+    with torch.no_grad():
+        plain = model(**model.inputs(prompts, legal), reference=True).logprobs
+        model.use_split()
+        inputs = model.inputs(prompts, legal)
+        afresh = model(**inputs, reference=True).logprobs
+        kept = [model.reference_logprobs(inputs["boundaries"], inputs["legal"]) for _ in range(2)]
+    torch.testing.assert_close(afresh, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept[0], plain, atol=1e-5, rtol=0)
+    assert torch.equal(kept[1], kept[0])
+
+
+def test_the_reference_runs_a_prompt_once_and_a_shared_part_once():
+    model, (first, second, *_) = policy_of(CONFIGS["llama"]), mixed_prompts()
+    trunk = model.use_split()
+    runs = []
+    top, fill = model.split.top, model.split.top_keys_values
+    model.split.top = lambda states, *rest: runs.append(tuple(states.shape[:2])) or top(states, *rest)
+    model.split.top_keys_values = lambda states: runs.append("shared") or fill(states)
+    for prompts in ([first], [second], [first, second]):
+        model.reference_logprobs(trunk(prompts), torch.ones(len(prompts), 3, dtype=torch.bool))
+    assert runs == ["shared", (1, 3 + 1), (1, 7 + 1)], "the second prompt is of the same bar, and both are known then"
+
+
+def test_a_repeated_prompt_is_one_row_of_a_batch_and_its_gradient_counts_as_often():
+    model, prompts = policy_of(CONFIGS["llama"]), prompts_of([3, 7], 5)
+    legal = np.ones((4, 3), dtype=bool)
+    legal[3, 0] = False
+    repeated = [prompts[0], prompts[1], prompts[0], prompts[0]]
+    assert_equal_engines(model, repeated, legal)
+    rows, top = [], model.split.top
+    model.split.top = lambda states, *rest: rows.append(len(states)) or top(states, *rest)
+    model(**model.inputs(repeated, legal))
+    assert rows == [2]
+
+
+def test_the_last_layer_and_the_head_work_where_they_are_read_only():
+    """What makes the engine fast, counted: tokens through the last MLP, and rows of the vocabulary."""
+    model, prompts = policy_of(CONFIGS["llama"]), prompts_of([6], 10)
     model.use_split()
-    split = model(**model.inputs(prompts, legal), reference=True)
-    torch.testing.assert_close(split.logprobs, plain.logprobs, atol=1e-5, rtol=0)
+    last = model.language_model.get_base_model().get_decoder().layers[-1]
+    tokens, rows = [], []
+    last.modules_to_save["default"].mlp.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[1]))
+    logits = model.split.logits
+    model.split.logits = lambda hidden, wanted=None: rows.append(wanted) or logits(hidden, wanted)
+    model(**model.inputs(prompts, np.ones((1, 3), dtype=bool)))
+    assert tokens == [2], "the prompt's end, and Sell's first token"
+    assert rows == [(5, 7, 8), None], "first tokens of the actions; after Sell's first one, a probability over all tokens"
 
 
 def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
@@ -120,6 +223,54 @@ def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
     assert trunk.tokens == 15 + 6 + 1, "the shared part was known"
     trunk([first, second, first])
     assert trunk.tokens == 22
+
+
+def test_prompts_of_one_batch_are_run_together():
+    model, prompts = policy_of(CONFIGS["llama"]), prompts_of([9, 10, 10], 10)
+    trunk, passes = model.use_split(), []
+    run = model.split.trunk
+    model.split.trunk = lambda ids, *rest: passes.append(tuple(ids.shape)) or run(ids, *rest)
+    together = trunk(prompts)
+    assert passes == [(1, 10), (3, 11)], "the shared part, then all own parts with one answer token each"
+    assert trunk.tokens == 10 + 3 * 11, "the shorter one begins a token earlier, in its shared part"
+    for prompt, boundary in zip(prompts, together, strict=True):
+        alone = model.use_split()([prompt])[0]
+        torch.testing.assert_close(boundary.states[0], alone.states[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_trunk_in_16_bits_keeps_probabilities_within_two_hundredths(name, dtype):
+    model, prompts, legal = policy_of(CONFIGS[name]), prompts_of([3, 7, 9], 15), np.ones((3, 3), dtype=bool)
+    with torch.no_grad():
+        plain = model(**model.inputs(prompts, legal))
+        trunk = model.use_split(TrunkSettings(dtype=dtype))
+        split = model(**model.inputs(prompts, legal))
+    torch.testing.assert_close(split.logprobs.exp(), plain.logprobs.exp(), atol=2e-2, rtol=0)
+    assert not torch.equal(split.logprobs, plain.logprobs), "it did run in 16 bits"
+    assert trunk(prompts)[0].states[0].dtype == getattr(torch, dtype)
+    assert next(model.parameters()).dtype == torch.float32, "the model itself is left as it was"
+
+
+def test_boundary_states_are_stored_in_the_type_that_is_asked_for():
+    model, prompts, legal = policy_of(CONFIGS["llama"]), prompts_of([3], 5), np.ones((1, 3), dtype=bool)
+    wanted = model.use_split()(prompts)[0]
+    half = model.use_split(TrunkSettings(boundary_dtype="bfloat16", boundary_device="cpu"))(prompts)[0]
+    assert half.nbytes == wanted.nbytes // 2 and half.states[0].device.type == "cpu"
+    torch.testing.assert_close(model(**model.inputs(prompts, legal)).logprobs.exp().sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache_bytes": -1}, "bounded by -1 bytes; it must be at least 0"),
+        ({"dtype": "int4"}, "dtype is 'int4'; use one of auto, float32"),
+        ({"boundary_device": "disk"}, "boundary_device is 'disk'; use one of auto, cpu"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TrunkSettings(**options)
 
 
 def test_a_cache_that_is_too_small_costs_time_not_correctness():

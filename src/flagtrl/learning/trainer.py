@@ -26,11 +26,11 @@ from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.advantages import generalised_advantages, whiten
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.losses import entropy, exact_kl, explained_variance, policy_loss, value_loss
+from flagtrl.learning.losses import entropy, exact_kl, policy_loss, value_loss
+from flagtrl.learning.meters import Meters
 from flagtrl.learning.resume import check_checkpoint, check_same_run, rollout_file
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
-from flagtrl.market.ledger import Action
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import ADAPTER_FILE, load_heads, save_policy
@@ -41,21 +41,6 @@ REFERENCE_BATCH = 8  # prompts per forward of the reference policy on the plain 
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
     "or train in float32 (train_dtype)"
-)
-LOGGED = (
-    "reward",
-    "episode_return",
-    "episode_length",
-    "explained_variance",
-    "env_steps_per_second",
-    *(f"action_share/{action.word}" for action in Action),
-    "policy_loss",
-    "value_loss",
-    "entropy",
-    "kl",
-    "kl_old",
-    "ratio",
-    "clip_fraction",
 )
 
 
@@ -124,7 +109,6 @@ class PPOTrainer(Trainer):
         self._samples: Samples | None = None
         self._schedule: list[tuple[np.ndarray, int]] = []
         self._boundaries: dict[EncodedPrompt, Boundary] = {}  # of the current rollout, by prompt
-        self._sums: dict[str, list[Tensor]] = {}
         self._rollout_began: float | None = None
         try:
             super().__init__(
@@ -137,6 +121,7 @@ class PPOTrainer(Trainer):
             )
         except (ValueError, ImportError, RuntimeError) as error:  # a setting of TrainingArguments, or a tracker not installed
             raise ConfigError(str(error)) from error
+        self._meters = Meters(self.accelerator)
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         with self.accelerator.autocast():
             choose_engine(model, "plain" if sharded else args.engine, args.trunk_settings, self._probe())
@@ -170,8 +155,9 @@ class PPOTrainer(Trainer):
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._micro_step += 1
-        if self.args.target_kl is not None and self._micro_step % self.args.gradient_accumulation_steps == 0:
-            self._stopped = self._stopped or self._minibatch_kl() > self.args.target_kl
+        micro = self.args.gradient_accumulation_steps
+        if self.args.target_kl is not None and self._micro_step % micro == 0:
+            self._stopped = self._stopped or self._meters.last("kl_old", micro) > self.args.target_kl
         return loss
 
     # -- the rollout
@@ -180,7 +166,7 @@ class PPOTrainer(Trainer):
         """Collect a rollout, score it with the reference policy, and estimate its advantages."""
         now = time.perf_counter()
         if self._rollout_began is not None:
-            self._add("env_steps_per_second", torch.tensor(self.args.rollout_samples / (now - self._rollout_began)), 1)
+            self._meters.add("env_steps_per_second", self.args.rollout_samples / (now - self._rollout_began), 1)
         self._rollout_began = now
         policy = self.model_wrapped
         was_training = policy.training
@@ -199,7 +185,8 @@ class PPOTrainer(Trainer):
             self.args.gae_lambda,
         )
         returns = (advantages + rollout.values).flatten()
-        self._log_rollout(rollout, returns)
+        self._meters.add_rollout(rollout, returns)
+        self._meters.add_trunk(self._policy(), set(self._boundaries.values()))
         advantages = advantages.flatten()
         if self.args.norm_adv:
             advantages = whiten(advantages, self.accelerator.gather(advantages.to(self.args.device)).cpu())
@@ -309,7 +296,7 @@ class PPOTrainer(Trainer):
                 "kl_old": exact_kl(old_logprobs, output.logprobs),
             }
         for name, values in terms.items():
-            self._add(name, values.detach().sum(), len(rows))
+            self._meters.add(name, values.detach().sum(), len(rows))
         loss = per_sample.sum() / inputs["minibatch"]
         return (loss, output) if return_outputs else loss
 
@@ -344,38 +331,9 @@ class PPOTrainer(Trainer):
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
-    # -- metrics: sums and counts per name, reduced over all processes when they are logged
-
-    def _add(self, name: str, total: Tensor, count: int) -> None:
-        entry = torch.stack([total.detach().float().to(self.args.device), torch.tensor(float(count), device=self.args.device)])
-        self._sums.setdefault(name, []).append(entry)
-
-    def _log_rollout(self, rollout: Rollout, returns: Tensor) -> None:
-        self._add("reward", rollout.rewards.sum(), len(rollout))
-        if rollout.episode_returns:
-            self._add("episode_return", torch.tensor(rollout.episode_returns).sum(), len(rollout.episode_returns))
-            self._add("episode_length", torch.tensor(rollout.episode_lengths).sum(), len(rollout.episode_lengths))
-        variance = explained_variance(rollout.values.flatten(), returns)
-        if variance.isfinite():
-            self._add("explained_variance", variance, 1)
-        for action in Action:
-            self._add(f"action_share/{action.word}", (rollout.actions == action).sum(), len(rollout))
-
-    def _minibatch_kl(self) -> float:
-        """Mean KL(old || new) of the minibatch that has just been used, over all processes."""
-        recent = torch.stack(self._sums["kl_old"][-self.args.gradient_accumulation_steps :]).sum(0)
-        total, count = self.accelerator.reduce(recent, reduction="sum").tolist()
-        return total / count
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's entries, and the means of LOGGED since the last call."""
-        nothing = torch.zeros(2, device=self.args.device)
-        sums = torch.stack([torch.stack(self._sums[name]).sum(0) if name in self._sums else nothing for name in LOGGED])
-        for name, (total, count) in zip(LOGGED, self.accelerator.reduce(sums, reduction="sum").tolist(), strict=True):
-            if count:
-                logs[name] = total / count
-        self._sums.clear()
-        super().log(logs, start_time)
+        """The Trainer's entries, and the means of the meters since the last call."""
+        super().log({**logs, **self._meters.means()}, start_time)
 
     # -- checkpoints
 

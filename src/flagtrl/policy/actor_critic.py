@@ -112,7 +112,7 @@ class ActorCritic(nn.Module):
         """Switch to the split engine: forwards then take `boundaries` of the returned trunk."""
         settings = settings or TrunkSettings()
         depth = decoder_layers(self.language_model.get_base_model())[1] - self.settings.trainable_layers
-        self.split = SplitDecoder(self.language_model, depth, DTYPES[settings.dtype])
+        self.split = SplitDecoder(self.language_model, depth, DTYPES[settings.dtype], settings.one_dnn)
         self.trunk = Trunk(self.split, self.chains, settings)
         return self.trunk
 
@@ -252,7 +252,11 @@ class ActorCritic(nn.Module):
             )
             logprobs = out.logits.float().log_softmax(-1)
             hidden = out.hidden_states[-1][:, -1 - len(chain)].float()
-            yield ChainRun(hidden, lambda depth, tokens, _, logprobs=logprobs: logprobs[:, depth, list(tokens)])
+
+            def scores(depth: int, tokens: tuple[int, ...], normalised: bool, logprobs: Tensor = logprobs) -> Tensor:
+                return logprobs[:, depth, list(tokens)]
+
+            yield ChainRun(hidden, scores)
 
     def split_runs(
         self, boundaries: Sequence[Boundary], device: torch.device, past: Past | None = None

@@ -36,7 +36,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import MoeModelOutputWithPast
+
+from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps
 
 # Per layer, keys and values of P positions, each (B, heads, P, width).
 KeysValues = Sequence[tuple[Tensor, Tensor]]
@@ -66,7 +68,7 @@ class LayerCache(DynamicCache):
 
     def keys_values(self) -> list[tuple[Tensor, Tensor]]:
         """What it holds, layer by layer."""
-        return [(layer.keys, layer.values) for layer in self.layers]  # type: ignore[union-attr]
+        return [(layer.keys, layer.values) for layer in self.layers]  # type: ignore[union-attr,misc]
 
 
 class SplitDecoder:
@@ -76,9 +78,10 @@ class SplitDecoder:
         language_model: a causal LM, with or without a PEFT adapter. Weights are shared with it, not copied.
         depth: layers in the trunk.
         trunk_dtype: run the trunk in this type, on a copy of its weights; None: as it is.
+        one_dnn: on a CPU, multiply matrices through oneDNN where that helps.
     """
 
-    def __init__(self, language_model: nn.Module, depth: int, trunk_dtype: torch.dtype | None = None):
+    def __init__(self, language_model: nn.Module, depth: int, trunk_dtype: torch.dtype | None = None, one_dnn: bool = True):
         base = language_model.get_base_model() if isinstance(language_model, PeftModel) else language_model
         assert isinstance(base, PreTrainedModel)
         decoder = base.get_decoder()
@@ -89,13 +92,17 @@ class SplitDecoder:
             self._trunk = _in_dtype(self._trunk, trunk_dtype)
         self._middle = _view(decoder, depth, self.layers - 1, final_norm=False)
         self._last = _view(decoder, self.layers - 1, self.layers, final_norm=True)
-        self._base, self._heads = base, {None: _head(base, None)}
+        self._base = base
+        self._heads: dict[tuple[int, ...] | None, nn.Module] = {}
+        helps = one_dnn and one_dnn_helps(next(base.parameters()).device)
+        self._trunk_linear = OneDnnLinear(pack=True) if helps else nullcontext()
+        self._top_linear = OneDnnLinear(pack=False) if helps else nullcontext()
 
     @torch.no_grad()
     def trunk(self, ids: Tensor, mask: Tensor, cache: LayerCache) -> Tensor:
         """(B, S) ids that follow the C positions in `cache`, mask (B, C + S) -> (B, S, D); extends `cache`."""
         autocast_off = nullcontext() if self.trunk_dtype is None else torch.autocast(ids.device.type, enabled=False)
-        with autocast_off:
+        with autocast_off, self._trunk_linear:
             return self._trunk(
                 input_ids=ids,
                 attention_mask=mask,
@@ -145,31 +152,33 @@ class SplitDecoder:
         """(B, D) after the final norm -> (B, V), or (B, len(tokens)), with whatever scaling or capping the model applies."""
         if tokens not in self._heads:
             self._heads[tokens] = _head(self._base, tokens)
-        return self._heads[tokens](inputs_embeds=hidden[:, None], use_cache=False).logits[:, 0]
+        with self._top_linear:
+            return self._heads[tokens](inputs_embeds=hidden[:, None], use_cache=False).logits[:, 0]
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self._last.layers.parameters()).dtype
+        return next(self._last.parameters()).dtype
 
     def _run(self, view: nn.Module, states: Tensor, mask: Tensor, positions: Tensor, cache: LayerCache | None) -> Tensor:
-        return view(
-            inputs_embeds=states,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        with self._top_linear:
+            return view(
+                inputs_embeds=states,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
 
 
-class _Filled(Exception):  # noqa: N818 (it is no error)
+class _Filled(Exception):  # it is no error
     """A layer's keys and values are computed: nothing more is wanted of it."""
 
 
 class _Passthrough(nn.Module):
     """Stands for the decoder where its output is at hand already."""
 
-    def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> MoeModelOutputWithPast:
+        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 
 class _Rows(nn.Module):
@@ -210,7 +219,7 @@ def _head(base: PreTrainedModel, tokens: tuple[int, ...] | None) -> nn.Module:
     return view
 
 
-def _view(decoder: nn.Module, lo: int, hi: int, final_norm: bool) -> nn.Module:
+def _view(decoder: Any, lo: int, hi: int, final_norm: bool) -> nn.Module:
     view = copy.copy(decoder)
     view._modules = dict(decoder._modules)
     view._modules["layers"] = decoder.layers[lo:hi]

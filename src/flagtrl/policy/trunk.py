@@ -40,6 +40,7 @@ class TrunkSettings:
     dtype: str = "auto"  # of the trunk's weights and arithmetic; auto: the model's
     boundary_dtype: str = "auto"  # of stored states; auto: the trunk's
     boundary_device: str = "auto"  # where they are stored; auto: where the model is
+    one_dnn: bool = True  # on a CPU, multiply matrices through oneDNN where that helps
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 0:

@@ -1,0 +1,86 @@
+"""What is logged: sums and counts per name, as means over all processes."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from flagtrl.learning.losses import explained_variance
+from flagtrl.learning.rollout import Rollout
+from flagtrl.market.ledger import Action
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.trunk import Boundary
+
+LOGGED = (
+    "reward",
+    "episode_return",
+    "episode_length",
+    "explained_variance",
+    "env_steps_per_second",
+    *(f"action_share/{action.word}" for action in Action),
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "kl",
+    "kl_old",
+    "ratio",
+    "clip_fraction",
+)
+LOGGED_BY_SPLIT = ("trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cache_mb", "trunk/rollout_mb")
+
+
+class Meters:
+    """Entries since the last look.
+
+    Args:
+        accelerator: the processes that share them.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self._entries: dict[str, list[Tensor]] = {}
+
+    def add(self, name: str, total: Tensor | float, count: int) -> None:
+        """`count` values that sum to `total`."""
+        entry = torch.tensor([0.0, count], dtype=torch.float32, device=self.accelerator.device)
+        entry[0] = total
+        self._entries.setdefault(name, []).append(entry)
+
+    def last(self, name: str, entries: int) -> float:
+        """The mean over the last entries of a name, of all processes."""
+        recent = torch.stack(self._entries[name][-entries:]).sum(0)
+        total, count = self.accelerator.reduce(recent, reduction="sum").tolist()
+        return total / count
+
+    def means(self) -> dict[str, float]:
+        """Every name's mean, of those that have a value in any process; begins anew."""
+        names = (*LOGGED, *LOGGED_BY_SPLIT)
+        nothing = torch.zeros(2, device=self.accelerator.device)
+        sums = torch.stack([torch.stack(self._entries[name]).sum(0) if name in self._entries else nothing for name in names])
+        self._entries.clear()
+        reduced = self.accelerator.reduce(sums, reduction="sum").tolist()
+        return {name: total / count for name, (total, count) in zip(names, reduced, strict=True) if count}
+
+    def add_rollout(self, rollout: Rollout, returns: Tensor) -> None:
+        """What happened in the environments."""
+        self.add("reward", rollout.rewards.sum(), len(rollout))
+        if rollout.episode_returns:
+            self.add("episode_return", sum(rollout.episode_returns), len(rollout.episode_returns))
+            self.add("episode_length", sum(rollout.episode_lengths), len(rollout.episode_lengths))
+        variance = explained_variance(rollout.values.flatten(), returns)
+        if variance.isfinite():
+            self.add("explained_variance", variance, 1)
+        for action in Action:
+            self.add(f"action_share/{action.word}", (rollout.actions == action).sum(), len(rollout))
+
+    def add_trunk(self, model: ActorCritic, boundaries: set[Boundary]) -> None:
+        """What the split engine found in its cache since the last rollout, and what it keeps."""
+        if model.trunk is None:
+            return
+        for kind in ("prefix", "prompt"):
+            if model.trunk.lookups[kind]:
+                self.add(f"trunk/{kind}_hit_rate", model.trunk.lookups[f"{kind} hit"], model.trunk.lookups[kind])
+        model.trunk.lookups.clear()
+        self.add("trunk/cache_mb", model.trunk.cache.nbytes / 2**20, 1)
+        self.add("trunk/rollout_mb", sum(boundary.nbytes for boundary in boundaries) / 2**20, 1)
