@@ -17,18 +17,20 @@ from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 
+# What a clock says, and what the cache held, which a resumed run starts without.
 TIMES = {"env_steps_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+CACHE = {"trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cache_mb"}
 STEPS = 6  # optimizer steps per rollout: 12 samples are 3 minibatches of 4, twice
 
 
 @lru_cache
-def load(directory):
+def load(directory, style):
     base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    return base, PromptEncoder(AutoTokenizer.from_pretrained(directory), PromptSettings("compact", 16), 8192)
+    return base, PromptEncoder(AutoTokenizer.from_pretrained(directory), PromptSettings(style, 16), 8192)
 
 
 def tiny_trainer(
-    small_model, out, *, rollouts=1, callbacks=(), kind=PPOTrainer, policy="action_tokens", finetuning="full_top", **overrides
+    small_model, out, *, rollouts=1, callbacks=(), kind=PPOTrainer, policy="action_tokens", finetuning="full_top", style="compact", **overrides
 ) -> PPOTrainer:
     """A trainer of a small random Llama on a synthetic market."""
     options = {
@@ -50,7 +52,7 @@ def tiny_trainer(
     options.setdefault("total_timesteps", rollouts * options["num_envs"] * options["num_steps"])
     args = PPOConfig(output_dir=str(out), **options)
     set_seed(args.seed)
-    base, encoder = load(small_model)
+    base, encoder = load(small_model, style)
     settings = PolicySettings(policy=policy, finetuning=finetuning, head_width=16)
     model = ActorCritic(attach_adapter(copy.deepcopy(base), settings), encoder.action_paths, settings, args.dropout)
     torch.nn.init.normal_(model.value_head[-1].weight, std=0.1)  # values of 0 would hide what returns are made of
@@ -68,9 +70,9 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def entries(trainer, first_step=1) -> list[dict]:
-    """The log, without what a clock says."""
+    """The log, without what a clock says and what the cache held."""
     history = [entry for entry in trainer.state.log_history if entry["step"] >= first_step]
-    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in history]
+    return [{name: value for name, value in entry.items() if name not in TIMES | CACHE} for entry in history]
 
 
 def digests(directory: Path) -> dict[str, str]:

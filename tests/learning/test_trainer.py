@@ -113,7 +113,7 @@ def test_without_annealing_the_rates_stay(small_model, tmp_path):
 def test_every_trainable_weight_learns_and_no_other_moves(run, small_model):
     after = weights(run)
     assert all(not torch.equal(after[name], run.start[name]) for name in after)
-    base = load(small_model)[0].state_dict()
+    base = load(small_model, "compact")[0].state_dict()
     for name, parameter in run.model.language_model.named_parameters():
         if not parameter.requires_grad and "lora_" not in name:
             plain = name.replace("base_model.model.", "").replace("original_module.", "").replace("base_layer.", "")
@@ -186,6 +186,33 @@ def test_resuming_at_a_rollouts_end_is_bit_identical(small_model, tmp_path, poli
     assert equal(weights(resumed), weights(undisturbed))
     steps = [e for e in entries(resumed, 7) if "loss" in e]
     assert steps == [e for e in entries(undisturbed, 7) if "loss" in e] and len(steps) == 12
+
+
+@pytest.mark.parametrize("style", ["compact", "markov"])
+def test_what_the_cache_holds_does_not_change_a_bit(small_model, tmp_path, style):
+    """So a resumed run, whose cache is empty, repeats the undisturbed one."""
+    trained = []
+    for limit in (0, 0.5, 100):
+        trainer = tiny_trainer(small_model, tmp_path, rollouts=3, trunk_cache_mb=limit, style=style)
+        trainer.train()
+        trained.append(weights(trainer))
+    assert equal(trained[0], trained[2]) and equal(trained[1], trained[2])
+
+
+@pytest.mark.parametrize("finetuning", ["full_top", "lora"])
+def test_both_engines_train_alike(small_model, tmp_path, finetuning):
+    """200 environment steps, every logged loss."""
+    logs = []
+    for engine in ("plain", "split"):
+        trainer = tiny_trainer(
+            small_model, tmp_path, engine=engine, finetuning=finetuning, num_steps=10, total_timesteps=200, max_episode_steps=30
+        )
+        trainer.train()
+        logs.append([entry for entry in entries(trainer) if "loss" in entry])
+    assert len(logs[0]) == len(logs[1]) >= 60
+    for plain, split in zip(*logs, strict=True):
+        assert plain.keys() == split.keys() - set(LOGGED_BY_SPLIT)
+        assert plain == pytest.approx({name: split[name] for name in plain}, abs=1e-4, rel=1e-4), plain["step"]
 
 
 def test_a_saved_checkpoint_is_the_policy_of_its_step(small_model, tmp_path):

@@ -26,7 +26,7 @@ from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, NORMALISATIONS, PolicySettings, attach_adapter
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.split import LayerCache
-from flagtrl.policy.trunk import LruCache, TrunkSettings, batches, left_mask, pad_left
+from flagtrl.policy.trunk import TOKENS_PER_PASS, LruCache, TrunkSettings, batches, left_mask, pad_left
 
 # PEFT plans for DeepSeek's fused experts, which a plain LoRA leaves alone.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
@@ -109,11 +109,19 @@ def assert_equal_engines(model, prompts, legal):
 @pytest.mark.parametrize("finetuning", FINETUNING)
 @pytest.mark.parametrize("name", CONFIGS)
 @settings(max_examples=6, deadline=None)
-@given(lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4), shared=st.integers(1, 20), seed=st.integers(0, 99))
-def test_both_engines_give_the_same_policy_values_and_gradients(name, finetuning, lengths, shared, seed):
+@given(
+    lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4),
+    shared=st.integers(1, 20),
+    seed=st.integers(0, 99),
+    tokens=st.sampled_from([1, 1000]),
+)
+def test_both_engines_give_the_same_policy_values_and_gradients(name, finetuning, lengths, shared, seed, tokens):
+    """Prompt by prompt, as on a CPU, and in padded batches, as on a GPU."""
     legal = np.random.default_rng(seed).random((len(lengths), 3)) < 0.7
     legal[:, 1] = True
-    assert_equal_engines(policy_of(CONFIGS[name], finetuning), prompts_of(lengths, shared, seed), legal)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TOKENS_PER_PASS, "cpu", tokens)
+        assert_equal_engines(policy_of(CONFIGS[name], finetuning), prompts_of(lengths, shared, seed), legal)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -159,8 +167,9 @@ def mixed_prompts():
     ("name", "finetuning", "paths"),
     [*product(CONFIGS, FINETUNING, ["smollm"]), *product(["llama"], FINETUNING, ["three chains", "single"])],
 )
-def test_the_reference_is_the_same_on_both_engines(name, finetuning, paths):
+def test_the_reference_is_the_same_on_both_engines(monkeypatch, name, finetuning, paths):
     """Three ways: the plain engine, the split one afresh, and with what it keeps of shared parts and prompts."""
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 1000)  # a padded batch, as on a GPU
     model, prompts = policy_of(CONFIGS[name], finetuning, paths=PATHS[paths]), mixed_prompts()
     legal = np.ones((len(prompts), 3), dtype=bool)
     legal[1, 0] = False
@@ -225,7 +234,8 @@ def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
     assert trunk.tokens == 22
 
 
-def test_prompts_of_one_batch_are_run_together():
+def test_prompts_of_one_batch_are_run_together(monkeypatch):
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 1000)
     model, prompts = policy_of(CONFIGS["llama"]), prompts_of([9, 10, 10], 10)
     trunk, passes = model.use_split(), []
     run = model.split.trunk
@@ -233,6 +243,7 @@ def test_prompts_of_one_batch_are_run_together():
     together = trunk(prompts)
     assert passes == [(1, 10), (3, 11)], "the shared part, then all own parts with one answer token each"
     assert trunk.tokens == 10 + 3 * 11, "the shorter one begins a token earlier, in its shared part"
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 1)
     for prompt, boundary in zip(prompts, together, strict=True):
         alone = model.use_split()([prompt])[0]
         torch.testing.assert_close(boundary.states[0], alone.states[0], atol=1e-5, rtol=0)

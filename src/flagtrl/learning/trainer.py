@@ -108,7 +108,7 @@ class PPOTrainer(Trainer):
         self._micro_step, self._stopped = 0, False
         self._samples: Samples | None = None
         self._schedule: list[tuple[np.ndarray, int]] = []
-        self._boundaries: dict[EncodedPrompt, Boundary] = {}  # of the current rollout, by prompt
+        self._boundaries: dict[bytes, Boundary] = {}  # of the current rollout, by a prompt's ids
         self._rollout_began: float | None = None
         try:
             super().__init__(
@@ -203,11 +203,12 @@ class PPOTrainer(Trainer):
 
     @torch.no_grad()
     def _act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
-        with self.accelerator.autocast():
-            inputs = self._policy().inputs(prompts, legal, self.args.device)
-        if "boundaries" in inputs:
-            self._boundaries.update(zip(prompts, inputs["boundaries"], strict=True))
-        output = self.model_wrapped(**inputs)
+        trunk = self._policy().trunk
+        if trunk is not None:
+            new = [prompt for prompt in prompts if prompt.ids.tobytes() not in self._boundaries]
+            with self.accelerator.autocast():
+                self._boundaries |= {b.prompt.ids.tobytes(): b for b in trunk(new, self.args.device)}
+        output = self.model_wrapped(**self._inputs(prompts, legal))
         if output.logprobs.isnan().any() or not output.values.isfinite().all():
             raise NonFiniteLossError(
                 f"the policy's probabilities or values are not finite in the rollout before optimizer step "
@@ -221,7 +222,7 @@ class PPOTrainer(Trainer):
         legal = rollout.legal.flatten(0, 1)
         if self._boundaries:
             with self.accelerator.autocast():
-                boundaries = [self._boundaries[prompt] for prompt in rollout.prompts]
+                boundaries = [self._boundaries[prompt.ids.tobytes()] for prompt in rollout.prompts]
                 return self._policy().reference_logprobs(boundaries, legal.to(self.args.device)).float().cpu()
         rows = []
         for start in range(0, len(rollout), REFERENCE_BATCH):
@@ -236,7 +237,7 @@ class PPOTrainer(Trainer):
             return PromptBatch.of(prompts, legal, self.args.device).inputs()
         return {
             "legal": torch.from_numpy(legal).to(self.args.device),
-            "boundaries": [self._boundaries[prompt] for prompt in prompts],
+            "boundaries": [self._boundaries[prompt.ids.tobytes()] for prompt in prompts],
         }
 
     def _policy(self) -> ActorCritic:

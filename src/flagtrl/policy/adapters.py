@@ -73,7 +73,13 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
             target_modules=sorted(_linear_names(model.get_submodule(f"{prefix}.{top[0]}"))),
             layers_to_transform=list(top),
         )
-        return get_peft_model(model, config)
+        policy = get_peft_model(model, config)
+        # PEFT adapts the fused experts of a mixture of experts in every layer, whatever layers_to_transform says.
+        own = tuple(f"{prefix}.{i}." for i in top)
+        for name, parameter in policy.named_parameters():
+            if not any(part in name for part in own):
+                parameter.requires_grad_(False)
+        return policy
     lowest = f"{prefix}.0"
     anchor = min(_linear_names(model.get_submodule(lowest)))
     config = LoraConfig(

@@ -21,8 +21,9 @@ from flagtrl.policy.split import KeysValues, LayerCache, SplitDecoder
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu")
-# Tokens of one pass, padding included. More gain nothing where one prompt fills the machine, and cost memory.
-TOKENS_PER_PASS = {"cpu": 1024}
+# Tokens of one pass, padding included. On a CPU one prompt fills the machine, and runs alone: so its states do not depend,
+# in their last bits, on what else is in the batch or in the cache, and a resumed run repeats the undisturbed one exactly.
+TOKENS_PER_PASS = {"cpu": 1}
 TOKENS_PER_PASS_GPU = 16_384
 LEAST_FILLED = 0.8  # a batch's shortest own part, as a share of its longest
 _ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objects
