@@ -78,7 +78,8 @@ class Phase:
 class Measured:
     """A case's phases, summed over its rounds, and what it takes to judge them.
 
-    `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where prompts repeat.
+    `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where prompts repeat. `known_prompts` is the
+    share of prompts that the split engine had seen before.
     """
 
     case: Case
@@ -86,6 +87,7 @@ class Measured:
     tokens: int = 0
     necessary_flops: dict[str, float] | None = None
     first_visit_seconds: float = 0.0
+    known_prompts: float = 0.0
     cache_mb: float = 0.0
     phases: dict[str, Phase] = field(default_factory=lambda: {name: Phase() for name in PHASES})
 
@@ -160,6 +162,7 @@ class Clocked(PPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.phases: dict[str, Phase] = {}
+        self.rounds, self.lookups, self.hits = 0, 0, 0
         self.prompts: tuple[EncodedPrompt, ...] = ()
         self.began = 0.0
         collect = self.collector.collect
@@ -169,6 +172,9 @@ class Clocked(PPOTrainer):
             with self.phase("rollout"):
                 rollout = collect(*arguments)
             self.prompts += rollout.prompts
+            if (trunk := self.model.trunk) is not None:
+                self.lookups += trunk.lookups["prompt"]
+                self.hits += trunk.lookups["prompt hit"]
             return rollout
 
         self.collector.collect = timed  # type: ignore[method-assign]
@@ -191,8 +197,10 @@ class Clocked(PPOTrainer):
     def timed_train(self) -> Clocked:
         """Train on a fresh episode, with the clock running from the first rollout's first step to the end."""
         self.phases, self.prompts, self.began = {name: Phase() for name in PHASES}, (), 0.0
-        envs, actions = self.collector.envs, np.random.default_rng(0)
-        envs.reset(seed=0)
+        self.rounds += 1
+        # Other actions in every round: prompts that hold account values must not have been seen before.
+        envs, actions = self.collector.envs, np.random.default_rng(self.rounds)
+        envs.reset(seed=self.rounds)
         for _ in range(SKIPPED):
             envs.step(np.array([actions.choice(np.flatnonzero(row)) for row in envs.legal()]))
         self.train()
@@ -236,6 +244,7 @@ def measure(case: Case, shared: Path, seconds: float = 0.0) -> Measured:
         measured.necessary_flops = necessary_flops(model, trainer.prompts, known=case.prompt == "markov")
     if model.trunk is not None:
         measured.cache_mb = model.trunk.cache.nbytes / 2**20
+        measured.known_prompts = trainer.hits / trainer.lookups
     return measured
 
 

@@ -30,7 +30,17 @@ def load(directory, style):
 
 
 def tiny_trainer(
-    small_model, out, *, rollouts=1, callbacks=(), kind=PPOTrainer, policy="action_tokens", finetuning="full_top", style="compact", **overrides
+    small_model,
+    out,
+    *,
+    rollouts=1,
+    callbacks=(),
+    kind=PPOTrainer,
+    policy="action_tokens",
+    finetuning="full_top",
+    style="compact",
+    days=40,
+    **overrides,
 ) -> PPOTrainer:
     """A trainer of a small random Llama on a synthetic market."""
     options = {
@@ -56,7 +66,7 @@ def tiny_trainer(
     settings = PolicySettings(policy=policy, finetuning=finetuning, head_width=16)
     model = ActorCritic(attach_adapter(copy.deepcopy(base), settings), encoder.action_paths, settings, args.dropout)
     torch.nn.init.normal_(model.value_head[-1].weight, std=0.1)  # values of 0 would hide what returns are made of
-    window = news_leads_price(days=40, seed=2).window()
+    window = news_leads_price(days=days, seed=2).window()
     market = MarketSettings(reward="log_return", lookback=3, episode_start="random")
     return kind(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder, callbacks)
 

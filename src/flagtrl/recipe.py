@@ -110,7 +110,7 @@ def check_output_dir(directory: str) -> Path:
 def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tuple[ActorCritic, PromptEncoder]:
     """Load the language model, make it an actor-critic, and try its prompts on `environments`."""
     set_seed(arguments.ppo.seed)
-    language_model, tokenizer = load_base(arguments.data.model_name_or_path or arguments.ppo.llm)
+    language_model, tokenizer = load_base(arguments.data.model_name_or_path or arguments.ppo.llm, settings=arguments.policy)
     encoder = PromptEncoder(tokenizer, arguments.prompt, context_length(language_model))
     for env in environments:
         encoder.check(env)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from flagtrl.errors import ConfigError
 
 FINETUNING = ("full_top", "lora")
 POLICIES = ("action_tokens", "head")
 NORMALISATIONS = ("none", "token")
+QUANTIZATIONS = ("none", "8bit", "4bit")
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,38 @@ class PolicySettings:
     lora_rank: int = field(default=8, metadata={"help": "rank of the LoRA matrices (finetuning=lora)"})
     lora_alpha: int = field(default=16, metadata={"help": "scale of the LoRA matrices (finetuning=lora)"})
     head_width: int = field(default=128, metadata={"help": "hidden units of the value head and the policy head"})
+    quantization: str = field(
+        default="none", metadata={"help": "of the frozen layers, by bitsandbytes: none, 8bit (LLM.int8) or 4bit (NF4)"}
+    )
 
     def __post_init__(self) -> None:
-        allowed = {"policy": POLICIES, "finetuning": FINETUNING, "length_normalisation": NORMALISATIONS}
+        allowed: dict[str, tuple[str, ...]] = {
+            "policy": POLICIES,
+            "finetuning": FINETUNING,
+            "length_normalisation": NORMALISATIONS,
+            "quantization": QUANTIZATIONS,
+        }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(values)}")
         for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def quantization_config(settings: PolicySettings, layers: int) -> BitsAndBytesConfig | None:
+    """What `from_pretrained` is told so that the frozen layers are quantised, and the top ones and the head are not."""
+    if settings.quantization == "none":
+        return None
+    top = range(layers - settings.trainable_layers, layers)
+    return BitsAndBytesConfig(
+        load_in_8bit=settings.quantization == "8bit",
+        load_in_4bit=settings.quantization == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
+        # Full names: the modules are matched by them, and `layers.1` alone would match layer 11 too.
+        llm_int8_skip_modules=[*(f"model.layers.{i}" for i in top), "lm_head"],
+    )
 
 
 def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: float = 0.0) -> PeftModel:

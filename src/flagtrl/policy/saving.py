@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flagtrl.errors import AdapterError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.adapters import PolicySettings, quantization_config
 from flagtrl.policy.trunk import TrunkSettings
 
 PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
@@ -107,7 +107,7 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
         trained_on = tuple(tuple(path) for path in settings["action_paths"])
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{directory}: {SETTINGS_FILE} or adapter_config.json is damaged ({error})") from error
-    model, tokenizer = load_base(str(base), tokenizer_from=str(directory))
+    model, tokenizer = load_base(str(base), str(directory), policy)
     encoder = PromptEncoder(tokenizer, prompt, context_length(model))
     if encoder.action_paths != trained_on:
         raise AdapterError(
@@ -142,8 +142,12 @@ def load_heads(model: ActorCritic, directory: str | Path) -> None:
         raise AdapterError(f"{path} is damaged or of another policy ({' '.join(str(error).split())[:200]})") from error
 
 
-def load_base(name_or_path: str, tokenizer_from: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    name_or_path: str, tokenizer_from: str | None = None, settings: PolicySettings | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in float32, its dropout off, and its tokenizer, from a directory or the Hub.
+
+    With `settings`, its frozen layers are quantised as they say.
 
     With dropout a policy would not score its own actions twice alike, and the first ratio would not be 1.
 
@@ -155,7 +159,9 @@ def load_base(name_or_path: str, tokenizer_from: str | None = None) -> tuple[Pre
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, 0.0)
-        model = AutoModelForCausalLM.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+        quantised = quantization_config(settings or PolicySettings(), config.get_text_config().num_hidden_layers)
+        options = {} if quantised is None else {"quantization_config": quantised}
+        model = AutoModelForCausalLM.from_pretrained(name_or_path, config=config, dtype=torch.float32, **options)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or name_or_path)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]

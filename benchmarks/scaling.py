@@ -1,0 +1,80 @@
+"""How the cost of a step grows with environments, prompt length, trainable layers and model size, on the split engine.
+
+    python benchmarks/scaling.py                # about 10 minutes on 2 cores
+    python benchmarks/scaling.py --device cuda
+
+One thing is varied at a time from the paper's settings: compact prompts, one environment, two trainable layers, SmolLM2-135M's
+shape. Prompt length is varied by the look-back window, which is in the part that a bar's visits share, and by the news' tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+from measure import PHASES, Case, Measured, free_memory, measure, shared_folder
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+VARIED = {
+    "num_envs": [1, 2, 4, 8],
+    "news_tokens": [0, 64, 256, 512],
+    "trainable_layers": [1, 2, 4, 8],
+    "shape": ["135M", "360M"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--prompt", default="compact")
+    parser.add_argument("--vary", nargs="+", default=list(VARIED), choices=VARIED)
+    parser.add_argument("--steps", type=int, default=16, help="environment steps per round, 8 to 40")
+    parser.add_argument("--seconds", type=float, default=5, help="a case has rounds until it was timed for so long")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--plot", type=Path, default=Path("runs/scaling.png"), help="write the plot here")
+    args = parser.parse_args()
+    if not 8 <= args.steps <= 40:
+        raise SystemExit(f"--steps is {args.steps}; give 8 to 40")
+    shared = shared_folder()
+    base = Case("split", args.prompt, device=args.device, steps=args.steps)
+    done: dict[tuple[str, int | str], Measured] = {}
+    print(f"{'varied':<17}{'value':>7}{'tokens':>8}" + "".join(f"{phase:>11}" for phase in PHASES) + "  s/step")
+    for name in args.vary:
+        for value in VARIED[name]:
+            free_memory()
+            done[name, value] = measured = measure(replace(base, **{name: value}), shared, args.seconds)
+            seconds = "".join(f"{measured.seconds(phase):>11.4f}" for phase in PHASES)
+            print(f"{name:<17}{value:>7}{measured.tokens / measured.steps:>8.0f}{seconds}", flush=True)
+    if args.json:
+        rows = [{"varied": key[0], "value": key[1], **done[key].row(phase, 1.0)} for key in done for phase in PHASES]
+        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    plot(done, args.plot)
+
+
+def plot(done: dict[tuple[str, int | str], Measured], path: Path) -> None:
+    """A panel per varied setting: seconds per step by phase."""
+    names = list(dict.fromkeys(name for name, _ in done))
+    size = (3.2 * len(names), 3)
+    figure, panels = plt.subplots(1, len(names), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axes, name in zip(panels[0], names, strict=True):
+        measured = {str(value): m for (varied, value), m in done.items() if varied == name}
+        for phase in PHASES:
+            axes.plot(list(measured), [m.seconds(phase) for m in measured.values()], marker="o", label=phase)
+        axes.set_xlabel(name.replace("_", " "))
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("seconds per environment step")
+    panels[0][0].legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The benchmarks measure what they say: engines that compute the same, operations that are necessary, rows that can be read."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import measure  # noqa: E402
+import scaling  # noqa: E402
+import throughput  # noqa: E402
+
+from flagtrl.market.env import MarketSettings, TradingEnv  # noqa: E402
+from flagtrl.market.sources import load  # noqa: E402
+from flagtrl.policy.trunk import TrunkSettings  # noqa: E402
+
+TINY = dict(zip(measure.SHAPE, (48, 96, 4, 4, 2), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, shared):
+    monkeypatch.setenv("FLAGTRL_SHARED", str(shared))
+    for name in measure.SHAPES:
+        monkeypatch.setitem(measure.SHAPES, name, TINY)
+
+
+@pytest.fixture
+def prompts(shared):
+    window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
+    encoder = measure.make_policy(measure.Case("plain", "compact"), shared)[1]
+    return measure.visits(TradingEnv(window, MarketSettings()), encoder, both_positions=False)[0][20:23]
+
+
+def test_one_sequence_per_action_gives_the_plain_engines_policy_values_and_gradients(shared, prompts):
+    legal, results = np.ones((3, 3), dtype=bool), []
+    for engine in ("plain", "per_action"):
+        model = measure.make_policy(measure.Case(engine, "compact"), shared)[0]
+        torch.nn.init.normal_(model.value_head[-1].weight, generator=torch.Generator().manual_seed(0))
+        output = model(**model.inputs(prompts, legal))
+        (output.logprobs.sum() + output.values.sum()).backward()
+        reference = model(**model.inputs(prompts, legal), reference=True).logprobs
+        gradients = [p.grad for p in model.parameters() if p.requires_grad]
+        results.append([output.logprobs, output.values, reference, *gradients])
+    for plain, per_action in zip(*results, strict=True):
+        torch.testing.assert_close(per_action, plain, atol=1e-5, rtol=1e-3)
+
+
+def test_necessary_operations_are_nearly_all_that_the_split_engine_executes(shared, prompts, monkeypatch):
+    """Counted by torch, phase by phase. What it adds: queries of the last layer, masked attention, anchor, value head."""
+    # Wide, as a real model: in a narrow one heads and attention would outweigh the layers.
+    monkeypatch.setitem(measure.SHAPES, "135M", dict(zip(measure.SHAPE, (576, 1536, 4, 9, 3), strict=True)))
+    model = measure.make_policy(measure.Case("split", "compact"), shared)[0]
+    trunk = model.use_split(TrunkSettings(one_dnn=False))  # the counter does not know oneDNN's products
+    prompt = prompts[:1]
+    for text in prompt:
+        trunk._prefix(text, "cpu")
+    legal = np.ones((1, 3), dtype=bool)
+    counted = {}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        boundaries = trunk(prompt)
+        model(legal=torch.from_numpy(legal), boundaries=boundaries)
+        counted["rollout"] = counter.get_total_flops()
+    with model.adapter_off():
+        trunk.reference_past(boundaries, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        model.reference_logprobs(boundaries, torch.from_numpy(legal))
+        counted["reference"] = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        output = model(legal=torch.from_numpy(legal), boundaries=boundaries)
+        (output.logprobs.sum() + output.values.sum()).backward()
+        counted["update"] = counter.get_total_flops()
+    necessary = measure.necessary_flops(model, prompt, known=False)
+    for phase, executed in counted.items():
+        assert necessary[phase] <= 1.001 * executed, phase
+        assert executed <= 1.3 * necessary[phase], phase
+
+
+def run(monkeypatch, tmp_path, module, options):
+    files = ["--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / "plot.png")]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *files, *options.split()])
+    module.main()
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    return json.loads((tmp_path / "rows.json").read_text())["rows"]
+
+
+def test_throughput_writes_a_row_per_engine_prompt_type_and_phase(monkeypatch, tmp_path, capsys):
+    rows = run(monkeypatch, tmp_path, throughput, "--steps 8 --seconds 0 --prompts compact markov --envs 1 4")
+    assert {(r["engine"], r["dtype"], r["num_envs"]) for r in rows} == {
+        *((engine, "float32", 1) for engine in measure.ENGINES),
+        ("split", "bfloat16", 1),
+        ("split", "float32", 4),
+    }
+    assert {r["phase"] for r in rows} == set(measure.PHASES) and {r["prompt"] for r in rows} == {"compact", "markov"}
+    figures = {"seconds_per_step", "tokens_per_step", "peak_memory_mb", "peak_share"}
+    assert set(rows[0]) == {"engine", "prompt", "dtype", "num_envs", "phase", *figures}
+    for row in rows:
+        assert row["tokens_per_step"] > 150 and row["peak_memory_mb"] > 100 and row["seconds_per_step"] > 0
+    whole = [r for r in rows if (r["engine"], r["num_envs"], r["dtype"], r["prompt"]) == ("plain", 1, "float32", "compact")]
+    by_phase = {r["phase"]: r["seconds_per_step"] for r in whole}
+    assert by_phase["all"] == pytest.approx(sum(by_phase[phase] for phase in measure.PHASES[:-1]))
+    assert "x split" in capsys.readouterr().out
+
+
+def test_scaling_varies_one_thing_at_a_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(scaling, "VARIED", {"num_envs": [1, 2], "news_tokens": [0, 64], "trainable_layers": [1, 2]})
+    rows = run(monkeypatch, tmp_path, scaling, "--steps 8 --seconds 0 --vary num_envs news_tokens trainable_layers")
+    tokens = {r["value"]: r["tokens_per_step"] for r in rows if r["varied"] == "news_tokens"}
+    assert tokens[64] > tokens[0] + 20
+    assert {(r["varied"], r["value"]) for r in rows} == {
+        *((name, value) for name, values in scaling.VARIED.items() for value in values)
+    }
+
+
+def test_without_the_shared_data_a_line_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("FLAGTRL_SHARED", "/nowhere")
+    with pytest.raises(SystemExit) as stopped:
+        measure.shared_folder()
+    assert stopped.value.code == 2 and "set FLAGTRL_SHARED" in capsys.readouterr().err
