@@ -11,6 +11,7 @@ import pytest
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from training import AtStep, tiny_trainer
 
 seen = []
@@ -19,8 +20,13 @@ def look(model):
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     seen.append((trainer.state.global_step, pages * 4096 / 2**20, model.trunk.cache.nbytes / 2**20))
 
+# Wide enough that the cache is full within the first 200 steps.
+shape = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2)
+config = LlamaConfig(vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192, pad_token_id=2, **shape)
+LlamaForCausalLM(config).save_pretrained(sys.argv[2])
+AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
 trainer = tiny_trainer(
-    Path(sys.argv[1]), sys.argv[2], num_envs=1, num_steps=40, minibatch_size=20, update_epochs=1, max_episode_steps=30,
+    Path(sys.argv[2]), sys.argv[2], num_envs=1, num_steps=40, minibatch_size=20, update_epochs=1, max_episode_steps=30,
     total_timesteps=2000, trunk_cache_mb=64, style="paper", days=300, logging_strategy="no", callbacks=[AtStep(look)],
 )
 trainer.train()

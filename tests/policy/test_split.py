@@ -193,7 +193,8 @@ def test_the_reference_runs_a_prompt_once_and_a_shared_part_once():
     model.split.top_keys_values = lambda states: runs.append("shared") or fill(states)
     for prompts in ([first], [second], [first, second]):
         model.reference_logprobs(trunk(prompts), torch.ones(len(prompts), 3, dtype=torch.bool))
-    assert runs == ["shared", (1, 3 + 1), (1, 7 + 1)], "the second prompt is of the same bar, and both are known then"
+    # The first prompt is shorter than a rounded own part, so it is run whole; later both are known.
+    assert runs == [(1, 16), "shared", (1, 8 + 1)]
 
 
 def test_a_repeated_prompt_is_one_row_of_a_batch_and_its_gradient_counts_as_often():
@@ -227,11 +228,11 @@ def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
     trunk = model.use_split()
     first, second = prompts_of([4, 6], 10)
     trunk([first])
-    assert trunk.tokens == 10 + 4 + 1, "the prompt and the one answer token that must be read"
+    assert trunk.tokens == 10 + 8 + 1, "the prompt's two parts, the second rounded up, and one answer token"
     trunk([second])
-    assert trunk.tokens == 15 + 6 + 1, "the shared part was known"
+    assert trunk.tokens == 19 + 8 + 1, "the shared part was known"
     trunk([first, second, first])
-    assert trunk.tokens == 22
+    assert trunk.tokens == 28
 
 
 def test_prompts_of_one_batch_are_run_together(monkeypatch):
@@ -241,8 +242,8 @@ def test_prompts_of_one_batch_are_run_together(monkeypatch):
     run = model.split.trunk
     model.split.trunk = lambda ids, *rest: passes.append(tuple(ids.shape)) or run(ids, *rest)
     together = trunk(prompts)
-    assert passes == [(1, 10), (3, 11)], "the shared part, then all own parts with one answer token each"
-    assert trunk.tokens == 10 + 3 * 11, "the shorter one begins a token earlier, in its shared part"
+    assert passes == [(1, 10), (3, 17)], "the shared part, then all own parts of a rounded length with one answer token each"
+    assert trunk.tokens == 10 + 3 * 17, "each begins earlier, in its shared part"
     monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 1)
     for prompt, boundary in zip(prompts, together, strict=True):
         alone = model.use_split()([prompt])[0]
@@ -309,7 +310,8 @@ def test_the_cache_drops_the_least_recently_used_and_keeps_its_bound():
 
 
 def test_pad_left():
-    assert pad_left([torch.ones(1, 2), 2 * torch.ones(3, 2)])[:, :, 0].tolist() == [[0, 0, 1], [2, 2, 2]]
+    states = [torch.ones(1, 2), 2 * torch.ones(3, 2)]
+    assert pad_left(states, 4, torch.device("cpu"))[:, :, 0].tolist() == [[0, 0, 0, 1], [0, 2, 2, 2]]
     assert left_mask([1, 3], 3).tolist() == [[0, 0, 1], [1, 1, 1]]
 
 

@@ -6,8 +6,10 @@ micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything els
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -172,6 +174,7 @@ class PPOTrainer(Trainer):
         was_training = policy.training
         policy.eval()
         self._boundaries = {}
+        return_freed_memory()
         rollout = self.collector.collect(self._act, self.args.num_steps)
         reference = self._reference(rollout)
         policy.train(was_training)
@@ -358,6 +361,16 @@ class PPOTrainer(Trainer):
         """The Trainer's generators, and the environments with theirs, of this process."""
         super()._save_rng_state(output_dir)
         (Path(output_dir) / rollout_file(self.args.process_index)).write_text(json.dumps(self.collector.state_dict()))
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system, where that is glibc: 9 ms a rollout.
+
+    It keeps what is freed between tensors that live on, and the split engine's cache keeps many: without this, the
+    resident size of a run of 2,000 steps with a full cache went on growing by 12%.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 class _MicroSteps(Dataset):

@@ -22,7 +22,18 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.adapters import PolicySettings, decoder_layers
 from flagtrl.policy.split import SplitDecoder
-from flagtrl.policy.trunk import DTYPES, Boundary, Past, Trunk, TrunkSettings, batches, left_mask, pad_left, tokens_per_pass
+from flagtrl.policy.trunk import (
+    DTYPES,
+    Boundary,
+    Past,
+    Trunk,
+    TrunkSettings,
+    batches,
+    left_mask,
+    pad_left,
+    rounded_up,
+    tokens_per_pass,
+)
 
 
 class PolicyOutput(NamedTuple):
@@ -268,7 +279,10 @@ class ActorCritic(nn.Module):
             states = [boundary.states[number] for boundary in boundaries]
             totals = [len(state) for state in states]
             counts = past.counts if past else [0] * len(states)
-            padded = pad_left([state[count:] for state, count in zip(states, counts, strict=True)], device)
+            rest = [state[count:] for state, count in zip(states, counts, strict=True)]
+            length = max(map(len, rest))
+            # After a past there is no room for padding between the two; its rows are of a rounded length already.
+            padded = pad_left(rest, length if past else rounded_up(length), device)
             mask = left_mask(totals, max(counts) + padded.shape[1], device)
             hidden = split.top(padded, mask, 1 + len(chain), past.keys_values if past else None)
 

@@ -25,6 +25,8 @@ DEVICES = ("auto", "cpu")
 # in their last bits, on what else is in the batch or in the cache, and a resumed run repeats the undisturbed one exactly.
 TOKENS_PER_PASS = {"cpu": 1}
 TOKENS_PER_PASS_GPU = 16_384
+# Lengths are rounded up to a multiple of this, so that matrix products come in few shapes: oneDNN keeps code for each.
+ROUND_TO = 8
 LEAST_FILLED = 0.8  # a batch's shortest own part, as a share of its longest
 _ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objects
 
@@ -243,9 +245,8 @@ def tokens_per_pass(device: torch.device | str) -> int:
     return TOKENS_PER_PASS.get(torch.device(device).type, TOKENS_PER_PASS_GPU)
 
 
-def pad_left(states: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
-    """B tensors (L_b, D) -> (B, L, D) with zeros on the left."""
-    length, device = max(len(state) for state in states), device or states[0].device
+def pad_left(states: Sequence[Tensor], length: int, device: torch.device) -> Tensor:
+    """B tensors (L_b, D) -> (B, length, D) with zeros on the left."""
     if all(len(state) == length for state in states):
         return torch.stack(tuple(states)).to(device)
     padded = torch.zeros(len(states), length, states[0].shape[-1], dtype=states[0].dtype, device=device)
@@ -259,9 +260,14 @@ def left_mask(lengths: Sequence[int], width: int, device: torch.device | str | N
     return (torch.arange(width)[None] >= width - torch.tensor(lengths)[:, None]).long().to(device)
 
 
+def rounded_up(length: int) -> int:
+    """The next multiple of ROUND_TO."""
+    return -(-length // ROUND_TO) * ROUND_TO
+
+
 def _kept(prompts: Sequence[EncodedPrompt]) -> list[int]:
     """How many positions of each prompt's shared part are taken from the cache, for rows of one length."""
-    longest = max(prompt.own_length for prompt in prompts)
+    longest = rounded_up(max(prompt.own_length for prompt in prompts))
     return [max(len(p.ids) - longest, 0) for p in prompts]
 
 
