@@ -44,4 +44,7 @@ def test_memory_stays_level_and_the_cache_within_its_bound(small_model, tmp_path
     resident = {step * 20: size for step, size, _ in seen}  # two optimizer steps are a rollout of 40
     assert len(seen) == 100 and max(cache for *_, cache in seen) <= 64
     assert seen[-1][2] > 60, "the bound was reached, so that something had to go"
-    assert max(size for step, size in resident.items() if step > 200) <= 1.05 * resident[200]
+    # Peak against peak: the size goes up and down by several percent within each rollout. It levels off once oneDNN has
+    # made its code for most shapes, up to some 60 MiB, which are much beside so small a model.
+    peak = max(size for step, size in resident.items() if step <= 400)
+    assert max(size for step, size in resident.items() if step > 400) <= 1.05 * peak

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -31,25 +33,28 @@ LOGGED_BY_SPLIT = ("trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cach
 
 
 class Meters:
-    """Entries since the last look.
+    """Sums since the last look.
 
     Args:
         accelerator: the processes that share them.
+        kept: how many of a name's latest entries `latest` can be asked for.
     """
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self._entries: dict[str, list[Tensor]] = {}
+    def __init__(self, accelerator: Accelerator, kept: int):
+        self.accelerator, self.kept = accelerator, kept
+        self._sums: dict[str, Tensor] = {}
+        self._latest: dict[str, deque[Tensor]] = {}
 
     def add(self, name: str, total: Tensor | float, count: int) -> None:
         """`count` values that sum to `total`."""
         entry = torch.tensor([0.0, count], dtype=torch.float32, device=self.accelerator.device)
         entry[0] = total
-        self._entries.setdefault(name, []).append(entry)
+        self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        self._latest.setdefault(name, deque(maxlen=self.kept)).append(entry)
 
-    def last(self, name: str, entries: int) -> float:
-        """The mean over the last entries of a name, of all processes."""
-        recent = torch.stack(self._entries[name][-entries:]).sum(0)
+    def latest(self, name: str) -> float:
+        """The mean over a name's latest `kept` entries, of all processes."""
+        recent = torch.stack(tuple(self._latest[name])).sum(0)
         total, count = self.accelerator.reduce(recent, reduction="sum").tolist()
         return total / count
 
@@ -57,8 +62,8 @@ class Meters:
         """Every name's mean, of those that have a value in any process; begins anew."""
         names = (*LOGGED, *LOGGED_BY_SPLIT)
         nothing = torch.zeros(2, device=self.accelerator.device)
-        sums = torch.stack([torch.stack(self._entries[name]).sum(0) if name in self._entries else nothing for name in names])
-        self._entries.clear()
+        sums = torch.stack([self._sums.get(name, nothing) for name in names])
+        self._sums.clear()
         reduced = self.accelerator.reduce(sums, reduction="sum").tolist()
         return {name: total / count for name, (total, count) in zip(names, reduced, strict=True) if count}
 

@@ -123,7 +123,7 @@ class PPOTrainer(Trainer):
             )
         except (ValueError, ImportError, RuntimeError) as error:  # a setting of TrainingArguments, or a tracker not installed
             raise ConfigError(str(error)) from error
-        self._meters = Meters(self.accelerator)
+        self._meters = Meters(self.accelerator, kept=args.gradient_accumulation_steps)
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         with self.accelerator.autocast():
             choose_engine(model, "plain" if sharded else args.engine, args.trunk_settings, self._probe())
@@ -157,9 +157,8 @@ class PPOTrainer(Trainer):
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._micro_step += 1
-        micro = self.args.gradient_accumulation_steps
-        if self.args.target_kl is not None and self._micro_step % micro == 0:
-            self._stopped = self._stopped or self._meters.last("kl_old", micro) > self.args.target_kl
+        if self.args.target_kl is not None and self._micro_step % self.args.gradient_accumulation_steps == 0:
+            self._stopped = self._stopped or self._meters.latest("kl_old") > self.args.target_kl
         return loss
 
     # -- the rollout

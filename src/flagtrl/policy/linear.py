@@ -8,6 +8,7 @@ for the processor once, for which it keeps a second copy of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+# oneDNN keeps the code that it makes for each shape, 1,024 of them unless told: some hundred MiB where lengths vary.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 class OneDnnLinear(TorchFunctionMode):
