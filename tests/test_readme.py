@@ -46,6 +46,35 @@ def test_every_link_and_path_exists():
     assert not [path for path in code if not (ROOT / path).exists()]
 
 
+def test_the_speed_table_is_what_the_benchmark_wrote():
+    """And the floors that this project set itself hold in it."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from throughput import markdown  # the benchmarks are scripts, no package
+
+    rows = json.loads((ROOT / "docs/throughput.json").read_text())["rows"]
+    assert markdown(rows) in README
+    step = {
+        (row["prompt"], row["engine"]): row["seconds_per_step"]
+        for row in rows
+        if row["phase"] == "all" and row["num_envs"] == 1 and row["dtype"] == "float32"
+    }
+    floors = {"paper": (4.5, 12), "compact": (6.5, 17), "markov": (12, 32)}
+    for prompt, (plain, per_action) in floors.items():
+        assert step[prompt, "plain"] >= plain * step[prompt, "split"]
+        assert step[prompt, "per_action"] >= per_action * step[prompt, "split"]
+
+
+def test_every_benchmark_command_in_the_readme_parses(monkeypatch):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import throughput
+
+    commands = re.findall(r"^python benchmarks/throughput.py (.*)$", shell_commands(), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["throughput.py", *command.split()])
+        throughput.arguments()
+
+
 def test_the_test_command_is_what_ci_runs():
     assert "make test" in README
     assert "make VENV" in (ROOT / ".ci/run").read_text()

@@ -150,6 +150,7 @@ def test_without_annealing_the_learning_rate_is_constant(tmp_path):
         ("per_device_train_batch_size", 4, "set minibatch_size"),
         ("num_train_epochs", 2.0, "set total_timesteps"),
         ("gradient_checkpointing", True, "leave it out"),
+        ("torch_compile", True, "leave it out"),
         ("eval_strategy", "steps", "leave it out"),
         ("seed", -1, "a whole number from 0"),
         ("seed", 2**32, "a whole number from 0"),

@@ -51,7 +51,16 @@ def test_a_trainable_weight_is_never_packed():
         torch.testing.assert_close(functional.linear(x, weight), 2 * before)
 
 
-def test_a_frozen_weight_is_packed_once(monkeypatch):
+def test_a_frozen_weight_that_is_overwritten_is_packed_anew():
+    """As when a checkpoint is loaded into it."""
+    x, weight, _ = tensors((4,), 8, 8, bias=False)
+    with OneDnnLinear(pack=True):
+        before = functional.linear(x, weight)
+        weight.copy_(2 * weight)
+        torch.testing.assert_close(functional.linear(x, weight), 2 * before)
+
+
+def test_a_frozen_weight_is_packed_once():
     x, weight, _ = tensors((4,), 8, 8, bias=False)
     mode = OneDnnLinear(pack=True)
     with mode:

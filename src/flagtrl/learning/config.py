@@ -165,6 +165,7 @@ class PPOConfig(TrainingArguments):
             "num_train_epochs": ((3.0, 3), "set total_timesteps, or update_epochs"),
             "gradient_checkpointing": ((False, None), "leave it out: only the top layers keep activations"),
             "eval_strategy": (("no",), "leave it out: the recipe backtests at the end"),
+            "torch_compile": ((False, None), "leave it out: it was not yet tried with either engine"),
         }
         for name, (left_alone, remedy) in remedies.items():
             if getattr(self, name) not in left_alone:

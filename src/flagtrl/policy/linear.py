@@ -32,7 +32,7 @@ class OneDnnLinear(TorchFunctionMode):
     def __init__(self, pack: bool):
         super().__init__()
         self.pack = pack
-        self._packed: dict[int, tuple[Tensor, Tensor]] = {}
+        self._packed: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Called by torch for every function within."""
@@ -45,10 +45,11 @@ class OneDnnLinear(TorchFunctionMode):
             return _Linear.apply(inputs, weight, bias)
         if not self.pack or weight.requires_grad:
             return _product(inputs, weight, bias)
-        # By identity; the weight is kept beside its packed copy, so that no other tensor can take its identity.
-        if id(weight) not in self._packed:
-            self._packed[id(weight)] = (weight, torch.ops.mkldnn._reorder_linear_weight(weight, None))
-        return _product(inputs, self._packed[id(weight)][1], bias)
+        # By identity and content; the weight is kept beside its packed copy, so that no other tensor can take its identity.
+        key = (id(weight), weight.data_ptr(), weight._version)
+        if key not in self._packed:
+            self._packed[key] = (weight, torch.ops.mkldnn._reorder_linear_weight(weight, None))
+        return _product(inputs, self._packed[key][1], bias)
 
 
 def one_dnn_helps(device: torch.device) -> bool:
