@@ -78,8 +78,8 @@ class Phase:
 class Measured:
     """A case's phases, summed over its rounds, and what it takes to judge them.
 
-    `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where prompts repeat. `known_prompts` is the
-    share of prompts that the split engine had seen before.
+    `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where environments may share
+    work. `known_prompts` is the share of prompts that the split engine had seen before.
     """
 
     case: Case
@@ -96,7 +96,7 @@ class Measured:
         for name, phase in trainer.phases.items():
             self.phases[name].seconds += phase.seconds
             self.phases[name].peak_memory_mb = max(self.phases[name].peak_memory_mb, phase.peak_memory_mb)
-        self.steps += trainer.args.total_timesteps
+        self.steps += len(trainer.prompts)
         self.tokens += sum(len(prompt.ids) for prompt in trainer.prompts)
 
     def seconds(self, phase: str) -> float:
@@ -187,7 +187,7 @@ class Clocked(PPOTrainer):
         yield
         synchronize(self.args.device)
         self.phases[name].seconds += time.perf_counter() - began
-        self.phases[name].peak_memory_mb = peak_memory_mb(self.args.device)
+        self.phases[name].peak_memory_mb = max(self.phases[name].peak_memory_mb, peak_memory_mb(self.args.device))
         reset_peak_memory(self.args.device)
 
     def _reference(self, rollout: Any) -> Tensor:
@@ -237,10 +237,11 @@ def measure(case: Case, shared: Path, seconds: float = 0.0) -> Measured:
             model.use_split(replace(args.trunk_settings, one_dnn=False))
         ahead = visits(TradingEnv(window, market), encoder, case.prompt == "markov")
         bars = case.steps // case.num_envs + 1  # an update needs the value of the bar after
-        measured.first_visit_seconds = first_visit(trainer, [p for ep in ahead for p in ep[SKIPPED : SKIPPED + bars]]) / bars
+        prompts = [prompt for episode in ahead for prompt in episode[SKIPPED : SKIPPED + bars]]
+        measured.first_visit_seconds = first_visit(trainer, prompts) / (len(prompts) / len(ahead))
         while measured.phases["all"].seconds <= seconds:
             measured.add(trainer.timed_train())
-    if len({prompt.ids.tobytes() for prompt in trainer.prompts}) == len(trainer.prompts):
+    if case.num_envs == 1:
         measured.necessary_flops = necessary_flops(model, trainer.prompts, known=case.prompt == "markov")
     if model.trunk is not None:
         measured.cache_mb = model.trunk.cache.nbytes / 2**20
@@ -274,6 +275,7 @@ def first_visit(trainer: PPOTrainer, prompts: list[EncodedPrompt]) -> float:
     with trainer.accelerator.autocast():
         if model.trunk is not None:
             model.reference_logprobs(model.trunk(prompts, device), legal)
+            model.trunk.lookups.clear()
         else:
             model(**model.inputs(prompts[:1], legal[:1].cpu().numpy(), device))
     synchronize(device)
@@ -315,11 +317,11 @@ def visits(env: TradingEnv, encoder: PromptEncoder, both_positions: bool) -> lis
 
 
 def necessary_flops(model: ActorCritic, prompts: Sequence[EncodedPrompt], known: bool) -> dict[str, float]:
-    """Floating-point operations of one step's matrix products that no engine can leave out, per phase.
+    """Floating-point operations of one step's matrix products that are left to do, per phase.
 
-    Given that the trunk is frozen and a bar's shared part was seen: the trunk over the own part; the top over all of the
-    prompt, its last layer at the positions read (keys and values elsewhere); the reference over the own part; forward and
-    twice that backward in the update. With `known` prompts (markov) the trunk's and the reference's part is none.
+    Given one environment, a frozen trunk and a shared part that was seen: the trunk over the own part; the top over all of
+    the prompt, its last layer at the positions read (keys and values elsewhere); the reference over the own part; forward
+    and twice that backward in the update. With `known` prompts (markov) the trunk's and the reference's part is none.
     """
     config = model.config
     width, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size

@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --device cuda
 
 One thing is varied at a time from the paper's settings: compact prompts, one environment, two trainable layers, SmolLM2-135M's
-shape. Prompt length is varied by the look-back window, which is in the part that a bar's visits share, and by the news' tokens.
+shape. Prompt length is varied by the tokens of news, which are in the part that a bar's visits share.
 """
 
 from __future__ import annotations

@@ -107,6 +107,17 @@ def test_throughput_writes_a_row_per_engine_prompt_type_and_phase(monkeypatch, t
     assert "x split" in capsys.readouterr().out
 
 
+def test_steps_are_counted_as_they_were_made(shared):
+    """10 steps of 4 environments are one rollout of 8 samples."""
+    measured = measure.measure(measure.Case("split", "compact", num_envs=4, steps=10), shared)
+    assert measured.steps == 8 and measured.known_prompts < 1
+
+
+def test_markov_prompts_are_all_known_in_the_steady_state(shared):
+    assert measure.measure(measure.Case("split", "markov", steps=8), shared).known_prompts == 1
+    assert measure.measure(measure.Case("split", "compact", steps=8), shared, seconds=0.5).known_prompts < 0.2
+
+
 def test_scaling_varies_one_thing_at_a_time(monkeypatch, tmp_path):
     monkeypatch.setattr(scaling, "VARIED", {"num_envs": [1, 2], "news_tokens": [0, 64], "trainable_layers": [1, 2]})
     rows = run(monkeypatch, tmp_path, scaling, "--steps 8 --seconds 0 --vary num_envs news_tokens trainable_layers")

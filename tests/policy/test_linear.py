@@ -29,7 +29,7 @@ def test_values_and_gradients_are_those_of_float64(rows, inputs, outputs, bias, 
     x, weight, b = tensors(rows, inputs, outputs, bias)
     leaves = [t.clone().requires_grad_() for t in (x, weight, b) if t is not None]
     with OneDnnLinear(pack):
-        frozen = functional.linear(x, weight, b)
+        frozen = functional.linear(x, torch.nn.Parameter(weight, requires_grad=False), b)
         trained = functional.linear(*leaves)
     trained.pow(2).sum().backward()
     exact = [t.double().requires_grad_() for t in (x, weight, b) if t is not None]
@@ -54,6 +54,7 @@ def test_a_trainable_weight_is_never_packed():
 def test_a_frozen_weight_that_is_overwritten_is_packed_anew():
     """As when a checkpoint is loaded into it."""
     x, weight, _ = tensors((4,), 8, 8, bias=False)
+    weight = torch.nn.Parameter(weight, requires_grad=False)
     with OneDnnLinear(pack=True):
         before = functional.linear(x, weight)
         weight.copy_(2 * weight)
@@ -62,13 +63,14 @@ def test_a_frozen_weight_that_is_overwritten_is_packed_anew():
 
 def test_a_frozen_weight_is_packed_once():
     x, weight, _ = tensors((4,), 8, 8, bias=False)
+    weight = torch.nn.Parameter(weight, requires_grad=False)
     mode = OneDnnLinear(pack=True)
     with mode:
         first = functional.linear(x, weight)
-    assert len(mode._packed) == 1
-    with mode:
+        packed = mode._packed[id(weight)][2]
         assert torch.equal(functional.linear(x, weight), first)
-    assert len(mode._packed) == 1
+        functional.linear(x, weight.clone())
+    assert len(mode._packed) == 1 and mode._packed[id(weight)][2] is packed, "and other tensors never"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

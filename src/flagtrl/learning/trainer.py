@@ -246,8 +246,10 @@ class PPOTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
-        """The environments' first prompts, to compare the engines on."""
-        return [self.encoder.encode(seen) for seen in self.collector.envs.observe()], self.collector.envs.legal()
+        """The environments' first prompts, each also without its first token, so that lengths are mixed."""
+        whole = [self.encoder.encode(seen) for seen in self.collector.envs.observe()]
+        shorter = [EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 0)) for prompt in whole]
+        return [*whole, *shorter], np.concatenate([self.collector.envs.legal()] * 2)
 
     def _split(self, count: int) -> list[tuple[np.ndarray, int]]:
         """The rollout's micro-batches as (rows, size of their minibatch): every epoch uses every sample once."""

@@ -65,6 +65,7 @@ def _fault(model: ActorCritic, settings: TrunkSettings, probe: tuple[Sequence[En
         split_scores, split_hidden = model.scores(model.split_runs(boundaries, device), reference=False)
         reference = model(**batch.inputs(), reference=True).logprobs.exp()
         split_reference = model.reference_logprobs(boundaries, batch.legal).exp()
+        model.use_split(settings)  # with an empty cache: what the probe left is of weights that may yet be loaded over
     except Exception as error:  # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
@@ -74,8 +75,10 @@ def _fault(model: ActorCritic, settings: TrunkSettings, probe: tuple[Sequence[En
         "the reference's probabilities": _largest(reference, split_reference),
         "hidden states, as a share of the largest,": _largest(hidden, split_hidden) / max(float(hidden.abs().max()), 1e-6),
     }
-    dtypes = {next(model.language_model.parameters()).dtype, DTYPES[settings.dtype] or torch.float32}
-    half = torch.is_autocast_enabled(device.type) or dtypes != {torch.float32}
+    chosen = (DTYPES[settings.dtype], DTYPES[settings.boundary_dtype], next(model.language_model.parameters()).dtype)
+    # LLM.int8 rounds activations by what else is in the pass: it is as exact as 8 bits are.
+    half = torch.is_autocast_enabled(device.type) or model.settings.quantization == "8bit"
+    half = half or not set(chosen) <= {None, torch.float32}
     bound = TOLERANCE_16_BIT if half else TOLERANCE
     faults = [f"{name} differ by {value:.3g}" for name, value in differences.items() if not value <= bound]  # NaN is a fault
     return f"{' and '.join(faults)}, the bound is {bound:g}" if faults else None

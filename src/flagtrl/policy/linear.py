@@ -32,7 +32,7 @@ class OneDnnLinear(TorchFunctionMode):
     def __init__(self, pack: bool):
         super().__init__()
         self.pack = pack
-        self._packed: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        self._packed: dict[int, tuple[Tensor, tuple[int, int], Tensor]] = {}
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Called by torch for every function within."""
@@ -43,13 +43,14 @@ class OneDnnLinear(TorchFunctionMode):
     def _linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled() and (inputs.requires_grad or weight.requires_grad):
             return _Linear.apply(inputs, weight, bias)
-        if not self.pack or weight.requires_grad:
+        # Parameters alone: other tensors, as weights dequantised on the fly, come and go.
+        if not self.pack or weight.requires_grad or not isinstance(weight, torch.nn.Parameter):
             return _product(inputs, weight, bias)
-        # By identity and content; the weight is kept beside its packed copy, so that no other tensor can take its identity.
-        key = (id(weight), weight.data_ptr(), weight._version)
-        if key not in self._packed:
-            self._packed[key] = (weight, torch.ops.mkldnn._reorder_linear_weight(weight, None))
-        return _product(inputs, self._packed[key][1], bias)
+        # By identity; the weight is kept beside its packed copy, so that no other tensor can take its identity.
+        content = (weight.data_ptr(), weight._version)
+        if id(weight) not in self._packed or self._packed[id(weight)][1] != content:
+            self._packed[id(weight)] = (weight, content, torch.ops.mkldnn._reorder_linear_weight(weight, None))
+        return _product(inputs, self._packed[id(weight)][2], bias)
 
 
 def one_dnn_helps(device: torch.device) -> bool:

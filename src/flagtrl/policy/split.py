@@ -15,10 +15,11 @@ would compute again:
 A fourth saving is in the head: the first answer token's normaliser is the same for every action and cancels when
 probabilities are renormalised over the actions, so only the actions' rows of the vocabulary matrix are multiplied there.
 
-Nothing is approximated: only the order of floating-point sums inside a matrix product may differ, which is worth about
-1e-7 in float32. Views, shallow copies of the decoder with fewer layers, let the model's own forward choose masks,
-rotary embeddings and layer types; nothing here is specific to one architecture. `tests/policy/test_split.py` holds all of
-it to the plain engine, architecture by architecture, in values, log-probabilities and gradients.
+Nothing is approximated, but in 8-bit trunks, where bitsandbytes rounds by what else is in a pass. Only the order of
+floating-point sums inside a matrix product may differ, which is worth about 1e-7 in float32. Views, shallow copies of
+the decoder with fewer layers, let the model's own forward choose masks, rotary embeddings and layer types; nothing here
+is specific to one architecture. `tests/policy/test_split.py` holds all of it to the plain engine, architecture by
+architecture, in values, log-probabilities and gradients.
 
 Not every model can be cut: some scale their embeddings inside the decoder, or carry other state between layers. So the
 split is compared with the plain engine on a real batch when training starts (`engine="auto"`).
@@ -102,6 +103,8 @@ class SplitDecoder:
     def trunk(self, ids: Tensor, mask: Tensor, cache: LayerCache) -> Tensor:
         """(B, S) ids that follow the C positions in `cache`, mask (B, C + S) -> (B, S, D); extends `cache`."""
         autocast_off = nullcontext() if self.trunk_dtype is None else torch.autocast(ids.device.type, enabled=False)
+        if self.trunk_dtype is not None:
+            self._trunk.to(ids.device)  # its weights are a copy, and do not move with the model
         with autocast_off, self._trunk_linear:
             return self._trunk(
                 input_ids=ids,
