@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, set_seed
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback, set_seed
 
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
@@ -35,7 +35,7 @@ from flagtrl.market.ledger import Action
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, masked_log_softmax
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
-from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps
+from flagtrl.policy.linear import PackedLinear, one_dnn_helps
 
 ENGINES = ("split", "split_mkl", "plain", "per_action")
 SPLIT = ("split", "split_mkl")
@@ -63,7 +63,7 @@ class Case:
     trainable_layers: int = 2
     news_tokens: int = 64
     lookback: int = 10
-    steps: int = 40
+    steps: int = 40  # environment steps of one round
 
 
 @dataclass
@@ -164,7 +164,8 @@ class Clocked(PPOTrainer):
         self.phases: dict[str, Phase] = {}
         self.rounds, self.lookups, self.hits = 0, 0, 0
         self.prompts: tuple[EncodedPrompt, ...] = ()
-        self.began = 0.0
+        self.began, self.ended = 0.0, 0.0
+        self.add_callback(_StopClock(self))
         collect = self.collector.collect
 
         def timed(*arguments: Any) -> Any:
@@ -195,7 +196,7 @@ class Clocked(PPOTrainer):
             return super()._reference(rollout)
 
     def timed_train(self) -> Clocked:
-        """Train on a fresh episode, with the clock running from the first rollout's first step to the end."""
+        """Train on a fresh episode, with the clock running from the first environment step to the last optimizer step."""
         self.phases, self.prompts, self.began = {name: Phase() for name in PHASES}, (), 0.0
         self.rounds += 1
         # Other actions in every round: prompts that hold account values must not have been seen before.
@@ -204,13 +205,24 @@ class Clocked(PPOTrainer):
         for _ in range(SKIPPED):
             envs.step(np.array([actions.choice(np.flatnonzero(row)) for row in envs.legal()]))
         self.train()
-        synchronize(self.args.device)
         whole, update = self.phases["all"], self.phases["update"]
-        whole.seconds = time.perf_counter() - self.began
+        whole.seconds = self.ended - self.began
         update.seconds = whole.seconds - self.phases["rollout"].seconds - self.phases["reference"].seconds
         update.peak_memory_mb = peak_memory_mb(self.args.device)
         whole.peak_memory_mb = max(phase.peak_memory_mb for phase in self.phases.values())
         return self
+
+
+class _StopClock(TrainerCallback):
+    """What the Trainer does after its last step, it does once in a run."""
+
+    def __init__(self, clocked: Clocked):
+        self.clocked = clocked
+
+    def on_step_end(self, args: Any, *arguments: Any, **kwargs: Any) -> None:
+        """The step may be the last."""
+        synchronize(args.device)
+        self.clocked.ended = time.perf_counter()
 
 
 def measure(case: Case, shared: Path, seconds: float = 0.0) -> Measured:
@@ -355,14 +367,15 @@ def necessary_flops(model: ActorCritic, prompts: Sequence[EncodedPrompt], known:
 def matmul_peak(dtype: str, device: str) -> float:
     """The best rate of matrix products that this machine shows, in operations a second: torch's own, or on a CPU oneDNN's."""
     size = 2048 if device == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+    a = torch.randn(size, size, device=device).to(DTYPES[dtype])
+    product = torch.nn.Linear(size, size, bias=False, device=device, dtype=DTYPES[dtype])
     best = float("inf")
-    for mode in (nullcontext(), OneDnnLinear(pack=True) if one_dnn_helps(torch.device(device)) else nullcontext()):
+    for linear in (product, PackedLinear.of(product)) if one_dnn_helps(torch.device(device)) else (product,):
         for _ in range(8):
             synchronize(device)
             began = time.perf_counter()
-            with mode, torch.no_grad():
-                torch.nn.functional.linear(a, b)
+            with torch.no_grad():
+                linear(a)
             synchronize(device)
             best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best

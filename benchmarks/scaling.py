@@ -47,7 +47,10 @@ def main() -> None:
     for name in args.vary:
         for value in VARIED[name]:
             free_memory()
-            done[name, value] = measured = measure(replace(base, **{name: value}), shared, args.seconds)
+            case = replace(base, **{name: value})
+            # As many bars for every number of environments: an update needs the value of one bar more, known to the next.
+            case = replace(case, steps=args.steps * case.num_envs)
+            done[name, value] = measured = measure(case, shared, args.seconds)
             seconds = "".join(f"{measured.seconds(phase):>11.4f}" for phase in PHASES)
             print(f"{name:<17}{value:>7}{measured.tokens / measured.steps:>8.0f}{seconds}", flush=True)
     if args.json:

@@ -1,9 +1,9 @@
 """How fast are the engines? SmolLM2-135M's shape, its real tokenizer, real MSFT prompts, the paper's settings.
 
-    python benchmarks/throughput.py                # on this machine's CPU, about 15 minutes on 2 cores
+    python benchmarks/throughput.py                # on this machine's CPU, about 25 minutes on 2 cores
     python benchmarks/throughput.py --device cuda  # on a GPU
 
-Every engine trains the same policy on the same data, in turn, in this process: 20 environment steps, again and again
+Every engine trains the same policy on the same data, in turn, in this process: 20 bars, again and again
 until it was on the clock for a while, in the steady state (the bars were visited once, as they are in 63 of the paper's
 13,860 steps; the cost of a first visit is printed too). Per phase: seconds and tokens per environment step, peak memory,
 how many times the split engine's time, and the share of this machine's best matrix-product rate that the necessary operations
@@ -34,8 +34,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", nargs="+", default=["paper", "compact", "markov"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
     parser.add_argument("--envs", nargs="+", type=int, default=[1, 8], help="above 1: the split engine alone")
-    parser.add_argument("--steps", type=int, default=20, help="environment steps per round: up to 40, or a multiple of 40")
-    parser.add_argument("--seconds", type=float, default=8, help="an engine has rounds until it was timed for so long")
+    parser.add_argument("--steps", type=int, default=20, help="bars per round: up to 40, or a multiple of 40")
+    parser.add_argument("--seconds", type=float, default=20, help="an engine has rounds until it was timed for so long")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--plot", type=Path, default=Path("runs/throughput.png"), help="write the bar chart here")
     return parser.parse_args()
@@ -47,7 +47,8 @@ def cases(args: argparse.Namespace) -> list[Case]:
     for prompt, envs, dtype, engine in product(args.prompts, args.envs, args.dtypes, args.engines):
         alone = envs == 1 and (dtype == "float32" or (args.device == "cuda" and engine != "split_mkl"))
         if alone or (engine == "split" and (envs == 1 or dtype == "float32")):
-            made.append(Case(engine, prompt, dtype, envs, args.device, steps=args.steps))
+            # As many bars for every number of environments: an update needs the value of one bar more, known to the next.
+            made.append(Case(engine, prompt, dtype, envs, args.device, steps=args.steps * envs))
     return made
 
 

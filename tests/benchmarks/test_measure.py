@@ -18,6 +18,7 @@ import throughput  # noqa: E402
 
 from flagtrl.market.env import MarketSettings, TradingEnv  # noqa: E402
 from flagtrl.market.sources import load  # noqa: E402
+from flagtrl.policy import actor_critic  # noqa: E402
 from flagtrl.policy.trunk import TrunkSettings  # noqa: E402
 
 TINY = dict(zip(measure.SHAPE, (48, 96, 4, 4, 2), strict=True))
@@ -56,6 +57,7 @@ def test_necessary_operations_are_nearly_all_that_the_split_engine_executes(shar
     # Wide, as a real model: in a narrow one heads and attention would outweigh the layers.
     monkeypatch.setitem(measure.SHAPES, "135M", dict(zip(measure.SHAPE, (576, 1536, 4, 9, 3), strict=True)))
     model = measure.make_policy(measure.Case("split", "compact"), shared)[0]
+    monkeypatch.setattr(actor_critic, "HEAD_ROWS", 1)  # one prompt is scored here, not a group
     trunk = model.use_split(TrunkSettings(one_dnn=False))  # the counter does not know oneDNN's products
     prompt = prompts[:1]
     for text in prompt:

@@ -95,12 +95,16 @@ def test_compact_style_holds_the_same_facts():
     assert price == "107.8"  # 107.75 in four significant digits
     assert [int(m) for m in moves.split()] == [24, 12, -5]  # 104.5 107 108.25 107.75: +2.39% +1.17% -0.46%
     assert "news 2 good 1 bad 0 neutral\n- Orders grow.\n" in text
-    cash, shares, value = re.search(r"cash (\S+), shares (\S+), value (\S+)\n", text).groups()
-    assert (float(cash), float(value)) == (0.0, round(values[-1]))
+    assert "cash" not in text.rpartition("news")[2], "all of it was spent"
+    shares, did = re.search(r"\nshares (\S+)\ndid (.+)", text).groups()
     assert float(shares) == pytest.approx(values[-1] / PRICES[13], rel=1e-3)
-    reward, did = re.search(r"reward ([-\d ]+), did (\w+)\n", text).groups()
-    assert [int(r) for r in reward.split()] == [round(100 * r) for r in rewards[-10:]]
-    assert did == "".join(WORDS[a][0] for a in DECISIONS[-10:])
+    done = zip(DECISIONS[-10:], rewards[-10:], strict=True)
+    assert did.split() == [f"{WORDS[action][0]}{round(100 * reward)}" for action, reward in done]
+
+
+def test_compact_style_says_cash_when_all_is_sold():
+    env, _, values = played(decisions=(BUY, HOLD, SELL, HOLD, HOLD))
+    assert re.search(r"\n(cash \d+)\ndid B", text_of("compact", env.observe())).group(1) == f"cash {values[-1]:.0f}"
 
 
 def test_markov_style_knows_bar_and_position_only():

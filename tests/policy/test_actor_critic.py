@@ -306,3 +306,16 @@ def test_policy_settings_refuse_what_is_out_of_bounds(name, value, message):
 def test_a_saved_head_of_another_policy_is_refused(small_model):
     with pytest.raises(ConfigError, match="policy_head"):
         build(small_model, policy="action_tokens").load_head_state(build(small_model, policy="head").head_state())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_made_16_bit_as_a_whole_still_acts(small_model, policy):
+    """As DeepSpeed makes it, heads included."""
+    model = perturb(build(small_model, policy=policy))
+    prompts = real_prompts(small_model)
+    inputs = PromptBatch.of(prompts, MASKS).inputs()
+    with torch.no_grad():
+        wanted, found = model(**inputs), copy.deepcopy(model).to(torch.bfloat16)(**inputs)
+    assert found.logprobs.dtype == found.values.dtype == torch.float32
+    torch.testing.assert_close(found.logprobs.exp(), wanted.logprobs.exp(), atol=0.05, rtol=0)
+    torch.testing.assert_close(found.values, wanted.values, atol=0.05, rtol=0.05)

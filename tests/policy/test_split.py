@@ -1,7 +1,7 @@
 """The split engine equals the plain one: architecture by architecture, forward and backward, and over a training run."""
 
 import copy
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -193,8 +193,36 @@ def test_the_reference_runs_a_prompt_once_and_a_shared_part_once():
     model.split.top_keys_values = lambda states: runs.append("shared") or fill(states)
     for prompts in ([first], [second], [first, second]):
         model.reference_logprobs(trunk(prompts), torch.ones(len(prompts), 3, dtype=torch.bool))
-    # The first prompt is shorter than a rounded own part, so it is run whole; later both are known.
-    assert runs == [(1, 16), "shared", (1, 8 + 1)]
+    assert runs == ["shared", (1, 4), (1, 8)], "own parts with an answer token, of rounded lengths; later both are known"
+
+
+def test_the_reference_runs_a_prompt_whole_that_is_shorter_than_its_row():
+    model, prompts = policy_of(CONFIGS["llama"]), prompts_of([3], 2)  # 5 tokens, and a row takes 7 before the answer's
+    trunk, legal = model.use_split(), np.ones((1, 3), dtype=bool)
+    with torch.no_grad():
+        plain = model(**PromptBatch.of(prompts, legal).inputs(), reference=True).logprobs
+    kept = model.reference_logprobs(trunk(prompts), torch.from_numpy(legal))
+    torch.testing.assert_close(kept, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [[3, 7, 9], [9, 7, 3], [5, 6, 1]])
+def test_a_prompts_numbers_do_not_depend_on_which_of_its_bar_came_first(lengths):
+    """Bit for bit: a resumed run meets prompts in another order than the run before it, whose cache was full."""
+    wide = LlamaConfig(**SHAPE | {"hidden_size": 256, "intermediate_size": 512})  # sums with room to differ
+    model, prompts = policy_of(wide), prompts_of(lengths, 150)
+    legal = torch.ones(1, 3, dtype=torch.bool)
+
+    def numbers(order):
+        trunk, found = model.use_split(), {}
+        for row in order:
+            boundary = trunk([prompts[row]])[0]
+            found[row] = (*boundary.states, model.reference_logprobs([boundary], legal))
+        return found
+
+    wanted = numbers([0, 1, 2])
+    for order in permutations(range(3)):
+        found = numbers(order)
+        assert all(torch.equal(a, b) for row in range(3) for a, b in zip(found[row], wanted[row], strict=True)), order
 
 
 def test_a_repeated_prompt_is_one_row_of_a_batch_and_its_gradient_counts_as_often():
@@ -228,11 +256,11 @@ def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
     trunk = model.use_split()
     first, second = prompts_of([4, 6], 10)
     trunk([first])
-    assert trunk.tokens == 10 + 8 + 1, "the prompt's two parts, the second rounded up, and one answer token"
+    assert trunk.tokens == 10 + 8, "the prompt's two parts, the second with one answer token and rounded up"
     trunk([second])
-    assert trunk.tokens == 19 + 8 + 1, "the shared part was known"
+    assert trunk.tokens == 18 + 8, "the shared part was known"
     trunk([first, second, first])
-    assert trunk.tokens == 28
+    assert trunk.tokens == 26
 
 
 def test_prompts_of_one_batch_are_run_together(monkeypatch):
@@ -242,8 +270,8 @@ def test_prompts_of_one_batch_are_run_together(monkeypatch):
     run = model.split.trunk
     model.split.trunk = lambda ids, *rest: passes.append(tuple(ids.shape)) or run(ids, *rest)
     together = trunk(prompts)
-    assert passes == [(1, 10), (3, 17)], "the shared part, then all own parts of a rounded length with one answer token each"
-    assert trunk.tokens == 10 + 3 * 17, "each begins earlier, in its shared part"
+    assert passes == [(1, 10), (3, 12)], "the shared part, then all own parts with an answer token, of a rounded length"
+    assert trunk.tokens == 10 + 3 * 12, "each begins earlier, in its shared part"
     monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 1)
     for prompt, boundary in zip(prompts, together, strict=True):
         alone = model.use_split()([prompt])[0]

@@ -66,20 +66,20 @@ def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
 def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
     """The same facts in few tokens: the last price, moves in tenths of a percent, initials for actions.
 
-    `day` lists the daily price moves up to now, `reward` the rewards in hundredths, each oldest first. Past account
-    values are left out: they follow from the value, the price moves and what was done.
+    `day` lists the daily price moves up to now, `did` each action's initial with its reward in hundredths, oldest first.
+    What follows from other fields is left out: the account's value from cash, shares and price, and past values from
+    the price moves and what was done.
     """
     shared = (
-        f"{_short_task(observation)}price {_short(observation.prices[-1])}, day {_moves(observation.prices)}\n"
+        f"{_short_task(observation)}Did: action and reward.\n"
+        f"price {_short(observation.prices[-1])}, day {_moves(observation.prices)}\n"
         f"{_short_news(observation, headlines)}"
     )
-    initials = "".join(ACTION_WORDS[a][0] for a in observation.actions)
-    own = (
-        f"cash {observation.cash:.0f}, shares {_short(observation.shares)}, value {observation.value:.0f}\n"
-        f"reward {_hundredths(observation.rewards)}, did {initials}\n"
-        "Answer in JSON."
-    )
-    return Prompt(shared, own)
+    done = zip(observation.actions, observation.rewards, strict=True)
+    did = " ".join(f"{ACTION_WORDS[action][0]}{round(100 * reward)}" for action, reward in done) or "none"
+    cash, shares = f"cash {observation.cash:.0f}", f"shares {_short(observation.shares)}"
+    account = f"{cash}, {shares}" if observation.cash > 0 and observation.shares > 0 else shares if observation.shares else cash
+    return Prompt(shared, f"{account}\ndid {did}\nAnswer in JSON.")
 
 
 def markov(observation: Observation, headlines: Sequence[str]) -> Prompt:
@@ -145,7 +145,3 @@ def _moves(values: Sequence[float] | np.ndarray) -> str:
     """Moves between neighbours in tenths of a percent, as whole numbers."""
     values = np.asarray(values, dtype=np.float64)
     return " ".join(str(round(1000 * move)) for move in values[1:] / values[:-1] - 1) or "none"
-
-
-def _hundredths(values: Sequence[float]) -> str:
-    return " ".join(str(round(100 * v)) for v in values) or "none"

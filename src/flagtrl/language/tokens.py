@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -10,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from flagtrl.errors import ConfigError, PromptError
 from flagtrl.language.prompts import ANSWER_PREFIX, Prompt, prompt_style
-from flagtrl.market.data import NewsItem
-from flagtrl.market.env import Observation, TradingEnv
-from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.data import MarketData, NewsItem
+from flagtrl.market.env import MarketSettings, Observation, TradingEnv
+from flagtrl.market.ledger import ACTION_WORDS, Action
 
 _CONTENT = "<<<flagtrl-content>>>"  # stands for the prompt while the chat template is rendered around it
 
@@ -115,6 +116,19 @@ class PromptEncoder:
             _, _, terminated, truncated, _ = env.step(action)
             longest, over = max(longest, len(self.encode(env.observe()).ids)), terminated or truncated
         return longest
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the token ids of one made-up bar's prompt: equal where prompts read the same, chat template included."""
+        news = [NewsItem("Profits rise again.", "positive"), NewsItem("A rival cuts its prices.", "negative")]
+        days = np.datetime64("2020-01-02") + np.arange(4)
+        market = MarketData("PROBE", days, np.array([100.0, 101.5, 99.25, 102.0]), ((), (news[0],), tuple(news), ()))
+        env = TradingEnv(market.window(), MarketSettings(reward="log_return", lookback=3))
+        env.reset(seed=0, options={"start": 0})
+        for action in (Action.BUY, Action.HOLD):
+            env.step(action)
+        prompt = self.prompt(env.observe())
+        ids = self._tokenize(self._head + prompt.shared + prompt.own + self._tail)
+        return hashlib.sha256(np.array(ids, dtype="<i8").tobytes()).hexdigest()
 
     def neutralise(self, text: str) -> str:
         """`text` with every special token of the tokenizer broken by a space, so that it is read as plain text."""

@@ -8,7 +8,7 @@ trunk.py), and a forward runs the top layers alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.adapters import PolicySettings, decoder_layers
+from flagtrl.policy.provenance import base_fingerprint
 from flagtrl.policy.split import SplitDecoder
 from flagtrl.policy.trunk import (
     DTYPES,
@@ -34,6 +35,9 @@ from flagtrl.policy.trunk import (
     rounded_up,
     tokens_per_pass,
 )
+
+# The vocabulary matrix is read once for so many prompts; always so many, so that scores do not depend on what else is scored.
+HEAD_ROWS = 8
 
 
 class PolicyOutput(NamedTuple):
@@ -105,6 +109,7 @@ class ActorCritic(nn.Module):
         self.language_model = language_model
         self.config = language_model.config
         self.action_paths = tuple(tuple(path) for path in action_paths)
+        self.base_fingerprint = base_fingerprint(language_model)  # now, while every process holds all weights
         # The `head` policy needs no answer token: its only chain is the empty one.
         self.chains = _answer_chains(self.action_paths) if self.settings.policy == "action_tokens" else ((),)
         self.split: SplitDecoder | None = None
@@ -118,6 +123,11 @@ class ActorCritic(nn.Module):
             # A small gain starts the policy close to uniform over the legal actions.
             self.policy_head = _head(hidden, self.settings.head_width, len(self.action_paths), dropout, gain=0.01)
             self.reference_head = copy.deepcopy(self.policy_head).requires_grad_(False).eval()
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """The decoder layer's class names, by which accelerate cuts the model for FSDP."""
+        return self.language_model.get_base_model()._no_split_modules
 
     def use_split(self, settings: TrunkSettings | None = None) -> Trunk:
         """Switch to the split engine: forwards then take `boundaries` of the returned trunk."""
@@ -155,15 +165,15 @@ class ActorCritic(nn.Module):
         assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
         with self.adapter_off() if reference else nullcontext():
             scores, hidden = self.scores(self.plain_runs(input_ids, attention_mask), reference)
-        return PolicyOutput(masked_log_softmax(scores, legal), self.value_head(hidden).squeeze(-1))
+        return PolicyOutput(masked_log_softmax(scores, legal), self._values(hidden))
 
     def _forward_boundaries(self, legal: Tensor, boundaries: Sequence[Boundary], reference: bool) -> PolicyOutput:
         unique = list(dict.fromkeys(boundaries))  # equal prompts share a boundary, and so one row
         rows = {boundary: row for row, boundary in enumerate(unique)}
         index = torch.tensor([rows[boundary] for boundary in boundaries], device=legal.device)
         with self.adapter_off() if reference else nullcontext():
-            scores, hidden = self.scores(self.split_runs(unique, legal.device), reference)
-        return PolicyOutput(masked_log_softmax(scores[index], legal), self.value_head(hidden).squeeze(-1)[index])
+            scores, hidden = self.scores(self.split_runs(self.split_hidden(unique, legal.device)), reference)
+        return PolicyOutput(masked_log_softmax(scores[index], legal), self._values(hidden)[index])
 
     @torch.no_grad()
     def reference_logprobs(self, boundaries: Sequence[Boundary], legal: Tensor) -> Tensor:
@@ -174,11 +184,17 @@ class ActorCritic(nn.Module):
         assert self.trunk is not None, "call use_split() first"
         scores = {boundary: self.trunk.reference_scores(boundary.prompt) for boundary in boundaries}
         missing = [boundary for boundary, known in scores.items() if known is None]
+        hidden: list[tuple[Boundary, tuple[Tensor, ...]]] = []
         with self.adapter_off() if missing else nullcontext():
             for rows in batches([boundary.prompt.own_length for boundary in missing], tokens_per_pass(legal.device)):
                 chosen = [missing[row] for row in rows]
-                runs = self.split_runs(chosen, legal.device, self.trunk.reference_past(chosen, legal.device))
-                for boundary, row in zip(chosen, self.scores(runs, reference=True)[0], strict=True):
+                chains = self.split_hidden(chosen, legal.device, self.trunk.reference_past(chosen, legal.device))
+                hidden += zip(chosen, zip(*chains, strict=True), strict=True)
+            for start in range(0, len(hidden), HEAD_ROWS):
+                group = hidden[start : start + HEAD_ROWS]
+                filled = [states for _, states in group] + [group[-1][1]] * (HEAD_ROWS - len(group))
+                runs = self.split_runs(torch.stack(chain) for chain in zip(*filled, strict=True))
+                for (boundary, _), row in zip(group, self.scores(runs, reference=True)[0], strict=False):
                     scores[boundary] = row.clone()  # not a view, which would keep the whole batch
                     self.trunk.keep_reference_scores(boundary.prompt, row.clone())
         return masked_log_softmax(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
@@ -214,7 +230,8 @@ class ActorCritic(nn.Module):
 
     def head_state(self) -> dict[str, Tensor]:
         """The heads' tensors, all that is not the language model's."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("language_model.")}
+        heads = [(name, module) for name, module in self.named_children() if name.endswith("_head")]
+        return {k: v for name, module in heads for k, v in module.state_dict(prefix=f"{name}.").items()}
 
     def load_head_state(self, state: dict[str, Tensor]) -> None:
         """Load what `head_state` gave; every tensor must be there, and no other."""
@@ -230,7 +247,7 @@ class ActorCritic(nn.Module):
         run = next(runs)
         hidden, head = run.hidden, self.reference_head if reference else self.policy_head
         if head is not None:
-            return head(hidden).float(), hidden
+            return _apply(head, hidden), hidden
         token_scores: dict[tuple[int, ...], dict[int, Tensor]] = {}
         for number, chain in enumerate(self.chains):
             run = run if number == 0 else next(runs)
@@ -242,6 +259,9 @@ class ActorCritic(nn.Module):
                     columns = run.scores(depth, tokens, normalised).unbind(-1)
                     token_scores[node] = dict(zip(tokens, columns, strict=True))
         return torch.stack([self._path_score(path, token_scores) for path in self.action_paths], dim=-1), hidden
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        return _apply(self.value_head, hidden).squeeze(-1)
 
     def _path_score(self, path: tuple[int, ...], token_scores: dict[tuple[int, ...], dict[int, Tensor]]) -> Tensor:
         """(B,) sum over the path's tokens of log p(token | prompt, tokens before it), divided by their number on request."""
@@ -269,22 +289,26 @@ class ActorCritic(nn.Module):
 
             yield ChainRun(hidden, scores)
 
-    def split_runs(
+    def split_hidden(
         self, boundaries: Sequence[Boundary], device: torch.device, past: Past | None = None
-    ) -> Iterator[ChainRun]:
-        """The same from the trunk's states: the top layers at the last positions, and the head's rows that are needed."""
+    ) -> Iterator[Tensor]:
+        """Per chain, the hidden states (B, 1 + len(chain), D) from the prompt's end on, from the trunk's states."""
         assert self.split is not None, "call use_split() before a forward with boundaries"
-        split = self.split
         for number, chain in enumerate(self.chains):
             states = [boundary.states[number] for boundary in boundaries]
-            totals = [len(state) for state in states]
             counts = past.counts if past else [0] * len(states)
             rest = [state[count:] for state, count in zip(states, counts, strict=True)]
             length = max(map(len, rest))
             # After a past there is no room for padding between the two; its rows are of a rounded length already.
             padded = pad_left(rest, length if past else rounded_up(length), device)
-            mask = left_mask(totals, max(counts) + padded.shape[1], device)
-            hidden = split.top(padded, mask, 1 + len(chain), past.keys_values if past else None)
+            mask = left_mask([len(state) for state in states], max(counts) + padded.shape[1], device)
+            yield self.split.top(padded, mask, 1 + len(chain), past.keys_values if past else None)
+
+    def split_runs(self, chains: Iterable[Tensor]) -> Iterator[ChainRun]:
+        """The runs whose hidden states `split_hidden` gives, with the head's rows that are needed."""
+        split = self.split
+        assert split is not None
+        for hidden in chains:
 
             def scores(depth: int, tokens: tuple[int, ...], normalised: bool, hidden: Tensor = hidden) -> Tensor:
                 if not normalised:
@@ -310,6 +334,11 @@ def _answer_chains(paths: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], .
         if not any(other[: len(chain)] == chain for other in kept):
             kept.append(chain)
     return tuple(kept)
+
+
+def _apply(head: nn.Module, hidden: Tensor) -> Tensor:
+    """A head's float32 output; DeepSpeed makes its weights 16-bit as the model's."""
+    return head(hidden.to(next(head.parameters()).dtype)).float()
 
 
 def _head(inputs: int, width: int, outputs: int, dropout: float, gain: float) -> nn.Sequential:

@@ -28,6 +28,7 @@ split is compared with the plain engine on a real batch when training starts (`e
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -37,10 +38,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps
+from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed
 
+FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every attention
 # Per layer, keys and values of P positions, each (B, heads, P, width).
 KeysValues = Sequence[tuple[Tensor, Tensor]]
 
@@ -49,7 +52,12 @@ class LayerCache(DynamicCache):
     """Keys and values of a model's layers from `first` on: its own layer 0 is the model's layer `first`."""
 
     def __init__(self, first: int = 0, known: KeysValues | None = None):
-        super().__init__(known or None)
+        super().__init__()
+        for keys, values in known or ():  # as they are: DynamicCache would copy them to begin with
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            self.layers.append(layer)
         self.first, self.only_fill = first, False
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -96,8 +104,9 @@ class SplitDecoder:
         self._base = base
         self._heads: dict[tuple[int, ...] | None, nn.Module] = {}
         helps = one_dnn and one_dnn_helps(next(base.parameters()).device)
-        self._trunk_linear = OneDnnLinear(pack=True) if helps else nullcontext()
-        self._top_linear = OneDnnLinear(pack=False) if helps else nullcontext()
+        if helps:
+            self._trunk = packed(self._trunk)
+        self._top_linear = OneDnnLinear() if helps else nullcontext()
 
     @torch.no_grad()
     def trunk(self, ids: Tensor, mask: Tensor, cache: LayerCache) -> Tensor:
@@ -105,7 +114,7 @@ class SplitDecoder:
         autocast_off = nullcontext() if self.trunk_dtype is None else torch.autocast(ids.device.type, enabled=False)
         if self.trunk_dtype is not None:
             self._trunk.to(ids.device)  # its weights are a copy, and do not move with the model
-        with autocast_off, self._trunk_linear:
+        with autocast_off, _grouped_attention(ids.device):
             return self._trunk(
                 input_ids=ids,
                 attention_mask=mask,
@@ -205,6 +214,19 @@ class _Select(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self._shared[0](hidden)[..., self._rows]
+
+
+@contextmanager
+def _grouped_attention(device: torch.device) -> Iterator[None]:
+    """On a CPU torch's attention takes fewer key heads than query heads as they are; transformers would repeat them."""
+    known = os.environ.get(FORCE_GQA)
+    if device.type == "cpu":
+        os.environ[FORCE_GQA] = "1"
+    yield
+    if known is None:
+        os.environ.pop(FORCE_GQA, None)
+    else:
+        os.environ[FORCE_GQA] = known
 
 
 def _positions(mask: Tensor) -> Tensor:

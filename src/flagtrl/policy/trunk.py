@@ -26,7 +26,7 @@ DEVICES = ("auto", "cpu")
 TOKENS_PER_PASS = {"cpu": 1}
 TOKENS_PER_PASS_GPU = 16_384
 # Lengths are rounded up to a multiple of this, so that matrix products come in few shapes: oneDNN keeps code for each.
-ROUND_TO = 8
+ROUND_TO = 4
 LEAST_FILLED = 0.8  # a batch's shortest own part, as a share of its longest
 _ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objects
 
@@ -152,7 +152,7 @@ class Trunk:
 
     def reference_past(self, boundaries: Sequence[Boundary], device: torch.device) -> Past | None:
         """The reference policy's keys and values of the shared parts in the top layers; adapters must be off."""
-        counts = _kept([boundary.prompt for boundary in boundaries])
+        counts = self._kept([boundary.prompt for boundary in boundaries])
         if not any(counts):
             return None
         known = []
@@ -171,7 +171,7 @@ class Trunk:
         prefixes = [self._prefix(prompt, device) for prompt in prompts]
         # Rows are as long as the longest own part: a shorter one begins earlier, within its shared part. So every row
         # is one piece, padded on the left alone, and sliding windows stay right.
-        counts = _kept(prompts)
+        counts = self._kept(prompts)
         cache = LayerCache(0, _stack([keys_values for _, keys_values in prefixes], counts) if any(counts) else None)
         kept = max(counts)
         first, states = None, []
@@ -192,16 +192,16 @@ class Trunk:
                 states.append(out)
             else:
                 states.append(torch.cat([first[:, :first_length], out], dim=1))  # type: ignore[index]
+        # A shared part has one set of states, bit for bit, whichever prompt asks: the reference's keys come from them.
         return [
             Boundary(
                 prompt,
                 tuple(
-                    self._stored(torch.cat([prefixes[row][0][0, :count], state[row, state.shape[1] - length :]]))
+                    self._stored(torch.cat([prefixes[row][0][0], state[row, -prompt.own_length - len(chain) :]]))
                     for state, chain in zip(states, self.chains, strict=True)
-                    for length in [len(prompt.ids) - count + len(chain)]
                 ),
             )
-            for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
+            for row, prompt in enumerate(prompts)
         ]
 
     def _prefix(self, prompt: EncodedPrompt, device: torch.device | str) -> tuple[Tensor, KeysValues]:
@@ -217,6 +217,12 @@ class Trunk:
         keys_values = cache.keys_values()
         self.cache.put(key, (states, keys_values), states.nbytes + _nbytes(keys_values))
         return states, keys_values
+
+    def _kept(self, prompts: Sequence[EncodedPrompt]) -> list[int]:
+        """How many positions of each prompt's shared part are taken from the cache, for rows of one length."""
+        answer = len(self.chains[0])  # is run with the prompt, so it counts
+        longest = rounded_up(max(prompt.own_length for prompt in prompts) + answer) - answer
+        return [max(len(prompt.ids) - longest, 0) for prompt in prompts]
 
     def _stored(self, states: Tensor) -> Tensor:
         device = None if self.settings.boundary_device == "auto" else self.settings.boundary_device
@@ -263,12 +269,6 @@ def left_mask(lengths: Sequence[int], width: int, device: torch.device | str | N
 def rounded_up(length: int) -> int:
     """The next multiple of ROUND_TO."""
     return -(-length // ROUND_TO) * ROUND_TO
-
-
-def _kept(prompts: Sequence[EncodedPrompt]) -> list[int]:
-    """How many positions of each prompt's shared part are taken from the cache, for rows of one length."""
-    longest = rounded_up(max(prompt.own_length for prompt in prompts))
-    return [max(len(p.ids) - longest, 0) for p in prompts]
 
 
 def _stack(known: Sequence[KeysValues], counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
