@@ -1,7 +1,10 @@
-"""Two real processes train one policy: the launcher, the shared environments, the saved run, and its resumption."""
+"""The README's commands for many GPUs and for big models, shortened, in real processes on a CPU: trained, saved, resumed."""
 
 import json
 import os
+import re
+import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,38 +12,109 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from test_recipes import FAST, FILES
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from test_readme import README, shell_commands
+from test_recipes import FAST, FILES, run_recipe
+from test_sharding import needs_deepspeed
+from training import random_llama
 
 ROOT = Path(__file__).resolve().parents[1]
-LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29617"),
-]
 
 
-def launch(*args):
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [*LAUNCH, "recipes/train_msft.py", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+def command(config):
+    """The README's command for this configuration, of the sections `Many GPUs` and `Big models`."""
+    between = README.split("## Many GPUs", 1)[1].split("## Push and reuse", 1)[0]
+    [found] = re.findall(rf"^accelerate launch .*accelerate_configs/{config}\.yaml .*$", shell_commands(between), re.MULTILINE)
+    return shlex.split(found)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(config, launcher, options):
+    """Start the README's command with more options for the launcher and the recipe, which win over its own."""
+    words = command(config)
+    recipe = words.index("recipes/train_msft.py")
+    sharded = config not in ("multi_gpu", "multi_node")
+    script = ["tests/sharded_recipe.py", words[recipe]] if sharded else [words[recipe]]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "tests")}
+    if not sharded:
+        env["ACCELERATE_USE_CPU"] = "true"
+    line = [sys.executable, "-m", "accelerate.commands.launch", *words[2:recipe], *launcher, *script, *words[recipe + 1 :]]
+    line = list(map(str, [*line, *options]))
+    return subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error[-4000:]
+    return out
+
+
+def run(config, *options):
+    return finish(start(config, ["--num_processes", 2, "--main_process_port", free_port()], options))
+
+
+@pytest.fixture
+def short(shared, small_model):
+    """Options that shorten a command: few steps, a small model, a checkpoint after each of two rollouts."""
+    options = [*FAST, "--data", shared / "data" / FILES["msft"], "--model_name_or_path", small_model]
+    return [*options, "--num_envs", "2", "--total_timesteps", "32", "--save_strategy", "steps", "--save_steps", "1"]
+
+
+def assert_trained_saved_and_resumed(config, options, tmp_path):
+    """Two processes train one policy; from the first checkpoint they come to the same end."""
+    whole, again = tmp_path / "whole", tmp_path / "resumed"
+    out = run(config, *options, "--output_dir", whole)
+    assert out.count("agent_greedy") == 1, "only the main process reports"
+    assert json.loads((whole / "results.json").read_text())["settings"]["ppo"]["num_envs"] == 2
+    first = min(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    states = [json.loads((first / f"rollout_state_{rank}.json").read_text()) for rank in range(2)]
+    assert states[0]["environments"] != states[1]["environments"], "each process has environments of its own"
+    assert states[0]["generator"] == states[1]["generator"], "each draws the actions of all"
+    run(config, *options, "--output_dir", again, "--resume_from_checkpoint", first)
+    for name in (ADAPTER_FILE, HEADS_FILE):
+        ours, theirs = load_file(whole / name), load_file(again / name)
+        assert ours.keys() == theirs.keys()
+        assert all((ours[key] == theirs[key]).all() for key in ours)
 
 
 @pytest.mark.timeout(900)
-def test_two_processes_train_save_and_resume(shared, small_model, tmp_path):
-    options = [*FAST, "--data", shared / "data" / FILES["msft"], "--model_name_or_path", small_model]
-    options += ["--num_envs", "2", "--total_timesteps", "32", "--save_strategy", "steps", "--save_steps", "1"]
-    done = launch(*options, "--output_dir", tmp_path / "whole")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("agent_greedy") == 1, "only the main process reports"
-    assert json.loads((tmp_path / "whole/results.json").read_text())["settings"]["ppo"]["num_envs"] == 2
+def test_many_gpus(tmp_path, short):
+    assert_trained_saved_and_resumed("multi_gpu", short, tmp_path)
 
-    first = min((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert {"rollout_state_0.json", "rollout_state_1.json"} <= {path.name for path in first.iterdir()}
-    states = [json.loads((first / f"rollout_state_{rank}.json").read_text()) for rank in range(2)]
-    assert states[0]["generator"] != states[1]["generator"], "each process samples its own actions"
 
-    done = launch(*options, "--output_dir", tmp_path / "resumed", "--resume_from_checkpoint", first)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("adapter_model.safetensors", "flagtrl_heads.safetensors"):
-        whole, resumed = load_file(tmp_path / "whole" / name), load_file(tmp_path / "resumed" / name)
-        assert whole.keys() == resumed.keys()
-        assert all((whole[key] == resumed[key]).all() for key in whole)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_many_machines(tmp_path, short):
+    """Two launchers, as on two machines, each with one process."""
+    launcher = ["--num_processes", 2, "--main_process_ip", "127.0.0.1", "--main_process_port", free_port()]
+    options = [*short, "--output_dir", tmp_path]
+    machines = [start("multi_node", [*launcher, "--machine_rank", rank], options) for rank in range(2)]
+    reports = [finish(machine).count("agent_greedy") for machine in machines]
+    assert reports == [1, 0]
+    assert load_policy(tmp_path).settings["rollout"]["num_envs"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("config", ["fsdp2", pytest.param("deepspeed_zero3", marks=needs_deepspeed)])
+def test_big_models_sharded(tmp_path, short, config):
+    assert_trained_saved_and_resumed(config, short, tmp_path)
+
+
+# bitsandbytes says that it casts its inputs, and names a kernel package of its own that is not installed.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_big_models_in_4_bits(monkeypatch, shared, tmp_path, short):
+    """In this process, as its launcher starts but one; bitsandbytes' 4-bit products on a CPU want multiples of 32."""
+    words = command("single_gpu")
+    tokenizer = shared / "models/smollm2_instruct_tokenizer"
+    model = random_llama(tmp_path / "model", tokenizer, (64, 128, 4, 2, 1))
+    options = [*words[words.index("recipes/train_msft.py") + 1 :], *short, "--model_name_or_path", model]
+    run_recipe(monkeypatch, "msft", *options, "--output_dir", tmp_path / "out", "--use_cpu", "true")
+    settings = load_policy(tmp_path / "out").settings["policy"]
+    assert (settings["quantization"], settings["finetuning"]) == ("4bit", "lora")

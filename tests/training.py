@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
 
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
@@ -21,6 +21,26 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 TIMES = {"env_steps_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
 CACHE = {"trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cache_mb"}
 STEPS = 6  # optimizer steps per rollout: 12 samples are 3 minibatches of 4, twice
+
+
+SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+
+
+def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2)):
+    """Save a Llama with random weights from a seed, and a tokenizer of SmolLM2's size, in the directory `out`."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        **dict(zip(SHAPE, shape, strict=True)),
+    )
+    LlamaForCausalLM(config).save_pretrained(out)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(out)
+    return out
 
 
 @lru_cache
@@ -40,14 +60,18 @@ def tiny_trainer(
     finetuning="full_top",
     style="compact",
     days=40,
+    validate=None,
+    publisher=None,
+    copied=True,  # False: the model as loaded, once a process; one that ZeRO-3 loads sharded cannot be copied
     **overrides,
 ) -> PPOTrainer:
-    """A trainer of a small random Llama on a synthetic market."""
+    """A trainer of a small random Llama on a synthetic market; `validate(encoder)` makes what evaluates it."""
     options = {
         "num_envs": 2,
         "num_steps": 6,
         "max_episode_steps": 4,
         "minibatch_size": 5,
+        "merge_tokens": 0,  # every micro-batch by itself, for the tests that look at them
         "gradient_accumulation_steps": 2,
         "update_epochs": 2,
         "learning_rate": 2e-3,
@@ -64,11 +88,13 @@ def tiny_trainer(
     set_seed(args.seed)
     base, encoder = load(small_model, style)
     settings = PolicySettings(policy=policy, finetuning=finetuning, head_width=16)
-    model = ActorCritic(attach_adapter(copy.deepcopy(base), settings), encoder.action_paths, settings, args.dropout)
+    adapted = attach_adapter(copy.deepcopy(base) if copied else base, settings)
+    model = ActorCritic(adapted, encoder.action_paths, settings, args.dropout)
     torch.nn.init.normal_(model.value_head[-1].weight, std=0.1)  # values of 0 would hide what returns are made of
     window = news_leads_price(days=days, seed=2).window()
     market = MarketSettings(reward="log_return", lookback=3, episode_start="random")
-    return kind(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder, callbacks)
+    more = {"validate": validate and validate(encoder), "publisher": publisher}
+    return kind(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder, callbacks, **more)
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:

@@ -19,11 +19,15 @@ ORDER = (
     ("learning",),
     ("evidence",),
     ("qa", "hub"),
-    ("recipe", "demo", "cli"),
+    ("recipe", "launch", "train", "demo", "options", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")
-LATE_IMPORTS = {"flagtrl.market.sources": {"pandas", "datasets", "pyarrow.parquet"}, "flagtrl.cli": None}  # None: any
+LATE_IMPORTS = {
+    "flagtrl.market.sources": {"pandas", "datasets", "pyarrow.parquet"},
+    "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
+    "flagtrl.cli": None,  # any
+}
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "bitsandbytes", "wandb")
 
 

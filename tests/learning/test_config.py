@@ -57,6 +57,8 @@ OUT_OF_BOUNDS = {
     "kl_coef": [(-0.1, "at least 0")],
     "max_grad_norm": [(-0.1, "at least 0")],
     "clip_coef": [(0.0, "between 0 and 1"), (1.0, "between 0 and 1")],
+    "merge_tokens": [(-1, "at least 0"), (0.5, "a whole number")],
+    "early_stopping_patience": [(0, "at least 1"), (1, "it needs eval_strategy steps")],
     "target_kl": [(0.0, "above 0"), (-1.0, "above 0")],
     "dropout": [(-0.1, "at least 0"), (1.0, "below 1")],
     "engine": [("fast", "auto, split, plain")],
@@ -69,7 +71,7 @@ OUT_OF_BOUNDS = {
 }
 UNBOUNDED = {
     *("output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss", "save_steps", "logging_steps", "report_to"),
-    "ddp_find_unused_parameters",  # read by transformers' Trainer
+    *("ddp_find_unused_parameters", "ddp_broadcast_buffers"),  # read by transformers' Trainer
 }
 
 
@@ -151,7 +153,7 @@ def test_without_annealing_the_learning_rate_is_constant(tmp_path):
         ("num_train_epochs", 2.0, "set total_timesteps"),
         ("gradient_checkpointing", True, "leave it out"),
         ("torch_compile", True, "leave it out"),
-        ("eval_strategy", "steps", "leave it out"),
+        ("eval_strategy", "epoch", "set it to steps"),
         ("seed", -1, "a whole number from 0"),
         ("seed", 2**32, "a whole number from 0"),
     ],
@@ -161,11 +163,16 @@ def test_a_setting_that_would_be_ignored_is_refused(tmp_path, setting, value, re
         config(tmp_path, **{setting: value})
 
 
+@pytest.mark.parametrize(("metric", "greater"), [("standard_SR", True), ("paper_CR", True), ("standard_MDD", False)])
+def test_of_risk_less_is_better(tmp_path, metric, greater):
+    assert config(tmp_path, eval_strategy="steps", metric_for_best_model=metric).greater_is_better is greater
+
+
 def test_a_minibatch_is_at_most_minibatch_size_over_all_processes(tmp_path, monkeypatch):
     settings = {"num_envs": 2, "num_steps": 5, "minibatch_size": 5, "gradient_accumulation_steps": 1, "total_timesteps": 10}
     assert config(tmp_path, **settings).num_minibatches == 2  # 10 samples in minibatches of 5
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert PPOConfig.num_minibatches.fget(config_without_processes(tmp_path, settings)) == 3  # 5 each, 2 at a time
+    assert PPOConfig.num_minibatches.fget(config_without_processes(tmp_path, settings)) == 2  # of 5 over both processes
 
 
 def config_without_processes(tmp_path, settings):

@@ -50,12 +50,12 @@ def buy_and_hold(bar: int, held: int) -> int:
     return HOLD if held else BUY
 
 
-def collector(*lengths, seed=0, prices=PRICES, **settings) -> Collector:
-    """One environment per length, all on the same bars."""
+def collector(*lengths, seed=0, prices=PRICES, share=(), **settings) -> Collector:
+    """One environment per length, all on the same bars; `share` is first, total and anywhere of Collector."""
     dates = np.busday_offset("2020-01-01", np.arange(len(prices)), roll="forward")
     window = MarketData("ACME", dates, np.array(prices), ((),) * len(prices)).window()
     market = MarketSettings(**{"reward": "log_return", "lookback": 2} | settings)
-    return Collector(VectorTradingEnv([TradingEnv(window, market, n) for n in lengths]), BarEncoder(), seed)
+    return Collector(VectorTradingEnv([TradingEnv(window, market, n) for n in lengths]), BarEncoder(), seed, *share)
 
 
 def bars(rollout: Rollout) -> np.ndarray:
@@ -193,3 +193,39 @@ def test_the_seed_decides_starts_and_actions():
 def test_the_state_of_another_number_of_environments_is_refused():
     with pytest.raises(ConfigError, match=r"2 environments, this one 1"):
         collector(3).load_state_dict(collector(3, 5).state_dict())
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_environments_act_the_same_however_they_are_shared_out(processes):
+    lengths, local = (3, 5, 4, 6), 4 // processes
+    whole = collector(*lengths, seed=3, episode_start="random")
+    parts = [
+        collector(*lengths[first : first + local], seed=3, share=(first, 4), episode_start="random")
+        for first in range(0, 4, local)
+    ]
+    for _ in range(2):
+        expected, got = whole.collect(Script(), 9), [part.collect(Script(), 9) for part in parts]
+        for name in FIELDS:
+            assert torch.equal(torch.cat([getattr(rollout, name) for rollout in got], dim=1), getattr(expected, name)), name
+    assert expected.actions.unique().numel() == 3
+
+
+def test_a_process_runs_the_forwards_that_another_needs():
+    """Where all must run the same: an episode that is cut off elsewhere costs a forward here, and changes nothing."""
+    asked = []
+
+    def anywhere(here):
+        asked.append(here)
+        return True
+
+    calls = []
+
+    def act(prompts, legal):
+        calls.append(len(prompts))
+        return Script(hold)(prompts, legal)
+
+    alone, joined = collector(5, 4), collector(5, 4, share=(0, 2, anywhere))
+    expected, got = alone.collect(Script(hold), 7), joined.collect(act, 7)
+    assert same(expected, got)
+    assert asked.count(True) == 2 and len(asked) == 7
+    assert len(calls) == 7 + 7 + 1 and set(calls) == {1, 2}

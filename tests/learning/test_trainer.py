@@ -8,6 +8,8 @@ from torch.distributions import Categorical
 from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.meters import LOGGED, LOGGED_BY_SPLIT
+from flagtrl.learning.steps import micro_batches
+from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.policy.saving import load_policy
 from training import STEPS, AtStep, Rates, Spy, break_a_weight, digests, entries, equal, load, tiny_trainer, weights
 
@@ -24,15 +26,16 @@ from training import STEPS, AtStep, Rates, Spy, break_a_weight, digests, entries
 def test_minibatches_respect_the_maximum_and_differ_by_one_at_most(small_model, tmp_path, settings, sizes):
     trainer = tiny_trainer(small_model, tmp_path, **settings)
     samples, accumulation = trainer.args.rollout_samples, trainer.args.gradient_accumulation_steps
-    schedule = trainer._split(samples)
+    schedule = micro_batches(trainer.args, 0, range(trainer.args.num_envs))
     assert len(schedule) == 2 * len(sizes) * accumulation
     for epoch in (schedule[: len(schedule) // 2], schedule[len(schedule) // 2 :]):
-        assert sorted(row for rows, _ in epoch for row in rows) == list(range(samples))
+        assert sorted(row for rows, _, _ in epoch for row in rows) == list(range(samples))
         groups = [epoch[i : i + accumulation] for i in range(0, len(epoch), accumulation)]
-        assert sorted((sum(len(rows) for rows, _ in group) for group in groups), reverse=True) == sizes
+        assert sorted((sum(len(rows) for rows, _, _ in group) for group in groups), reverse=True) == sizes
         for group in groups:
-            assert {size for _, size in group} == {sum(len(rows) for rows, _ in group)}
-            lengths = [len(rows) for rows, _ in group]
+            assert {size for _, _, size in group} == {sum(len(rows) for rows, _, _ in group)}
+            assert all(counted == len(rows) for rows, counted, _ in group)
+            lengths = [len(rows) for rows, _, _ in group]
             assert min(lengths) >= 1 and max(lengths) - min(lengths) <= 1
 
 
@@ -173,6 +176,7 @@ def test_a_checkpoint_due_within_a_rollout_is_written_at_its_end(small_model, tm
 @pytest.mark.parametrize(("policy", "finetuning"), [("action_tokens", "full_top"), ("head", "lora")])
 def test_resuming_at_a_rollouts_end_is_bit_identical(small_model, tmp_path, policy, finetuning):
     kind = {"policy": policy, "finetuning": finetuning, "rollouts": 3, "save_strategy": "steps", "save_steps": 6}
+    kind["merge_tokens"] = 8192 if finetuning == "lora" else 0
     undisturbed = tiny_trainer(small_model, tmp_path / "a", **kind)
     undisturbed.train()
     resumed = tiny_trainer(small_model, tmp_path / "b", **kind)
@@ -186,6 +190,21 @@ def test_resuming_at_a_rollouts_end_is_bit_identical(small_model, tmp_path, poli
     assert equal(weights(resumed), weights(undisturbed))
     steps = [e for e in entries(resumed, 7) if "loss" in e]
     assert steps == [e for e in entries(undisturbed, 7) if "loss" in e] and len(steps) == 12
+
+
+@pytest.mark.parametrize("finetuning", ["full_top", "lora"])
+def test_micro_batches_that_are_run_together_train_alike(small_model, tmp_path, finetuning):
+    """200 environment steps, every logged loss; and in fewer passes."""
+    logs, passes = [], []
+    for tokens in (0, 8192):
+        options = {"num_steps": 10, "total_timesteps": 200, "max_episode_steps": 30, "finetuning": finetuning}
+        trainer = tiny_trainer(small_model, tmp_path, kind=Spy, merge_tokens=tokens, **options)
+        trainer.train()
+        logs.append([entry for entry in entries(trainer) if "loss" in entry])
+        passes.append(len(trainer.seen))
+    assert len(logs[0]) == len(logs[1]) >= 60 and passes[0] == 2 * passes[1]
+    for apart, together in zip(*logs, strict=True):
+        assert apart == pytest.approx(together, abs=1e-4, rel=1e-4), apart["step"]
 
 
 @pytest.mark.parametrize("style", ["compact", "markov"])
@@ -233,12 +252,12 @@ def test_resuming_with_other_settings_inside_a_rollout_is_refused(small_model, t
 # -------------------------------------------------------------------------------------------------------- target_kl
 
 
-def test_target_kl_ends_a_rollouts_update_and_leaves_weights_alone_until_the_next(small_model, tmp_path):
+@pytest.mark.parametrize("merge_tokens", [0, 8192])
+def test_target_kl_ends_a_rollouts_update_and_leaves_weights_alone_until_the_next(small_model, tmp_path, merge_tokens):
     after = []
     watch = AtStep(lambda model: after.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}))
-    trainer = tiny_trainer(
-        small_model, tmp_path, rollouts=2, target_kl=1e-6, learning_rate=1e-2, callbacks=[watch], kind=Spy
-    )
+    options = {"target_kl": 1e-6, "learning_rate": 1e-2, "merge_tokens": merge_tokens}
+    trainer = tiny_trainer(small_model, tmp_path, rollouts=2, callbacks=[watch], kind=Spy, **options)
     trainer.train()
     assert trainer.state.global_step == len(after) == 12, "the count of steps goes on"
     # the first minibatch of a rollout has KL 0, the second finds the policy moved: its step is the last
@@ -329,3 +348,18 @@ def test_environments_that_the_processes_cannot_share_are_refused(small_model, t
     monkeypatch.setattr(PPOConfig, "world_size", property(lambda self: 2))
     with pytest.raises(ConfigError, match=r"num_envs is 3, shared by 2 processes; set it to a multiple of 2"):
         tiny_trainer(small_model, tmp_path, num_envs=3)
+
+
+class Sharded(PPOTrainer):
+    """As under FSDP, up to where training begins."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = True
+
+
+def test_a_sharded_model_runs_on_the_plain_engine_and_refuses_the_other(small_model, tmp_path):
+    assert tiny_trainer(small_model, tmp_path, kind=Sharded).model.trunk is None
+    assert tiny_trainer(small_model, tmp_path).model.trunk is not None
+    with pytest.raises(ConfigError, match="engine is 'split', which needs the whole model in each process"):
+        tiny_trainer(small_model, tmp_path, kind=Sharded, engine="split")

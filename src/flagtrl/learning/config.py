@@ -76,6 +76,10 @@ class PPOConfig(TrainingArguments):
     boundary_device: str = field(
         default="auto", metadata={"help": "where a rollout stores it; auto: where the model is, or cpu"}
     )
+    merge_tokens: int = field(
+        default=8192,
+        metadata={"help": "the split engine runs a minibatch's micro-batches together, up to so many tokens a pass; 0: never"},
+    )
     dropout: float = field(default=0.0, metadata={"help": "of the heads and LoRA; above 0 the first ratio is not 1"})
     train_dtype: str = field(
         default="float16", metadata={"help": "float16, bfloat16 or float32; 16-bit training needs a GPU, else float32 is used"}
@@ -85,6 +89,12 @@ class PPOConfig(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "False: every trainable parameter takes part in every forward"}
     )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "stop after so many evaluations without a better metric_for_best_model"}
+    )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "False: no buffer changes, and processes may run unequal numbers of forwards"}
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036 (the order that TRL's argument parser can read)
         default="none", metadata={"help": "tensorboard, wandb, ... or none"}
     )
@@ -92,6 +102,7 @@ class PPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         self._check_bounds()
         self._refuse_unread()
+        self._check_evaluation()
         if self.max_steps not in (-1, self.optimizer_steps):
             raise ConfigError(
                 f"max_steps is {self.max_steps}, but total_timesteps={self.total_timesteps} makes {self.optimizer_steps} "
@@ -127,10 +138,8 @@ class PPOConfig(TrainingArguments):
 
     @property
     def num_minibatches(self) -> int:
-        """Minibatches, and so optimizer steps, of one epoch over a rollout; every process has its share of each."""
-        processes = int(os.environ.get("WORLD_SIZE", 1))
-        share = max(self.minibatch_size // processes, 1)
-        return math.ceil(self.rollout_samples / processes / share)
+        """Minibatches, and so optimizer steps, of one epoch over a rollout, whatever the number of processes."""
+        return math.ceil(self.rollout_samples / self.minibatch_size)
 
     @property
     def steps_per_rollout(self) -> int:
@@ -158,13 +167,25 @@ class PPOConfig(TrainingArguments):
             raise ConfigError("target_kl skips optimizer steps, which float16's loss scaling cannot; use train_dtype bfloat16")
         self.fp16, self.bf16 = self.train_dtype == "float16", self.train_dtype == "bfloat16"
 
+    def _check_evaluation(self) -> None:
+        metric = self.metric_for_best_model
+        if self.early_stopping_patience is not None:
+            if self.eval_strategy == "no" or metric is None:
+                raise ConfigError(
+                    f"early_stopping_patience is {self.early_stopping_patience!r}; it needs eval_strategy steps, and a "
+                    "metric_for_best_model, as standard_SR"
+                )
+            self.restore_callback_states_from_checkpoint = True  # a resumed run has been patient already
+        if self.greater_is_better is None and metric is not None:
+            self.greater_is_better = not metric.endswith(("_AV", "_MDD"))  # of risk, less is better
+
     def _refuse_unread(self) -> None:
         """Settings of TrainingArguments that would be ignored, or that this trainer cannot honour yet."""
         remedies = {
             "per_device_train_batch_size": ((8, 1), "set minibatch_size"),
             "num_train_epochs": ((3.0, 3), "set total_timesteps, or update_epochs"),
             "gradient_checkpointing": ((False, None), "leave it out: only the top layers keep activations"),
-            "eval_strategy": (("no",), "leave it out: the recipe backtests at the end"),
+            "eval_strategy": (("no", "steps"), "evaluate every eval_steps optimizer steps: set it to steps"),
             "torch_compile": ((False, None), "leave it out: it was not yet tried with either engine"),
         }
         for name, (left_alone, remedy) in remedies.items():
@@ -204,10 +225,12 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("ent_coef", "vf_coef", "kl_coef", "learning_rate", "head_learning_rate", "max_grad_norm"), _WEIGHT),
     "clip_coef": (lambda x: 0 < x < 1, "between 0 and 1"),
     "target_kl": (lambda x: x is None or x > 0, "above 0, or left out"),
+    "early_stopping_patience": (lambda x: x is None or (isinstance(x, int) and x >= 1), "at least 1, or left out"),
     "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
     "engine": (lambda x: x in ENGINES, f"one of {', '.join(ENGINES)}"),
     "trunk_cache_mb": _WEIGHT,
+    "merge_tokens": (lambda x: isinstance(x, int) and x >= 0, "a whole number of at least 0"),
     **{name: (lambda x: x in DTYPES, f"one of {', '.join(DTYPES)}") for name in ("trunk_dtype", "boundary_dtype")},
     "boundary_device": (lambda x: x in DEVICES, f"one of {', '.join(DEVICES)}"),
     "train_dtype": (lambda x: x in TRAIN_DTYPES, f"one of {', '.join(TRAIN_DTYPES)}"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -37,25 +35,27 @@ class Meters:
 
     Args:
         accelerator: the processes that share them.
-        kept: how many of a name's latest entries `latest` can be asked for.
     """
 
-    def __init__(self, accelerator: Accelerator, kept: int):
-        self.accelerator, self.kept = accelerator, kept
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
         self._sums: dict[str, Tensor] = {}
-        self._latest: dict[str, deque[Tensor]] = {}
+        self._minibatch: dict[str, Tensor] = {}
 
     def add(self, name: str, total: Tensor | float, count: int) -> None:
         """`count` values that sum to `total`."""
         entry = torch.tensor([0.0, count], dtype=torch.float32, device=self.accelerator.device)
         entry[0] = total
         self._sums[name] = self._sums[name] + entry if name in self._sums else entry
-        self._latest.setdefault(name, deque(maxlen=self.kept)).append(entry)
+        self._minibatch[name] = self._minibatch[name] + entry if name in self._minibatch else entry
 
-    def latest(self, name: str) -> float:
-        """The mean over a name's latest `kept` entries, of all processes."""
-        recent = torch.stack(tuple(self._latest[name])).sum(0)
-        total, count = self.accelerator.reduce(recent, reduction="sum").tolist()
+    def begin_minibatch(self) -> None:
+        """From here `of_minibatch` counts."""
+        self._minibatch.clear()
+
+    def of_minibatch(self, name: str) -> float:
+        """The mean of a name's entries since `begin_minibatch`, over all processes."""
+        total, count = self.accelerator.reduce(self._minibatch[name], reduction="sum").tolist()
         return total / count
 
     def means(self) -> dict[str, float]:

@@ -39,12 +39,23 @@ class ProgressLines(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """One line; the last call of a run, which holds its runtime instead of a loss, is passed over."""
-        if not logs or "loss" not in logs or not state.is_world_process_zero:
+        if not logs or not state.is_world_process_zero:
+            return
+        if "eval_standard_CR" in logs:
+            ratio = f"{logs['eval_standard_SR']:+.2f}" if "eval_standard_SR" in logs else "-"
+            parts = [f"CR {logs['eval_standard_CR']:+.2f}%", f"SR {ratio}", f"MDD {logs['eval_standard_MDD']:.2f}%"]
+            print(" | ".join([f"{'validation':>20}", *parts, _shares(logs, "eval_")]), flush=True)
+        if "loss" not in logs:
             return
         done, total = (int(step * self.samples_per_step) for step in (state.global_step, state.max_steps))
         per_step = (time.perf_counter() - self._began) / max(state.global_step - self._first_step, 1)
         left = int(per_step * (state.max_steps - state.global_step))
-        shares = " ".join(f"{word} {100 * logs[key]:3.0f}%" for word in ACTION_WORDS if (key := f"action_share/{word}") in logs)
+        shares = _shares(logs)
         parts = [f"{done:>7}/{total} steps", f"{left // 60}:{left % 60:02d} left", f"loss {logs['loss']:+.4f}"]
         parts += [f"{name} {logs[name]:+.5f}" for name in ("reward", "entropy", "kl") if name in logs]
         print(" | ".join([*parts, shares] if shares else parts), flush=True)
+
+
+def _shares(logs: dict[str, float], prefix: str = "") -> str:
+    names = {word: f"{prefix}action_share/{word}" for word in ACTION_WORDS}
+    return " ".join(f"{word} {100 * logs[name]:3.0f}%" for word, name in names.items() if name in logs)

@@ -55,13 +55,24 @@ class Collector:
     Args:
         envs: B environments; an episode that ends is reset at once.
         encoder: observation to prompt.
-        seed: of the environments (seed + b) and of the sampling.
+        seed: of the environments (seed + first + b) and of the sampling.
+        first, total: these environments are number first ... first + B - 1 of `total`, shared out among processes.
+        anywhere: whether something that is so here, or not, is so in any process that must run the same forwards.
     """
 
-    def __init__(self, envs: VectorTradingEnv, encoder: PromptEncoder, seed: int):
-        self.envs, self.encoder = envs, encoder
+    def __init__(
+        self,
+        envs: VectorTradingEnv,
+        encoder: PromptEncoder,
+        seed: int,
+        first: int = 0,
+        total: int | None = None,
+        anywhere: Callable[[bool], bool] = bool,
+    ):
+        self.envs, self.encoder, self.anywhere = envs, encoder, anywhere
+        self.first, self.total = first, total or envs.num_envs
         self.generator = torch.Generator().manual_seed(seed)
-        self.envs.reset(seed=seed)
+        self.envs.reset(seed=seed + first)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
 
@@ -75,14 +86,14 @@ class Collector:
         for t in range(steps):
             now, legal = self._encode(), self.envs.legal()
             output = act(now, legal)
-            action = torch.multinomial(output.logprobs.exp(), 1, generator=self.generator).squeeze(-1)
+            action = self._sample(output.logprobs.exp())
             _, reward, terminated, truncated, _ = self.envs.step(action.numpy())
             ended = terminated | truncated
             self._returns += reward
             self._lengths += 1
             prompts += now
             rows.append((legal, action, *output, reward, terminated, ended))
-            if (truncated & ~terminated).any():
+            if self.anywhere(bool((truncated & ~terminated).any())):
                 bootstrap[t] = self._last_values(act, truncated & ~terminated)
             if ended.any():
                 returns += self._returns[ended].tolist()
@@ -124,14 +135,26 @@ class Collector:
         self._returns = np.array(state["returns"])
         self._lengths = np.array(state["lengths"], dtype=np.int64)
 
+    def _sample(self, probabilities: Tensor) -> Tensor:
+        """(B, A) -> one action per environment (B,).
+
+        Each process draws for the environments of all, and uses its own: so their actions do not depend on how the
+        environments are shared out.
+        """
+        everyone = probabilities.new_ones(self.total, probabilities.shape[1])
+        own = slice(self.first, self.first + len(probabilities))
+        everyone[own] = probabilities
+        return torch.multinomial(everyone, 1, generator=self.generator).squeeze(-1)[own]
+
     def _encode(self) -> list[EncodedPrompt]:
         return [self.encoder.encode(seen) for seen in self.envs.observe()]
 
     def _last_values(self, act: Act, chosen: np.ndarray) -> Tensor:
         """(B,) V of the current observations of the chosen environments, 0 elsewhere."""
         rows = np.flatnonzero(chosen)
+        asked = rows if len(rows) else np.zeros(1, dtype=int)  # none here, but some in another process
         prompts, legal = self._encode(), self.envs.legal()
-        output = act([prompts[i] for i in rows], legal[rows])
+        output = act([prompts[i] for i in asked], legal[asked])
         values = torch.zeros(len(chosen))
-        values[torch.from_numpy(rows)] = output.values
+        values[torch.from_numpy(rows)] = output.values[: len(rows)]
         return values

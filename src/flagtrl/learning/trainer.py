@@ -1,44 +1,40 @@
 """PPOTrainer: rollouts behind transformers.Trainer, so that resume, callbacks, clipping, DDP and logging are inherited.
 
-Reading order of one update: `_prepare_inputs` collects a rollout when one is due (`_new_samples`), and hands out its
-micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything else is the Trainer's.
+Reading order of one update: `training_step` collects a rollout when one is due (`_new_samples`); `_prepare_inputs` hands out
+its micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything else is the Trainer's.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, default_data_collator
+from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator
 
 from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.advantages import generalised_advantages, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import entropy, exact_kl, policy_loss, value_loss
+from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
 from flagtrl.learning.meters import Meters
-from flagtrl.learning.resume import check_checkpoint, check_same_run, rollout_file
+from flagtrl.learning.persistent import PersistentTrainer, Publisher
 from flagtrl.learning.rollout import Collector, Rollout
+from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.saving import ADAPTER_FILE, load_heads, save_policy
 from flagtrl.policy.trunk import Boundary
 
 SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
+TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 REFERENCE_BATCH = 8  # prompts per forward of the reference policy on the plain engine
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
@@ -60,7 +56,7 @@ class Samples:
     returns: Tensor  # (N,)
 
 
-class PPOTrainer(Trainer):
+class PPOTrainer(PersistentTrainer):
     """Train a policy with PPO in its environments.
 
     Args:
@@ -70,6 +66,8 @@ class PPOTrainer(Trainer):
         encoder: observation to prompt.
         callbacks: more of transformers' callbacks.
         extra: more entries of the saved flagtrl.json (market settings, data, versions).
+        validate: metrics of the policy on a validation window, by name; what `eval_strategy` calls.
+        publisher: where `push_to_hub` pushes to.
 
     Raises:
         ConfigError: environments that the processes cannot share.
@@ -77,8 +75,6 @@ class PPOTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the minibatch, whatever its split into micro-batches
-    args: PPOConfig
-
     def __init__(
         self,
         model: ActorCritic,
@@ -87,7 +83,13 @@ class PPOTrainer(Trainer):
         encoder: PromptEncoder,
         callbacks: Sequence[TrainerCallback] = (),
         extra: dict[str, Any] | None = None,
+        validate: Callable[[ActorCritic], dict[str, float]] | None = None,
+        publisher: Publisher | None = None,
     ):
+        if args.eval_strategy != "no" and validate is None:
+            raise ConfigError("eval_strategy is set, but there is nothing to evaluate on; give a validation window")
+        if args.push_to_hub and publisher is None:
+            raise ConfigError("push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)")
         world = args.world_size
         if args.num_envs % world:
             raise ConfigError(f"num_envs is {args.num_envs}, shared by {world} processes; set it to a multiple of {world}")
@@ -97,19 +99,20 @@ class PPOTrainer(Trainer):
         if args.gradient_accumulation_steps > smallest:
             raise ConfigError(
                 f"gradient_accumulation_steps is {args.gradient_accumulation_steps}; of the smallest minibatch each of the "
-                f"{world} processes has {smallest} samples, and every micro-batch needs one"
+                f"{world} processes has {smallest} samples, and every micro-batch needs one; raise minibatch_size or lower it"
             )
-        self.encoder = encoder
+        self.encoder, self._validate, self._publisher = encoder, validate, publisher
         self.extra = {**(extra or {}), "rollout": {name: getattr(args, name) for name in SAME_ON_RESUME}}
         self._local_envs = args.num_envs // world
         envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
-        # Environment b of rank r is the (r B + b)-th of all, seeded as in a single process.
-        self.collector = Collector(envs, encoder, seed=args.seed + args.process_index * self._local_envs)
-        self._micro_steps = _MicroSteps(args.max_steps * args.gradient_accumulation_steps * world)
+        # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single process.
+        first = args.process_index * self._local_envs
+        self.collector = Collector(envs, encoder, args.seed, first, args.num_envs, self._anywhere)
+        self._micro_steps = MicroSteps(args.max_steps * args.gradient_accumulation_steps * world)
         self._micro_per_rollout = args.steps_per_rollout * args.gradient_accumulation_steps
-        self._micro_step, self._stopped = 0, False
+        self._micro_step, self._stopped, self._untrimmed = 0, False, 0
         self._samples: Samples | None = None
-        self._schedule: list[tuple[np.ndarray, int]] = []
+        self._schedule: list[MicroBatch] = []
         self._boundaries: dict[bytes, Boundary] = {}  # of the current rollout, by a prompt's ids
         self._rollout_began: float | None = None
         try:
@@ -117,16 +120,21 @@ class PPOTrainer(Trainer):
                 model=model,
                 args=args,
                 train_dataset=self._micro_steps,
+                eval_dataset=None if validate is None else self._micro_steps,  # the Trainer asks for one; evaluate() does not
                 data_collator=default_data_collator,
                 processing_class=encoder.tokenizer,
-                callbacks=[_SaveAtRolloutEnd(args.steps_per_rollout), *callbacks],
+                callbacks=[AtRolloutEnd(args.steps_per_rollout), *_early_stopping(args), *callbacks],
             )
         except (ValueError, ImportError, RuntimeError) as error:  # a setting of TrainingArguments, or a tracker not installed
             raise ConfigError(str(error)) from error
-        self._meters = Meters(self.accelerator, kept=args.gradient_accumulation_steps)
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if args.device.type == "cpu":
+            keep_freed_memory()
+        self._meters = Meters(self.accelerator)
+        self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.sharded and args.engine == "split":
+            raise ConfigError("engine is 'split', which needs the whole model in each process; FSDP and DeepSpeed need auto")
         with self.accelerator.autocast():
-            choose_engine(model, "plain" if sharded else args.engine, args.trunk_settings, self._probe())
+            choose_engine(model, "plain" if self.sharded else args.engine, args.trunk_settings, self._probe())
 
     # -- where the Trainer asks for data: a row is the number of a micro-step
 
@@ -139,27 +147,38 @@ class PPOTrainer(Trainer):
         self._samples, self._rollout_began = None, None
         return result
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Collect a rollout where one starts; else the next micro-batch of the current one."""
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch; before the first of a rollout, the rollout.
+
+        Once target_kl has ended a rollout's update, its other steps leave the weights alone.
+        """
         position = self._micro_step % self._micro_per_rollout
         if position == 0:
-            self._samples = self._new_samples()
-            self._schedule = self._split(len(self._samples.actions))
-            self._stopped = False
-        assert self._samples is not None, "checkpoints lie at rollouts' ends, and are resumed with equal settings"
-        rows, minibatch = self._schedule[position]
-        return {"rows": torch.from_numpy(rows), "minibatch": minibatch}
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch. Once target_kl has ended a rollout's update, its other steps leave the weights alone."""
-        if self._stopped and self._micro_step % self._micro_per_rollout:
+            self._begin_rollout()
+        if self._micro_step % self.args.gradient_accumulation_steps == 0:
+            self._meters.begin_minibatch()
+        if self._stopped or not len(self._schedule[position].rows):
             loss = torch.zeros((), device=self.args.device)  # no gradient: the optimizer passes its parameters over
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._micro_step += 1
         if self.args.target_kl is not None and self._micro_step % self.args.gradient_accumulation_steps == 0:
-            self._stopped = self._stopped or self._meters.latest("kl_old") > self.args.target_kl
+            self._stopped = self._stopped or self._meters.of_minibatch("kl_old") > self.args.target_kl
         return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The current micro-batch of the rollout."""
+        micro = self._schedule[self._micro_step % self._micro_per_rollout]
+        return {"rows": torch.from_numpy(micro.rows), "counted": micro.counted, "minibatch": micro.minibatch}
+
+    def _begin_rollout(self) -> None:
+        self._samples, self._stopped = self._new_samples(), False
+        own = range(self.collector.first, self.collector.first + self._local_envs)
+        self._schedule = micro_batches(self.args, self._micro_step // self._micro_per_rollout, own)
+        if self._boundaries and self.args.merge_tokens:
+            lengths = np.array([len(prompt.ids) for prompt in self._samples.prompts])
+            each = self.args.gradient_accumulation_steps
+            self._schedule = merged(self._schedule, lengths, each, self.args.merge_tokens)
 
     # -- the rollout
 
@@ -173,7 +192,10 @@ class PPOTrainer(Trainer):
         was_training = policy.training
         policy.eval()
         self._boundaries = {}
-        return_freed_memory()
+        self._untrimmed += 1
+        if self._untrimmed == TRIM_EVERY:
+            return_freed_memory()
+            self._untrimmed = 0
         rollout = self.collector.collect(self._act, self.args.num_steps)
         reference = self._reference(rollout)
         policy.train(was_training)
@@ -242,25 +264,18 @@ class PPOTrainer(Trainer):
             "boundaries": [self._boundaries[prompt.ids.tobytes()] for prompt in prompts],
         }
 
-    def _policy(self) -> ActorCritic:
-        return self.accelerator.unwrap_model(self.model)
-
     def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
         """The environments' first prompts, each also without its first token, so that lengths are mixed."""
         whole = [self.encoder.encode(seen) for seen in self.collector.envs.observe()]
         shorter = [EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 0)) for prompt in whole]
         return [*whole, *shorter], np.concatenate([self.collector.envs.legal()] * 2)
 
-    def _split(self, count: int) -> list[tuple[np.ndarray, int]]:
-        """The rollout's micro-batches as (rows, size of their minibatch): every epoch uses every sample once."""
-        rollout_number = self._micro_step // self._micro_per_rollout
-        generator = np.random.default_rng([self.args.seed, rollout_number, self.args.process_index])
-        schedule = []
-        for _ in range(self.args.update_epochs):
-            for minibatch in np.array_split(generator.permutation(count), self.args.num_minibatches):
-                micro = np.array_split(minibatch, self.args.gradient_accumulation_steps)
-                schedule += [(rows, len(minibatch)) for rows in micro]
-        return schedule
+    def _anywhere(self, here: bool) -> bool:
+        """Whether it is so in any process where all must run the same forwards, as a sharded model's; else whether here."""
+        if not self.sharded:
+            return here
+        flag = torch.tensor(float(here), device=self.args.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
     # -- the loss
 
@@ -300,9 +315,11 @@ class PPOTrainer(Trainer):
                 "clip_fraction": ((ratio - 1).abs() > config.clip_coef).float(),
                 "kl_old": exact_kl(old_logprobs, output.logprobs),
             }
+        counted = inputs["counted"]
         for name, values in terms.items():
-            self._meters.add(name, values.detach().sum(), len(rows))
-        loss = per_sample.sum() / inputs["minibatch"]
+            self._meters.add(name, values.detach()[:counted].sum(), counted)
+        # The processes' gradients are averaged: each of W weighs its samples W times.
+        loss = per_sample[:counted].sum() / (inputs["minibatch"] / self.args.world_size)
         return (loss, output) if return_outputs else loss
 
     def _check_finite(self, per_sample: Tensor, terms: dict[str, Tensor]) -> None:
@@ -340,65 +357,6 @@ class PPOTrainer(Trainer):
         """The Trainer's entries, and the means of the meters since the last call."""
         super().log({**logs, **self._meters.means()}, start_time)
 
-    # -- checkpoints
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """A plain PEFT adapter, the heads in a file of their own, tokenizer and flagtrl.json."""
-        if self.args.should_save:
-            out = Path(output_dir or str(self.args.output_dir))
-            save_policy(self.accelerator.unwrap_model(self.model), self.encoder, out, self.extra, state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        actor_critic = self.accelerator.unwrap_model(model or self.model)
-        path = Path(resume_from_checkpoint)
-        check_checkpoint(path, self.args.world_size)
-        ours = {"policy": asdict(actor_critic.settings), "prompt": asdict(self.encoder.settings)}
-        check_same_run(path, {**ours, **{k: v for k, v in self.extra.items() if k in ("data", "windows", "market", "rollout")}})
-        set_peft_model_state_dict(actor_critic.language_model, load_file(path / ADAPTER_FILE))
-        load_heads(actor_critic, path)
-        self.collector.load_state_dict(json.loads((path / rollout_file(self.args.process_index)).read_text()))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """The Trainer's generators, and the environments with theirs, of this process."""
-        super()._save_rng_state(output_dir)
-        (Path(output_dir) / rollout_file(self.args.process_index)).write_text(json.dumps(self.collector.state_dict()))
-
-
-def return_freed_memory() -> None:
-    """Give freed memory back to the system, where that is glibc: 9 ms a rollout.
-
-    It keeps what is freed between tensors that live on, and the split engine's cache keeps many: without this, the
-    resident size of a run of 2,000 steps with a full cache went on growing by 12%.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-
-
-class _MicroSteps(Dataset):
-    """The numbers 0..count-1: the Trainer counts batches, the rollouts carry the data."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, int]:
-        return {"micro_step": index}
-
-
-class _SaveAtRolloutEnd(TrainerCallback):
-    """Put off a checkpoint that falls due within a rollout to its end: only there is resuming exact."""
-
-    def __init__(self, steps_per_rollout: int):
-        self.steps_per_rollout, self.pending = steps_per_rollout, False
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Called after the Trainer's own flow callback has decided whether to save."""
-        self.pending |= control.should_save
-        at_end = state.global_step % self.steps_per_rollout == 0
-        control.should_save = self.pending and at_end
-        self.pending &= not at_end
-        return control
+def _early_stopping(args: PPOConfig) -> list[TrainerCallback]:
+    return [] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)]

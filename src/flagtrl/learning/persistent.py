@@ -1,0 +1,216 @@
+"""A Trainer that evaluates, saves, resumes and pushes a policy, on one process or many; PPOTrainer adds the learning."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils import save_fsdp_optimizer
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import Trainer
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from flagtrl.errors import ConfigError, disk_trouble
+from flagtrl.language.tokens import PromptEncoder
+from flagtrl.learning.checkpoints import (
+    STATE_FILE,
+    check_checkpoint,
+    check_same_run,
+    check_same_sharding,
+    not_written,
+    rollout_file,
+    written_whole,
+)
+from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.rollout import Collector
+from flagtrl.learning.sharding import load_saved_state, saved_state, without_frozen_weights
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.saving import ADAPTER_FILE, load_heads, save_policy
+
+
+class Publisher(Protocol):
+    """Where a run is pushed to, as flagtrl.hub.Publisher does."""
+
+    def prepare(self) -> str:
+        """Make the repository, so that a name or token that will not do is known before training; its name."""
+
+    def push_checkpoint(self, directory: Path) -> None:
+        """Push a checkpoint. What fails is said in a warning: training goes on, and the next push carries all."""
+
+    def push(self, directory: Path) -> str:
+        """Push the finished run; the commit's address."""
+
+
+class PersistentTrainer(Trainer):
+    """What PPOTrainer inherits besides transformers' own.
+
+    Attributes:
+        encoder: observation to prompt.
+        extra: more entries of the saved flagtrl.json.
+        collector: the environments, with their generators.
+        sharded: whether weights are spread over processes (FSDP, DeepSpeed).
+    """
+
+    args: PPOConfig
+    encoder: PromptEncoder
+    extra: dict[str, Any]
+    collector: Collector
+    sharded: bool
+    _validate: Callable[[ActorCritic], dict[str, float]] | None
+    _publisher: Publisher | None
+
+    def _policy(self) -> ActorCritic:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _sharding(self) -> str:
+        if self.is_deepspeed_enabled:
+            return "ZeRO-3" if self.accelerator.state.deepspeed_plugin.zero_stage == 3 else "DeepSpeed"
+        return "FSDP" if self.is_fsdp_enabled else "none"
+
+    # -- evaluation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The metrics of the policy on the validation window, named `eval_...`; every process computes them.
+
+        An undefined one (the Sharpe ratio of an account that never moved) is not logged, and never the best.
+        """
+        assert self._validate is not None, "there is no validation window"
+        policy = self._policy()
+        was_training = policy.training
+        policy.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            metrics = {f"eval_{name}": value for name, value in self._validate(policy).items()}
+        policy.train(was_training)
+        # Not PPOTrainer.log: the means that it adds are those of training.
+        Trainer.log(self, {name: value for name, value in metrics.items() if math.isfinite(value)})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        assert best is not None, "the Trainer asks only where there is one"
+        self._load_weights(Path(best))
+
+    # -- the Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Called by the Trainer when it is made; the publisher knows token and visibility."""
+        assert self._publisher is not None, "the constructor has seen to it"
+        if self.is_world_process_zero():
+            self.hub_model_id = self._publisher.prepare()  # type: ignore[assignment]
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Push output_dir, with results and a card, from the main process; the commit's address."""
+        if self._publisher is None:
+            raise ConfigError("this trainer has no publisher; pass flagtrl.hub.Publisher, or run `flagtrl push DIR REPO`")
+        return self._publisher.push(Path(str(self.args.output_dir))) if self.is_world_process_zero() else None
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self._publisher is not None:
+            self._publisher.push_checkpoint(Path(checkpoint_folder))
+
+    # -- checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The Trainer's, but written beside and renamed, so that a run killed at any moment leaves a whole one."""
+        run = Path(self._get_output_dir(trial=trial))
+        final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.state.best_global_step:
+            best = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+            if best == final or best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+        self.store_flos()
+        with written_whole(final, self.args.should_save, self.accelerator.wait_for_everyone) as beside:
+            self.save_model(str(beside), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(str(beside))
+                self._save_scaler(str(beside))
+                self._save_rng_state(str(beside))
+            if self.args.should_save:
+                exported = [c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)]
+                self.state.stateful_callbacks |= {type(c).__name__: c.state() for c in exported}  # type: ignore[operator]
+                self.state.save_to_json(str(beside / STATE_FILE))
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+        if self.args.should_save:
+            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """A plain PEFT adapter, the heads in a file of their own, tokenizer and flagtrl.json."""
+        if self.args.should_save:
+            out = Path(output_dir or str(self.args.output_dir))
+            save_policy(self.accelerator.unwrap_model(self.model), self.encoder, out, self.extra, state_dict)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's, but it does not push: what is pushed holds the results, which are measured after.
+
+        Of a sharded model, all processes gather adapter and heads, and the main one writes them.
+        """
+        try:
+            if self.sharded:
+                self._save(output_dir, saved_state(self._policy()))
+            else:
+                super().save_model(output_dir, _internal_call=True)
+        except Exception as error:
+            if _internal_call or not disk_trouble(error):  # a checkpoint's are named where it is written
+                raise
+            raise not_written(Path(output_dir or str(self.args.output_dir)), Path(str(self.args.output_dir)), error) from error
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The Trainer's; of a sharded model without its frozen weights, which are the base model's."""
+        if not self.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        if self.is_deepspeed_enabled:
+            engine: Any = self.model_wrapped
+            with without_frozen_weights(self._policy()):
+                engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        else:
+            plugin = self.accelerator.state.fsdp_plugin
+            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            assert self.lr_scheduler is not None, "made before training"
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """The Trainer's, which would look for the frozen weights too in a checkpoint of DeepSpeed."""
+        if not (self.is_deepspeed_enabled and resume_from_checkpoint):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._load_from_checkpoint(resume_from_checkpoint)
+        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        actor_critic = self.accelerator.unwrap_model(model or self.model)
+        path = Path(resume_from_checkpoint)
+        check_checkpoint(path, self.args.world_size)
+        check_same_sharding(path, self._sharding())
+        ours = {"policy": asdict(actor_critic.settings), "prompt": asdict(self.encoder.settings)}
+        check_same_run(path, {**ours, **{k: v for k, v in self.extra.items() if k in ("data", "windows", "market", "rollout")}})
+        self._load_weights(path)
+        self.collector.load_state_dict(json.loads((path / rollout_file(self.args.process_index)).read_text()))
+
+    def _load_weights(self, checkpoint: Path) -> None:
+        policy = self._policy()
+        if self.sharded:
+            load_saved_state(policy, checkpoint)
+        else:
+            set_peft_model_state_dict(policy.language_model, load_file(checkpoint / ADAPTER_FILE))
+            load_heads(policy, checkpoint)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The Trainer's generators, and the environments with theirs, of this process."""
+        super()._save_rng_state(output_dir)
+        (Path(output_dir) / rollout_file(self.args.process_index)).write_text(json.dumps(self.collector.state_dict()))

@@ -1,0 +1,184 @@
+"""A checkpoint is whole, readable and of the same run, or resuming says what it is not."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from flagtrl.errors import AdapterError, CheckpointError, ConfigError
+from flagtrl.learning.checkpoints import check_checkpoint, check_same_sharding, last_checkpoint, written_whole
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+from training import tiny_trainer
+
+NEEDED = (
+    *("trainer_state.json", SETTINGS_FILE, "adapter_config.json", "rollout_state_0.json"),
+    *(ADAPTER_FILE, HEADS_FILE, "optimizer.pt", "scheduler.pt"),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(small_model, tmp_path_factory):
+    """A run of three rollouts with a checkpoint after each."""
+    out = tmp_path_factory.mktemp("finished")
+    trainer = tiny_trainer(small_model, out, rollouts=3, save_strategy="steps", save_steps=1)
+    trainer.train()
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def checkpoints(run):
+    return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def test_a_whole_checkpoint_is_accepted_and_the_newest_found(run):
+    for path in checkpoints(run):
+        check_checkpoint(path)
+    assert last_checkpoint(run) == str(checkpoints(run)[-1])
+    assert last_checkpoint(run / "none") is None
+
+
+@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(run, caplog, name, damage):
+    newest = checkpoints(run)[-1]
+    content = (newest / name).read_bytes()
+    if damage == "missing":
+        (newest / name).unlink()
+    else:
+        (newest / name).write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.raises(AdapterError, match=name) as caught:
+        check_checkpoint(newest)
+    assert "\n" not in str(caught.value)
+    assert last_checkpoint(run) == str(checkpoints(run)[-2])
+    assert newest.name in caplog.text
+
+
+ZERO2 = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+SHARDED = {
+    "FSDP, gathered": ("optimizer.bin",),
+    "FSDP": ("optimizer_0/.metadata", "optimizer_0/__0_0.distcp", "optimizer_0/__1_0.distcp"),
+    "ZeRO-2": tuple(f"global_step6/{name}" for name in ZERO2),
+    "ZeRO-3": tuple(
+        f"global_step6/zero_pp_rank_{rank}_mp_rank_00_{part}_states.pt" for rank in (0, 1) for part in ("model", "optim")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SHARDED)
+def test_a_sharded_checkpoint_needs_every_processes_files(run, kind):
+    """Names as FSDP2 and DeepSpeed wrote them in tests/test_sharding.py."""
+    path = checkpoints(run)[0]
+    (path / "rollout_state_1.json").write_bytes((path / "rollout_state_0.json").read_bytes())
+    (path / "optimizer.pt").rename(path / "optimizer")
+    for name in SHARDED[kind]:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes((path / "optimizer").read_bytes())
+    if kind.startswith("ZeRO"):
+        (path / "latest").write_text("global_step6")
+    check_checkpoint(path, processes=2)
+    ours = {"ZeRO-2": "DeepSpeed", "ZeRO-3": "ZeRO-3"}.get(kind, "FSDP")
+    check_same_sharding(path, ours)
+    for other in {"none", "FSDP", "DeepSpeed", "ZeRO-3"} - {ours}:
+        with pytest.raises(AdapterError, match=f"written with sharding {ours}, this run has {other}; resume with the acc"):
+            check_same_sharding(path, other)
+    for name in SHARDED[kind][1:]:
+        (path / name).rename(path / "away")
+        with pytest.raises(AdapterError, match=f"has no {name}"):
+            check_checkpoint(path, processes=2)
+        (path / "away").rename(path / name)
+    (path / SHARDED[kind][0]).unlink()
+    with pytest.raises(AdapterError, match="incomplete"):
+        check_checkpoint(path, processes=2)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(run, small_model, tmp_path):
+    newest = str(checkpoints(run)[0])
+    for change, named in (
+        ({"finetuning": "lora"}, "policy.finetuning = 'full_top', this run has 'lora'"),
+        ({"seed": 12}, "rollout.seed"),
+        ({"rollouts": 4}, "rollout.total_timesteps"),
+    ):
+        trainer = tiny_trainer(small_model, tmp_path / "other", **{"rollouts": 3, **change})
+        with pytest.raises(AdapterError, match=named):
+            trainer.train(resume_from_checkpoint=newest)
+
+
+def alone():
+    """The barrier of a single process."""
+
+
+def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path):
+    final = tmp_path / "checkpoint-4"
+    with written_whole(final, True, alone) as beside:
+        (beside / "a").write_text("1")
+        assert not final.exists() and last_checkpoint(tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+    with pytest.raises(KeyboardInterrupt), written_whole(final, True, alone) as beside:
+        (beside / "a").write_text("2")
+        raise KeyboardInterrupt
+    assert (final / "a").read_text() == "1", "the one before stays until another is whole"
+    with written_whole(final, True, alone) as beside:
+        (beside / "a").write_text("3")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"] and (final / "a").read_text() == "3"
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_checkpoint(tmp_path):
+    left = tmp_path / "incomplete-checkpoint-8"
+    left.mkdir()
+    (left / "optimizer.pt").write_text("half")
+    with written_whole(tmp_path / "checkpoint-9", True, alone):
+        assert not left.exists()
+
+
+def test_the_limit_on_checkpoints_is_kept(small_model, tmp_path):
+    tiny_trainer(small_model, tmp_path, rollouts=4, save_strategy="steps", save_steps=1, save_total_limit=2).train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-18", "checkpoint-24"]
+
+
+@pytest.mark.parametrize("at", ["_save_optimizer_and_scheduler", "_save_rng_state", "_save"])
+def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(small_model, tmp_path, monkeypatch, at):
+    trainer = tiny_trainer(small_model, tmp_path, rollouts=3, save_strategy="steps", save_steps=1)
+    original = getattr(trainer, at)
+
+    def full(directory, *rest):
+        if "checkpoint-12" in str(directory):
+            raise OSError(28, "No space left on device")
+        original(directory, *rest)
+
+    monkeypatch.setattr(trainer, at, full)
+    with pytest.raises(CheckpointError, match=r"checkpoint-12 could not be written .*No space left.* MiB are free") as caught:
+        trainer.train()
+    assert str(tmp_path / "checkpoint-6") in str(caught.value) and "\n" not in str(caught.value)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6")
+    assert not list(tmp_path.glob("incomplete-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_really_full_disk_leaves_the_checkpoint_before(small_model, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this system mounts no tmpfs")
+    try:
+        trainer = tiny_trainer(small_model, disk, rollouts=6, save_strategy="steps", save_steps=1)
+        with pytest.raises(CheckpointError, match="could not be written"):
+            trainer.train()
+        assert last_checkpoint(disk) is not None
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_an_episode_cannot_continue_outside_its_window():
+    market = news_leads_price(days=40, seed=0)
+    env = TradingEnv(market.window(), MarketSettings())
+    env.reset(seed=0, options={"start": 30})
+    shorter = TradingEnv(market.window(end=str(market.dates[20])), MarketSettings())
+    with pytest.raises(ConfigError, match="stands at bar 30 of SYNTH, this window has the bars 0 to 20"):
+        shorter.load_state_dict(env.state_dict())
