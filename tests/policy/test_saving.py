@@ -1,8 +1,6 @@
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from functools import lru_cache
 from importlib.metadata import version
 
@@ -156,36 +154,6 @@ def test_flagtrl_json_says_what_the_policy_was_trained_for(lora_run):
     assert content["prompt"] == {"prompt_style": "compact", "news_token_budget": 12}
     assert content["action_paths"] == [[67, 478], [41606], [35334]]
     assert content["versions"]["torch"] == version("torch") and content["seed"] == 7
-
-
-def test_plain_peft_loads_either_adapter_without_flagtrl_and_gets_the_same_logits(small_model, tmp_path):
-    ids = torch.arange(5, 45)[None]
-    expected = {}
-    for finetuning in FINETUNING:
-        model = trained(small_model, finetuning=finetuning)
-        save_policy(model, load_encoder(small_model), tmp_path / finetuning, EXTRA)
-        with torch.no_grad():
-            expected[finetuning] = model.language_model(input_ids=ids).logits
-    program = f"""
-import sys, torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-ids = torch.arange(5, 45)[None]
-found = {{}}
-with torch.no_grad():
-    for finetuning in {FINETUNING!r}:
-        base = AutoModelForCausalLM.from_pretrained({str(small_model)!r}, dtype=torch.float32).eval()
-        found["base"] = base(ids).logits
-        found[finetuning] = PeftModel.from_pretrained(base, {str(tmp_path)!r} + "/" + finetuning).eval()(ids).logits
-torch.save(found, {str(tmp_path / "logits.pt")!r})
-assert 'flagtrl' not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = torch.load(tmp_path / "logits.pt")
-    for finetuning in FINETUNING:
-        torch.testing.assert_close(found[finetuning], expected[finetuning], atol=1e-6, rtol=0)
-        assert (found[finetuning] - found["base"]).abs().max() > 1e-3
 
 
 # ------------------------------------------------------------------------------------------------- what is refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -10,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from flagtrl.errors import AdapterError
+from flagtrl.errors import AdapterError, disk_trouble
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, quantization_config
+from flagtrl.policy.provenance import ADAPTER_CONFIG, base_fingerprint, check_adapter_config, is_hub_name, same_base, saved_base
 from flagtrl.policy.trunk import TrunkSettings
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop", "resid_dropout", "dropout")
+WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
 SETTINGS_FILE = "flagtrl.json"
@@ -43,12 +49,12 @@ def save_policy(
         encoder: its prompts; saved by its settings and tokenizer.
         directory: made where it does not exist.
         extra: more entries of flagtrl.json, JSON-serialisable.
-        state: the module's state, where a sharded trainer has gathered it; else it is taken from `model`.
+        state: `saved_tensors(model)`, where a sharded trainer has gathered them; else they are taken from `model`.
 
     Raises:
         AdapterError: a tensor that is not finite; nothing is written then.
     """
-    state = model.state_dict() if state is None else state
+    state = {name: tensor.detach() for name, tensor in saved_tensors(model).items()} if state is None else state
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     broken = [name for name, tensor in state.items() if name in trained and not torch.isfinite(tensor).all()]
     if broken:
@@ -69,11 +75,41 @@ def save_policy(
         "prompt": asdict(encoder.settings),
         "action_paths": [list(path) for path in model.action_paths],
         "split_engine": None if model.trunk is None else asdict(model.trunk.settings),
+        "prompt_fingerprint": encoder.fingerprint(),
         "base_revision": getattr(model.config, "_commit_hash", None),
+        "base_fingerprint": model.base_fingerprint,
         "versions": versions(),
         **extra,
     }
     (directory / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def saved_tensors(model: ActorCritic) -> dict[str, Tensor]:
+    """What of `model.state_dict()` is not the frozen base's: adapter and heads, by its names, the tensors themselves.
+
+    The base is not asked: on a CPU, bitsandbytes' 4-bit layers do not survive a state_dict() (0.50 lays them out for the
+    processor, and back only in part), and the frozen layers would no longer be what the policy was trained on.
+    """
+    found = {}
+    for prefix, module in model.named_modules():
+        buffers = {name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        for own, tensor in {**module._parameters, **buffers}.items():
+            name = f"{prefix}.{own}" if prefix else own
+            of_adapter = "lora_" in name or ".modules_to_save." in name
+            if tensor is not None and (of_adapter or not name.startswith("language_model.")):
+                found[name] = tensor
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class SavedSettings:
+    """What flagtrl.json says: of policy, prompts and engine as records, and all of it in `content`."""
+
+    policy: PolicySettings
+    prompt: PromptSettings
+    trunk: TrunkSettings | None
+    action_paths: tuple[tuple[int, ...], ...]
+    content: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +121,31 @@ class SavedPolicy:
     settings: dict[str, Any]
 
 
+def read_settings(directory: str | Path) -> SavedSettings:
+    """A run's settings, once its files are found and its adapter is of flagtrl's kind.
+
+    Raises:
+        AdapterError: a missing or damaged file, or another kind of adapter.
+    """
+    directory = Path(directory)
+    for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG):
+        if not (directory / name).is_file():
+            raise AdapterError(f"{directory} has no {name}; give the output directory of a flagtrl run")
+    try:
+        check_adapter_config(directory)
+        content = json.loads((directory / SETTINGS_FILE).read_text())
+        trunk = content["split_engine"]
+        return SavedSettings(
+            PolicySettings(**content["policy"]),
+            PromptSettings(**content["prompt"]),
+            None if trunk is None else TrunkSettings(**trunk),
+            tuple(tuple(path) for path in content["action_paths"]),
+            content,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdapterError(f"{directory}: {SETTINGS_FILE} or {ADAPTER_CONFIG} is damaged ({error})") from error
+
+
 def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
     """Read what `save_policy` wrote; action probabilities are those of the saved policy.
 
@@ -93,40 +154,59 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
         base: the base model, where it is no longer where the adapter says it was.
 
     Raises:
-        AdapterError: a missing or unreadable file, or a tokenizer that spells the actions differently.
+        AdapterError: a missing or unreadable file, a base or prompts other than those of training, or a tokenizer that
+            spells the actions differently.
     """
     directory = Path(directory)
-    for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, "adapter_config.json"):
-        if not (directory / name).is_file():
-            raise AdapterError(f"{directory} has no {name}; give the output directory of a flagtrl run")
-    try:
-        settings = json.loads((directory / SETTINGS_FILE).read_text())
-        base = base or json.loads((directory / "adapter_config.json").read_text())["base_model_name_or_path"]
-        policy, prompt = PolicySettings(**settings["policy"]), PromptSettings(**settings["prompt"])
-        trunk = None if settings["split_engine"] is None else TrunkSettings(**settings["split_engine"])
-        trained_on = tuple(tuple(path) for path in settings["action_paths"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{directory}: {SETTINGS_FILE} or adapter_config.json is damaged ({error})") from error
-    model, tokenizer = load_base(str(base), str(directory), policy)
-    encoder = PromptEncoder(tokenizer, prompt, context_length(model))
-    if encoder.action_paths != trained_on:
+    saved = read_settings(directory)
+    adapted, tokenizer = load_adapted(directory, saved.policy, base)
+    encoder = PromptEncoder(tokenizer, saved.prompt, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
+    if encoder.action_paths != saved.action_paths:
         raise AdapterError(
             f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy was trained on "
-            f"{trained_on}; use the tokenizer that was saved with it"
+            f"{saved.action_paths}; use the tokenizer that was saved with it"
+        )
+    if saved.content.get("prompt_fingerprint") not in (None, encoder.fingerprint()):
+        raise AdapterError(
+            f"{directory}: prompts of the style {saved.prompt.prompt_style!r} read otherwise here than in training, by another "
+            f"flagtrl or tokenizer; use flagtrl {saved.content.get('versions', {}).get('flagtrl')} and the saved tokenizer"
+        )
+    actor_critic = ActorCritic(adapted, encoder.action_paths, saved.policy)
+    load_heads(actor_critic, directory)
+    if saved.trunk is not None:
+        # The engine that it was saved on: the other one's sums differ in their last bits.
+        actor_critic.use_split(saved.trunk)
+    return SavedPolicy(actor_critic.eval(), encoder, saved.content)
+
+
+def load_adapted(
+    directory: str | Path, settings: PolicySettings, base: str | None = None
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """The base with a run's adapter on it, frozen layers quantised as `settings` say; and the tokenizer saved with it.
+
+    Raises:
+        AdapterError: no such base, one of other weights than in training, or an adapter that does not fit on it.
+    """
+    directory = Path(directory)
+    content = json.loads((directory / SETTINGS_FILE).read_text())
+    name = base or saved_base(directory)
+    revision = content.get("base_revision") if base is None and is_hub_name(name) else None
+    model, tokenizer = load_base(name, str(directory), settings, revision)
+    trained_on, found = content.get("base_fingerprint"), base_fingerprint(model)
+    if not trained_on:
+        logger.warning("%s says nothing of its base's weights, so whether %s is the same base is not checked", directory, name)
+    elif found is not None and not same_base(trained_on, found):
+        raise AdapterError(
+            f"{directory}: the base {name!r} has other weights than the one that the adapter was trained on; "
+            "an adapter acts as trained on its own base alone: name that one (--base)"
         )
     try:
-        adapted = PeftModel.from_pretrained(model, str(directory))
+        return PeftModel.from_pretrained(model, str(directory)), tokenizer
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise AdapterError(
-            f"{directory}: its adapter cannot be put on the base {base!r} ({reason}); the file is damaged, or the base another"
+            f"{directory}: its adapter cannot be put on the base {name!r} ({reason}); the file is damaged, or the base another"
         ) from error
-    actor_critic = ActorCritic(adapted, encoder.action_paths, policy)
-    load_heads(actor_critic, directory)
-    if trunk is not None:
-        # The engine that it was saved on: the other one's sums differ in their last bits.
-        actor_critic.use_split(trunk)
-    return SavedPolicy(actor_critic.eval(), encoder, settings)
 
 
 def load_heads(model: ActorCritic, directory: str | Path) -> None:
@@ -143,11 +223,15 @@ def load_heads(model: ActorCritic, directory: str | Path) -> None:
 
 
 def load_base(
-    name_or_path: str, tokenizer_from: str | None = None, settings: PolicySettings | None = None
+    name_or_path: str,
+    tokenizer_from: str | None = None,
+    settings: PolicySettings | None = None,
+    revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in float32, its dropout off, and its tokenizer, from a directory or the Hub.
 
-    With `settings`, its frozen layers are quantised as they say.
+    With `settings`, its frozen layers are quantised as they say. Code that comes with a model is never run, and no
+    pickle is read: weights are safetensors.
 
     With dropout a policy would not score its own actions twice alike, and the first ratio would not be 1.
 
@@ -155,15 +239,27 @@ def load_base(
         AdapterError: not found, no network, or no such model.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        # Said outright: by default transformers asks at a terminal whether a repository's code may run.
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(name_or_path, **source)
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, 0.0)
         quantised = quantization_config(settings or PolicySettings(), config.get_text_config().num_hidden_layers)
-        options = {} if quantised is None else {"quantization_config": quantised}
-        model = AutoModelForCausalLM.from_pretrained(name_or_path, config=config, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or name_or_path)
-    except (OSError, ValueError) as error:
+        options = source if quantised is None else {**source, "quantization_config": quantised}
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, use_safetensors=True, **options
+        )
+        words = source if tokenizer_from is None else {"trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or name_or_path, **words)
+    except (OSError, ValueError, RuntimeError) as error:
+        if trouble := disk_trouble(error):
+            raise AdapterError(
+                f"the model {name_or_path!r} could not be downloaded to {HF_HUB_CACHE}: {trouble}; "
+                "make room there, or set HF_HOME to a directory on another disk"
+            ) from error
+        if isinstance(error, RuntimeError):
+            raise
         first = str(error).strip().splitlines()[0]
         raise AdapterError(
             f"the model {name_or_path!r} cannot be loaded: {first}; check the name and the network, "

@@ -1,0 +1,65 @@
+"""A merged model: base and adapter in one, a plain transformers model that needs neither flagtrl nor PEFT."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.policy.saving import WEIGHT_DTYPES, load_adapted, read_settings
+
+logger = logging.getLogger(__name__)
+
+
+
+def merge(directory: str | Path, out: str | Path, base: str | None = None, dtype: str = "float32") -> Path:
+    """Write the merged model and its tokenizer, safetensors only. The heads stay behind: a plain model has none.
+
+    A policy that was trained on quantised frozen layers is merged onto the same base in full precision, with a warning:
+    its top layers are as trained, what they read is not.
+
+    Args:
+        directory: of the run or of one of its checkpoints.
+        out: a directory that is new or empty.
+        base: the base model, where it is not where the adapter says.
+        dtype: of the weights written: float32, bfloat16 or float16.
+
+    Returns:
+        `out`.
+
+    Raises:
+        AdapterError: a run that cannot be loaded, or an `out` that cannot be written.
+        ConfigError: no such dtype, or an `out` that holds something.
+    """
+    out = Path(out)
+    if dtype not in WEIGHT_DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not an empty directory; name a new one, so that nothing is overwritten")
+    settings = read_settings(directory).policy
+    if settings.quantization != "none":
+        logger.warning(
+            "the policy was trained on frozen layers in %s; the merged model has them in full precision, so its "
+            "probabilities are near the trained ones, not equal: backtest the adapter for the trained policy",
+            settings.quantization,
+        )
+    if settings.policy == "head":
+        logger.warning("the policy acts through its own head, which a merged model leaves behind: it is a language model alone")
+    adapted, tokenizer = load_adapted(directory, replace(settings, quantization="none"), base)
+    merged = adapted.merge_and_unload().to(WEIGHT_DTYPES[dtype])
+    beside = out.with_name(f"incomplete-{out.name}")  # so that a model that is there is whole
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        merged.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        os.replace(beside, out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        reason = " ".join(str(error).split())[:200]
+        raise AdapterError(f"{out} could not be written ({reason}); make room, or name another directory") from error
+    return out

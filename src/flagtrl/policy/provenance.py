@@ -1,0 +1,132 @@
+"""Where a run's base model comes from: which names may be opened, which may be published, and whether it is the same base.
+
+A run that came from the Hub was written by somebody else. What its files say is data: they name no path that is opened
+and no code that is run, unless the user names it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from flagtrl.errors import AdapterError
+
+ADAPTER_CONFIG = "adapter_config.json"
+SAMPLED = 64  # weights of each tensor that the fingerprint reads
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOCAL = re.compile(r"([/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\])")
+_WRAPPING = re.compile(r"(base_model\.model\.|base_layer\.|original_module\.)")
+# What an adapter of flagtrl may say; everything else must be as PEFT has it by default. (PEFT imports the module that
+# `megatron_core` names, and AutoPeftModel the one in `auto_mapping`.)
+_FREE = {
+    *("base_model_name_or_path", "revision", "peft_type", "peft_version", "task_type", "inference_mode"),
+    *("r", "lora_alpha", "lora_dropout", "bias", "target_modules", "layers_to_transform", "modules_to_save"),
+}
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` is a repository's `owner/name`, and no path of this machine."""
+    return bool(_HUB_NAME.fullmatch(name)) and not os.path.exists(name)
+
+
+def public_name(text: str) -> str:
+    """`text` as others may read it: of a path of this machine, the last part alone."""
+    local = _LOCAL.match(text) or (os.sep in text and os.path.exists(text))
+    return Path(text).name if local else text
+
+
+def without_paths(value: Any) -> Any:
+    """A copy of a JSON value in which every text is as others may read it."""
+    if isinstance(value, dict):
+        return {name: without_paths(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [without_paths(entry) for entry in value]
+    return public_name(value) if isinstance(value, str) else value
+
+
+def came_from_hub(directory: str | Path) -> bool:
+    """Whether the Hub's client put a directory there: in its cache, or where `flagtrl pull` was told to."""
+    path = Path(directory).resolve()
+    return (path / ".cache" / "huggingface").is_dir() or Path(constants.HF_HUB_CACHE).resolve() in path.parents
+
+
+def saved_base(directory: str | Path) -> str:
+    """The base model that an adapter names.
+
+    Raises:
+        AdapterError: none is named; or the run came from the Hub and names no repository, which is never opened.
+    """
+    path = Path(directory) / ADAPTER_CONFIG
+    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise AdapterError(f"{path} names no base model: it was made in memory; give the base (--base)")
+    if came_from_hub(directory) and not is_hub_name(base):
+        raise AdapterError(
+            f"{directory} came from the Hub, and its base {base!r} is no repository there; what the Hub names is never "
+            "opened on this machine: say which model it is with --base"
+        )
+    return base
+
+
+def check_adapter_config(directory: str | Path) -> None:
+    """Refuse an adapter that could make PEFT do more than load LoRA matrices and copies of layers.
+
+    Raises:
+        AdapterError: naming the entry.
+    """
+    path = Path(directory) / ADAPTER_CONFIG
+    config = json.loads(path.read_text())
+    defaults = json.loads(json.dumps(LoraConfig(task_type="CAUSAL_LM").to_dict(), default=list))
+    if config["peft_type"] != "LORA":
+        raise AdapterError(f"{path}: peft_type is {config['peft_type']!r}; flagtrl's adapters are LORA")
+    for name, value in config.items():
+        if name not in _FREE and value and value != defaults.get(name):
+            raise AdapterError(
+                f"{path}: {name} is {str(value)[:100]!r}, which no run of flagtrl has; load it with PEFT if you trust it"
+            )
+
+
+@torch.no_grad()
+def base_fingerprint(model: nn.Module) -> dict[str, str | None] | None:
+    """A hash over a sample of every frozen weight of a causal LM, with or without a PEFT adapter.
+
+    Rounded to bfloat16, so that the type it is loaded in does not matter. `all` is None where layers are quantised;
+    `unquantised` covers embeddings, norms and biases, which never are.
+
+    Returns:
+        The two hashes; None where weights are on other processes or not loaded yet.
+    """
+    tensors = {_WRAPPING.sub("", name): p for name, p in model.named_parameters() if not _is_adapter(name)}
+    if any(p.is_meta or p.numel() == 0 for p in tensors.values()):
+        return None
+    whole = {name: p for name, p in tensors.items() if p.ndim == 1 or "embed" in name}
+    quantised = not all(p.is_floating_point() for p in tensors.values())
+    return {"unquantised": _digest(whole), "all": None if quantised else _digest(tensors)}
+
+
+def same_base(saved: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints agree in all that both cover."""
+    return all(saved[name] == found[name] for name in ("unquantised", "all") if saved.get(name) and found.get(name))
+
+
+def _is_adapter(name: str) -> bool:
+    return "lora_" in name or "modules_to_save" in name
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].to(torch.bfloat16).view(torch.int16).cpu()
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
