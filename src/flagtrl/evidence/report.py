@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,13 @@ from rich.table import Table
 
 from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, Policy, backtest
 from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
-from flagtrl.market.data import Window
+from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import Metrics, paper, standard
 from flagtrl.policy.saving import versions
 
 RESULTS_FILE, TRADES_FILE, CURVE_FILE = "results.json", "trades.csv", "equity_curve.png"
+POLICY_MODES = ("greedy", "sampled")
 Convention = Callable[[np.ndarray], Metrics]
 
 matplotlib.use("Agg")
@@ -77,23 +78,37 @@ class Report:
 
     def figure(self) -> Figure:
         """Account values over the window, the agent's above the band of the random policies."""
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        axes = figure.subplots()
-        dates = self.window.dates.astype("datetime64[ms]").astype(object)
         band = np.percentile(self.random, (5, 95), axis=0) / self.random[0, 0]
-        axes.fill_between(dates, *band, color="0.88", label="random, 5% to 95%")
-        for row, values in self.curves.items():
-            ours = row.startswith("agent")
-            axes.plot(dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row)
-        axes.set_title(f"{self.window.market.symbol}: account value, start = 1")
-        axes.legend(loc="upper left", fontsize="small")
-        axes.grid(alpha=0.3)
-        figure.autofmt_xdate()
-        return figure
+        return curves_figure(self.window, self.curves, f"{self.window.market.symbol}: account value, start = 1", band)
 
     def print(self, console: Console | None = None) -> None:
         """Print the table."""
         (console or Console(width=None if Console().is_terminal else 120)).print(self.table())
+
+
+def curves_figure(window: Window, curves: Mapping[str, np.ndarray], title: str, band: np.ndarray | None = None) -> Figure:
+    """Account values (n,) over a window, each from 1, ours (`agent...`) in bold; `band` (2, n): the random policies'."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    dates = window.dates.astype("datetime64[ms]").astype(object)
+    if band is not None:
+        axes.fill_between(dates, *band, color="0.88", label="random, 5% to 95%")
+    for row, values in curves.items():
+        ours = row.startswith("agent")
+        axes.plot(dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row)
+    axes.set_title(title)
+    axes.legend(loc="upper left", fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.autofmt_xdate()
+    return figure
+
+
+def data_facts(market: MarketData, source: str, **windows: Window) -> dict[str, Any]:
+    """What results.json and flagtrl.json say about the data of a run."""
+    return {
+        "data": {"symbol": market.symbol, "source": source, "sha256": market.fingerprint()},
+        "windows": {name: [str(w.dates[0]), str(w.dates[-1]), len(w)] for name, w in windows.items()},
+    }
 
 
 def evaluate(
@@ -103,6 +118,7 @@ def evaluate(
     seed: int = 0,
     volatility_periods: int = 252,
     more: Mapping[str, Callable[[Window, MarketSettings], np.ndarray]] | None = None,
+    modes: Sequence[str] = POLICY_MODES,
 ) -> Report:
     """Backtest `policy`, greedy and sampled, beside buy and hold, flat and random policies.
 
@@ -113,12 +129,11 @@ def evaluate(
         seed: of the sampled actions and of the random policies.
         volatility_periods: of the `paper` convention's AV: 252, but 365 in the published rows of TSLA and BTC.
         more: more baselines by row name.
+        modes: how the agent acts, a row each: `greedy` takes the likeliest action, `sampled` draws it.
     """
     settings = replace(settings, episode_start="fixed")
-    backtests = {
-        "agent_greedy": backtest(policy, window, settings),
-        "agent_sampled": backtest(policy, window, settings, SAMPLING_TEMPERATURE, seed),
-    }
+    temperatures = dict(zip(POLICY_MODES, (None, SAMPLING_TEMPERATURE), strict=True))
+    backtests = {f"agent_{mode}": backtest(policy, window, settings, temperatures[mode], seed) for mode in modes}
     baselines = {"buy_and_hold": buy_and_hold, "buy_and_hold_by_order": buy_and_hold_by_order, "flat": flat, **(more or {})}
     curves = {row: run.values for row, run in backtests.items()} | {row: f(window, settings) for row, f in baselines.items()}
     random = random_paths(window, settings, seed=seed)

@@ -1,0 +1,377 @@
+"""The Hugging Face Hub: push a run with a model card written from what was measured, and pull one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, ModelCard, ModelCardData, constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # of the HTTP library that the Hub's client uses: httpx, or its successor
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from flagtrl.errors import AdapterError, FlagtrlError, HubError
+from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE
+from flagtrl.policy.provenance import ADAPTER_CONFIG, is_hub_name, public_name, without_paths
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+
+logger = logging.getLogger(__name__)
+
+CARD_FILE = "README.md"
+QA_FILE, QA_FIGURE = "qa.md", "qa.png"  # what `flagtrl qa` leaves in a run's directory
+# Checkpoints are for resuming; pickles can run code where they are loaded, so none is ever uploaded.
+NOT_PUSHED = ["checkpoint-*", "incomplete-*", "runs/*", "*.pt", "*.pth", "*.bin", "*.pkl", "rollout_state_*.json"]
+NOT_PULLED = ["*.pt", "*.pth", "*.bin", "*.pkl", "*.py"]
+ATTEMPTS, FIRST_WAIT = 4, 2.0  # seconds; doubled after every attempt
+
+T = TypeVar("T")
+
+
+def push(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    whole_as: str | None = None,
+) -> str:
+    """Upload a run, or a checkpoint of one, with its model card, in one commit.
+
+    What is uploaded names no path of this machine: where the base, the data or the output directory were one, the copies of
+    adapter_config.json, flagtrl.json and results.json that go up have its last part alone, and a warning says so of the base.
+
+    Args:
+        directory: a run's output directory.
+        repo_id: `owner/name`; made if it does not exist.
+        private: of a repository that is made now.
+        token: with write access; else that of HF_TOKEN or `hf auth login`.
+        whole_as: upload the whole directory, training state included, to this folder too.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        AdapterError: no finished run there.
+        HubError: a repository's name, a token, the network or the Hub is in the way; `directory` is whole, and pushing
+            again continues: files that the Hub has are not sent twice.
+    """
+    directory = Path(directory)
+    for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, "adapter_config.json"):
+        if not (directory / name).is_file():
+            raise AdapterError(f"{directory} has no {name}; give the output directory of a finished flagtrl run")
+    (directory / CARD_FILE).write_text(model_card(directory, repo_id))
+    _say_what_is_renamed(directory)
+    api = HfApi(token=token)
+
+    def upload() -> str:
+        made = api.create_repo(repo_id, private=private, exist_ok=True)
+        message = "flagtrl: adapter, heads, results and card"
+        commit = api.create_commit(made.repo_id, _pushed_files(directory), commit_message=message)
+        if whole_as is not None:
+            api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=directory,
+                path_in_repo=whole_as,
+                commit_message=f"flagtrl: {directory.name}, to resume from",
+                delete_patterns="*",
+            )
+        return str(commit.commit_url)
+
+    return _patiently(upload, f"{repo_id} was not pushed", f"{directory} is whole: push it again")
+
+
+class Publisher:
+    """Pushes a run as it trains: the trainer's side of `push_to_hub` and `hub_strategy`.
+
+    `end` pushes the finished run; `every_save` also each checkpoint's adapter, heads and card; `checkpoint` also the
+    newest checkpoint whole, as `last-checkpoint`, to resume from; `all_checkpoints` every one under its own name. A whole
+    checkpoint is pushed as it was written, paths of this machine included: resuming compares them.
+
+    Args:
+        repo_id: `owner/name`, or a name under the token's own account.
+        strategy: one of transformers' HubStrategy.
+        private: of a repository that is made now.
+        token: with write access; else that of HF_TOKEN or `hf auth login`.
+    """
+
+    def __init__(self, repo_id: str, strategy: str = "end", private: bool | None = None, token: str | None = None):
+        self.repo_id, self.strategy = repo_id, HubStrategy(strategy)
+        self.private, self.token = private, token
+
+    @classmethod
+    def of(cls, args: TrainingArguments) -> Publisher | None:
+        """The publisher that a run's settings ask for; None where push_to_hub is off."""
+        if not args.push_to_hub:
+            return None
+        name = args.hub_model_id or Path(str(args.output_dir)).name
+        return cls(name, args.hub_strategy, args.hub_private_repo, args.hub_token)
+
+    def prepare(self) -> str:
+        """Make the repository, so that a name or token that will not do is known before training; its full name."""
+        api = HfApi(token=self.token)
+
+        def make() -> str:
+            return api.create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
+
+        self.repo_id = _patiently(make, f"{self.repo_id} cannot be pushed to", "or train without --push_to_hub")
+        return self.repo_id
+
+    def push_checkpoint(self, directory: Path) -> None:
+        """Push a checkpoint as the strategy says.
+
+        What fails is said in a warning: training goes on, and the next push carries all.
+        """
+        if self.strategy == HubStrategy.END:
+            return
+        whole = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: directory.name}.get(self.strategy)
+        try:
+            push(directory, self.repo_id, private=self.private, token=self.token, whole_as=whole)
+        except FlagtrlError as error:
+            logger.warning("%s", error)
+
+    def push(self, directory: Path) -> str:
+        """Push the finished run; the commit's address."""
+        return push(directory, self.repo_id, private=self.private, token=self.token)
+
+
+def pull(repo_id: str, directory: str | Path | None = None, *, revision: str | None = None, token: str | None = None) -> Path:
+    """Download a run from the Hub.
+
+    Args:
+        repo_id: `owner/name`.
+        directory: where to; the Hub's cache if None.
+        revision: a branch, a tag or a commit.
+        token: for a private repository; else that of HF_TOKEN or `hf auth login`.
+
+    Raises:
+        HubError: no such repository, no access, no network; a download that broke off is continued by the next.
+        AdapterError: a repository without a flagtrl run.
+    """
+    api = HfApi(token=token)
+
+    def download() -> str:
+        return api.snapshot_download(repo_id, revision=revision, local_dir=directory, ignore_patterns=NOT_PULLED)
+
+    path = Path(_patiently(download, f"{repo_id} was not pulled", "pull it again"))
+    if not (path / SETTINGS_FILE).is_file():
+        raise AdapterError(f"{repo_id} has no {SETTINGS_FILE}: it is not a flagtrl run; load it with PEFT")
+    return path
+
+
+def local_or_pulled(run: str, revision: str | None = None) -> Path:
+    """The directory of a run: itself, where there is one of that name, else the Hub's repository, downloaded to its cache.
+
+    Raises:
+        AdapterError: neither a directory nor the name of a repository, or a repository without a run.
+        HubError: see `pull`.
+    """
+    if Path(run).is_dir():
+        return Path(run)
+    if not is_hub_name(run):
+        raise AdapterError(f"there is no directory {run!r}; give a run's output directory, or owner/name of the Hub")
+    return pull(run, revision=revision)
+
+
+def _pushed_files(directory: Path) -> list[CommitOperation]:
+    """The files of a run that go to the Hub; those that name paths of this machine as cleaned copies."""
+    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    cleaned = _cleaned(directory)
+    return [
+        CommitOperationAdd(name, cleaned.get(name, str(directory / name)))
+        for name in filter_repo_objects(names, ignore_patterns=[*NOT_PUSHED, *DEFAULT_IGNORE_PATTERNS])
+    ]
+
+
+def _cleaned(directory: Path) -> dict[str, bytes]:
+    """What is pushed in place of the JSON files that name paths of this machine."""
+    cleaned = {}
+    for name in (ADAPTER_CONFIG, SETTINGS_FILE, RESULTS_FILE):
+        path = directory / name
+        if path.is_file() and (public := without_paths(content := json.loads(path.read_text()))) != content:
+            cleaned[name] = json.dumps(public, indent=2).encode() + b"\n"
+    return cleaned
+
+
+def _say_what_is_renamed(directory: Path) -> None:
+    base = json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+    if base and not is_hub_name(base):
+        logger.warning(
+            "the base model is a directory of this machine: the pushed adapter names it %r, without its path; "
+            "who loads it must have that model, and say where (--base)",
+            public_name(base),
+        )
+
+
+def model_card(directory: str | Path, repo_id: str) -> str:
+    """A run's model card in Markdown: what it is, what was measured, what it cannot show, how to load it."""
+    directory = Path(directory)
+    settings = json.loads((directory / SETTINGS_FILE).read_text())
+    adapter = json.loads((directory / "adapter_config.json").read_text())
+    results = json.loads((directory / RESULTS_FILE).read_text()) if (directory / RESULTS_FILE).is_file() else {}
+    base = str(adapter.get("base_model_name_or_path") or "a model made in memory")
+    on_hub = is_hub_name(base)
+    data = ModelCardData(
+        base_model=base if on_hub else None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["flagtrl", "ppo", "trading", "reinforcement-learning", "finance"],
+    )
+    base_name = public_name(base)
+    parts = [
+        f"---\n{data.to_yaml()}\n---\n\n# {repo_id}",
+        f"A trading policy: the likelihood that `{base_name}` gives to the words Buy, Sell and Hold after a prompt about the "
+        "market, trained with PPO by [flagtrl](https://arxiv.org/abs/2502.11433), the open implementation of FLAG-Trader.",
+        "" if on_hub else f"The base model was not on the Hub: `{base_name}`; the adapter is of use with that model alone.",
+        _data_section(settings),
+        _result_section(results, has_curve=(directory / CURVE_FILE).is_file()),
+        _qa_section(directory),
+        _LIMITS,
+        _loading_section(repo_id, base_name, settings, on_hub),
+        _settings_section(settings),
+        "## Licence\n\nThe adapter changes the base model and is bound by its licence"
+        + (f"; see [{base}](https://huggingface.co/{base})." if on_hub else ".")
+        + " The market data are not part of this repository.",
+        _CITATION,
+    ]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    ModelCard(text)  # its header is parsed: a card that the Hub would refuse fails here
+    return text
+
+
+def _data_section(settings: dict[str, Any]) -> str:
+    data, windows = settings.get("data", {}), settings.get("windows", {})
+    if not data:
+        return ""
+    source = str(data.get("source"))
+    shown = Path(source).name if os.sep in source else source
+    lines = [f"- {name}: {begin} to {end}, {bars} bars" for name, (begin, end, bars) in windows.items()]
+    heading = f"## Data\n\n{data.get('symbol')}, from {shown} (sha256 of its prices and news: `{str(data.get('sha256'))[:16]}`)"
+    return heading + "\n\n" + "\n".join(lines) + f"\n- seed: {settings.get('seed')}; base revision: {settings['base_revision']}"
+
+
+def _result_section(results: dict[str, Any], has_curve: bool) -> str:
+    rows = results.get("test")
+    if not rows:
+        return "## Result\n\nNothing was measured on a test window."
+    conventions = list(next(iter(rows.values())))
+    names = list(next(iter(next(iter(rows.values())).values())))
+    titles = [f"{convention} {name}" for convention in conventions for name in names]
+    table = [f"| | {' | '.join(titles)} |", "|---|" + "---:|" * len(titles)]
+    for row, by in rows.items():
+        cells = [by[convention][name] for convention in conventions for name in names]
+        table.append(f"| {row} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
+    picture = f"\n\n![Account value over the test window]({CURVE_FILE})" if has_curve else ""
+    return (
+        "## Result\n\nOn the test window, which training never saw, beside Buy and hold, the flat account and Random policies. "
+        "CR, AV and MDD are percentages; `paper` is FLAG-Trader's convention, `standard` the usual one.\n\n"
+        + "\n".join(table)
+        + picture
+    )
+
+
+def _qa_section(directory: Path) -> str:
+    if not (directory / QA_FILE).is_file():
+        return ""
+    picture = f"\n\n![Adapter minus base]({QA_FIGURE})" if (directory / QA_FIGURE).is_file() else ""
+    return f"## Financial QA: base against adapter\n\n{(directory / QA_FILE).read_text().strip()}{picture}"
+
+
+def _loading_section(repo_id: str, base: str, settings: dict[str, Any], on_hub: bool) -> str:
+    style, named = settings["prompt"]["prompt_style"], "" if on_hub else " --base DIRECTORY"
+    return f"""## How to use it
+
+With plain PEFT, without flagtrl:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{repo_id}")
+```
+
+With flagtrl, which also loads the value head and writes the prompts (style `{style}`):
+`flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other; `flagtrl merge {repo_id} OUT{named}`
+makes one plain model of base and adapter; `flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made."""
+
+
+def _settings_section(settings: dict[str, Any]) -> str:
+    shown = {name: settings[name] for name in ("policy", "prompt", "market", "rollout", "versions") if name in settings}
+    return f"## Settings\n\n```json\n{json.dumps(without_paths(shown), indent=1)}\n```"
+
+
+_LIMITS = """## Limits
+
+One asset over one window shows little: over 149 days a Sharpe ratio of 1.37 is not significantly above zero. Compare the agent
+with the random policies' band (p5 to p95) before anything else. No costs are paid but those in the settings below. This is no
+investment advice."""
+
+_CITATION = """## Citation
+
+```
+@article{xiong2025flagtrader,
+  title = {FLAG-Trader: Fusion LLM-Agent with Gradient-based Reinforcement Learning for Financial Trading},
+  author = {Guojun Xiong and others},
+  journal = {arXiv:2502.11433},
+  year = {2025}
+}
+```"""
+
+
+def _patiently(work: Callable[[], T], failed: str, remedy: str) -> T:
+    """Do `work`, again where the Hub or the network is busy; one clear HubError where it cannot be done."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work()
+        except (HTTPError, HFValidationError, OSError) as error:
+            reason, wait = _judge(error)
+            if wait is None:
+                raise HubError(f"{failed}: {reason}; {remedy}") from error
+            if attempt == ATTEMPTS:
+                raise HubError(f"{failed}: {reason}, {ATTEMPTS} times; {remedy} later") from error
+            time.sleep(max(wait, FIRST_WAIT * 2 ** (attempt - 1)))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _judge(error: Exception) -> tuple[str, float | None]:
+    """Why it failed, and how many seconds the Hub asks to wait before trying again; None where that is of no use."""
+    for kind, reason in _HOPELESS.items():
+        if isinstance(error, kind):
+            return reason, None
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in (408, 429) or status >= 500:
+            return f"the Hub answered {status}", float(error.response.headers.get("Retry-After") or 0)
+        return _REFUSED.get(status, _first_line(error)), None
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError):
+        return f"no connection to {constants.ENDPOINT} ({_first_line(error)})", 0.0
+    return _first_line(error), None
+
+
+_HOPELESS = {
+    LocalTokenNotFoundError: "there is no token: set HF_TOKEN, or run `hf auth login`",
+    OfflineModeIsEnabled: "HF_HUB_OFFLINE is set: unset it",
+    HFValidationError: "the name is none of a repository: give owner/name",
+    RepositoryNotFoundError: "there is no such repository, or it is private and the token (HF_TOKEN) may not read it",
+}
+_REFUSED = {
+    401: "the Hub does not know the token (401): set HF_TOKEN to one with write access, or run `hf auth login`",
+    403: "the token may not do this (403): use one with write access to the repository's owner",
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,271 @@
+"""A run goes to the Hub and comes back as it was, over real HTTP to a local server; what can fail says so in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from huggingface_hub import constants
+
+from fake_hub import FakeHub
+from flagtrl.cli import main
+from flagtrl.errors import one_line_errors
+from flagtrl.evidence.backtest import language_policy
+from flagtrl.evidence.report import evaluate
+from flagtrl.hub import Publisher, model_card
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+from training import tiny_trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+REPO = "me/flagtrl-msft"
+LOGITS = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sys.argv[1]), sys.argv[2]).eval()
+assert "flagtrl" not in sys.modules
+print(model(torch.arange(5, 45)[None]).logits[0, -1, :50].tolist())
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(small_model, tmp_path_factory):
+    """A trained run with its results, as a recipe leaves it."""
+    out = tmp_path_factory.mktemp("run")
+    trainer = tiny_trainer(small_model, out, save_strategy="steps", save_steps=1)
+    trainer.train()
+    trainer.save_model()
+    window = news_leads_price(days=40, seed=3).window()
+    evaluate(language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3)).write(out)
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A local Hub that this process talks to over HTTP."""
+    server = FakeHub()
+    settings = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+    settings |= {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token")}
+    settings["HUGGINGFACE_CO_URL_TEMPLATE"] = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    monkeypatch.setattr("flagtrl.hub.FIRST_WAIT", 0.01)
+    yield server
+    server.close()
+
+
+class Done(NamedTuple):
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def command(capfd):
+    """Call a function as a command, with its exit code and what it printed."""
+
+    def run(function, *arguments):
+        capfd.readouterr()
+        code = 0
+        try:
+            function(*arguments)
+        except SystemExit as stopped:
+            code = stopped.code
+        return Done(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def flagtrl(command, hub):
+    """The command line."""
+    return lambda *arguments: command(main, list(map(str, arguments)))
+
+
+def away(hub, tmp_path, arguments, **more):
+    """Run a program of its own that knows this Hub alone."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    env |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    env = {k: v for k, v in {**env, "HF_HUB_OFFLINE": "0", **more}.items() if v is not None}
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, env=env)
+
+
+def the_line(done):
+    """The one line of an error that the user can act on."""
+    assert done.returncode == 2, done.stderr[-2000:]
+    return [line for line in done.stderr.splitlines() if line.startswith("flagtrl:")][-1]
+
+
+def test_a_run_comes_back_as_it_was_and_plain_peft_loads_it(small_model, run, hub, tmp_path, flagtrl):
+    pushed = flagtrl("push", run, REPO)
+    assert pushed.returncode == 0, pushed.stderr[-2000:]
+    assert hub.url in pushed.stdout
+    names = set(hub.repos[REPO])
+    assert {ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "adapter_config.json", "results.json", "README.md"} <= names
+    assert not [name for name in names if "checkpoint" in name or name.endswith((".pt", ".bin"))], "no pickles, no checkpoints"
+    back = tmp_path / "back"
+    pulled = flagtrl("pull", REPO, "--output_dir", back)
+    assert pulled.returncode == 0 and str(back) in pulled.stdout
+    for name in (ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "results.json"):
+        assert (back / name).read_bytes() == (run / name).read_bytes()
+    far = away(hub, tmp_path, ["-c", LOGITS, small_model, REPO])
+    near = away(hub, tmp_path, ["-c", LOGITS, small_model, run])
+    assert far.returncode == near.returncode == 0, far.stderr[-2000:]
+    assert far.stdout == near.stdout
+
+
+def test_the_card_says_what_was_measured_and_no_local_path(run, small_model):
+    card = model_card(run, REPO)
+    results = json.loads((run / "results.json").read_text())["test"]
+    for row in ("agent_greedy", "buy_and_hold", "random_p95"):
+        cells = [f"{value:.3f}" for by in results[row].values() for value in by.values() if value is not None]
+        line = next(line for line in card.splitlines() if line.startswith(f"| {row} |"))
+        assert all(cell in line for cell in cells)
+    for part in ("library_name: peft", "equity_curve.png", "PeftModel.from_pretrained", "2502.11433", "Limits", "Licence"):
+        assert part in card
+    assert str(small_model) not in card and str(run) not in card
+    assert "base_model:" not in card, "a local directory is no base that the Hub could link to"
+
+
+def test_the_card_links_a_base_of_the_hub(run):
+    path = run / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}))
+    card = model_card(run, REPO)
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card
+    assert 'AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")' in card
+
+
+@pytest.mark.parametrize(("path", "status"), [("/commit/", 503), ("/commit/", 429), ("/commit/", 0), ("/repos/create", 500)])
+def test_a_busy_hub_and_a_lost_connection_are_tried_again(run, hub, tmp_path, path, status, flagtrl):
+    hub.fail(path, status, times=2)
+    done = flagtrl("push", run, REPO)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert hub.repos[REPO][ADAPTER_FILE] == (run / ADAPTER_FILE).read_bytes()
+
+
+def test_a_hub_that_stays_away_is_one_line_and_pushing_again_works(run, hub, tmp_path, flagtrl):
+    hub.fail("/commit/", 0, times=1000)
+    before = (run / ADAPTER_FILE).read_bytes()
+    line = the_line(flagtrl("push", run, REPO))
+    assert "no connection" in line and str(run) in line and "push it again" in line
+    assert (run / ADAPTER_FILE).read_bytes() == before
+    hub.failures.clear()
+    assert flagtrl("push", run, REPO).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "named"), [(401, "does not know the token"), (403, "may not do this"), (429, "answered 429, 4 times")]
+)
+def test_a_refusal_says_what_to_do(run, hub, tmp_path, status, named, flagtrl):
+    hub.fail("/repos/create", status, times=1000)
+    assert named in the_line(flagtrl("push", run, REPO))
+
+
+def test_no_token_no_run_and_no_repository_are_told_apart(run, hub, tmp_path, flagtrl, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    hub.fail("/repos/create", 401, times=1000)
+    assert "HF_TOKEN" in the_line(flagtrl("push", run, REPO))
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert "has no flagtrl.json" in the_line(flagtrl("push", tmp_path / "nothing", REPO))
+    assert "no such repository" in the_line(flagtrl("pull", "me/none"))
+    assert "give owner/name" in the_line(flagtrl("pull", "a/b/c"))
+    hub.repos["me/other"] = {"config.json": b"{}"}
+    assert "is not a flagtrl run" in the_line(flagtrl("pull", "me/other"))
+
+
+def test_a_pull_leaves_pickles_and_programs_on_the_hub(run, hub, tmp_path, flagtrl):
+    assert flagtrl("push", run, REPO).returncode == 0
+    hub.repos[REPO] |= {"evil.py": b"boom", "weights.bin": b"boom"}
+    flagtrl("pull", REPO, "--output_dir", tmp_path / "back")
+    assert (tmp_path / "back" / SETTINGS_FILE).is_file()
+    assert not list((tmp_path / "back").glob("*.py")) + list((tmp_path / "back").glob("*.bin"))
+
+
+def test_a_new_repository_can_be_private(run, hub, tmp_path, flagtrl):
+    assert flagtrl("push", run, REPO, "--private").returncode == 0
+    assert hub.private == {REPO}
+
+
+def train(small_model, out, strategy):
+    """What a recipe does, in short."""
+    with one_line_errors():
+        publisher = Publisher("flagtrl-msft", strategy)
+        saves = {"save_strategy": "steps", "save_steps": 6, "push_to_hub": True}
+        trainer = tiny_trainer(small_model, out, rollouts=2, publisher=publisher, **saves)
+        trainer.train()
+        trainer.save_model()
+        print("pushed", trainer.push_to_hub())
+
+
+def commits(hub):
+    return sum(count for request, count in hub.requests.items() if "/commit/" in request)
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [("end", 1), ("every_save", 3), ("checkpoint", 5)])
+def test_a_run_is_pushed_as_it_trains(small_model, hub, tmp_path, strategy, expected, command):
+    done = command(train, small_model, tmp_path / "run", strategy)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"pushed {hub.url}/{REPO}/commit" in done.stdout
+    assert commits(hub) == expected, "two checkpoints and the end"
+    files, out = hub.repos[REPO], tmp_path / "run"
+    assert files[HEADS_FILE] == (out / HEADS_FILE).read_bytes() and files[ADAPTER_FILE] == (out / ADAPTER_FILE).read_bytes()
+    whole = {name.removeprefix("last-checkpoint/") for name in files if name.startswith("last-checkpoint/")}
+    if strategy == "checkpoint":
+        last = {path.name for path in (out / "checkpoint-12").iterdir()}
+        assert whole == last and {"optimizer.pt", "trainer_state.json", HEADS_FILE} <= whole
+        assert files["last-checkpoint/optimizer.pt"] == (out / "checkpoint-12/optimizer.pt").read_bytes()
+    else:
+        assert not whole
+
+
+def test_training_goes_on_without_the_hub_and_the_end_carries_all(small_model, hub, tmp_path, command, caplog):
+    hub.fail("/commit/", 0, times=4)  # the first checkpoint's four attempts
+    done = command(train, small_model, tmp_path / "run", "every_save")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "no connection" in caplog.text and "checkpoint-6 is whole" in caplog.text
+    assert hub.repos[REPO][ADAPTER_FILE] == (tmp_path / "run" / ADAPTER_FILE).read_bytes()
+
+
+def test_a_hub_that_stays_away_at_the_end_leaves_the_run_and_the_command(small_model, hub, tmp_path, flagtrl, command):
+    hub.fail("/commit/", 503, times=1000)
+    line = the_line(command(train, small_model, tmp_path / "run", "end"))
+    assert "answered 503" in line and "push it again" in line
+    assert (tmp_path / "run" / ADAPTER_FILE).is_file()
+    hub.failures.clear()
+    assert flagtrl("push", tmp_path / "run", REPO).returncode == 0
+
+
+@pytest.mark.parametrize(("token", "named"), [("hf_wrong", "does not know the token"), (None, "HF_TOKEN")])
+def test_a_token_that_will_not_do_is_known_before_training(small_model, hub, tmp_path, monkeypatch, token, named, command):
+    monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
+    hub.fail("/repos/create", 401, times=1000)
+    line = the_line(command(train, small_model, tmp_path / "run", "end"))
+    assert named in line and "without --push_to_hub" in line
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_recipe_pushes_what_it_measured(small_model, shared, hub, tmp_path):
+    fast = "--total_timesteps 16 --num_steps 8 --gradient_accumulation_steps 2 --prompt_style compact --news_token_budget 8"
+    recipe = [ROOT / "recipes/train_msft.py", "--data", shared / "data/investorbench/msft.json", *fast.split()]
+    recipe += ["--model_name_or_path", small_model, "--output_dir", tmp_path / "msft", "--save_strategy", "no"]
+    recipe += ["--push_to_hub", "true", "--hub_model_id", REPO, "--hub_private_repo", "true"]
+    done = away(hub, tmp_path, recipe, ACCELERATE_USE_CPU="true")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "pushed: " in done.stdout and hub.private == {REPO}
+    assert json.loads(hub.repos[REPO]["results.json"])["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(15.340, abs=5e-4)
+    assert b"| buy_and_hold |" in hub.repos[REPO]["README.md"] and b"equity_curve.png" in hub.repos[REPO]["README.md"]
