@@ -1,0 +1,114 @@
+"""Control for `flagtrl qa`: plain fine-tuning on a run's own prompts until it is as far from the base as that run.
+
+    python recipes/train_sft_control.py --like runs/msft --data msft.json --output_dir runs/msft_sft
+
+The same base, the same trainable weights, the prompts of the run's training window with random legal actions as answers,
+and the usual next-token loss over prompt and answer. It stops where KL(base || adapter), over all positions of prompts that
+it does not train on, reaches the run's. What such an adapter changes in financial QA, any training on these prompts does.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flagtrl.errors import AdapterError, ConfigError, one_line_errors
+from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.market.data import Window
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.rewards import saved_reward
+from flagtrl.market.sources import load
+from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.provenance import check_adapter_config, saved_base
+from flagtrl.policy.saving import SETTINGS_FILE, context_length, load_base
+from flagtrl.qa.arms import PairedLM, arm
+from flagtrl.qa.retention import Prompt, divergence
+from flagtrl.recipe import check_output_dir
+
+OWN = "default"  # PEFT's name of the adapter that is trained here
+
+
+def episode(window: Window, market: MarketSettings, encoder: PromptEncoder, generator: np.random.Generator) -> list[list[int]]:
+    """Token ids of the prompts of one random trader, each with one random legal action as its answer."""
+    env, sequences = TradingEnv(window, market), []
+    env.reset(seed=0, options={"start": 0})
+    while not env.ended:
+        action = int(generator.choice(np.flatnonzero(env.legal)))
+        sequences.append([*encoder.encode(env.observe()).ids.tolist(), *encoder.action_paths[action]])
+        env.step(action)
+    return sequences
+
+
+def mean_kl(lm: PairedLM, adapter: str, prompts: list[Prompt]) -> float:
+    """KL(base || adapter) per position, nats."""
+    measured = divergence(lm, partial(arm, lm.model), adapter, prompts)
+    return float(measured.kl.sum() / measured.positions.sum())
+
+
+def main() -> None:
+    """Train to the run's distance and save a plain PEFT adapter."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--like", required=True, help="output directory of the run to match")
+    parser.add_argument("--data", required=True, help="the market file that it was trained on")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--max_steps", type=int, default=2000)
+    parser.add_argument("--measure_every", type=int, default=5, help="steps between two measurements of the KL")
+    parser.add_argument("--prompts", type=int, default=12, help="held-out prompts that the KL is measured on")
+    parser.add_argument("--reward", help="FILE.py:FUNCTION, where the run was trained on a reward of that kind")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    out, like = check_output_dir(options.output_dir), Path(options.like)
+    if not (like / SETTINGS_FILE).is_file():
+        raise AdapterError(f"{like} has no {SETTINGS_FILE}; give the output directory of a flagtrl run")
+    check_adapter_config(like)
+    settings = json.loads((like / SETTINGS_FILE).read_text())
+    torch.manual_seed(options.seed)
+    generator = np.random.default_rng(options.seed)
+    base, tokenizer = load_base(saved_base(like))
+    encoder = PromptEncoder(tokenizer, PromptSettings(**settings["prompt"]), context_length(base))
+    model = attach_adapter(base, PolicySettings(**settings["policy"]))
+    rules, windows = settings["market"], settings["windows"]
+    market = MarketSettings(**{**rules, "reward": saved_reward(rules["reward"], options.reward)})
+    asset = load(options.data, symbol=settings["data"]["symbol"])
+    train, test = (asset.window(*windows[name][:2]) for name in ("train", "test"))
+    unseen = episode(test, market, encoder, generator)[: options.prompts]
+    held_out = [Prompt(tuple(ids), str(i)) for i, ids in enumerate(unseen)]
+    lm = PairedLM(model, tokenizer)
+    model.load_adapter(str(like), "like")
+    target = mean_kl(lm, "like", held_out)
+    if target <= 0:
+        raise ConfigError(f"{like} is its base on these prompts (KL {target:g}): there is no distance to match")
+    model.set_adapter(OWN)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
+    sequences, reached = episode(train, market, encoder, generator), 0.0
+    for step in range(1, options.max_steps + 1):
+        for place in generator.choice(len(sequences), options.batch_size):
+            ids = torch.tensor([sequences[place]], device=lm.device)
+            (model(input_ids=ids, labels=ids).loss / options.batch_size).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % options.measure_every == 0:
+            reached = mean_kl(lm, OWN, held_out)
+            model.set_adapter(OWN)
+            print(f"step {step}: KL {reached:.5f} of {target:.5f}", flush=True)
+            if reached >= target:
+                break
+    else:
+        short = f"KL {reached:g} of {target:g} after {options.max_steps} steps"
+        raise ConfigError(f"{short}; raise --max_steps or --learning_rate")
+    model.delete_adapter("like")
+    model.save_pretrained(str(out), save_embedding_layers=False)
+    tokenizer.save_pretrained(out)
+    note = {"control": "sft", "like": like.name, "kl": reached, "kl_of_the_run": target, "steps": step, "seed": options.seed}
+    kept = {name: settings[name] for name in ("prompt", "market", "model", "data", "windows")}
+    (out / SETTINGS_FILE).write_text(json.dumps(note | kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,198 @@
+"""The two arms of a comparison in one model: adapter off is the base, adapter on the tuned model; never two copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import LM
+from lm_eval.api.registry import get_model
+from lm_eval.models.huggingface import HFLM
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.hub import local_or_pulled
+from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, saved_base
+from flagtrl.policy.saving import WEIGHT_DTYPES, load_base
+
+ZERO = "flagtrl_zero"
+SPREAD = 64  # tokens: in a forward of contexts that differ by more, padding and unread rows cost more than they save
+Switch = Callable[[str | None], AbstractContextManager]  # base (None) or an adapter, within a `with`
+
+
+class PairedLM(HFLM):
+    """lm-eval's Hugging Face model around one PeftModel, whose logits are computed only where they are read.
+
+    lm-eval itself computes them at every position: with a vocabulary of 49,152 and a document of 1,000 tokens, 200 MB a
+    sample, of which a multiple-choice question reads one row. The log-likelihoods are the same.
+
+    Args:
+        model: base and adapters.
+        tokenizer: of the base.
+        batch_size: contexts in one forward.
+
+    Attributes:
+        cut: how many of the last requests' contexts were longer than the model's, and were cut on the left.
+    """
+
+    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 1):
+        super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
+        self.cut, self._keep = 0, 0
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """Requests that share a forward together: lm-eval's own code scores each group from the rows that it reads."""
+        order = sorted(range(len(requests)), key=lambda i: (-_length(requests[i]), requests[i][1] + requests[i][2][:-1]))
+        scores: list[tuple[float, bool] | None] = [None] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm or len(requests) < 2, desc="log-likelihoods") as bar:
+            for group in _groups([requests[i] for i in order], override_bs or int(self.batch_size)):
+                chosen = [order[place] for place in group]
+                chunk = [requests[i] for i in chosen]
+                self.cut += sum(_length(request) > self.max_length + 1 for request in chunk)
+                lengths = [min(_length(request) - 1, self.max_length) for request in chunk]
+                self._keep = max(lengths) - min(lengths) + max(len(request[2]) for request in chunk)
+                for i, score in zip(chosen, super()._loglikelihood_tokens(chunk, True, len(chunk)), strict=True):
+                    scores[i] = score
+                bar.update(len(chunk))
+        self._keep = 0
+        return [score for score in scores if score is not None]
+
+    def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        if not self._keep:
+            return super()._model_call(inps, attn_mask, labels)
+        with torch.no_grad():
+            return self.model(input_ids=inps, logits_to_keep=self._keep).logits.float()
+
+
+def load_arms(
+    base: str | None, adapters: Sequence[str], device: str | None = None, dtype: str = "float32"
+) -> tuple[PeftModel, PreTrainedTokenizerBase, tuple[str, ...], tuple[Path, ...]]:
+    """Load one base and put every adapter on it.
+
+    Args:
+        base: model directory or Hub id; None: the one that the first adapter names.
+        adapters: directories or Hub ids, one for every training seed.
+        device: cpu, cuda ...; None: a GPU where there is one.
+        dtype: of the weights; float32 for likelihoods.
+
+    Returns:
+        Model, tokenizer, the adapters' names in the model, and their directories.
+
+    Raises:
+        AdapterError: a base or an adapter that cannot be loaded, or that do not fit one another.
+    """
+    directories = tuple(adapter_directory(adapter) for adapter in adapters)
+    if dtype not in WEIGHT_DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
+    named = base or saved_base(directories[0])
+    model, tokenizer = load_base(named)
+    model.to(WEIGHT_DTYPES[dtype]).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+    names = tuple(f"adapter_{i}" for i in range(len(directories)))
+    policy: PeftModel | None = None
+    for name, directory in zip(names, directories, strict=True):
+        try:
+            if policy is None:
+                policy = PeftModel.from_pretrained(model, str(directory), adapter_name=name)
+            else:
+                policy.load_adapter(str(directory), name)
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AdapterError(f"{directory}: it cannot be put on the base {named!r} ({reason}); give its own base") from error
+    assert policy is not None
+    return policy.eval(), tokenizer, names, directories
+
+
+def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32") -> tuple[LM, Switch, tuple[str, ...]]:
+    """The same arms on vLLM: one engine, whose requests name an adapter or none.
+
+    Raises:
+        ConfigError: vLLM is not installed.
+        AdapterError: an adapter that vLLM cannot serve: all but plain LoRA.
+    """
+    directories = tuple(adapter_directory(adapter) for adapter in adapters)
+    configs = [PeftConfig.from_pretrained(str(directory)) for directory in directories]
+    for directory, config in zip(directories, configs, strict=True):
+        if config.peft_type != "LORA" or config.modules_to_save or config.use_dora:
+            raise AdapterError(f"{directory}: vLLM serves plain LoRA alone; train with --finetuning lora, or use --model hf")
+    engine = {"dtype": dtype, "lora_local_path": str(directories[0]), "max_lora_rank": max(config.r for config in configs)}
+    try:
+        lm = get_model("vllm")(pretrained=base or saved_base(directories[0]), **engine)
+    except ImportError as error:
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(f"vLLM cannot be used: {first_line}; install it on a GPU machine, or use --model hf") from error
+    names = tuple(f"adapter_{i}" for i in range(len(directories)))
+    request = type(lm.lora_request)
+    requests = {
+        name: request(name, i, str(path)) for i, (name, path) in enumerate(zip(names, directories, strict=True), start=1)
+    }
+
+    @contextmanager
+    def switch(name: str | None) -> Iterator[None]:
+        lm.lora_request = None if name is None else requests[name]
+        yield
+
+    return lm, switch, names
+
+
+def adapter_directory(adapter: str) -> Path:
+    """A local adapter's directory, or that of one pulled from the Hub.
+
+    Raises:
+        AdapterError, HubError: neither a directory with an adapter nor a repository; or one of the Hub that asks PEFT for
+            more than flagtrl's adapters do.
+    """
+    path = local_or_pulled(adapter)
+    if not (path / ADAPTER_CONFIG).is_file():
+        raise AdapterError(f"{adapter!r} has no {ADAPTER_CONFIG}; give the output directory of a finished run, or a Hub id")
+    if came_from_hub(path):
+        check_adapter_config(path)
+    return path
+
+
+@contextmanager
+def arm(model: PeftModel, adapter: str | None) -> Iterator[None]:
+    """Within it, `model` is its base (None) or the base with one adapter."""
+    if adapter is not None:
+        model.set_adapter(adapter)
+    with model.disable_adapter() if adapter is None else nullcontext():
+        yield
+
+
+def add_zero_adapter(model: PeftModel) -> str:
+    """Attach a LoRA adapter whose product is 0: whatever differs from the base with it is the measurement's own error."""
+    # A map that an adapter was on is no nn.Linear any more, and adapters' own matrices are.
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | BaseTunerLayer)]
+    own = {name.rpartition(".")[2] for name in linear if "lora_" not in name and not name.endswith("base_layer")}
+    targets = sorted(own - {"lm_head"})
+    model.add_adapter(ZERO, LoraConfig(task_type="CAUSAL_LM", r=1, bias="none", target_modules=targets))
+    model.eval()
+    return ZERO
+
+
+def _length(request: tuple[Any, list[int], list[int]]) -> int:
+    return len(request[1]) + len(request[2])
+
+
+def _groups(requests: Sequence[tuple[Any, list[int], list[int]]], contexts: int) -> Iterator[list[int]]:
+    """Places of requests, longest first, that go together: at most `contexts` that differ before their last token."""
+    group: list[int] = []
+    seen: list[list[int]] = []
+    for place, (_, context, continuation) in enumerate(requests):
+        read = context + continuation[:-1]
+        if read not in seen:
+            if len(seen) == contexts or (seen and len(seen[0]) - len(read) > SPREAD):
+                yield group
+                group, seen = [], []
+            seen.append(read)
+        group.append(place)
+    if group:
+        yield group

@@ -1,0 +1,207 @@
+"""Base against adapter on lm-eval tasks: the same samples, paired one by one, in one process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval import evaluator
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+
+from flagtrl.errors import ConfigError
+from flagtrl.qa.arms import Switch
+from flagtrl.qa.statistics import Difference, holm, paired_difference
+
+TASKS = Path(__file__).parent / "tasks"
+PREFIX = "flagtrl_"
+MMLU = "mmlu"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one task, base against adapter.
+
+    Attributes:
+        task, metric: their names.
+        n, documents: samples, and the documents that they are of.
+        difference: the paired statistics.
+        primary: named in advance as the task's one metric for Holm's family; never of a control.
+        higher_is_better: which way is better; None where neither is.
+        by_adapter: each adapter's own delta.
+        tested: whether p means anything; a divergence is above 0 by definition.
+    """
+
+    task: str
+    metric: str
+    n: int
+    documents: int
+    difference: Difference
+    primary: bool = False
+    higher_is_better: bool | None = None
+    by_adapter: tuple[float, ...] = ()
+    tested: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as it stands in the JSON file; null where nothing can be said."""
+        d = self.difference
+        numbers = {"base": d.base, "adapter": d.adapter, "delta": d.delta, "low": d.low, "high": d.high}
+        numbers["p"] = d.p if self.tested else math.nan
+        known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+        return {"task": self.task, "metric": self.metric, "n": self.n, **known}
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One arm's scores of one task, in the order of its documents.
+
+    Attributes:
+        hashes: (n,) of the documents, to pair by.
+        documents: (n,) names; equal ones share a document.
+        scores: metric to (n,) totals.
+        weights: metric to (n,) what they are per.
+    """
+
+    hashes: tuple[str, ...]
+    documents: tuple[str, ...]
+    scores: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
+
+
+def load_tasks(names: Sequence[str], data: str | Path) -> dict[str, Any]:
+    """lm-eval tasks by name or group, with or without `flagtrl_`; MMLU's through lm-eval's own files.
+
+    Raises:
+        ConfigError: an unknown task, or one that is named twice.
+        DataError: a task whose data are not prepared.
+    """
+    include = [TASKS]
+    if any(MMLU in name for name in names):
+        found = find_spec("lm_eval.tasks")
+        assert found is not None and found.submodule_search_locations
+        include.append(Path(next(iter(found.submodule_search_locations))) / MMLU / "default")
+    with _quiet():
+        manager = TaskManager(
+            include_path=[str(path) for path in include], include_defaults=False, metadata={"data": str(data)}
+        )
+        wanted = [name if name in manager.all_tasks else PREFIX + name for name in names]
+        if unknown := [name for name, full in zip(names, wanted, strict=True) if full not in manager.all_tasks]:
+            known = ", ".join(name.removeprefix(PREFIX) for name in manager.all_tasks if name.startswith(PREFIX))
+            raise ConfigError(f"the task {unknown[0]!r} is unknown; use {known}")
+        try:
+            return dict(manager.load(wanted))
+        except ValueError as error:
+            if "Duplicate task" not in str(error):
+                raise
+            raise ConfigError(f"{error}; name every task once") from error
+
+
+def run_arm(lm: LM, tasks: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> dict[str, Samples]:
+    """Every task's samples under the model as it is now."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    for task in tasks["tasks"].values():
+        task.set_fewshot_seed(seed)
+        if task.config.num_fewshot is None:
+            task.config.num_fewshot = 0
+    with _quiet():
+        results = evaluator.evaluate(lm, tasks, limit=limit, bootstrap_iters=0, log_samples=True)
+    assert results is not None
+    return {name: _samples(samples) for name, samples in results["samples"].items()}
+
+
+def compare(
+    lm: LM,
+    switch: Switch,
+    adapters: Sequence[str],
+    tasks: Mapping[str, Any],
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Row]:
+    """Run the base once and every adapter once; one row a task and metric, primary metrics first within each task.
+
+    Args:
+        lm: lm-eval's model.
+        switch: makes it, within a `with`, the base (None) or the base with the adapter of that name.
+        adapters: their names, one for every training seed.
+        tasks: of `load_tasks`.
+        limit: samples per task, from its first.
+        seed: of few-shot draws and of the bootstrap.
+    """
+    with switch(None):
+        base = run_arm(lm, tasks, limit, seed)
+    tuned = []
+    for name in adapters:
+        with switch(name):
+            tuned.append(run_arm(lm, tasks, limit, seed))
+    return pair(base, tuned, tasks, seed)
+
+
+def pair(base: Mapping[str, Samples], tuned: Sequence[Mapping[str, Samples]], tasks: Mapping[str, Any], seed: int) -> list[Row]:
+    """Rows of samples that were scored under a base and under its adapters; the documents must be the same."""
+    rows = []
+    for name, ours in base.items():
+        theirs = [run[name] for run in tuned]
+        assert all(run.hashes == ours.hashes for run in theirs), f"{name}: the arms saw different documents"
+        config = tasks["tasks"][name].config
+        notes = config.metadata or {}
+        better = {entry["metric"]: entry.get("higher_is_better") for entry in config.metric_list or []}
+        primary = notes.get("primary", "acc")
+        for metric in sorted(ours.scores, key=lambda metric: metric != primary):
+            scores = np.stack([run.scores[metric] for run in theirs])
+            weights = ours.weights[metric]
+            rows.append(
+                Row(
+                    name,
+                    metric,
+                    len(ours.hashes),
+                    len(set(ours.documents)),
+                    paired_difference(ours.scores[metric], scores, weights, ours.documents, seed),
+                    primary=metric == primary and not notes.get("control", False),
+                    higher_is_better=better.get(metric),
+                    by_adapter=tuple(float(x) for x in (scores - ours.scores[metric]).sum(axis=1) / weights.sum()),
+                )
+            )
+    return rows
+
+
+def adjusted(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """Holm's p of the primary metrics, by task and metric."""
+    family = {f"{row.task}\n{row.metric}": row.difference.p for row in rows if row.primary and row.tested}
+    return {(name.split("\n")[0], name.split("\n")[1]): p for name, p in holm(family).items()}
+
+
+def _samples(samples: Sequence[Mapping[str, Any]]) -> Samples:
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    scores, weights = {}, {}
+    for metric in ordered[0]["metrics"]:
+        values = [sample[metric] for sample in ordered]
+        if isinstance(values[0], tuple):  # log-likelihood and bytes, for bits per byte
+            scores[metric] = np.array([-log / math.log(2) for log, _ in values])
+            weights[metric] = np.array([float(size) for _, size in values])
+        else:
+            scores[metric], weights[metric] = np.array(values, dtype=np.float64), np.ones(len(values))
+    documents = tuple(str(sample["doc"].get("document", sample["doc_id"])) for sample in ordered)
+    return Samples(tuple(sample["doc_hash"] for sample in ordered), documents, scores, weights)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without lm-eval's warnings of what is meant here: a model passed in, a data set read by a function."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

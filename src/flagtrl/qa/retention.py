@@ -1,0 +1,270 @@
+"""What of the language an adapter keeps: bits per byte of texts, divergence from the base, mass on the action words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lm_eval.api.instance import Instance
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from flagtrl.errors import AdapterError, ConfigError, DataError, PromptError
+from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.rewards import saved_reward
+from flagtrl.market.sources import load
+from flagtrl.market.synthetic import news_leads_price
+from flagtrl.qa.arms import PairedLM, Switch, add_zero_adapter, arm
+from flagtrl.qa.evaluate import Row
+from flagtrl.qa.records import Question, read_records
+from flagtrl.qa.statistics import paired_difference
+
+TASK = "retention_"
+WORDS = tuple(space + word for word in ACTION_WORDS for space in ("", " "))
+POSITIONS = 256  # of a prompt's end, at most: float64 over 49,152 tokens is 400 KB a position
+PASSAGE = 1_500  # characters of a text that are scored together, and resampled together
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids that end where an answer begins, and the document that they are about."""
+
+    ids: tuple[int, ...]
+    document: str
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """Of each prompt under an adapter, against the base; (n,) arrays.
+
+    Attributes:
+        kl: sum over positions of KL(base || adapter) over the whole vocabulary, nats.
+        agree: positions where both find the same token likeliest.
+        positions: how many.
+        kl_last, agree_last: of the last position, where the answer begins.
+    """
+
+    kl: np.ndarray
+    agree: np.ndarray
+    positions: np.ndarray
+    kl_last: np.ndarray
+    agree_last: np.ndarray
+
+
+def divergence(lm: PairedLM, switch: Switch, adapter: str, prompts: Sequence[Prompt]) -> Divergence:
+    """Compare the next-token distributions of base and adapter at every position of every prompt."""
+    columns = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt.ids[-lm.max_length :]], device=lm.device)
+        with switch(None):
+            base = _log_probabilities(lm, ids)
+        with switch(adapter):
+            tuned = _log_probabilities(lm, ids)
+        kl = full_kl(base, tuned)
+        agree = (base.argmax(-1) == tuned.argmax(-1)).double()
+        columns.append([float(kl.sum()), float(agree.sum()), len(kl), float(kl[-1]), float(agree[-1])])
+    return Divergence(*np.array(columns, dtype=np.float64).T)
+
+
+def full_kl(base: Tensor, tuned: Tensor) -> Tensor:
+    """KL(base || tuned) = sum_v p(v) (log p(v) - log q(v)), (L,) nats, of two (L, V) arrays of log-probabilities."""
+    assert base.shape == tuned.shape and base.ndim == 2
+    return (base.exp() * (base - tuned)).sum(-1)
+
+
+@torch.no_grad()
+def _log_probabilities(lm: PairedLM, ids: Tensor) -> Tensor:
+    """(L, V) at the last POSITIONS positions of one prompt; in float64, as a small KL is a difference of large terms."""
+    return log_softmax(lm.model(input_ids=ids, logits_to_keep=POSITIONS).logits[0, -POSITIONS:], dim=-1, dtype=torch.float64)
+
+
+def action_mass(lm: PairedLM, contexts: Sequence[str]) -> np.ndarray:
+    """(n,) probability that the text goes on with an action word, with or without a space: all tokens of each counted."""
+    requests = [Instance("loglikelihood", {}, (context, word), i) for i, context in enumerate(contexts) for word in WORDS]
+    scores = lm.loglikelihood(requests, disable_tqdm=True)
+    return np.exp([score for score, _ in scores]).reshape(len(contexts), len(WORDS)).sum(axis=1)
+
+
+def text_bits(lm: PairedLM, passages: Sequence[str]) -> np.ndarray:
+    """(n,) bits of whole passages, from their first token on."""
+    requests = [Instance("loglikelihood_rolling", {}, (passage,), i) for i, passage in enumerate(passages)]
+    return -np.array(lm.loglikelihood_rolling(requests, disable_tqdm=True)) / math.log(2)
+
+
+def passages_of(text: str) -> list[str]:
+    """Paragraphs joined to passages of about PASSAGE characters."""
+    passages = [""]
+    for paragraph in (part.strip() for part in text.split("\n\n")):
+        if passages[-1] and len(passages[-1]) + len(paragraph) > PASSAGE:
+            passages.append("")
+        passages[-1] += ("\n\n" if passages[-1] else "") + paragraph
+    return [passage for passage in passages if passage]
+
+
+def question_contexts(data: str | Path, names: Sequence[str], limit: int) -> list[tuple[str, str]]:
+    """(document, prompt) of the first questions of prepared data sets, worded as the task files word them."""
+    found = []
+    for name in names:
+        records = [record for record in read_records(data, name) if isinstance(record, Question)]
+        found += [(r.document, f"{r.context}\n\nQuestion: {r.question}\nAnswer:".lstrip()) for r in records[:limit]]
+    return found
+
+
+def trading_prompts(lm: PairedLM, settings: Mapping, limit: int, market: str | None = None, seed: int = 0) -> list[Prompt]:
+    """Prompts of a uniformly random trader, in the run's own style, on a market file or a synthetic market.
+
+    Raises:
+        PromptError: prompts that this model cannot take.
+        ConfigError: the run's reward, which prompts show, is code: a run may be somebody else's, so it is not run.
+    """
+    window = (load(market) if market else news_leads_price(days=limit + 20, seed=seed)).window()
+    rules = dict(settings.get("market", {}))
+    if "reward" in rules:
+        rules["reward"] = saved_reward(rules["reward"])
+    env = TradingEnv(window, MarketSettings(**rules))
+    encoder = PromptEncoder(lm.tokenizer, PromptSettings(**settings.get("prompt", {})), lm.max_length)
+    generator = np.random.default_rng(seed)
+    prompts: list[Prompt] = []
+    env.reset(seed=seed, options={"start": 0})
+    while len(prompts) < limit and not env.ended:
+        seen = env.observe()
+        prompts.append(Prompt(tuple(encoder.encode(seen).ids.tolist()), str(seen.date)))
+        env.step(int(generator.choice(np.flatnonzero(seen.legal))))
+    return prompts
+
+
+def retention(
+    lm: PairedLM,
+    adapters: Sequence[str],
+    contexts: Sequence[tuple[str, str]],
+    texts: Mapping[str, str],
+    trading: Sequence[Prompt] = (),
+    seed: int = 0,
+) -> list[Row]:
+    """Everything that is kept or lost, as rows like those of the tasks; and the control, which raises if it is not 0.
+
+    Args:
+        lm: around the model that holds base and adapters.
+        adapters: their names.
+        contexts: (document, prompt) of questions.
+        texts: held-out texts by name.
+        trading: trading prompts.
+        seed: of the bootstrap.
+
+    Raises:
+        AdapterError: an adapter that is 0 by construction is measured as other than 0.
+    """
+    switch = partial(arm, lm.model)
+    groups = {"questions": [Prompt(tuple(lm.tok_encode(text)), document) for document, text in contexts], "trading": trading}
+    rows = _text_rows(lm, switch, adapters, texts, seed)
+    for name, prompts in groups.items():
+        if prompts:
+            rows += _divergence_rows(name, prompts, [divergence(lm, switch, adapter, prompts) for adapter in adapters], seed)
+    if contexts:
+        words = [text for _, text in contexts]
+        base, tuned = _arms(switch, adapters, partial(action_mass, lm, words))
+        documents = [document for document, _ in contexts]
+        rows.append(_row("questions", "action_word_mass", base, tuned, np.ones(len(base)), documents, seed))
+    check_zero(lm, [prompt for prompts in groups.values() for prompt in prompts[:2]])
+    return rows
+
+
+def check_zero(lm: PairedLM, prompts: Sequence[Prompt]) -> float:
+    """KL of an adapter that changes nothing, which must be 0 exactly; the model has that adapter no more afterwards.
+
+    Raises:
+        AdapterError: it is not.
+    """
+    others = list(lm.model.peft_config)
+    name = add_zero_adapter(lm.model)
+    measured = divergence(lm, partial(arm, lm.model), name, prompts) if prompts else None
+    lm.model.set_adapter(others[0])
+    lm.model.delete_adapter(name)
+    worst = 0.0 if measured is None else float(np.abs(measured.kl).max())
+    if worst != 0.0:
+        raise AdapterError(f"an adapter of zeros diverges from its base by {worst:g}; do not trust this run's comparison")
+    return worst
+
+
+def read_texts(named: Sequence[str]) -> dict[str, str]:
+    """`NAME=FILE` pairs to texts.
+
+    Raises:
+        DataError: no such file, or none of text.
+    """
+    texts = {}
+    for pair in named:
+        name, _, path = pair.rpartition("=")
+        try:
+            texts[name or Path(path).stem] = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"the text {path!r} cannot be read ({error}); give NAME=FILE with a UTF-8 text file") from error
+    return texts
+
+
+def trading_prompts_or_reason(
+    lm: PairedLM, settings: Mapping, limit: int, market: str | None, seed: int
+) -> tuple[list[Prompt], str]:
+    """The trading prompts, or none and why there are none."""
+    try:
+        return trading_prompts(lm, settings, limit, market, seed), ""
+    except (PromptError, ConfigError) as error:
+        return [], f"Not measured on trading prompts: {error}."
+
+
+def _arms(switch: Switch, adapters: Sequence[str], measure: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """`measure()` of the base, (n,), and of every adapter, (adapters, n)."""
+    with switch(None):
+        base = measure()
+    tuned = []
+    for adapter in adapters:
+        with switch(adapter):
+            tuned.append(measure())
+    return base, np.stack(tuned)
+
+
+def _text_rows(lm: PairedLM, switch: Switch, adapters: Sequence[str], texts: Mapping[str, str], seed: int) -> list[Row]:
+    rows = []
+    for name, text in texts.items():
+        passages = passages_of(text)
+        if not passages:
+            raise DataError(f"the text {name!r} is empty; give a text of some paragraphs")
+        base, tuned = _arms(switch, adapters, partial(text_bits, lm, passages))
+        sizes = np.array([float(len(passage.encode())) for passage in passages])
+        rows.append(_row(name, "bits_per_byte", base, tuned, sizes, [str(i) for i in range(len(passages))], seed))
+    return rows
+
+
+def _divergence_rows(name: str, prompts: Sequence[Prompt], measured: Sequence[Divergence], seed: int) -> list[Row]:
+    documents = [prompt.document for prompt in prompts]
+    ones, counts = np.ones(len(prompts)), measured[0].positions
+    rows = []
+    for where, kl, agree, weights in (
+        ("", [m.kl for m in measured], [m.agree for m in measured], counts),
+        ("_at_answer", [m.kl_last for m in measured], [m.agree_last for m in measured], ones),
+    ):
+        rows.append(_row(name, f"kl{where}", np.zeros(len(prompts)), np.stack(kl), weights, documents, seed, tested=False))
+        rows.append(_row(name, f"top1_agreement{where}", weights, np.stack(agree), weights, documents, seed, tested=False))
+    return rows
+
+
+def _row(
+    name: str,
+    metric: str,
+    base: np.ndarray,
+    tuned: np.ndarray,
+    weights: np.ndarray,
+    documents: Sequence[str],
+    seed: int,
+    tested: bool = True,
+) -> Row:
+    difference = paired_difference(base, tuned, weights, documents, seed)
+    each = tuple(float(x) for x in (tuned - base).sum(axis=1) / weights.sum())
+    return Row(TASK + name, metric, len(base), len(set(documents)), difference, by_adapter=each, tested=tested)

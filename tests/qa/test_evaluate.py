@@ -1,0 +1,336 @@
+"""Base against adapter on every shipped task: exact zeros, the plain base, lm-eval's own command line, several seeds."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flagtrl import hub
+from flagtrl.cli import main
+from flagtrl.errors import AdapterError, ConfigError, DataError
+from flagtrl.qa import arms
+from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm
+from flagtrl.qa.evaluate import TASKS, adjusted, compare, load_tasks, pair, run_arm
+from flagtrl.qa.report import markdown
+from flagtrl.qa.run import Comparison, run
+from qa_inputs import lora
+
+ALL = ("qa", "classification")
+FIELDS = ["task", "metric", "n", "base", "adapter", "delta", "low", "high", "p"]
+NAMES = {
+    *(f"flagtrl_{name}_{kind}" for name in ("tatqa", "finqa", "convfinqa", "financebench") for kind in ("bits", "gen", "mc")),
+    *(f"flagtrl_{name}_mc_nocontext" for name in ("tatqa", "finqa", "convfinqa", "financebench")),
+    *(f"flagtrl_{name}" for name in ("phrasebank", "fiqa_sa", "twitter_fin", "gold_headlines", "fomc")),
+}
+
+
+@pytest.mark.parametrize("which", ["stories260K", "small_model"])
+def test_every_task_runs_and_an_adapter_of_zeros_changes_exactly_nothing(which, shared, small_model, data, tmp_path):
+    base = shared / "models/stories260K" if which == "stories260K" else small_model
+    rows, notes = run(
+        Comparison(
+            (str(lora(base, tmp_path / "zero", 0.0)),), ALL, str(data), str(base), limit=2, retention_prompts=1, device="cpu"
+        )
+    )
+    assert {row.task for row in rows if not row.task.startswith("retention_")} == NAMES
+    assert {row.metric for row in rows} >= {"acc", "label_bits", "bits_per_byte", "answer_match", "parse_rate", "kl"}
+    for row in rows:
+        d = row.difference
+        assert d.delta == 0 and d.base == d.adapter, row
+        assert np.isnan(d.low) or (d.low, d.high) == (0, 0)
+        assert np.isnan(d.p) or d.p == 1
+    if which == "stories260K":
+        assert any("lost their beginning" in note for note in notes), "512 tokens do not hold a document"
+
+
+def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
+    small_model, trained, data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "general.txt").write_text("One summer day.\n\n" * 250)
+    main(
+        [
+            *("qa", "--base", str(small_model), "--adapter", str(trained), "--tasks", "twitter_fin,finqa_bits"),
+            *("--data", str(data), "--json", "rows.json", "--output_dir", "out", "--limit", "12", "--retention_prompts", "1"),
+            *("--text", "general=general.txt", "--device", "cpu"),
+        ]
+    )
+    rows = json.loads(Path("rows.json").read_text(), parse_constant=pytest.fail)
+    assert [list(row) for row in rows] == [FIELDS] * len(rows)
+    by = {(row["task"], row["metric"]): row for row in rows}
+    for name in (
+        ("flagtrl_twitter_fin", "label_bits"),
+        ("flagtrl_finqa_bits", "bits_per_byte"),
+        ("retention_general", "bits_per_byte"),
+    ):
+        row = by[name]
+        assert row["delta"] != 0 and row["low"] < row["delta"] < row["high"]
+        assert row["adapter"] - row["base"] == pytest.approx(row["delta"])
+        assert 0 < row["p"] <= 1
+    assert by["flagtrl_twitter_fin", "acc"]["n"] == 12
+    assert by["retention_questions", "kl"]["base"] == 0 < by["retention_questions", "kl"]["low"]
+    assert by["retention_questions", "kl"]["p"] is None
+    assert by["retention_trading", "top1_agreement"]["base"] == 1
+    table = (tmp_path / "out/qa.md").read_text()
+    printed = capsys.readouterr().out
+    assert printed.strip() == table.strip()
+    assert "detectable" in table and "What a small model can show" in table and "exactly 0" in table
+    assert (tmp_path / "out/qa.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out/qa.json").read_bytes() == (tmp_path / "rows.json").read_bytes()
+
+
+def requests(tokenizer):
+    texts = ["The company's sales rose.", "Is it so? Answer:", "x " * 300]
+    return [
+        Instance("loglikelihood", {}, (text, end), i)
+        for text in texts
+        for i, end in enumerate((" yes", " no", " it fell by 5%"))
+    ]
+
+
+def test_the_arms_are_the_plain_base_and_the_plain_adapter(small_model, trained):
+    """Against lm-eval's own model class, with logits at every position, on separately loaded models."""
+    model, tokenizer, (name,), _ = load_arms(str(small_model), [str(trained)], "cpu")
+    ours = PairedLM(model, tokenizer, batch_size=3)
+    plain = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
+    asked = requests(tokenizer)
+    reference = HFLM(pretrained=plain, tokenizer=AutoTokenizer.from_pretrained(small_model), backend="causal", batch_size=2)
+    with arm(model, None):
+        base = ours.loglikelihood(asked, disable_tqdm=True)
+    with arm(model, name):
+        tuned = ours.loglikelihood(asked, disable_tqdm=True)
+    expected = reference.loglikelihood(asked, disable_tqdm=True)
+    assert [x for x, _ in base] == pytest.approx([x for x, _ in expected], abs=1e-5)
+    assert [greedy for _, greedy in base] == [greedy for _, greedy in expected]
+    reference._model = arms.PeftModel.from_pretrained(plain, str(trained))
+    with_adapter = reference.loglikelihood(asked, disable_tqdm=True)
+    assert [x for x, _ in tuned] == pytest.approx([x for x, _ in with_adapter], abs=1e-5)
+    assert max(abs(a - b) for (a, _), (b, _) in zip(base, tuned, strict=True)) > 1e-3
+
+
+def test_only_the_rows_that_are_read_are_computed(small_model, trained, monkeypatch):
+    model, tokenizer, _, _ = load_arms(str(small_model), [str(trained)], "cpu")
+    lm = PairedLM(model, tokenizer, batch_size=4)
+    seen, call = [], PairedLM._model_call
+
+    def remember(self, *args):
+        seen.append(call(self, *args))
+        return seen[-1]
+
+    monkeypatch.setattr(PairedLM, "_model_call", remember)
+    asked = [Instance("loglikelihood", {}, ("the same context " * 20 + "Answer:", f" {x}"), i) for i, x in enumerate("ABCD")]
+    lm.loglikelihood(asked, disable_tqdm=True)
+    assert [tuple(logits.shape) for logits in seen] == [(1, 1, 49152)], "four one-token labels: one forward, one row"
+
+
+AGREEMENT = ("flagtrl_fiqa_sa", "flagtrl_tatqa_bits", "flagtrl_tatqa_mc", "flagtrl_finqa_gen")
+
+
+def check_agreement(theirs, small_model, adapter, data):
+    """lm-eval's results of a base with `peft=` against our adapter arm."""
+    ours, _ = run(
+        Comparison((str(adapter),), AGREEMENT, str(data), str(small_model), limit=4, retention_prompts=0, device="cpu")
+    )
+    assert len(ours) == 7
+    for row in ours:
+        assert row.difference.adapter == pytest.approx(theirs[row.task][f"{row.metric},none"], abs=1e-4), row.task
+
+
+def test_lm_evals_own_evaluation_agrees(small_model, loras, data):
+    """What its command line runs, without the index of its 13,000 other task files: the quick twin of the test below."""
+    model = {"pretrained": str(small_model), "peft": str(loras[0]), "dtype": "float32"}
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata={"data": str(data), **model})
+    results = simple_evaluate("hf", model, list(AGREEMENT), task_manager=manager, limit=4, device="cpu", bootstrap_iters=0)
+    check_agreement(results["results"], small_model, loras[0], data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_lm_evals_own_command_line_agrees(small_model, loras, data, tmp_path):
+    tasks = ",".join(AGREEMENT)
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "lm_eval",
+            "run",
+            "--model",
+            "hf",
+            "--tasks",
+            tasks,
+            "--include_path",
+            str(TASKS),
+            "--limit",
+            "4",
+        ),
+        *("--model_args", f"pretrained={small_model},peft={loras[0]},dtype=float32", "--device", "cpu", "--batch_size", "1"),
+        *("--metadata", json.dumps({"data": str(data)}), "--output_path", str(tmp_path / "theirs")),
+    ]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = next((tmp_path / "theirs").rglob("results_*.json"))
+    check_agreement(json.loads(written.read_text())["results"], small_model, loras[0], data)
+
+
+def test_several_adapters_are_one_row_with_each_ones_delta(small_model, loras, data):
+    model, tokenizer, names, _ = load_arms(str(small_model), list(map(str, loras)), "cpu")
+    lm, tasks = PairedLM(model, tokenizer, 4), load_tasks(["fiqa_sa"], data)
+    together = compare(lm, lambda name: arm(model, name), names, tasks, limit=20)
+    assert all(len(row.by_adapter) == 3 for row in together)
+    for i, name in enumerate(names):
+        for one, row in zip(compare(lm, lambda name: arm(model, name), [name], tasks, limit=20), together, strict=True):
+            assert row.by_adapter[i] == pytest.approx(one.difference.delta)
+    bits = next(row for row in together if row.metric == "label_bits")
+    assert bits.difference.delta == pytest.approx(np.mean(bits.by_adapter))
+    assert "per adapter" in markdown(together)
+
+
+def test_one_base_is_in_memory(small_model, loras):
+    """Two adapters add their own weights to the base's, and no second copy of it."""
+    plain = AutoModelForCausalLM.from_pretrained(small_model)
+    model, _, _, _ = load_arms(str(small_model), list(map(str, loras[:2])), "cpu")
+    own = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters()) + own
+
+
+def test_primary_metrics_are_named_in_the_task_files_and_controls_are_outside_the_family(small_model, loras, data):
+    model, tokenizer, names, _ = load_arms(str(small_model), [str(loras[0])], "cpu")
+    tasks = load_tasks(["finqa", "fiqa_sa"], data)
+    rows = compare(PairedLM(model, tokenizer, 4), lambda name: arm(model, name), names, tasks, limit=1)
+    primary = {(row.task, row.metric) for row in rows if row.primary}
+    assert (
+        primary
+        == set(adjusted(rows))
+        == {
+            ("flagtrl_finqa_bits", "bits_per_byte"),
+            ("flagtrl_finqa_mc", "acc"),
+            ("flagtrl_finqa_gen", "answer_match"),
+            ("flagtrl_fiqa_sa", "acc"),
+        }
+    )
+
+
+def test_arms_that_saw_different_documents_are_refused(small_model, loras, data):
+    model, tokenizer, _, _ = load_arms(str(small_model), [str(loras[0])], "cpu")
+    lm, tasks = PairedLM(model, tokenizer, 4), load_tasks(["fiqa_sa"], data)
+    few, more = run_arm(lm, tasks, 2), run_arm(lm, tasks, 3)
+    with pytest.raises(AssertionError, match="different documents"):
+        pair(few, [more], tasks, 0)
+
+
+def test_mmlus_finance_subjects_are_lm_evals_own():
+    folder = Path(arms.HFLM.__module__ and sys.modules["lm_eval"].__file__).parent / "tasks/mmlu/default"
+    named = [
+        line.strip("- \n") for line in (TASKS / "_flagtrl_mmlu_finance.yaml").read_text().splitlines() if "mmlu_" in line[:9]
+    ]
+    assert len(named) == 5
+    assert all((folder / f"{name}.yaml").is_file() for name in named)
+
+
+def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(small_model, loras, trained, monkeypatch):
+    class Request(tuple):
+        def __new__(cls, *fields):
+            return super().__new__(cls, fields)
+
+    class Engine:
+        def __init__(self, **options):
+            self.options, self.lora_request = options, Request("finetuned", 1, options["lora_local_path"])
+
+    monkeypatch.setattr(arms, "get_model", lambda name: {"vllm": Engine}[name])
+    engine, switch, names = load_vllm(None, [str(path) for path in loras[:2]], "bfloat16")
+    assert engine.options["pretrained"] == str(small_model) and engine.options["max_lora_rank"] == 8
+    with switch(None):
+        assert engine.lora_request is None
+    for name, path in zip(names, loras, strict=False):
+        with switch(name):
+            assert engine.lora_request[1:] == (int(name[-1]) + 1, str(path))
+    with pytest.raises(AdapterError, match="plain LoRA"):
+        load_vllm(None, [str(trained)])
+
+    def missing(**_):
+        raise ModuleNotFoundError("package `vllm` is not installed")
+
+    monkeypatch.setattr(arms, "get_model", lambda name: missing)
+    with pytest.raises(ConfigError, match=r"vllm.*--model hf"):
+        load_vllm(None, [str(loras[0])])
+
+
+def test_bad_settings_are_named(small_model, loras, data, tmp_path, capfd):
+    adapter = str(loras[0])
+    with pytest.raises(ConfigError, match=r"'fpb' is unknown; use .*phrasebank"):
+        load_tasks(["fpb"], data)
+    with pytest.raises(ConfigError, match=r"[Dd]uplicate"):
+        load_tasks(["qa", "tatqa"], data)
+    with pytest.raises(DataError, match="flagtrl qa prepare fomc"):
+        load_tasks(["fomc"], tmp_path)
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
+        load_arms(str(small_model), [str(tmp_path)])
+    with pytest.raises(ConfigError, match="dtype is 'int8'"):
+        load_arms(str(small_model), [adapter], dtype="int8")
+    for bad in ({"limit": 0}, {"batch_size": 0}, {"retention_prompts": -1}, {"model": "gguf"}, {"adapters": ()}, {"tasks": ()}):
+        with pytest.raises(ConfigError):
+            Comparison(**{"adapters": (adapter,), "tasks": ALL, "data": str(data), **bad})
+    with pytest.raises(SystemExit) as stop:
+        main(["qa", "--adapter", adapter, "--tasks", "tatqa", "--data", str(tmp_path), "--output_dir", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "Traceback" not in (error := capfd.readouterr().err)
+    assert error.strip().splitlines()[-1].startswith("flagtrl: DataError")
+
+
+def test_an_adapter_of_another_base_is_named(shared, loras, tmp_path):
+    with pytest.raises(AdapterError, match="give its own base"):
+        load_arms(str(shared / "models/stories260K"), [str(loras[0])], "cpu")
+
+
+def test_a_repository_is_pulled(small_model, loras, monkeypatch):
+    monkeypatch.setattr(hub, "pull", lambda repo, revision: loras[0] if repo == "me/adapter" else pytest.fail(repo))
+    _, _, _, directories = load_arms(str(small_model), ["me/adapter"], "cpu")
+    assert directories == (loras[0],)
+
+
+def test_an_adapter_of_the_hub_opens_no_directory_and_imports_nothing(small_model, loras, tmp_path):
+    pulled = shutil.copytree(loras[0], tmp_path / "pulled")
+    load_arms(None, [str(pulled)], "cpu")  # one's own: its base is where it says
+    (pulled / ".cache/huggingface").mkdir(parents=True)  # what the Hub's client leaves where it downloads to
+    with pytest.raises(AdapterError, match="never opened on this machine"):
+        load_arms(None, [str(pulled)], "cpu")
+    load_arms(str(small_model), [str(pulled)], "cpu")
+    path = pulled / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "megatron_core": "evil.module"}))
+    with pytest.raises(AdapterError, match=r"megatron_core is 'evil.module'"):
+        load_arms(str(small_model), [str(pulled)], "cpu")
+
+
+def test_the_switch_gives_the_base_back_after_an_error(small_model, loras):
+    model, _, (name,), _ = load_arms(str(small_model), [str(loras[0])], "cpu")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        with arm(model, name):
+            tuned = model(ids).logits
+        with contextlib.suppress(ZeroDivisionError), arm(model, None):
+            raise ZeroDivisionError
+        assert torch.equal(model(ids).logits, tuned)
+
+
+@pytest.mark.parametrize("command", [["qa", "--adapter", "x", "--tasks", "tatqa"], ["qa", "prepare", "tatqa", "x"]])
+def test_without_the_extra_one_line_says_what_to_install(command, monkeypatch, capfd):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else find(name, *more))
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert "pip install 'flagtrl[qa]'" in capfd.readouterr().err
