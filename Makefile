@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(BIN)/flagtrl demo --output_dir runs/demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

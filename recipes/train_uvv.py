@@ -1,4 +1,4 @@
-"""Train FLAG-Trader's policy on Universal and trade the paper's test window with it: train_msft.py with other settings.
+"""Train FLAG-Trader's policy on Universal and trade the paper's test window with it: MSFT's recipe with other settings.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/train_uvv.py
 
@@ -6,10 +6,9 @@ The published buy-and-hold row ends on 2021-05-05, one day before the window tha
 recipe.
 """
 
-from train_msft import main
-
 from flagtrl.errors import one_line_errors
+from flagtrl.train import run_recipe
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(symbol="UVV")
+        run_recipe("uvv")

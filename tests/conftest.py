@@ -8,9 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from training import Rates, Spy, tiny_trainer, weights
+from training import Rates, Spy, random_llama, tiny_trainer, weights
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,24 +27,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def small_model(shared, tmp_path_factory) -> Path:
     """A directory with a random 4-layer Llama that carries SmolLM2's real tokenizer."""
-    out = tmp_path_factory.mktemp("small_model")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        max_position_embeddings=8192,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(out)
-    AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer").save_pretrained(out)
-    return out
+    return random_llama(tmp_path_factory.mktemp("small_model"), shared / "models/smollm2_instruct_tokenizer")
 
 
 @pytest.fixture(scope="session")

@@ -77,6 +77,26 @@ def test_a_recipe_gives_the_published_buy_and_hold(monkeypatch, shared, small_mo
     assert 100 * np.log(greedy[-1] / 100_000) == pytest.approx(results["test"]["agent_greedy"]["paper"]["CR"])
 
 
+def test_a_recipe_chooses_the_policy_that_is_best_on_validation_days(monkeypatch, shared, small_model, tmp_path, capsys):
+    evaluation = "--eval_strategy steps --eval_steps 1 --save_strategy steps --save_steps 1 --load_best_model_at_end true"
+    window = "--train_end 2020-08-31 --valid_start 2020-09-01 --valid_end 2020-09-10 --metric_for_best_model paper_CR"
+    where = ["--data", shared / "data" / FILES["msft"], "--model_name_or_path", small_model, "--output_dir", tmp_path]
+    run_recipe(monkeypatch, "msft", *where, *FAST, *evaluation.split(), *window.split(), "--learning_rate", "0.01")
+    state = json.loads((tmp_path / f"checkpoint-{max(steps_of(tmp_path))}" / "trainer_state.json").read_text())
+    scores = {e["step"]: e["eval_paper_CR"] for e in state["log_history"] if "eval_paper_CR" in e}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert len(scores) == 2 and state["best_global_step"] == best
+    chosen = tmp_path / f"checkpoint-{best}"
+    for name in ("adapter_model.safetensors", "flagtrl_heads.safetensors"):
+        assert (tmp_path / name).read_bytes() == (chosen / name).read_bytes()
+    assert {path.name for path in (tmp_path / "eval").iterdir()} == {f"equity_curve-{step}.png" for step in scores}
+    assert "validation | CR" in capsys.readouterr().out
+
+
+def steps_of(run):
+    return [int(path.name.split("-")[1]) for path in run.glob("checkpoint-*")]
+
+
 def test_a_saved_run_reloads_with_identical_action_probabilities(monkeypatch, shared, small_model, tmp_path):
     data = shared / "data" / FILES["msft"]
     run_recipe(monkeypatch, "msft", "--data", data, "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST)
@@ -155,6 +175,11 @@ def broken_inputs(tmp_path, shared):
         "unwritable output": ([*good, "--output_dir", tmp_path / "occupied" / "out"], "occupied"),
         "unknown setting": ([*good, "--learning_rte", "1"], "learning_rte"),
         "value out of bounds": ([*good, "--gamma", "1.5"], "1.5"),
+        "no validation window": ([*good, "--eval_strategy", "steps"], "give --valid_start"),
+        "validation on test days": (
+            [*good, "--eval_strategy", "steps", "--valid_start", "2020-09-01", "--valid_end", "2020-10-01"],
+            "holds days of the test window",
+        ),
         "no such model": ([*good, "--model_name_or_path", tmp_path / "nowhere"], "nowhere"),
     }
 
@@ -174,6 +199,8 @@ CASES = (
     "unwritable output",
     "unknown setting",
     "value out of bounds",
+    "no validation window",
+    "validation on test days",
     "no such model",
 )
 

@@ -1,19 +1,73 @@
-"""The command line: `flagtrl demo`, `flagtrl data download`. Exit codes: 0 done, 2 an error that the user can act on."""
+"""The command line. Exit codes: 0 done, 1 a crash (a traceback, for a bug report), 2 an error that the user can act on."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from flagtrl import __version__
+import shtab
+
 from flagtrl.errors import one_line_errors
+from flagtrl.options import parse, parser
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse and run one command. Heavy imports wait until their command is known, so that --help answers at once."""
-    options = _parser().parse_args(args)
+    options = parse(args)
     with one_line_errors():
-        options.run(options)
+        _COMMANDS[options.command](options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from flagtrl.launch import launch
+
+    named = {"--config": options.config, "--recipe": options.recipe}
+    own = [word for name, value in named.items() if value is not None for word in (name, value)]
+    code = launch([*own, *options.others], options.accelerate_config, options.num_processes)
+    if code:
+        sys.exit(code)
+
+
+def _backtest(options: argparse.Namespace) -> None:
+    from flagtrl.evidence.saved import backtest_saved
+    from flagtrl.hub import local_or_pulled
+    from flagtrl.recipe import check_output_dir
+
+    out = check_output_dir(options.output_dir)
+    done = backtest_saved(
+        local_or_pulled(options.adapter, options.revision),
+        data=options.data,
+        start=options.start,
+        end=options.end,
+        modes=options.policy_mode,
+        base=options.base,
+        reward=options.reward,
+        volatility_periods=options.volatility_periods,
+        device=options.device,
+    )
+    done.report.write(out, **done.facts, adapter=options.adapter)
+    done.report.print()
+    print(f"results.json, trades.csv and equity_curve.png: {out}")
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from flagtrl.hub import local_or_pulled
+    from flagtrl.policy.merging import merge
+
+    print(f"merged: {merge(local_or_pulled(options.run, options.revision), options.out, options.base, options.dtype)}")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from flagtrl.hub import push
+
+    print(f"pushed: {push(options.directory, options.repo_id, private=options.private or None)}")
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from flagtrl.hub import pull
+
+    print(f"pulled: {pull(options.repo_id, options.output_dir, revision=options.revision)}")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -35,35 +89,59 @@ def _download(options: argparse.Namespace) -> None:
     print(f"{market.symbol}: {len(market)} bars, {market.dates[0]} to {market.dates[-1]}: {path}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="flagtrl",
-        description="Fine-tune a causal language model as a trading policy with PPO. Training runs are started with "
-        "`accelerate launch recipes/train_msft.py`; see the README.",
+def _completion(options: argparse.Namespace) -> None:
+    print(shtab.complete(parser(), options.shell))
+
+
+def _qa(options: argparse.Namespace) -> None:
+    _need_lm_eval()
+    from flagtrl.qa.report import markdown, write
+    from flagtrl.qa.run import Comparison, run
+
+    fields = ("base", "data", "limit", "seed", "device", "dtype", "batch_size", "model", "retention_prompts", "market")
+    names = tuple(name for name in (options.tasks or "").split(",") if name)
+    settings = Comparison(
+        adapters=tuple(options.adapter or ()),
+        tasks=names,
+        texts=tuple(options.text or ()),
+        **{name: getattr(options, name) for name in fields},
     )
-    parser.add_argument("--version", action="version", version=f"flagtrl {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    demo = commands.add_parser(
-        "demo",
-        help="watch a tiny model learn to trade, offline, in minutes",
-        description="Train a tiny Llama on a synthetic market whose news leads its price, and compare it on held-out bars "
-        "with the rule `follow the news`, with buy and hold and with random policies. Needs no network and no GPU.",
-    )
-    demo.add_argument("--output_dir", default="runs/demo", help="where the run is written (default: %(default)s)")
-    demo.add_argument("--seed", type=int, help="of market, model and sampling (default: the demo's own, 0)")
-    demo.add_argument("--total_timesteps", type=int, help="environment steps (default: the demo's own)")
-    demo.set_defaults(run=_demo)
-    data = commands.add_parser("data", help="market data").add_subparsers(title="commands", required=True, metavar="COMMAND")
-    download = data.add_parser(
-        "download",
-        help="fetch an InvestorBench file into the cache",
-        description="Fetch InvestorBench's public file of an asset (prices and news) into the cache, and verify it.",
-    )
-    download.add_argument("symbol", help="MSFT, JNJ, HON, UVV, TSLA or BTC")
-    download.add_argument("--cache_dir", help="default: $FLAGTRL_CACHE or ~/.cache/flagtrl")
-    download.add_argument("--force", action="store_true", help="download again even if the file is cached")
-    download.set_defaults(run=_download)
-    return parser
+    rows, notes = run(settings)
+    write(options.output_dir, rows, notes, options.json)
+    print(markdown(rows, notes))
+
+
+def _qa_prepare(options: argparse.Namespace) -> None:
+    _need_lm_eval()
+    from flagtrl.qa.prepare import prepare
+
+    done = prepare(options.name, options.source, options.data, skip_malformed=options.skip_malformed)
+    for place in done.skipped:
+        print(f"skipped {place}")
+    print(f"{options.name}: {done.samples} samples of {done.documents} documents, {len(done.skipped)} skipped: {done.path}")
+
+
+def _need_lm_eval() -> None:
+    from importlib.util import find_spec
+
+    from flagtrl.errors import ConfigError
+
+    if missing := [name for name in ("lm_eval", "word2number", "scipy") if find_spec(name) is None]:
+        raise ConfigError(f"financial QA needs {missing[0]}, which is not installed; pip install 'flagtrl[qa]'")
+
+
+_COMMANDS = {
+    "demo": _demo,
+    "train": _train,
+    "backtest": _backtest,
+    "merge": _merge,
+    "push": _push,
+    "pull": _pull,
+    "data download": _download,
+    "completion": _completion,
+    "qa": _qa,
+    "qa prepare": _qa_prepare,
+}
 
 
 if __name__ == "__main__":

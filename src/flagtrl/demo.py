@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.baselines import follow_news
-from flagtrl.evidence.report import Report, evaluate
+from flagtrl.evidence.report import Report, data_facts, evaluate
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
@@ -82,8 +82,7 @@ def run_demo(output_dir: str, **overrides: Any) -> Report:
     encoder = PromptEncoder(tokenizer, PROMPT, context_length(language_model))
     model = ActorCritic(attach_adapter(language_model, POLICY), encoder.action_paths, POLICY)
     facts = {
-        "data": {"symbol": market.symbol, "source": "synthetic: news leads price", "sha256": market.fingerprint()},
-        "windows": {name: [str(w.dates[0]), str(w.dates[-1]), len(w)] for name, w in (("train", train), ("test", test))},
+        **data_facts(market, "synthetic: news leads price", train=train, test=test),
         "seed": config.seed,
         "model": "a random Llama of 3 layers",
     }

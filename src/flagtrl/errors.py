@@ -1,10 +1,15 @@
 """Errors that a user can act on. Each message states the value, the bound and the remedy."""
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 EXIT_USAGE = 2
+# A disk that is full, over its quota, or may not be written to.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class FlagtrlError(Exception):
@@ -27,8 +32,29 @@ class AdapterError(FlagtrlError):
     """A saved run that cannot be loaded, or was made for something else."""
 
 
+class HubError(FlagtrlError):
+    """The Hub could not be reached, or refused; what is on disk is whole."""
+
+
+class CheckpointError(FlagtrlError):
+    """A checkpoint that could not be written; the ones before it are whole."""
+
+
 class NonFiniteLossError(FlagtrlError):
     """Training produced a NaN or an infinity; nothing was saved after it."""
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, where that is what `error` is about or came of; else None.
+
+    Libraries written in other languages raise errors of their own, which have the system's words but not its number.
+    """
+    while error is not None:
+        for code in DISK_ERRORS:
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
@@ -37,5 +63,13 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except FlagtrlError as error:
-        print(f"flagtrl: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_USAGE)
+        _exit_with(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        if (trouble := disk_trouble(error)) is None:
+            raise
+        _exit_with(f"{error.filename or 'a file'} could not be written: {trouble}; make room, or write elsewhere")
+
+
+def _exit_with(message: str) -> NoReturn:
+    print(f"flagtrl: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_USAGE)

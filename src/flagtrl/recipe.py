@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,17 +16,21 @@ from transformers import set_seed
 from trl import TrlParser
 
 from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.evidence.report import data_facts
+from flagtrl.evidence.tracking import Validation
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.learning.checkpoints import last_checkpoint
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.resume import last_checkpoint
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
-from flagtrl.market.download import fetch_investorbench
+from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length, load_base
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,6 +44,8 @@ class DataArguments:
     train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
     test_start: str = field(default="2020-10-01", metadata={"help": "first test day"})
     test_end: str = field(default="2021-05-05", metadata={"help": "last test day"})
+    valid_start: str | None = field(default=None, metadata={"help": "first day to evaluate on while training (eval_strategy)"})
+    valid_end: str | None = field(default=None, metadata={"help": "last day to evaluate on"})
     volatility_periods: int = field(
         default=252, metadata={"help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"}
     )
@@ -67,8 +74,7 @@ class Arguments:
     def facts(self, market: MarketData, train: Window, test: Window) -> dict[str, Any]:
         """What results.json says about a run besides its outcome."""
         return {
-            "data": {"symbol": market.symbol, "source": self.data.data or "InvestorBench", "sha256": market.fingerprint()},
-            "windows": {name: [str(w.dates[0]), str(w.dates[-1]), len(w)] for name, w in (("train", train), ("test", test))},
+            **data_facts(market, self.data.data or INVESTORBENCH, train=train, test=test),
             "seed": self.ppo.seed,
             "model": self.data.model_name_or_path or self.ppo.llm,
             "settings": {name: asdict(getattr(self, name)) for name in ("market", "prompt", "policy")}
@@ -77,22 +83,55 @@ class Arguments:
 
     def saved(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What flagtrl.json says besides policy and prompt: data, windows, seed, and how the market was traded."""
-        return {**{k: facts[k] for k in ("data", "windows", "seed", "model")}, "market": asdict(self.market)}
+        told = {k: facts[k] for k in ("data", "windows", "seed", "model")}
+        return {**told, "market": asdict(self.market), "volatility_periods": self.data.volatility_periods}
 
 
-def parse_arguments(defaults: Mapping[str, Any], args: Sequence[str] | None = None) -> Arguments:
+def parse_arguments(
+    defaults: Mapping[str, Any], args: Sequence[str] | None = None, recipe: str | None = None
+) -> Arguments:
     """Command line over YAML (`--config FILE`) over `defaults` over the dataclasses' own.
+
+    `--recipe`, which chooses the defaults before this, may only repeat `recipe`, or name the user's own script.
 
     Raises:
         ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its bounds.
     """
     parser = TrlParser((DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings))  # type: ignore[arg-type]
+    parser.add_argument("--recipe", help="whose settings are the defaults: msft, jnj, hon, uvv, tsla or btc")
     unknown = parser.set_defaults_with_config(**defaults)
     assert not unknown, f"the recipe sets unknown defaults {unknown}"
     try:
-        return Arguments(*parser.parse_args_and_config(args))
+        *records, others = parser.parse_args_and_config(args)
     except (OSError, ValueError, IndexError, yaml.YAMLError) as error:
         raise ConfigError(" ".join(str(error).split()) or "--config needs a file") from error
+    named = others.recipe
+    if named not in (None, recipe) and not str(named).endswith(".py"):
+        raise ConfigError(f"recipe is {named!r}, but this program is the recipe {recipe}; use `flagtrl train --recipe {named}`")
+    return Arguments(*records)
+
+
+def validation(arguments: Arguments, market: MarketData, encoder: PromptEncoder) -> Validation | None:
+    """What evaluates the policy while it trains; None where eval_strategy is `no`.
+
+    Raises:
+        ConfigError: no validation window, or one that holds test days: choosing a policy by them would be cheating.
+    """
+    data = arguments.data
+    if arguments.ppo.eval_strategy == "no":
+        return None
+    if data.valid_start is None or data.valid_end is None:
+        raise ConfigError("eval_strategy is set, but no validation window; give --valid_start and --valid_end")
+    if data.valid_start <= data.test_end and data.test_start <= data.valid_end:
+        raise ConfigError(
+            f"the validation window {data.valid_start} to {data.valid_end} holds days of the test window "
+            f"{data.test_start} to {data.test_end}; choose days before it"
+        )
+    if data.valid_start <= data.train_end and data.train_start <= data.valid_end:
+        logger.warning("the policy is trained on days of the validation window: it will look better there than it is")
+    window = market.window(data.valid_start, data.valid_end)
+    encoder.check(TradingEnv(window, arguments.market))
+    return Validation(encoder, window, arguments.market, data.volatility_periods)
 
 
 def check_output_dir(directory: str) -> Path:

@@ -94,6 +94,19 @@ def reward_names() -> tuple[str, ...]:
     )
 
 
+def saved_reward(saved: str, named: str | None = None) -> str:
+    """The reward to compute for a saved run: the user's `named` one, or the saved one where it is one of ours.
+
+    Raises:
+        ConfigError: a saved one that is code: a run's files may be somebody else's, and name none that is run.
+    """
+    if named is None and saved not in reward_names():
+        raise ConfigError(
+            f"the policy was trained on the reward {saved!r}; code is run only if you name it: --reward FILE.py:FUNCTION"
+        )
+    return named or saved
+
+
 def load_reward(spec: str) -> Reward:
     """A reward by its name, or a user's own as `path/to/file.py:function`.
 

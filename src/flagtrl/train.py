@@ -1,0 +1,64 @@
+"""A recipe's run: train FLAG-Trader's policy on an asset, trade the test window with it, report.
+
+`flagtrl train` starts it through accelerate, as do the scripts in recipes/. Every field of DataArguments, PPOConfig,
+MarketSettings, PromptSettings and PolicySettings is an option (`python -m flagtrl.train --help`), or a key of a YAML file
+(--config FILE).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from flagtrl.errors import one_line_errors
+from flagtrl.evidence.backtest import language_policy
+from flagtrl.evidence.report import evaluate
+from flagtrl.evidence.tracking import Tracking
+from flagtrl.hub import Publisher
+from flagtrl.launch import RECIPES, chosen_recipe
+from flagtrl.learning.progress import show_progress_lines
+from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.env import TradingEnv
+from flagtrl.recipe import build_policy, check_output_dir, checkpoint_to_resume, close, parse_arguments, validation
+
+
+def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type[TradingEnv] = TradingEnv) -> None:
+    """Train, backtest, report.
+
+    Args:
+        recipe: an entry of RECIPES.
+        args: of the command line; default: the process's own.
+        environment: what is trained in; a control changes it.
+    """
+    arguments = parse_arguments(RECIPES[recipe], args, recipe)
+    out = check_output_dir(str(arguments.ppo.output_dir))
+    market = arguments.data.load()
+    train = market.window(arguments.data.train_start, arguments.data.train_end)
+    test = market.window(arguments.data.test_start, arguments.data.test_end)
+    facts = arguments.facts(market, train, test)
+
+    def make_env() -> TradingEnv:
+        return environment(train, arguments.market, arguments.ppo.max_episode_steps)
+
+    model, encoder = build_policy(arguments, [TradingEnv(window, arguments.market) for window in (train, test)])
+    valid = validation(arguments, market, encoder)
+    saved, publisher = arguments.saved(facts), Publisher.of(arguments.ppo)
+    trainer = PPOTrainer(model, arguments.ppo, make_env, encoder, extra=saved, validate=valid, publisher=publisher)
+    trainer.add_callback(Tracking(trainer, facts, valid))
+    show_progress_lines(trainer)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
+    trainer.save_model()
+    if trainer.sharded or trainer.is_world_process_zero():  # a sharded model runs in all processes or in none
+        policy = language_policy(trainer.accelerator.unwrap_model(trainer.model), encoder)
+        report = evaluate(policy, test, arguments.market, arguments.ppo.seed, arguments.data.volatility_periods)
+        if trainer.is_world_process_zero():
+            report.write(out, **facts)
+            report.print()
+            if publisher is not None:
+                print(f"pushed: {trainer.push_to_hub()}")
+    close(trainer)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        run_recipe(chosen_recipe(sys.argv[1:]))
