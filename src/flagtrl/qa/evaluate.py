@@ -51,6 +51,11 @@ class Row:
     by_adapter: tuple[float, ...] = ()
     tested: bool = True
 
+    @property
+    def without_p(self) -> bool:
+        """Whether there is no p, as of one document alone."""
+        return math.isnan(self.difference.p)
+
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in the JSON file; null where nothing can be said."""
         d = self.difference
@@ -176,8 +181,8 @@ def pair(base: Mapping[str, Samples], tuned: Sequence[Mapping[str, Samples]], ta
 
 
 def adjusted(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """Holm's p of the primary metrics, by task and metric."""
-    family = {f"{row.task}\n{row.metric}": row.difference.p for row in rows if row.primary and row.tested}
+    """Holm's p of the primary metrics that have a p, by task and metric."""
+    family = {f"{row.task}\n{row.metric}": row.difference.p for row in rows if row.primary and row.tested and not row.without_p}
     return {(name.split("\n")[0], name.split("\n")[1]): p for name, p in holm(family).items()}
 
 

@@ -21,6 +21,14 @@ SMALL_MODELS = (
     "right number; an unchanged accuracy there is no evidence that nothing changed, and a change on one adapter is none that "
     "trading caused it: compare with the controls (shuffled rewards, plain fine-tuning at the same KL) over several seeds."
 )
+ONE_ADAPTER = (
+    "Intervals are from a bootstrap over documents, as is p, but of 0/1 scores: there it is exact McNemar, and where questions "
+    "share a document the exact test of flipping the signs of documents' net changes."
+)
+SEVERAL = (
+    "intervals and p add the seeds' own spread, with a t quantile of one degree of freedom less than seeds, to that of a "
+    "bootstrap over documents. Two or three seeds make wide intervals: that is what so few of them can say."
+)
 
 matplotlib.use("Agg")
 
@@ -40,13 +48,12 @@ def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
         cells += [_p(d.p) if row.tested else "", "" if holm_p is None else _p(holm_p), _detectable(row)]
         cells += [" ".join(f"{delta:+.4g}" for delta in row.by_adapter)] if seeds > 1 else []
         lines.append(f"| {' | '.join(cells)} |")
-    family = sum(row.primary for row in rows)
     words = [
-        f"Paired by sample; intervals and p from a bootstrap over documents{' and adapters' if seeds > 1 else ''}"
-        f"{'; of 0/1 scores the p is exact McNemar' if seeds == 1 else ''}. Holm's correction is over the {family} primary "
-        "metrics in bold, named in the task files. `detectable`: the smallest true change that such a run finds with a "
-        "probability of 80%. Lower is better for bits, higher for the rest. Of fewer than about 20 documents an interval is "
-        "too narrow.",
+        f"Paired by sample. {ONE_ADAPTER if seeds == 1 else f'{seeds} training seeds: {SEVERAL}'} Holm's correction is over "
+        f"the {len(corrected)} primary metrics in bold that have a p, named in the task files. `detectable`: the smallest true "
+        "change that such a run finds at the 5% level of this metric alone, uncorrected, with a probability of 80%. Lower is "
+        "better for bits, higher for the rest. Of fewer than about 20 documents an interval is too narrow.",
+        *_outside(rows),
         *notes,
         SMALL_MODELS,
     ]
@@ -97,6 +104,12 @@ def write(directory: str | Path, rows: Sequence[Row], notes: Sequence[str] = (),
         ) from error
 
 
+def _outside(rows: Sequence[Row]) -> list[str]:
+    """A sentence on the primary metrics that Holm's family lacks, where there are any."""
+    names = [f"{row.task.removeprefix('flagtrl_')} {row.metric}" for row in rows if row.primary and row.without_p]
+    return [f"Without a p, and so outside Holm's family (samples of one document): {', '.join(names)}."] if names else []
+
+
 def _interval(row: Row) -> str:
     low, high = row.difference.low, row.difference.high
     return "one document" if math.isnan(low) else f"{low:+.4g} to {high:+.4g}"
@@ -109,4 +122,9 @@ def _p(p: float) -> str:
 
 
 def _detectable(row: Row) -> str:
-    return f"{row.difference.detectable:.4g}" if row.tested and row.difference.detectable > 0 else ""
+    detectable = row.difference.detectable
+    if not row.tested or row.without_p:
+        return ""
+    if math.isnan(detectable):
+        return "none"  # fewer documents than any p below 5% needs
+    return f"{detectable:.4g}" if detectable > 0 else ""

@@ -1,4 +1,4 @@
-"""Paired statistics of one task: exact McNemar, a bootstrap over documents and training seeds, Holm's correction."""
+"""Paired statistics of one task: a bootstrap over documents, exact McNemar, training seeds, Holm's correction."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.optimize import brentq
+from scipy.stats import beta, nct, norm, t
 
 RESAMPLES, CHUNK = 10_000, 250
 LEVEL, POWER = 0.05, 0.8
+FEWEST = 6  # changes, all one way, that a sign test finds at LEVEL: 2 * 0.5^6 < 0.05 < 2 * 0.5^5
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,11 @@ class Difference:
 
     Attributes:
         base, adapter, delta: means per unit of weight; of several adapters, their mean.
-        low, high: 95% percentile interval of delta; NaN of one document alone, as is the bootstrap's p.
-        p: two-sided; exact McNemar where every score is 0 or 1 and there is one adapter, else from the bootstrap.
-        standard_error: of delta, from the bootstrap.
-        detectable: the smallest |delta| that a repetition finds at the 5% level with a probability of 80%.
+        low, high: 95% interval of delta; NaN of one document alone, as is p.
+        p: two-sided; of one adapter's 0/1 scores the exact test of `sign_flips`, else of the interval's own kind.
+        standard_error: of delta.
+        detectable: the smallest |delta| that a repetition finds at the 5% level, uncorrected, with a probability of 80%; NaN:
+            too few documents for any.
     """
 
     base: float
@@ -45,9 +48,8 @@ def paired_difference(
 ) -> Difference:
     """Compare adapters with their base, sample by sample.
 
-    delta = sum_i (a_i - b_i) / sum_i w_i, with a_i the mean over the S adapters. A resample draws documents, with all
-    their samples, and independently adapters, with replacement: a question's neighbours and a lucky seed are no
-    independent evidence.
+    delta = sum_i (a_i - b_i) / sum_i w_i, with a_i the mean over the S adapters. A resample draws documents with replacement,
+    with all their samples: a question's neighbours are no independent evidence. Nor is a lucky seed: see `of_seeds`.
 
     Args:
         base: (n,) scores; where weights are not 1, totals (bits, for bits per byte).
@@ -59,59 +61,103 @@ def paired_difference(
     """
     assert adapters.ndim == 2 and base.shape == weights.shape == (adapters.shape[1],) == (len(documents),)
     change = adapters - base  # (S, n)
-    drawn = bootstrap(change, weights, documents, seed, resamples)
-    low, high = np.percentile(drawn, (50 * LEVEL, 100 - 50 * LEVEL))
-    zero_one = bool(np.isin(np.concatenate([base, adapters[0]]), (0, 1)).all()) and bool((weights == 1).all())
-    binary = zero_one and len(adapters) == 1
-    if len(set(documents)) < 2:  # one document says nothing about another
-        drawn = np.full(2, np.nan)
-        low = high = np.nan
     total = float(weights.sum())
+    deltas = change.sum(axis=1) / total  # (S,)
+    means = {"base": float(base.sum()) / total, "adapter": float(adapters.mean(axis=0).sum()) / total}
+    means["delta"] = float(deltas.mean())
+    _, index = np.unique(np.asarray(documents, dtype=str), return_inverse=True)
+    clusters = int(index.max()) + 1
+    if clusters < 2:  # one document says nothing about another
+        return Difference(**means, low=math.nan, high=math.nan, p=math.nan, standard_error=math.nan, detectable=math.nan)
+    drawn = bootstrap(change.mean(axis=0), weights, index, seed, resamples)
+    if len(adapters) > 1:
+        return Difference(**means, **of_seeds(deltas, float(drawn.var(ddof=1)), clusters, 2 / (resamples + 1)))
+    low, high = np.percentile(drawn, (50 * LEVEL, 100 - 50 * LEVEL))
     error = float(drawn.std(ddof=1))
+    zero_one = bool(np.isin(np.concatenate([base, adapters[0]]), (0, 1)).all()) and bool((weights == 1).all())
     return Difference(
-        base=float(base.sum()) / total,
-        adapter=float(adapters.mean(axis=0).sum()) / total,
-        delta=float(change.mean(axis=0).sum()) / total,
+        **means,
         low=float(low),
         high=float(high),
-        p=mcnemar(base, adapters[0]) if binary else two_sided(drawn),
+        p=sign_flips(np.bincount(index, change[0])) if zero_one else two_sided(drawn),
         standard_error=error,
-        detectable=minimum_detectable(error, len(base) if binary else None),
+        detectable=minimum_detectable(error, (len(base), clusters) if zero_one else None),
     )
 
 
-def bootstrap(change: np.ndarray, weights: np.ndarray, documents: Sequence[str], seed: int, resamples: int) -> np.ndarray:
-    """(resamples,) deltas of resampled documents and adapters; `change` is (S, n)."""
-    _, index = np.unique(np.asarray(documents, dtype=str), return_inverse=True)
-    clusters, adapters = int(index.max()) + 1, len(change)
-    totals = np.stack([np.bincount(index, row, clusters) for row in change], axis=1)  # (C, S)
-    sizes = np.bincount(index, weights, clusters)  # (C,)
+def bootstrap(change: np.ndarray, weights: np.ndarray, index: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """(resamples,) deltas of resampled documents; `change` (n,) and `index` (n,), the number of each sample's document."""
+    totals, sizes = np.bincount(index, change), np.bincount(index, weights)  # (C,)
+    clusters = len(totals)
     generator = np.random.default_rng(seed)
     drawn = []
     for start in range(0, resamples, CHUNK):
         many = min(CHUNK, resamples - start)
         counts = generator.multinomial(clusters, np.full(clusters, 1 / clusters), many)  # (many, C)
-        shares = generator.multinomial(adapters, np.full(adapters, 1 / adapters), many) / adapters  # (many, S)
-        drawn.append(((counts @ totals) * shares).sum(axis=1) / (counts @ sizes))
+        drawn.append((counts @ totals) / (counts @ sizes))
     return np.concatenate(drawn)
 
 
-def mcnemar(base: np.ndarray, adapter: np.ndarray) -> float:
-    """Exact two-sided McNemar test of paired 0/1 scores: of those that changed, is it a fair coin which way?"""
-    gained, lost = int(((base == 0) & (adapter == 1)).sum()), int(((base == 1) & (adapter == 0)).sum())
-    return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost, 0.5).pvalue)
+def of_seeds(deltas: np.ndarray, document_variance: float, documents: int, lowest_p: float) -> dict[str, float]:
+    """Interval, p, standard error and detectable difference of the mean of S >= 2 training seeds' deltas.
+
+    Two sources of error: seeds, v_s = s^2 / S with S - 1 degrees of freedom, and documents, v_d with C - 1. The interval is
+    delta +- sqrt(t_s^2 v_s + t_d^2 v_d), with each source's own t quantile (Howe 1974): a Welch-Satterthwaite t covers 88%
+    where two seeds are all there is, this at least 95%. p is the level at which the interval touches 0. What a seed and a
+    document do together counts in both sources, on the safe side.
+
+    Args:
+        deltas: (S,) of each seed.
+        document_variance: of their mean, from a bootstrap, which is (C - 1) / C of the unbiased one.
+        documents: C, how many.
+        lowest_p: p is not below it: what a bootstrap can resolve.
+    """
+    seeds, delta = len(deltas), float(deltas.mean())
+    variances = np.array([deltas.var(ddof=1) / seeds, document_variance * documents / (documents - 1)])
+    freedoms = np.array([seeds - 1, documents - 1])
+
+    def half(level: float) -> float:
+        return float(np.sqrt((t.isf(level / 2, freedoms) ** 2 * variances).sum()))
+
+    error, width = float(np.sqrt(variances.sum())), half(LEVEL)
+    if abs(delta) >= half(lowest_p):
+        p = lowest_p if delta else 1.0
+    else:
+        p = float(brentq(lambda level: half(level) - abs(delta), lowest_p, 1.0))
+    detectable = error * _noncentrality(width / error, variances, freedoms) if error else 0.0
+    return {"low": delta - width, "high": delta + width, "p": p, "standard_error": error, "detectable": detectable}
+
+
+def _noncentrality(bound: float, variances: np.ndarray, freedoms: np.ndarray) -> float:
+    """How many standard errors a true change must be for |t| > bound with a probability of 80%."""
+    freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
+    return float(brentq(lambda distance: nct.sf(bound, freedom, distance) - POWER, 0.0, 10 * (bound + 1)))
+
+
+def sign_flips(changes: np.ndarray) -> float:
+    """Exact two-sided p of documents' (C,) net changes in right answers, each as likely the other way round.
+
+    Where every question is a document of its own this is exact McNemar: of those that changed, is it a fair coin which way?
+    """
+    sizes = np.abs(np.rint(changes)).astype(int)
+    total = int(sizes.sum())
+    chances = np.zeros(2 * total + 1)  # of every sum from -total to total
+    chances[total] = 1.0
+    for size in sizes[sizes > 0]:
+        chances = 0.5 * (np.roll(chances, size) + np.roll(chances, -size))  # what is rolled around is still 0
+    sums = np.abs(np.arange(-total, total + 1))
+    return min(1.0, float(chances[sums >= abs(round(float(changes.sum())))].sum()))
 
 
 def two_sided(drawn: np.ndarray) -> float:
-    """The p of `delta = 0` from a bootstrap: twice the smaller tail beyond 0, never below 1 / (resamples + 1)."""
-    if np.isnan(drawn).any():
-        return math.nan
+    """The p of `delta = 0` from a bootstrap: twice the smaller tail beyond 0, never below 2 / (resamples + 1)."""
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down adjusted p: below alpha with a probability of at most alpha if every null hypothesis holds."""
+    assert not any(math.isnan(p) for p in p_values.values()), "a metric without a p is in no family"
     adjusted, highest = {}, 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p))
@@ -119,7 +165,20 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def minimum_detectable(standard_error: float, binary_samples: int | None = None) -> float:
-    """(z(97.5%) + z(80%)) standard errors; of n 0/1 scores at least 6 / n, as fewer than 6 changes reach no p below 5%."""
+def minimum_detectable(standard_error: float, zero_one: tuple[int, int] | None = None) -> float:
+    """(z(97.5%) + z(80%)) standard errors; of 0/1 scores, no less than the exact test's own bound.
+
+    A sign test needs FEWEST changed documents, all one way. Their number is binomial, so that a true rate of FEWEST / C finds
+    them in 56% of repetitions; the bound is the rate that does in 80%, each document with one changed answer.
+
+    Args:
+        standard_error: of delta.
+        zero_one: of 0/1 scores, samples and documents; with fewer than FEWEST documents nothing is detectable: NaN.
+    """
     distance = float(norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)) * standard_error
-    return distance if binary_samples is None else max(distance, min(1.0, 6 / binary_samples))
+    if zero_one is None:
+        return distance
+    samples, documents = zero_one
+    if documents < FEWEST:
+        return math.nan
+    return max(distance, float(beta.ppf(POWER, FEWEST, documents - FEWEST + 1)) * documents / samples)
