@@ -292,8 +292,46 @@ def test_bad_settings_are_named(small_model, loras, data, tmp_path, capfd):
 
 
 def test_an_adapter_of_another_base_is_named(shared, loras, tmp_path):
-    with pytest.raises(AdapterError, match="give its own base"):
+    with pytest.raises(AdapterError, match="their own base"):
         load_arms(str(shared / "models/stories260K"), [str(loras[0])], "cpu")
+
+
+def test_a_base_of_the_same_shape_with_other_weights_is_refused(small_model, trained, tmp_path):
+    other = AutoModelForCausalLM.from_pretrained(small_model)
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight.mul_(1.1)
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(small_model).save_pretrained(tmp_path / "other")
+    with pytest.raises(AdapterError, match=r"other weights.*--base"):
+        load_arms(str(tmp_path / "other"), [str(trained)], "cpu")
+
+
+def test_an_adapter_that_says_nothing_of_its_base_is_not_checked_and_that_is_said_once(small_model, loras, trained, caplog):
+    load_arms(str(small_model), [str(trained)], "cpu")
+    assert not caplog.records
+    load_arms(str(small_model), list(map(str, loras[:2])), "cpu", "bfloat16")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "flagtrl.qa.arms"]
+    assert said.startswith("not checked") and str(loras[0]) in said and str(loras[1]) in said
+    with pytest.raises(AdapterError, match="cannot be put on the base"):
+        load_arms(str(small_model), [str(loras[0]), str(trained)], "cpu")  # of two kinds
+
+
+def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(small_model, trained, tmp_path, monkeypatch):
+    run_of_hub = shutil.copytree(trained, tmp_path / "run")
+    for name, facts in {"flagtrl.json": {"base_revision": "abc123"}, "adapter_config.json": {}}.items():
+        content = json.loads((run_of_hub / name).read_text()) | facts
+        content |= {"base_model_name_or_path": "me/base"} if name == "adapter_config.json" else {}
+        (run_of_hub / name).write_text(json.dumps(content))
+    asked, load_base = [], arms.load_base
+
+    def remember(name, revision=None):
+        asked.append((name, revision))
+        return load_base(str(small_model))
+
+    monkeypatch.setattr(arms, "load_base", remember)
+    load_arms(None, [str(run_of_hub)], "cpu")
+    load_arms(str(small_model), [str(run_of_hub)], "cpu")
+    assert asked == [("me/base", "abc123"), (str(small_model), None)]
 
 
 def test_a_repository_is_pulled(small_model, loras, monkeypatch):

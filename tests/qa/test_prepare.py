@@ -1,13 +1,15 @@
 """Converters: the counts of the original files, their quirks, and malformed rows by file and line."""
 
 import json
+import re
 
 import pytest
 
 from flagtrl.cli import main
 from flagtrl.errors import ConfigError, DataError
+from flagtrl.qa.choices import with_choices
 from flagtrl.qa.prepare import DATASETS, prepare
-from flagtrl.qa.records import read_records
+from flagtrl.qa.records import Question, read_records
 from flagtrl.qa.scoring import answer_matches
 from qa_inputs import FINQA, ORIGINALS, TURNS, write_original
 
@@ -72,6 +74,24 @@ def test_choices_hold_the_answer_once_and_only_wrong_ones_beside_it(shared, tmp_
     assert max(places) < 0.35 * len(questions), "no letter is right too often"
     prepare(name, str(shared / "qa" / folder), tmp_path / "again", skip_malformed=True)
     assert (tmp_path / f"{name}.jsonl").read_bytes() == (tmp_path / "again" / f"{name}.jsonl").read_bytes()
+
+
+FORMS = ["(94)", "-12.6", "$ (1,496.5)", "(5)%", "-0.4%", "1e-05", "1.5E-07", "0", "0.00", ".5", "$94 million", "2015", "1"]
+
+
+@pytest.mark.parametrize("gold", FORMS)
+def test_all_choices_have_the_gold_ones_form(gold):
+    """Of a bracketed or negative answer too, whose page has positive numbers: only digits differ."""
+
+    def form(text):
+        return re.sub(r"\d+(,\d{3})*(?=\.|\D|$)", "9", re.sub(r"(?<=e)[-+]\d+", "", text, flags=re.IGNORECASE))
+
+    context = "sales | 90 | 1,200.5 | 8 | 0.3 | 0.00002 | (5)"
+    (asked,) = with_choices([Question("q", "d", context, "how much?", gold, (gold,), "", "number")])
+    assert len(asked.choices) == 4
+    assert {form(choice).replace("0.9", ".9").replace("9.9", ".9") for choice in asked.choices} == {
+        form(gold).replace("0.9", ".9").replace("9.9", ".9")
+    }
 
 
 def test_a_limit_does_not_see_one_label_alone(shared, tmp_path):

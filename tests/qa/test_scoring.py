@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from word2number import w2n
 
 from flagtrl.qa.questions import tatqa
-from flagtrl.qa.scoring import answer_matches, find_numbers, parses, read_number
+from flagtrl.qa.scoring import KINDS, answer_matches, find_numbers, parses, read_number
 
 # prediction, gold, scale of the gold answer, right?
 NUMBERS = [
@@ -35,6 +38,23 @@ NUMBERS = [
     ("(5)%", "-5", "percent", True),
     ("(5%)", "-5", "percent", True),
     ("14%", "14", "million", False),
+    ("22.2%", "0.22222", "", True),  # ConvFinQA's usual form
+    ("22%", "0.22222", "", True),
+    ("23%", "0.22222", "", False),
+    ("22.3%", "0.22222", "", False),
+    ("2222 bps", "0.22222", "", True),
+    ("22%", "0", "", False),  # no integer is a rounded percentage
+    ("60%", "1", "", False),
+    ("149%", "1", "", False),
+    ("100%", "1", "", True),
+    ("14%", "0", "million", False),
+    # exponents
+    ("0.3", "5e-05", "", False),
+    ("0.00005", "5e-05", "", True),
+    ("0.000049", "5e-05", "", True),
+    ("0.00004", "5e-05", "", False),
+    ("0", "1e-05", "", False),
+    ("1,200,000", "1.2e6", "", True),
     # scale
     ("12.6 million", "12.6", "million", True),
     ("$12.6 million", "12.6", "million", True),
@@ -66,6 +86,18 @@ NUMBERS = [
     ("+12.6", "12.6", "", True),
     ("0", "-0.0", "", True),
     ("2018-2019", "-2019", "", False),  # a dash between digits is no sign
+    ("Total - 94", "94", "", True),  # a dash with a space after it is a dash
+    ("Answer: - 94", "94", "", True),
+    ("- 94", "94", "", True),
+    ("- 94", "-94", "", False),
+    ("Total: -94", "-94", "", True),
+    ("It is (94).", "94", "", True),  # in prose brackets are brackets
+    ("It is (94).", "-94", "", False),
+    ("It is $(94).", "-94", "", True),
+    ("Answer: (94)", "-94", "", True),
+    ("The answer is (94).", "-94", "", True),
+    ("(94 million)", "-94", "million", True),
+    ("(94 percent)", "-94", "percent", True),
     # thousands separators and currency
     ("1,496.5", "$1,496.5", "million", True),
     ("$ 1,496.5", "1496.5", "million", True),
@@ -82,6 +114,14 @@ NUMBERS = [
     ("four", "5", "", False),
     ("none", "5", "", False),
     ("", "5", "", False),
+    ("two point five percent", "2.5", "percent", True),
+    ("It is about five.", "5", "", True),
+    ("one thousand, two hundred and five dollars", "1205", "", True),
+    ("The answer is five", "5", "", True),
+    ("No one knows", "1", "", False),
+    ("One of the largest", "1", "", False),
+    ("One third", "1", "", False),
+    ("million thousand", "1000000000", "", False),
     # a text around the number
     ("100 - 6 = 94", "94", "", True),
     ("The answer is 94 million, up from 90 million.", "94", "million", True),
@@ -130,9 +170,32 @@ def test_every_gold_number_is_its_own_right_answer(shared):
             assert answer_matches(question.answer, question.answers, question.scale, question.kind), question
 
 
-@pytest.mark.parametrize("text, kind, can", [("about 5", "number", True), ("five", "number", True), ("n/a", "number", False)])
-def test_what_can_be_parsed(text, kind, can):
-    assert parses(text, kind) is can
+ODD = ("and", "minus", "percent", "no", "-", ",", "94", "(", ")", "e", "1e999", "1e" + "9" * 5000, "$", "=", "%")
+WORDS = (*w2n.american_number_system, *ODD)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=7), st.sampled_from((" ", "", "-")), st.sampled_from(("94", "1e-05", "(5)%")))
+def test_no_text_is_too_odd_to_be_scored(words, between, gold):
+    text = between.join(words)
+    for kind in KINDS:
+        parses(text, kind)
+        assert answer_matches(text, [gold], "", kind) in (True, False)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text(max_size=20))
+def test_nor_is_any_other(text):
+    for kind in KINDS:
+        parses(text, kind)
+        answer_matches(text, ["94"], "million", kind)
+
+
+@pytest.mark.parametrize(
+    "text, can", [("about 5", True), ("five", True), ("n/a", False), ("One of the largest", False), ("million thousand", False)]
+)
+def test_what_can_be_parsed_as_a_number(text, can):
+    assert parses(text, "number") is can
 
 
 def test_a_text_without_its_kind_of_answer_is_not_parsed():

@@ -192,14 +192,8 @@ def load_adapted(
     name = base or saved_base(directory)
     revision = content.get("base_revision") if base is None and is_hub_name(name) else None
     model, tokenizer = load_base(name, str(directory), settings, revision)
-    trained_on, found = content.get("base_fingerprint"), base_fingerprint(model)
-    if not trained_on:
+    if not check_base(model, name, directory, content):
         logger.warning("%s says nothing of its base's weights, so whether %s is the same base is not checked", directory, name)
-    elif found is not None and not same_base(trained_on, found):
-        raise AdapterError(
-            f"{directory}: the base {name!r} has other weights than the one that the adapter was trained on; "
-            "an adapter acts as trained on its own base alone: name that one (--base)"
-        )
     try:
         return PeftModel.from_pretrained(model, str(directory)), tokenizer
     except (SafetensorError, RuntimeError) as error:
@@ -207,6 +201,21 @@ def load_adapted(
         raise AdapterError(
             f"{directory}: its adapter cannot be put on the base {name!r} ({reason}); the file is damaged, or the base another"
         ) from error
+
+
+def check_base(model: PreTrainedModel, name: str, directory: Path, content: dict[str, Any]) -> bool:
+    """Whether `content`, a run's flagtrl.json, names its base's weights, so that they could be checked.
+
+    Raises:
+        AdapterError: they are others than those of `model`.
+    """
+    trained_on, found = content.get("base_fingerprint"), base_fingerprint(model)
+    if trained_on and found is not None and not same_base(trained_on, found):
+        raise AdapterError(
+            f"{directory}: the base {name!r} has other weights than the one that the adapter was trained on; "
+            "an adapter acts as trained on its own base alone: name that one (--base)"
+        )
+    return bool(trained_on)
 
 
 def load_heads(model: ActorCritic, directory: str | Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -20,8 +22,10 @@ from transformers import PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.hub import local_or_pulled
-from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, saved_base
-from flagtrl.policy.saving import WEIGHT_DTYPES, load_base
+from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, is_hub_name, saved_base
+from flagtrl.policy.saving import SETTINGS_FILE, WEIGHT_DTYPES, check_base, load_base
+
+logger = logging.getLogger(__name__)
 
 ZERO = "flagtrl_zero"
 SPREAD = 64  # tokens: in a forward of contexts that differ by more, padding and unread rows cost more than they save
@@ -88,13 +92,19 @@ def load_arms(
         Model, tokenizer, the adapters' names in the model, and their directories.
 
     Raises:
-        AdapterError: a base or an adapter that cannot be loaded, or that do not fit one another.
+        AdapterError: a base or an adapter that cannot be loaded, that do not fit one another, or a base of other weights than
+            an adapter was trained on.
     """
     directories = tuple(adapter_directory(adapter) for adapter in adapters)
     if dtype not in WEIGHT_DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
     named = base or saved_base(directories[0])
-    model, tokenizer = load_base(named)
+    settings = [run_settings(directory) for directory in directories]
+    model, tokenizer = load_base(named, revision=_revision(base, named, settings[0]))
+    checked = [check_base(model, named, *run) for run in zip(directories, settings, strict=True)]
+    if not all(checked):
+        unknown = ", ".join(str(path) for path, known in zip(directories, checked, strict=True) if not known)
+        logger.warning("not checked: whether %s is the base of %s, which says nothing of its base's weights", named, unknown)
     model.to(WEIGHT_DTYPES[dtype]).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     names = tuple(f"adapter_{i}" for i in range(len(directories)))
     policy: PeftModel | None = None
@@ -104,9 +114,9 @@ def load_arms(
                 policy = PeftModel.from_pretrained(model, str(directory), adapter_name=name)
             else:
                 policy.load_adapter(str(directory), name)
-        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise AdapterError(f"{directory}: it cannot be put on the base {named!r} ({reason}); give its own base") from error
+            raise AdapterError(f"{directory}: it cannot be put on the base {named!r} ({reason}); give adapters of one kind, and their own base") from error
     assert policy is not None
     return policy.eval(), tokenizer, names, directories
 
@@ -123,9 +133,12 @@ def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32")
     for directory, config in zip(directories, configs, strict=True):
         if config.peft_type != "LORA" or config.modules_to_save or config.use_dora:
             raise AdapterError(f"{directory}: vLLM serves plain LoRA alone; train with --finetuning lora, or use --model hf")
-    engine = {"dtype": dtype, "lora_local_path": str(directories[0]), "max_lora_rank": max(config.r for config in configs)}
+    named = base or saved_base(directories[0])
+    revision = _revision(base, named, run_settings(directories[0]))
+    engine = {"dtype": dtype, "revision": revision, "lora_local_path": str(directories[0])}
+    engine["max_lora_rank"] = max(config.r for config in configs)
     try:
-        lm = get_model("vllm")(pretrained=base or saved_base(directories[0]), **engine)
+        lm = get_model("vllm")(pretrained=named, **engine)
     except ImportError as error:
         first_line = str(error).splitlines()[0]
         raise ConfigError(f"vLLM cannot be used: {first_line}; install it on a GPU machine, or use --model hf") from error
@@ -141,6 +154,27 @@ def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32")
         yield
 
     return lm, switch, names
+
+
+def run_settings(directory: Path) -> dict[str, Any]:
+    """flagtrl.json of an adapter; {} of one that flagtrl did not train.
+
+    Raises:
+        AdapterError: a damaged file.
+    """
+    path = directory / SETTINGS_FILE
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise AdapterError(f"{path} is damaged ({error}); take the run's own, or remove it") from error
+    if not isinstance(content, dict):
+        raise AdapterError(f"{path} is damaged (a {type(content).__name__}); take the run's own, or remove it")
+    return content
+
+
+def _revision(base: str | None, named: str, settings: dict[str, Any]) -> str | None:
+    """The commit of the Hub that a run was trained on, where the base is taken from what it says."""
+    return settings.get("base_revision") if base is None and is_hub_name(named) else None
 
 
 def adapter_directory(adapter: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,8 +18,8 @@ FACTORS = (0.5, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0, 10.0, 0.1)
 def with_choices(questions: Sequence[Question]) -> list[Question]:
     """Give every question its choices, the same for the same questions in any order; of yes-or-no questions, these two.
 
-    All choices of a question are written alike (decimals, scale, currency), so that the gold one does not stand out; the
-    twin without context measures whether it does.
+    All choices of a question are written alike (sign, brackets, decimals, scale, currency), so that the gold one does not
+    stand out; the twin without context measures whether it does.
     """
     same_document, same_kind = defaultdict(list), defaultdict(list)
     for question in sorted(questions, key=lambda question: question.id):
@@ -71,9 +72,10 @@ def _wrong_values(question: Question, near: Sequence[Question], draw: random.Ran
         return draw.sample([gold.value + years for years in (-3, -2, -1, 1, 2, 3)], 6)
     values = [n.value for other in near if other.kind == "number" and (n := read_number(other.answers[0]))]
     values += [number.value for number in find_numbers(question.context)]
-    values = [v for v in values if abs(gold.value) / 10 <= abs(v) <= 10 * abs(gold.value) and not _is_year(v)]
-    disturbed = [gold.value * factor for factor in draw.sample(FACTORS, len(FACTORS))]
-    return [*draw.sample(values, min(2, len(values))), *disturbed, -gold.value, gold.value + 1, gold.value - 1, gold.value + 2]
+    size = abs(gold.value)
+    values = [v for v in values if size / 10 <= abs(v) <= 10 * size and not _is_year(v)]
+    disturbed = [size * factor for factor in draw.sample(FACTORS, len(FACTORS))]
+    return [*draw.sample(values, min(2, len(values))), *disturbed, size + 1, size - 1, size + 2, size + 3]
 
 
 def _is_year(value: float) -> bool:
@@ -86,27 +88,15 @@ def _shape(question: Question) -> tuple[str, int, bool]:
 
 
 def _written_like(answer: str, value: float) -> str:
-    """`value` with the gold answer's decimals, separators, currency and scale."""
-    shown = read_number(answer)
-    assert shown is not None
+    """The size of `value`, with the gold answer's sign, brackets, decimals, separators, currency, scale and exponent."""
     start, stop = _digits(answer)
-    digits = f"{abs(value):{',' if ',' in answer else ''}.{shown.decimals}f}"
-    before, after = answer[:start], answer[stop:]
-    negative = shown.value < 0
-    if negative and "(" in before:
-        before, after = before.replace("(", "", 1), after.replace(")", "", 1)
-    before = before.replace("-", "", 1) if negative else before
-    return ("-" if value < 0 else "") + before + digits + after
+    digits, mark, _ = re.split(r"([eE]|$)", answer[start:stop], maxsplit=1)
+    form = f"{',' if ',' in digits else ''}.{len(digits.partition('.')[2])}{mark or 'f'}"
+    return f"{answer[:start]}{abs(value):{form}}{answer[stop:]}"
 
 
 def _digits(answer: str) -> tuple[int, int]:
-    """Where the first number's digits, points and separators begin and end."""
-    start = next(i for i, letter in enumerate(answer) if letter.isdigit())
-    if start and answer[start - 1] == ".":
-        start -= 1
-    stop = start
-    while stop < len(answer) and (answer[stop].isdigit() or answer[stop] in ",."):
-        stop += 1
-    while answer[stop - 1] in ",.":
-        stop -= 1
-    return start, stop
+    """Where the first number's digits, points, separators and exponent begin and end."""
+    found = re.search(r"\.?\d[\d,.]*(?<![,.])(e[-+]?\d+)?", answer, re.IGNORECASE)
+    assert found is not None, answer
+    return found.span()

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from flagtrl.errors import ConfigError
-from flagtrl.policy.saving import SETTINGS_FILE
-from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm
+from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm, run_settings
 from flagtrl.qa.evaluate import Row, compare, load_tasks
 from flagtrl.qa.records import data_file
 from flagtrl.qa.retention import question_contexts, read_texts, retention, trading_prompts_or_reason
@@ -87,19 +82,13 @@ def run(settings: Comparison) -> tuple[list[Row], list[str]]:
         contexts = question_contexts(settings.data, prepared, settings.retention_prompts)
         texts = {"financial_text": "\n\n".join(text for _, text in contexts), **texts} if contexts else texts
         trading, reason = trading_prompts_or_reason(
-            lm, _run_settings(directories), settings.retention_prompts, settings.market, settings.seed
+            lm, run_settings(directories[0]), settings.retention_prompts, settings.market, settings.seed
         )
         _say("retention: texts, divergence from the base, mass on the action words")
         rows += retention(lm, names, contexts, texts, trading, settings.seed)
         notes += [reason] if reason else []
         notes.append("Control: an adapter of zeros, measured the same way, diverges from the base by exactly 0.")
     return rows, notes
-
-
-def _run_settings(directories: Sequence[Path]) -> dict[str, Any]:
-    """flagtrl.json of the first adapter, for the words of its trading prompts; another adapter has none."""
-    path = directories[0] / SETTINGS_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _say(text: str) -> None:
