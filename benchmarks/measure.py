@@ -68,7 +68,7 @@ class Case:
 
 @dataclass
 class Phase:
-    """What a clock saw of one phase of training, over all steps of a case."""
+    """What a clock saw of one phase of training in a round."""
 
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
@@ -76,7 +76,7 @@ class Phase:
 
 @dataclass
 class Measured:
-    """A case's phases, summed over its rounds, and what it takes to judge them.
+    """A case's rounds, and what it takes to judge them.
 
     `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where environments may share
     work. `known_prompts` is the share of prompts that the split engine had seen before.
@@ -89,19 +89,30 @@ class Measured:
     first_visit_seconds: float = 0.0
     known_prompts: float = 0.0
     cache_mb: float = 0.0
-    phases: dict[str, Phase] = field(default_factory=lambda: {name: Phase() for name in PHASES})
+    rounds: list[dict[str, float]] = field(default_factory=list)  # each phase's seconds per environment step
+    peak_memory_mb: dict[str, float] = field(default_factory=dict)
 
     def add(self, trainer: Clocked) -> None:
         """One round of training."""
-        for name, phase in trainer.phases.items():
-            self.phases[name].seconds += phase.seconds
-            self.phases[name].peak_memory_mb = max(self.phases[name].peak_memory_mb, phase.peak_memory_mb)
+        self.rounds.append({name: phase.seconds / len(trainer.prompts) for name, phase in trainer.phases.items()})
+        self._raise_peaks({name: phase.peak_memory_mb for name, phase in trainer.phases.items()})
         self.steps += len(trainer.prompts)
         self.tokens += sum(len(prompt.ids) for prompt in trainer.prompts)
 
+    def add_visit(self, other: Measured) -> None:
+        """The rounds of a later visit to the same case."""
+        assert self.case == other.case
+        self.rounds += other.rounds
+        self._raise_peaks(other.peak_memory_mb)
+        self.steps += other.steps
+        self.tokens += other.tokens
+
     def seconds(self, phase: str) -> float:
-        """Per environment step."""
-        return self.phases[phase].seconds / self.steps
+        """Per environment step, in the round whose whole step is the median (of an even number the faster one)."""
+        return sorted(self.rounds, key=lambda seconds: seconds["all"])[(len(self.rounds) - 1) // 2][phase]
+
+    def _raise_peaks(self, peaks: dict[str, float]) -> None:
+        self.peak_memory_mb = {name: max(peak, self.peak_memory_mb.get(name, 0.0)) for name, peak in peaks.items()}
 
     def row(self, phase: str, peak_flops: float) -> dict[str, Any]:
         """One row of the JSON file."""
@@ -114,7 +125,7 @@ class Measured:
             "phase": phase,
             "seconds_per_step": self.seconds(phase),
             "tokens_per_step": self.tokens / self.steps,
-            "peak_memory_mb": self.phases[phase].peak_memory_mb,
+            "peak_memory_mb": self.peak_memory_mb[phase],
             "peak_share": share,
         }
 
@@ -225,7 +236,7 @@ class _StopClock(TrainerCallback):
         self.clocked.ended = time.perf_counter()
 
 
-def measure(case: Case, shared: Path, seconds: float = 0.0) -> Measured:
+def measure(case: Case, shared: Path, seconds: float = 0.0, rounds: int = 1) -> Measured:
     """Train for `case.steps` environment steps in the steady state, and say how long each phase took.
 
     The steady state: the bars ahead were visited once, as they are in 63 of the paper's 13,860 steps; that first visit is
@@ -234,7 +245,8 @@ def measure(case: Case, shared: Path, seconds: float = 0.0) -> Measured:
     Args:
         case: what to measure.
         shared: the folder of real data.
-        seconds: do so again until the clock has run for so long.
+        seconds: do so again until the clock has run for so long,
+        rounds: and at least so often.
     """
     measured = Measured(case)
     window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
@@ -251,8 +263,10 @@ def measure(case: Case, shared: Path, seconds: float = 0.0) -> Measured:
         bars = case.steps // case.num_envs + 1  # an update needs the value of the bar after
         prompts = [prompt for episode in ahead for prompt in episode[SKIPPED : SKIPPED + bars]]
         measured.first_visit_seconds = first_visit(trainer, prompts) / (len(prompts) / len(ahead))
-        while measured.phases["all"].seconds <= seconds:
+        clock = 0.0
+        while clock <= seconds or len(measured.rounds) < rounds:
             measured.add(trainer.timed_train())
+            clock += trainer.phases["all"].seconds
     if case.num_envs == 1:
         measured.necessary_flops = necessary_flops(model, trainer.prompts, known=case.prompt == "markov")
     if model.trunk is not None:

@@ -99,7 +99,7 @@ def test_compact_style_holds_the_same_facts():
     shares, did = re.search(r"\nshares (\S+)\ndid (.+)", text).groups()
     assert float(shares) == pytest.approx(values[-1] / PRICES[13], rel=1e-3)
     done = zip(DECISIONS[-10:], rewards[-10:], strict=True)
-    assert did.split() == [f"{WORDS[action][0]}{round(100 * reward)}" for action, reward in done]
+    assert did.split(" ") == [f"{WORDS[action][0]}{round(100 * reward) or ''}" for action, reward in done]
 
 
 def test_compact_style_says_cash_when_all_is_sold():

@@ -96,3 +96,12 @@ def test_other_types_and_empty_inputs_are_left_to_torch(dtype):
 
 def test_a_gpu_never_uses_it():
     assert not one_dnn_helps(torch.device("cuda"))
+
+
+def test_a_gradient_passes_through_a_packed_map():
+    x, weight, bias = tensors((5,), 12, 7, bias=True)
+    linear = linear_of(weight, bias)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for map_, leaf in zip((packed(linear), linear), inputs, strict=True):
+        map_(leaf).pow(2).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)

@@ -66,7 +66,8 @@ def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
 def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
     """The same facts in few tokens: the last price, moves in tenths of a percent, initials for actions.
 
-    `day` lists the daily price moves up to now, `did` each action's initial with its reward in hundredths, oldest first.
+    `day` lists the daily price moves up to now, `did` each action's initial with its reward in hundredths, oldest first, and
+    no number where that is 0.
     What follows from other fields is left out: the account's value from cash, shares and price, and past values from
     the price moves and what was done.
     """
@@ -76,7 +77,7 @@ def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
         f"{_short_news(observation, headlines)}"
     )
     done = zip(observation.actions, observation.rewards, strict=True)
-    did = " ".join(f"{ACTION_WORDS[action][0]}{round(100 * reward)}" for action, reward in done) or "none"
+    did = " ".join(f"{ACTION_WORDS[action][0]}{round(100 * reward) or ''}" for action, reward in done) or "none"
     cash, shares = f"cash {observation.cash:.0f}", f"shares {_short(observation.shares)}"
     account = f"{cash}, {shares}" if observation.cash > 0 and observation.shares > 0 else shares if observation.shares else cash
     return Prompt(shared, f"{account}\ndid {did}\nAnswer in JSON.")

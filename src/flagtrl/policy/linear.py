@@ -38,7 +38,7 @@ class OneDnnLinear(TorchFunctionMode):
 
 
 class PackedLinear(nn.Linear):
-    """A frozen nn.Linear in float32 or bfloat16, its weight laid out for the processor; no gradient passes through it."""
+    """A frozen nn.Linear in float32 or bfloat16, its weight laid out for the processor; with gradients it is as ever."""
 
     _layout: tuple[Tensor, tuple[int, int]] | None = None
 
@@ -52,7 +52,7 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
         weight = self.weight
-        if input.dtype != weight.dtype or not input.numel():
+        if input.dtype != weight.dtype or not input.numel() or (input.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
         content = (weight.data_ptr(), weight._version)
         if self._layout is None or self._layout[1] != content:  # on first use, or something was loaded into it

@@ -103,10 +103,10 @@ class SplitDecoder:
         self._last = _view(decoder, self.layers - 1, self.layers, final_norm=True)
         self._base = base
         self._heads: dict[tuple[int, ...] | None, nn.Module] = {}
-        helps = one_dnn and one_dnn_helps(next(base.parameters()).device)
-        if helps:
+        self._one_dnn = one_dnn and one_dnn_helps(next(base.parameters()).device)
+        if self._one_dnn:
             self._trunk = packed(self._trunk)
-        self._top_linear = OneDnnLinear() if helps else nullcontext()
+        self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
     def trunk(self, ids: Tensor, mask: Tensor, cache: LayerCache) -> Tensor:
@@ -163,7 +163,8 @@ class SplitDecoder:
     def logits(self, hidden: Tensor, tokens: tuple[int, ...] | None = None) -> Tensor:
         """(B, D) after the final norm -> (B, V), or (B, len(tokens)), with whatever scaling or capping the model applies."""
         if tokens not in self._heads:
-            self._heads[tokens] = _head(self._base, tokens)
+            head = _head(self._base, tokens)
+            self._heads[tokens] = packed(head) if self._one_dnn else head
         with self._top_linear:
             return self._heads[tokens](inputs_embeds=hidden[:, None], use_cache=False).logits[:, 0]
 
