@@ -17,9 +17,9 @@ from trl import TrlParser
 
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.evidence.report import data_facts
-from flagtrl.evidence.tracking import Validation
+from flagtrl.evidence.tracking import METRICS, Validation
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
-from flagtrl.learning.checkpoints import last_checkpoint
+from flagtrl.learning.checkpoints import checkpoint_to_go_on_from
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
@@ -115,11 +115,14 @@ def validation(arguments: Arguments, market: MarketData, encoder: PromptEncoder)
     """What evaluates the policy while it trains; None where eval_strategy is `no`.
 
     Raises:
-        ConfigError: no validation window, or one that holds test days: choosing a policy by them would be cheating.
+        ConfigError: no validation window, or one that holds test days: choosing a policy by them would be cheating; or a
+            metric to choose by that is not measured.
     """
-    data = arguments.data
+    data, metric = arguments.data, arguments.ppo.metric_for_best_model
     if arguments.ppo.eval_strategy == "no":
         return None
+    if metric is not None and metric.removeprefix("eval_") not in METRICS:
+        raise ConfigError(f"metric_for_best_model is {metric!r}, which is not measured; use one of {', '.join(METRICS)}")
     if data.valid_start is None or data.valid_end is None:
         raise ConfigError("eval_strategy is set, but no validation window; give --valid_start and --valid_end")
     if data.valid_start <= data.test_end and data.test_start <= data.valid_end:
@@ -158,12 +161,18 @@ def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tu
 
 
 def checkpoint_to_resume(config: PPOConfig) -> str | None:
-    """The checkpoint that `--resume_from_checkpoint` names: a path, or `true` for the last whole one in output_dir, if any."""
+    """The checkpoint that `--resume_from_checkpoint` names: a path, or `true` for the last whole one in output_dir.
+
+    None where there is none to resume from yet.
+
+    Raises:
+        AdapterError: no such directory, or checkpoints in output_dir of which none is whole.
+    """
     wanted = config.resume_from_checkpoint
     if wanted is None or str(wanted).lower() in ("false", "no", "0"):
         return None
     if str(wanted).lower() in ("true", "yes", "1"):
-        return last_checkpoint(str(config.output_dir), config.world_size)
+        return checkpoint_to_go_on_from(str(config.output_dir), config.world_size)
     if not Path(wanted).is_dir():
         raise AdapterError(f"resume_from_checkpoint: {wanted!r} is no directory; give a checkpoint-N directory, or true")
     return wanted

@@ -1,21 +1,36 @@
 """A checkpoint is whole, readable and of the same run, or resuming says what it is not."""
 
+import json
 import os
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flagtrl.errors import AdapterError, CheckpointError, ConfigError
-from flagtrl.learning.checkpoints import check_checkpoint, check_same_sharding, last_checkpoint, written_whole
+from flagtrl.language.tokens import PromptSettings
+from flagtrl.learning.checkpoints import (
+    MANIFEST_FILE,
+    STATE_FILE,
+    check_checkpoint,
+    check_same_run,
+    check_same_sharding,
+    checkpoint_to_go_on_from,
+    last_checkpoint,
+    written_whole,
+)
+from flagtrl.learning.persistent import PersistentTrainer
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 from training import tiny_trainer
 
 NEEDED = (
     *("trainer_state.json", SETTINGS_FILE, "adapter_config.json", "rollout_state_0.json"),
-    *(ADAPTER_FILE, HEADS_FILE, "optimizer.pt", "scheduler.pt"),
+    *(ADAPTER_FILE, HEADS_FILE, "optimizer.pt", "scheduler.pt", "rng_state.pth"),
 )
 
 
@@ -46,8 +61,13 @@ def test_a_whole_checkpoint_is_accepted_and_the_newest_found(run):
 
 @pytest.mark.parametrize("name", NEEDED)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
-def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(run, caplog, name, damage):
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(run, caplog, name, damage, manifest):
     newest = checkpoints(run)[-1]
+    if not manifest:  # as of a version before there was one
+        for path in checkpoints(run):
+            (path / MANIFEST_FILE).unlink()
+            check_checkpoint(path)
     content = (newest / name).read_bytes()
     if damage == "missing":
         (newest / name).unlink()
@@ -57,7 +77,46 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(run, caplog, n
         check_checkpoint(newest)
     assert "\n" not in str(caught.value)
     assert last_checkpoint(run) == str(checkpoints(run)[-2])
+    assert str(caught.value).endswith(f"resume from {checkpoints(run)[-2]}"), "the one before is offered"
     assert newest.name in caplog.text
+    (checkpoints(run)[-2] / STATE_FILE).unlink()
+    with pytest.raises(AdapterError, match=f"resume from {checkpoints(run)[0]}"):
+        check_checkpoint(newest)
+    (checkpoints(run)[0] / STATE_FILE).unlink()
+    with pytest.raises(AdapterError, match="no earlier one beside it is whole"):
+        check_checkpoint(newest)
+
+
+@pytest.mark.parametrize("name", [ADAPTER_FILE, HEADS_FILE, "optimizer.pt", "rng_state.pth", "tokenizer.json"])
+def test_a_flipped_bit_is_found(run, name):
+    path = checkpoints(run)[-1] / name
+    content = bytearray(path.read_bytes())
+    content[-len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(AdapterError, match=f"{name} is damaged"):
+        check_checkpoint(path.parent)
+    assert last_checkpoint(run) == str(checkpoints(run)[-2])
+
+
+def test_a_run_whose_checkpoints_are_all_of_no_use_is_not_begun_anew(run, tmp_path):
+    assert checkpoint_to_go_on_from(tmp_path / "none", 1) is None
+    assert checkpoint_to_go_on_from(run, 1) == str(checkpoints(run)[-1])
+    with pytest.raises(AdapterError) as caught:
+        checkpoint_to_go_on_from(run, 2)
+    for part in ("none of the 3", f"{checkpoints(run)[-1]} was written by 1 processes, this run has 2", "--num_processes 1"):
+        assert part in str(caught.value)
+
+
+def test_everything_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    done, real = [], {"fsync": os.fsync, "replace": os.replace}
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.path.realpath(f"/proc/self/fd/{fd}")) or real["fsync"](fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: done.append("renamed") or real["replace"](a, b))
+    with written_whole(tmp_path / "checkpoint-4", True, alone) as beside:
+        (beside / "inner").mkdir()
+        (beside / "inner/a").write_text("1")
+    wanted = {str(beside / name) for name in ("inner/a", MANIFEST_FILE, "inner", "")}
+    assert {os.path.realpath(path) for path in wanted} == set(done[: done.index("renamed")])
+    assert done[-1] == str(tmp_path)
 
 
 ZERO2 = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt")
@@ -75,7 +134,10 @@ SHARDED = {
 def test_a_sharded_checkpoint_needs_every_processes_files(run, kind):
     """Names as FSDP2 and DeepSpeed wrote them in tests/test_sharding.py."""
     path = checkpoints(run)[0]
+    (path / MANIFEST_FILE).unlink()
     (path / "rollout_state_1.json").write_bytes((path / "rollout_state_0.json").read_bytes())
+    for rank in range(2):
+        (path / f"rng_state_{rank}.pth").write_bytes((path / "rng_state.pth").read_bytes())
     (path / "optimizer.pt").rename(path / "optimizer")
     for name in SHARDED[kind]:
         (path / name).parent.mkdir(exist_ok=True)
@@ -110,6 +172,38 @@ def test_a_checkpoint_of_other_settings_is_refused(run, small_model, tmp_path):
             trainer.train(resume_from_checkpoint=newest)
 
 
+def test_a_checkpoint_of_another_base_or_of_prompts_that_read_otherwise_is_refused(run, small_model, tmp_path):
+    newest = str(checkpoints(run)[0])
+    other = AutoModelForCausalLM.from_pretrained(small_model)
+    other.model.layers[0].self_attn.q_proj.weight.data += 0.01
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(small_model).save_pretrained(tmp_path / "other")
+    with pytest.raises(AdapterError, match=r"a base of other weights .*--model_name_or_path"):
+        tiny_trainer(tmp_path / "other", tmp_path / "again", rollouts=3).train(resume_from_checkpoint=newest)
+    words = shutil.copytree(small_model, tmp_path / "words")
+    template = words / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant", "oracle"))
+    with pytest.raises(AdapterError, match="prompt_fingerprint"):
+        tiny_trainer(words, tmp_path / "again", rollouts=3).train(resume_from_checkpoint=newest)
+    trainer = tiny_trainer(small_model, tmp_path / "again", rollouts=3)
+    trainer.model.action_paths = trainer.model.action_paths[::-1]
+    with pytest.raises(AdapterError, match="action_paths"):
+        trainer.train(resume_from_checkpoint=newest)
+
+
+def test_the_same_data_in_another_place_are_the_same(run):
+    newest = checkpoints(run)[0]
+    settings = json.loads((newest / SETTINGS_FILE).read_text())
+    (newest / SETTINGS_FILE).write_text(json.dumps({**settings, "data": {"symbol": "MSFT", "source": "/a", "sha256": "1"}}))
+    trainer = SimpleNamespace(_policy=lambda: SimpleNamespace(settings=PolicySettings(), action_paths=()))
+    trainer.encoder = SimpleNamespace(settings=PromptSettings(), fingerprint=lambda: "f")
+    trainer.extra = {"data": {"symbol": "MSFT", "source": "/b", "sha256": "1"}, "seed": 1}
+    data = PersistentTrainer._same_on_resume(trainer)["data"]
+    check_same_run(newest, {"data": data})
+    with pytest.raises(AdapterError, match=r"data\.sha256 = '1', this run has '2'"):
+        check_same_run(newest, {"data": {**data, "sha256": "2"}})
+
+
 def alone():
     """The barrier of a single process."""
 
@@ -120,6 +214,7 @@ def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path):
         (beside / "a").write_text("1")
         assert not final.exists() and last_checkpoint(tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+    assert {path.name for path in final.iterdir()} == {"a", MANIFEST_FILE}
     with pytest.raises(KeyboardInterrupt), written_whole(final, True, alone) as beside:
         (beside / "a").write_text("2")
         raise KeyboardInterrupt

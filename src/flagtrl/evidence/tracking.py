@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,14 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
-from flagtrl.market.metrics import paper, standard
+from flagtrl.market.metrics import Metrics, paper, standard
 from flagtrl.policy.actor_critic import ActorCritic
 
+# What Validation measures, as `standard_SR`: what a run's metric_for_best_model can be.
+METRICS = (
+    *(f"{convention}_{field.name}" for convention in ("paper", "standard") for field in fields(Metrics)),
+    *(f"action_share/{action.word}" for action in Action),
+)
 PICTURE = "eval/equity_curve"  # its name in trackers, and its place in the run's directory
 
 

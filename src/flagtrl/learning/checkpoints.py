@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -15,21 +16,21 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from flagtrl.errors import AdapterError, CheckpointError, FlagtrlError
+from flagtrl.policy.provenance import same_base
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "trainer_state.json"  # written last by transformers, so its presence marks a checkpoint as complete
-
-
+STATE_FILE = "trainer_state.json"
+MANIFEST_FILE = "manifest.json"  # every other file's SHA-256, written last
 _INCOMPLETE = "incomplete-"  # before a checkpoint's name while it is written; nothing looks for such names
 
 
 @contextmanager
 def written_whole(directory: Path, main: bool, barrier: Callable[[], None]) -> Iterator[Path]:
-    """A directory beside `directory` to write a checkpoint to, renamed to it at the end.
+    """A directory beside `directory` to write a checkpoint to, renamed to it at the end, once all of it is on the disk.
 
-    So a run that is killed, or runs out of disk, leaves whole checkpoints alone.
+    So a run that is killed, or runs out of disk, or a machine that loses its power, leaves whole checkpoints alone.
 
     Args:
         directory: of the checkpoint; replaced if it exists.
@@ -47,19 +48,48 @@ def written_whole(directory: Path, main: bool, barrier: Callable[[], None]) -> I
     try:
         beside.mkdir(parents=True, exist_ok=True)
         yield beside
+        barrier()
+        if main:
+            _seal(beside)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
         # On a full disk torch.save, safetensors and tokenizers raise errors of their own, down to a bare Exception.
         if isinstance(error, FlagtrlError) or not isinstance(error, Exception):
             raise
         raise not_written(directory, directory.parent, error) from error
-    barrier()
     if main:
         if directory.exists():
             os.replace(directory, beside.with_name(beside.name + "-before"))
         os.replace(beside, directory)
+        _to_disk(directory.parent)
         shutil.rmtree(beside.with_name(beside.name + "-before"), ignore_errors=True)
     barrier()
+
+
+def _seal(directory: Path) -> None:
+    """Write the manifest of a checkpoint, and wait until the disk has all of it."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    sums = {path.relative_to(directory).as_posix(): _sha256(path) for path in files}
+    (directory / MANIFEST_FILE).write_text(json.dumps(sums, indent=1) + "\n")
+    folders = [path for path in directory.rglob("*") if path.is_dir()]
+    for path in (*files, directory / MANIFEST_FILE, *folders, directory):
+        _to_disk(path)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def not_written(directory: Path, run: Path, error: BaseException) -> CheckpointError:
@@ -72,7 +102,7 @@ def not_written(directory: Path, run: Path, error: BaseException) -> CheckpointE
     )
 
 
-def rollout_file(process: int) -> str:
+def rollout_file(process: int | str) -> str:
     """The file of a process's environments and generators."""
     return f"rollout_state_{process}.json"
 
@@ -109,54 +139,118 @@ def check_same_sharding(directory: str | Path, ours: str) -> None:
         )
 
 
-def check_checkpoint(directory: str | Path, processes: int = 1) -> None:
-    """Open every file that resuming needs.
+def check_checkpoint(directory: str | Path, processes: int | None = None) -> None:
+    """Compare a checkpoint with its manifest, and open every file that resuming needs.
+
+    Args:
+        directory: of the checkpoint.
+        processes: that are to resume; None: as many as wrote it.
 
     Raises:
-        AdapterError: naming the first file that is missing or damaged.
+        AdapterError: naming the first file that is missing or damaged, and the newest earlier checkpoint that is whole.
     """
     directory = Path(directory)
-    states = [rollout_file(process) for process in range(processes)]
-    weights = ("adapter_config.json", ADAPTER_FILE, HEADS_FILE, *optimizer_files(directory, processes), "scheduler.pt")
-    for name in (STATE_FILE, SETTINGS_FILE, *states, *weights):
-        path = directory / name
-        if not path.is_file():
-            raise AdapterError(
-                f"{directory} has no {name}: the checkpoint is incomplete or of another number of processes; "
-                "resume from an earlier one"
-            )
-        try:
-            if path.suffix == ".json":
-                json.loads(path.read_text())
-            elif path.suffix == ".safetensors":
-                with safe_open(path, "pt") as tensors:
-                    tensors.keys()
-            elif path.suffix in (".pt", ".bin") and not zipfile.is_zipfile(path):
-                raise ValueError("not a file of torch.save")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise AdapterError(f"{path} is damaged ({error}); resume from an earlier checkpoint") from error
+    if fault := _fault(directory, processes):
+        found = _checkpoints(directory.parent)
+        before = found[found.index(directory) + 1 :] if directory in found else found
+        earlier = next((path for path in before if not _fault(path, processes)), None)
+        raise AdapterError(f"{fault}; " + (f"resume from {earlier}" if earlier else "no earlier one beside it is whole"))
 
 
-def last_checkpoint(output_dir: str | Path, processes: int = 1) -> str | None:
+def last_checkpoint(output_dir: str | Path, processes: int | None = None) -> str | None:
     """The newest checkpoint of a run that is complete; None where there is none. Broken ones are named in a warning."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
-        try:
-            check_checkpoint(path, processes)
-        except AdapterError as error:
-            logger.warning("passing over a checkpoint: %s", error)
+    for path in _checkpoints(Path(output_dir)):
+        if fault := _fault(path, processes):
+            logger.warning("passing over a checkpoint: %s", fault)
         else:
             return str(path)
     return None
 
 
-def check_same_run(directory: str | Path, ours: Mapping[str, Any]) -> None:
-    """Compare what a checkpoint was made with (its flagtrl.json) with this run's settings.
+def checkpoint_to_go_on_from(output_dir: str | Path, processes: int) -> str | None:
+    """As `last_checkpoint`, but None only where there is no checkpoint at all.
+
+    A run that started anew beside checkpoints that it cannot read would replace them one by one.
 
     Raises:
-        AdapterError: naming the first setting that differs.
+        AdapterError: there are checkpoints, and none is whole; with the newest one's fault.
+    """
+    last, found = last_checkpoint(output_dir, processes), _checkpoints(Path(output_dir))
+    if last is None and found:
+        raise AdapterError(
+            f"none of the {len(found)} checkpoints in {output_dir} can be resumed from: {_fault(found[0], processes)}; "
+            "to start anew, name another output_dir"
+        )
+    return last
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Newest first."""
+    found = [path for path in run.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+
+
+def _fault(directory: Path, processes: int | None) -> str | None:
+    """What is wrong with a checkpoint; None if nothing is."""
+    written = len(list(directory.glob(rollout_file("*"))))
+    processes = processes or max(written, 1)
+    states = [name(process) for process in range(processes) for name in (rollout_file, _generators_file(processes))]
+    weights = ("adapter_config.json", ADAPTER_FILE, HEADS_FILE, *optimizer_files(directory, processes), "scheduler.pt")
+    try:
+        # Checkpoints from before there were manifests are judged by what can be told from their files alone.
+        sums = json.loads((directory / MANIFEST_FILE).read_text()) if (directory / MANIFEST_FILE).exists() else {}
+        for name, expected in sums.items():
+            if not (directory / name).is_file():
+                return f"{directory} has no {name}: the checkpoint is incomplete"
+            if _sha256(directory / name) != expected:
+                return f"{directory / name} is damaged (its bytes are not those that were written)"
+        if sums and written != processes:
+            return f"{directory} was written by {written} processes, this run has {processes} (--num_processes {written})"
+        for name in (STATE_FILE, SETTINGS_FILE, *states, *weights):
+            if not (directory / name).is_file():
+                return f"{directory} has no {name}: the checkpoint is incomplete or of another number of processes"
+            _open(directory / name)
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{directory} is damaged ({error})"
+    return None
+
+
+def _generators_file(processes: int) -> Callable[[int], str]:
+    return lambda process: f"rng_state_{process}.pth" if processes > 1 else "rng_state.pth"  # transformers' names
+
+
+def _open(path: Path) -> None:
+    """ValueError, naming the file, where it is none of its kind."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt") as tensors:
+                tensors.keys()
+        elif path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
+            raise ValueError("not a file of torch.save")
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def check_same_run(directory: str | Path, ours: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> None:
+    """Compare what a checkpoint was made with (its flagtrl.json) with this run's settings.
+
+    Args:
+        directory: of the checkpoint.
+        ours: this run's entries of flagtrl.json, as far as they must be the same.
+        base: the fingerprint of this run's base; None: not known.
+
+    Raises:
+        AdapterError: naming the first setting that differs, or the base.
     """
     saved = json.loads((Path(directory) / SETTINGS_FILE).read_text())
+    trained_on = saved.get("base_fingerprint")
+    if base and trained_on and not same_base(trained_on, base):
+        raise AdapterError(
+            f"{directory} was trained on a base of other weights ({saved.get('model', 'which it does not name')}); "
+            "resume with that model (--model_name_or_path), or start anew in another output_dir"
+        )
     for path, value in _leaves(json.loads(json.dumps(ours, default=str))):
         theirs: Any = saved
         for key in path:

@@ -176,6 +176,8 @@ class PPOConfig(TrainingArguments):
                     "metric_for_best_model, as standard_SR"
                 )
             self.restore_callback_states_from_checkpoint = True  # a resumed run has been patient already
+        if self.load_best_model_at_end and metric is None:  # transformers would compare a loss, which evaluations have none of
+            raise ConfigError("load_best_model_at_end is set, which needs a metric_for_best_model, as standard_SR")
         if self.greater_is_better is None and metric is not None:
             self.greater_is_better = not metric.endswith(("_AV", "_MDD"))  # of risk, less is better
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import save_fsdp_optimizer
+from accelerate.utils import broadcast_object_list, save_fsdp_optimizer
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -80,17 +80,26 @@ class PersistentTrainer(Trainer):
     # -- evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The metrics of the policy on the validation window, named `eval_...`; every process computes them.
+        """The metrics of the policy on the validation window, named `eval_...`.
 
-        An undefined one (the Sharpe ratio of an account that never moved) is not logged, and never the best.
+        Every process computes them and takes the main one's: they may differ in their last bits, and processes of which
+        some stop and some go on would wait for one another for ever. An undefined one (the Sharpe ratio of an account that
+        never moved) is not logged, and never the best.
+
+        Raises:
+            ConfigError: metric_for_best_model is none of them.
         """
         assert self._validate is not None, "there is no validation window"
         policy = self._policy()
         was_training = policy.training
         policy.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            metrics = {f"eval_{name}": value for name, value in self._validate(policy).items()}
+            found = {f"eval_{name}": value for name, value in self._validate(policy).items()}
         policy.train(was_training)
+        metrics: dict[str, float] = broadcast_object_list([found])[0]
+        best = self.args.metric_for_best_model
+        if best is not None and f"eval_{best.removeprefix('eval_')}" not in metrics:
+            raise ConfigError(f"metric_for_best_model is {best!r}, which is not measured; use one of {', '.join(metrics)}")
         # Not PPOTrainer.log: the means that it adds are those of training.
         Trainer.log(self, {name: value for name, value in metrics.items() if math.isfinite(value)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -197,10 +206,19 @@ class PersistentTrainer(Trainer):
         path = Path(resume_from_checkpoint)
         check_checkpoint(path, self.args.world_size)
         check_same_sharding(path, self._sharding())
-        ours = {"policy": asdict(actor_critic.settings), "prompt": asdict(self.encoder.settings)}
-        check_same_run(path, {**ours, **{k: v for k, v in self.extra.items() if k in ("data", "windows", "market", "rollout")}})
+        check_same_run(path, self._same_on_resume(), actor_critic.base_fingerprint)
         self._load_weights(path)
         self.collector.load_state_dict(json.loads((path / rollout_file(self.args.process_index)).read_text()))
+
+    def _same_on_resume(self) -> dict[str, Any]:
+        """What of flagtrl.json a run and the checkpoint that it resumes from have in common."""
+        policy, encoder = self._policy(), self.encoder
+        ours: dict[str, Any] = {"policy": asdict(policy.settings), "prompt": asdict(encoder.settings)}
+        ours |= {"action_paths": policy.action_paths, "prompt_fingerprint": encoder.fingerprint()}
+        ours |= {name: self.extra[name] for name in ("data", "windows", "market", "rollout") if name in self.extra}
+        if "data" in ours:  # the hash says that they are the same, wherever they lie
+            ours["data"] = {name: value for name, value in ours["data"].items() if name != "source"}
+        return ours
 
     def _load_weights(self, checkpoint: Path) -> None:
         policy = self._policy()
