@@ -10,12 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
 COMMIT = "a" * 40
+CUT = "cut"
+WRONG = {"X-Error-Message": "Invalid credentials in Authorization header"}
 
 
 class FakeHub:
     """`repos` maps a repository's id to its files. `fail(path, status, times)` makes requests whose path holds `path` fail.
 
-    A status of 0 closes the connection without an answer.
+    A status of 0 closes the connection without an answer; CUT, in the middle of the request's body where it has one, else
+    in the middle of the answer's. Who writes needs one of `tokens`, as does who reads a repository in `private`.
     """
 
     def __init__(self):
@@ -23,13 +26,14 @@ class FakeHub:
         self.failures: list[list] = []
         self.requests: Counter = Counter()
         self.private: set[str] = set()
+        self.tokens = {"hf_x"}
         hub = self
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def fail(self, path, status, times=1):
-        self.failures.append([path, status, times])
+    def fail(self, path, status, times=1, **headers):
+        self.failures.append([path, status, times, {name.replace("_", "-"): value for name, value in headers.items()}])
 
     def close(self):
         self.server.shutdown()
@@ -44,21 +48,45 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def _answer(self):
-        body, path = self._body(), unquote(urlparse(self.path).path)
+        path = unquote(urlparse(self.path).path)
         self.hub.requests[f"{self.command} {path}"] += 1
+        self.cut = False
         for failure in self.hub.failures:
-            if failure[0] in path and failure[2] > 0:
+            if failure[0] in path and failure[2] > 0 and not (failure[1] == CUT and self.command == "HEAD"):
                 failure[2] -= 1
-                if failure[1] == 0:
-                    self.close_connection = True
-                    return self.connection.close()
-                return self._send(failure[1], {"error": "on request"})
+                if failure[1] == CUT and self.command == "GET":
+                    self.cut = True
+                    break
+                if failure[1] in (0, CUT):
+                    self.rfile.read(failure[1] == CUT)  # the body has begun
+                    return self._hang_up()
+                self._body()
+                return self._send(failure[1], {"error": "on request"}, failure[3])
+        body = self._body()
+        if refusal := self._refusal(path):
+            return self._send(401, {"error": "Invalid username or password."}, refusal)
         for pattern, act in _ROUTES:
             if found := re.fullmatch(pattern, path):
                 return act(self, body, *found.groups())
         return self._send(404, {"error": f"unknown {path}"})
 
     do_GET = do_POST = do_HEAD = _answer
+
+    def _hang_up(self):
+        self.close_connection = True
+        self.connection.close()
+
+    def _refusal(self, path):
+        """The headers of a 401, where the token is missing or wrong."""
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token in self.hub.tokens:
+            return None
+        if token:
+            return WRONG
+        if self.command == "POST" and "validate-yaml" not in path:
+            return {"X-Error-Message": "Invalid username or password."}
+        private = any(path.startswith((f"/api/models/{repo}", f"/{repo}/")) for repo in self.hub.private)
+        return {"X-Error-Code": "RepoNotFound"} if private else None
 
     def _body(self):
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -77,8 +105,13 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
+        if self.cut:
+            self.wfile.write(raw[: len(raw) // 2])
+            self.wfile.flush()
+            return self._hang_up()
         if self.command != "HEAD":
             self.wfile.write(raw)
+        return None
 
     def _missing(self, code):
         self._send(404, {"error": "not found"}, {"X-Error-Code": code})
@@ -102,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, body, repo, _revision):
         for line in map(json.loads, body.splitlines()):
+            if line["key"] == "deletedFile":
+                self.hub.repos[repo].pop(line["value"]["path"])
             if line["key"] == "file":
                 self.hub.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         self._send(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
@@ -109,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, _body, repo, _revision=None):
         if repo not in self.hub.repos:
             return self._missing("RepoNotFound")
-        files = [{"rfilename": name, "size": len(content)} for name, content in self.hub.repos[repo].items()]
+        files = [{"rfilename": name, "size": len(c), "blobId": _sha(c)} for name, c in self.hub.repos[repo].items()]
         return self._send(200, {"id": repo, "sha": COMMIT, "private": False, "tags": ["peft"], "siblings": files})
 
     def _tree(self, _body, repo, _revision):
@@ -123,7 +158,12 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self._missing("EntryNotFound" if repo in self.hub.repos else "RepoNotFound")
         headers = {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        return self._send(200, content, {**headers, "Content-Type": "application/octet-stream"})
+        headers["Content-Type"] = "application/octet-stream"
+        if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+            begin = int(found[1])
+            headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            return self._send(206, content[begin:], headers)
+        return self._send(200, content, headers)
 
 
 _REPO = r"([^/]+/[^/]+)"

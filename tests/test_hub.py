@@ -5,22 +5,25 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 from huggingface_hub import constants
 
-from fake_hub import FakeHub
+from fake_hub import CUT, FakeHub
 from flagtrl.cli import main
 from flagtrl.errors import one_line_errors
 from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import evaluate
-from flagtrl.hub import Publisher, model_card
+from flagtrl.hub import LONGEST_WAIT, Publisher, _seconds, model_card
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
-from training import tiny_trainer
+from training import AtStep, digests, entries, equal, tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "me/flagtrl-msft"
@@ -62,6 +65,9 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.setattr("flagtrl.hub.FIRST_WAIT", 0.01)
+    # The Hub's client too waits before it tries again.
+    for module in ("utils._http", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))
     yield server
     server.close()
 
@@ -158,6 +164,85 @@ def test_a_busy_hub_and_a_lost_connection_are_tried_again(run, hub, tmp_path, pa
     assert hub.repos[REPO][ADAPTER_FILE] == (run / ADAPTER_FILE).read_bytes()
 
 
+@pytest.mark.parametrize("path", ["/preupload/", "/commit/"])
+def test_a_connection_lost_within_a_request_is_tried_again_and_all_arrives(run, hub, path, flagtrl):
+    before = digests(run)
+    hub.fail(path, CUT, times=2)
+    done = flagtrl("push", run, REPO)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not [failure for failure in hub.failures if failure[2]]
+    for name in (ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "results.json", "trades.csv", "tokenizer.json"):
+        assert name in hub.repos[REPO]
+    assert hub.repos[REPO][ADAPTER_FILE] == (run / ADAPTER_FILE).read_bytes()
+    assert digests(run) == before, "the local copy is as it was"
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_connection_lost_within_a_file_is_continued_by_the_next_pull(run, hub, tmp_path, times, flagtrl):
+    assert flagtrl("push", run, REPO).returncode == 0
+    hub.fail(f"/resolve/main/{ADAPTER_FILE}", CUT, times)
+    hub.fail(f"/{ADAPTER_FILE}", CUT, times)
+    done = flagtrl("pull", REPO, "--output_dir", tmp_path / "back")
+    if times == 100:
+        assert "not pulled" in the_line(done) and "pull it again" in the_line(done)
+        assert not (tmp_path / "back" / ADAPTER_FILE).exists(), "half a file is no file"
+        hub.failures.clear()
+        done = flagtrl("pull", REPO, "--output_dir", tmp_path / "back")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name, content in hub.repos[REPO].items():
+        assert (tmp_path / "back" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "named"),
+    [
+        ("/api/models/", 0, "no connection"),
+        ("/api/models/", 503, "answered 503"),
+        ("/api/models/", 404, "404"),
+        ("/api/models/", 401, "does not know the token"),
+        ("/tree/", 503, "did not arrive"),
+        ("/resolve/", 503, ""),
+    ],
+)
+def test_a_pull_to_a_directory_that_holds_something_never_claims_what_it_did_not_get(
+    run, hub, tmp_path, path, status, named, flagtrl
+):
+    """The Hub's client itself returns such a directory as it is."""
+    assert flagtrl("push", run, REPO).returncode == 0
+    back = shutil.copytree(run, tmp_path / "back")
+    (back / ADAPTER_FILE).write_bytes(b"of another run")
+    hub.fail(path, status, times=1000)
+    line = the_line(flagtrl("pull", REPO, "--output_dir", back))
+    assert f"{REPO} was not pulled" in line and named in line
+    hub.failures.clear()
+    assert flagtrl("pull", REPO, "--output_dir", back).returncode == 0
+    assert (back / ADAPTER_FILE).read_bytes() == hub.repos[REPO][ADAPTER_FILE]
+
+
+@pytest.mark.parametrize("wait", ["1000", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_a_hub_that_asks_for_a_long_wait_is_not_waited_for(run, hub, wait, flagtrl):
+    hub.fail("/commit/", 429, times=1000, Retry_After=wait)
+    line = the_line(flagtrl("push", run, REPO))
+    assert "answered 429 and asks to wait" in line and f"more than the {LONGEST_WAIT:.0f} s" in line
+    assert commits(hub) == 1
+
+
+def test_a_hub_that_asks_for_a_short_wait_gets_it(run, hub, flagtrl, monkeypatch):
+    waits = []
+    monkeypatch.setattr("flagtrl.hub.time", SimpleNamespace(**{**vars(time), "sleep": waits.append}))
+    hub.fail("/commit/", 429, times=1, Retry_After="7")
+    hub.fail("/commit/", 503, times=1, Retry_After="no number")
+    assert flagtrl("push", run, REPO).returncode == 0
+    assert waits == [7.0, 0.02]
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert [_seconds(text) for text in (None, "", "3", "-1", "nan", "inf", "soon", "Wed, 21 Oct 2015 07:28:00 GMT")] == [
+        *(0, 0, 3, 0, 0, 0, 0, 0)
+    ]
+    assert _seconds(formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=2)
+
+
 def test_a_hub_that_stays_away_is_one_line_and_pushing_again_works(run, hub, tmp_path, flagtrl):
     hub.fail("/commit/", 0, times=1000)
     before = (run / ADAPTER_FILE).read_bytes()
@@ -169,7 +254,7 @@ def test_a_hub_that_stays_away_is_one_line_and_pushing_again_works(run, hub, tmp
 
 
 @pytest.mark.parametrize(
-    ("status", "named"), [(401, "does not know the token"), (403, "may not do this"), (429, "answered 429, 4 times")]
+    ("status", "named"), [(403, "may not do this"), (429, "answered 429, 4 times")]
 )
 def test_a_refusal_says_what_to_do(run, hub, tmp_path, status, named, flagtrl):
     hub.fail("/repos/create", status, times=1000)
@@ -178,8 +263,10 @@ def test_a_refusal_says_what_to_do(run, hub, tmp_path, status, named, flagtrl):
 
 def test_no_token_no_run_and_no_repository_are_told_apart(run, hub, tmp_path, flagtrl, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    hub.fail("/repos/create", 401, times=1000)
-    assert "HF_TOKEN" in the_line(flagtrl("push", run, REPO))
+    assert "there is no token: set HF_TOKEN" in the_line(flagtrl("push", run, REPO))
+    assert not hub.requests, "nothing was asked"
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "does not know the token" in the_line(flagtrl("push", run, REPO))
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     assert "has no flagtrl.json" in the_line(flagtrl("push", tmp_path / "nothing", REPO))
     assert "no such repository" in the_line(flagtrl("pull", "me/none"))
@@ -199,6 +286,31 @@ def test_a_pull_leaves_pickles_and_programs_on_the_hub(run, hub, tmp_path, flagt
 def test_a_new_repository_can_be_private(run, hub, tmp_path, flagtrl):
     assert flagtrl("push", run, REPO, "--private").returncode == 0
     assert hub.private == {REPO}
+
+
+def test_a_private_repository_is_read_with_its_token_alone(run, hub, tmp_path, flagtrl, monkeypatch):
+    assert flagtrl("push", run, REPO, "--private").returncode == 0
+    for token, named in (("hf_wrong", "does not know the token"), (None, "or it is private and the token")):
+        monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
+        assert named in the_line(flagtrl("pull", REPO, "--output_dir", tmp_path / "back"))
+        assert not (tmp_path / "back" / SETTINGS_FILE).exists()
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert flagtrl("pull", REPO, "--output_dir", tmp_path / "back").returncode == 0
+    assert (tmp_path / "back" / ADAPTER_FILE).read_bytes() == (run / ADAPTER_FILE).read_bytes()
+
+
+def test_what_flagtrl_did_not_write_is_not_uploaded(run, hub, flagtrl):
+    (run / "run.yaml").write_text("hub_token: hf_secret\n")
+    (run / "optimizer_0").mkdir()
+    (run / "optimizer_0/.metadata").write_bytes(b"pickled")
+    (run / "trainer_state.json").write_text("{}")
+    (run / "eval").mkdir()
+    (run / "eval/equity_curve-6.png").write_bytes(b"picture")
+    assert flagtrl("push", run, REPO).returncode == 0
+    assert set(hub.repos[REPO]) == {
+        *(ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "adapter_config.json", "results.json", "trades.csv", "README.md"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "equity_curve.png", "eval/equity_curve-6.png"),
+    }
 
 
 def train(small_model, out, strategy):
@@ -224,6 +336,8 @@ def test_a_run_is_pushed_as_it_trains(small_model, hub, tmp_path, strategy, expe
     assert commits(hub) == expected, "two checkpoints and the end"
     files, out = hub.repos[REPO], tmp_path / "run"
     assert files[HEADS_FILE] == (out / HEADS_FILE).read_bytes() and files[ADAPTER_FILE] == (out / ADAPTER_FILE).read_bytes()
+    if strategy == "every_save":
+        assert not [name for name in files if "trainer_state" in name]
     whole = {name.removeprefix("last-checkpoint/") for name in files if name.startswith("last-checkpoint/")}
     if strategy == "checkpoint":
         last = {path.name for path in (out / "checkpoint-12").iterdir()}
@@ -231,6 +345,47 @@ def test_a_run_is_pushed_as_it_trains(small_model, hub, tmp_path, strategy, expe
         assert files["last-checkpoint/optimizer.pt"] == (out / "checkpoint-12/optimizer.pt").read_bytes()
     else:
         assert not whole
+
+
+def test_a_run_is_resumed_from_the_checkpoint_that_the_hub_keeps(small_model, hub, tmp_path, flagtrl):
+    saves = {"save_strategy": "steps", "save_steps": 6}
+    calm = tiny_trainer(small_model, tmp_path / "calm", rollouts=3, **saves)
+    calm.train()
+    stop = AtStep(lambda model: 1 / 0, 13)
+    publisher = Publisher("flagtrl-msft", "checkpoint")
+    lost = tiny_trainer(
+        small_model, tmp_path / "lost", rollouts=3, publisher=publisher, push_to_hub=True, callbacks=[stop], **saves
+    )
+    with pytest.raises(ZeroDivisionError):
+        lost.train()
+    shutil.rmtree(tmp_path / "lost")
+    back = tmp_path / "back"
+    assert flagtrl("pull", REPO, "--output_dir", back).returncode == 0
+    assert not (back / "last-checkpoint").exists(), "pickles come only if asked for"
+    assert flagtrl("pull", REPO, "--output_dir", back, "--checkpoint").returncode == 0
+    resumed = tiny_trainer(small_model, tmp_path / "again", rollouts=3, **saves)
+    resumed.train(resume_from_checkpoint=str(back / "last-checkpoint"))
+    assert resumed.state.global_step == 18 and equal(weights(resumed), weights(calm))
+    assert entries(resumed, 13)[:-1] == entries(calm, 13)[:-1], "but the last, which averages over a process's life"
+
+
+def test_a_checkpoint_that_is_not_there_is_said(run, hub, tmp_path, flagtrl):
+    assert flagtrl("push", run, REPO).returncode == 0
+    assert "has no last-checkpoint" in the_line(flagtrl("pull", REPO, "--output_dir", tmp_path / "back", "--checkpoint"))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("what nobody foresaw")])
+def test_training_goes_on_whatever_a_push_of_a_checkpoint_meets(small_model, hub, tmp_path, monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    publisher = Publisher("flagtrl-msft", "every_save")
+    saves = {"save_strategy": "steps", "save_steps": 6, "push_to_hub": True}
+    trainer = tiny_trainer(small_model, tmp_path / "run", rollouts=1, publisher=publisher, **saves)
+    monkeypatch.setattr("flagtrl.hub.model_card", fail)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert "was not pushed" in caplog.text and str(error) in caplog.text
 
 
 def test_training_goes_on_without_the_hub_and_the_end_carries_all(small_model, hub, tmp_path, command, caplog):
@@ -250,10 +405,9 @@ def test_a_hub_that_stays_away_at_the_end_leaves_the_run_and_the_command(small_m
     assert flagtrl("push", tmp_path / "run", REPO).returncode == 0
 
 
-@pytest.mark.parametrize(("token", "named"), [("hf_wrong", "does not know the token"), (None, "HF_TOKEN")])
+@pytest.mark.parametrize(("token", "named"), [("hf_wrong", "does not know the token"), (None, "there is no token")])
 def test_a_token_that_will_not_do_is_known_before_training(small_model, hub, tmp_path, monkeypatch, token, named, command):
     monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
-    hub.fail("/repos/create", 401, times=1000)
     line = the_line(command(train, small_model, tmp_path / "run", "end"))
     assert named in line and "without --push_to_hub" in line
     assert not list((tmp_path / "run").glob("checkpoint-*"))

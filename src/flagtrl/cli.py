@@ -67,7 +67,8 @@ def _push(options: argparse.Namespace) -> None:
 def _pull(options: argparse.Namespace) -> None:
     from flagtrl.hub import pull
 
-    print(f"pulled: {pull(options.repo_id, options.output_dir, revision=options.revision)}")
+    path = pull(options.repo_id, options.output_dir, revision=options.revision, checkpoint=options.checkpoint)
+    print(f"pulled: {path}")
 
 
 def _demo(options: argparse.Namespace) -> None:

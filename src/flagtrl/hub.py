@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, ModelCard, ModelCardData, constants
+from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, ModelCard, ModelCardData, constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -20,12 +23,14 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub.utils import filter_repo_objects
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from flagtrl.errors import AdapterError, FlagtrlError, HubError
-from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE
+from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, TRADES_FILE
+from flagtrl.evidence.tracking import PICTURE
 from flagtrl.policy.provenance import ADAPTER_CONFIG, is_hub_name, public_name, without_paths
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
@@ -33,9 +38,17 @@ logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
 QA_FILE, QA_FIGURE = "qa.md", "qa.png"  # what `flagtrl qa` leaves in a run's directory
-# Checkpoints are for resuming; pickles can run code where they are loaded, so none is ever uploaded.
-NOT_PUSHED = ["checkpoint-*", "incomplete-*", "runs/*", "*.pt", "*.pth", "*.bin", "*.pkl", "rollout_state_*.json"]
-NOT_PULLED = ["*.pt", "*.pth", "*.bin", "*.pkl", "*.py"]
+LAST_CHECKPOINT = "last-checkpoint"  # transformers' name of the folder that `hub_strategy="checkpoint"` keeps
+# What goes up from a run's directory, as patterns: what flagtrl writes there. All else is the user's own, as a settings
+# file with a token in it; and pickles, which can run code where they are loaded.
+PUSHED = (
+    *(ADAPTER_CONFIG, ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, RESULTS_FILE, TRADES_FILE, CURVE_FILE, f"{PICTURE}-*.png"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("additional_chat_templates/*.jinja", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+    *(QA_FILE, QA_FIGURE),
+)
+NOT_PULLED = ["*.pt", "*.pth", "*.bin", "*.pkl", "*.py", f"{LAST_CHECKPOINT}/*", "checkpoint-*"]
+LONGEST_WAIT = 60.0  # seconds that the Hub may ask for; the other processes of a run wait for the one that pushes
 ATTEMPTS, FIRST_WAIT = 4, 2.0  # seconds; doubled after every attempt
 
 T = TypeVar("T")
@@ -73,14 +86,15 @@ def push(
     for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, "adapter_config.json"):
         if not (directory / name).is_file():
             raise AdapterError(f"{directory} has no {name}; give the output directory of a finished flagtrl run")
-    (directory / CARD_FILE).write_text(model_card(directory, repo_id))
+    card = model_card(directory, repo_id)
     _say_what_is_renamed(directory)
     api = HfApi(token=token)
 
     def upload() -> str:
+        _need_token(token)
         made = api.create_repo(repo_id, private=private, exist_ok=True)
         message = "flagtrl: adapter, heads, results and card"
-        commit = api.create_commit(made.repo_id, _pushed_files(directory), commit_message=message)
+        commit = api.create_commit(made.repo_id, _pushed_files(directory, card), commit_message=message)
         if whole_as is not None:
             api.upload_folder(
                 repo_id=made.repo_id,
@@ -125,6 +139,7 @@ class Publisher:
         api = HfApi(token=self.token)
 
         def make() -> str:
+            _need_token(self.token)
             return api.create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
 
         self.repo_id = _patiently(make, f"{self.repo_id} cannot be pushed to", "or train without --push_to_hub")
@@ -137,39 +152,56 @@ class Publisher:
         """
         if self.strategy == HubStrategy.END:
             return
-        whole = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: directory.name}.get(self.strategy)
+        whole = {HubStrategy.CHECKPOINT: LAST_CHECKPOINT, HubStrategy.ALL_CHECKPOINTS: directory.name}.get(self.strategy)
         try:
             push(directory, self.repo_id, private=self.private, token=self.token, whole_as=whole)
         except FlagtrlError as error:
             logger.warning("%s", error)
+        except Exception as error:  # whatever it is: a push is not worth the run
+            logger.warning("%s was not pushed: %s: %s", directory, type(error).__name__, _first_line(error))
 
     def push(self, directory: Path) -> str:
         """Push the finished run; the commit's address."""
         return push(directory, self.repo_id, private=self.private, token=self.token)
 
 
-def pull(repo_id: str, directory: str | Path | None = None, *, revision: str | None = None, token: str | None = None) -> Path:
-    """Download a run from the Hub.
+def pull(
+    repo_id: str,
+    directory: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    checkpoint: bool = False,
+) -> Path:
+    """Download a run from the Hub. What is returned is what the Hub has now: every file is compared with its list.
 
     Args:
         repo_id: `owner/name`.
         directory: where to; the Hub's cache if None.
         revision: a branch, a tag or a commit.
         token: for a private repository; else that of HF_TOKEN or `hf auth login`.
+        checkpoint: also the newest checkpoint, which `hub_strategy="checkpoint"` pushed, to resume from. It holds pickles:
+            only from a repository that you trust.
 
     Raises:
         HubError: no such repository, no access, no network; a download that broke off is continued by the next.
-        AdapterError: a repository without a flagtrl run.
+        AdapterError: a repository without a flagtrl run, or without the checkpoint.
     """
     api = HfApi(token=token)
 
-    def download() -> str:
-        return api.snapshot_download(repo_id, revision=revision, local_dir=directory, ignore_patterns=NOT_PULLED)
+    def download() -> Path:
+        # The Hub's client returns what a directory holds, whatever it is, where it cannot reach the Hub: so ask first.
+        info = api.model_info(repo_id, revision=revision, files_metadata=True)
+        _check_is_run(repo_id, {file.rfilename for file in info.siblings or ()}, checkpoint)
+        path = Path(api.snapshot_download(repo_id, revision=revision, local_dir=directory, ignore_patterns=NOT_PULLED))
+        _check_arrived(path, info, None, NOT_PULLED)
+        if checkpoint:
+            whole = f"{LAST_CHECKPOINT}/*"
+            api.snapshot_download(repo_id, revision=revision, local_dir=directory, allow_patterns=whole, ignore_patterns="*.py")
+            _check_arrived(path, info, whole, "*.py")
+        return path
 
-    path = Path(_patiently(download, f"{repo_id} was not pulled", "pull it again"))
-    if not (path / SETTINGS_FILE).is_file():
-        raise AdapterError(f"{repo_id} has no {SETTINGS_FILE}: it is not a flagtrl run; load it with PEFT")
-    return path
+    return _patiently(download, f"{repo_id} was not pulled", "pull it again")
 
 
 def local_or_pulled(run: str, revision: str | None = None) -> Path:
@@ -183,17 +215,54 @@ def local_or_pulled(run: str, revision: str | None = None) -> Path:
         return Path(run)
     if not is_hub_name(run):
         raise AdapterError(f"there is no directory {run!r}; give a run's output directory, or owner/name of the Hub")
-    return pull(run, revision=revision)
+    api = HfApi()
+
+    def download() -> Path:
+        return Path(api.snapshot_download(run, revision=revision, ignore_patterns=NOT_PULLED))
+
+    path = _patiently(download, f"{run} was not pulled", "try again")
+    _check_is_run(run, {file.name for file in path.iterdir()})
+    return path
 
 
-def _pushed_files(directory: Path) -> list[CommitOperation]:
+def _check_is_run(repo_id: str, names: set[str], checkpoint: bool = False) -> None:
+    if SETTINGS_FILE not in names:
+        raise AdapterError(f"{repo_id} has no {SETTINGS_FILE}: it is not a flagtrl run; load it with PEFT")
+    if checkpoint and f"{LAST_CHECKPOINT}/{SETTINGS_FILE}" not in names:
+        raise AdapterError(f"{repo_id} has no {LAST_CHECKPOINT}: it was not trained with --hub_strategy checkpoint")
+
+
+def _check_arrived(directory: Path, info: ModelInfo, allowed: str | None, ignored: list[str] | str) -> None:
+    """ConnectionError where a file of the Hub's list is not in `directory` as the Hub has it."""
+    files = {file.rfilename: file for file in info.siblings or ()}
+    wanted = list(filter_repo_objects(files, allow_patterns=allowed, ignore_patterns=ignored))
+    if missing := [name for name in wanted if not _is_the_hubs(directory / name, files[name])]:
+        raise ConnectionError(f"of {len(wanted)} files {len(missing)} did not arrive, as {missing[0]}")
+
+
+def _is_the_hubs(path: Path, file: RepoSibling) -> bool:
+    """Whether its content has the hash that the Hub lists: SHA-256 of large files, git's SHA-1 of others."""
+    if not path.is_file():
+        return False
+    content = path.read_bytes()
+    if file.lfs is not None:
+        return hashlib.sha256(content).hexdigest() == file.lfs.sha256
+    return file.blob_id in (None, hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+
+
+def _need_token(token: str | None) -> None:
+    """The Hub answers who has no token as it answers who has a wrong one; the two are told apart here."""
+    if not (token or get_token()):
+        raise LocalTokenNotFoundError
+
+
+def _pushed_files(directory: Path, card: str) -> list[CommitOperation]:
     """The files of a run that go to the Hub; those that name paths of this machine as cleaned copies."""
-    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     cleaned = _cleaned(directory)
-    return [
-        CommitOperationAdd(name, cleaned.get(name, str(directory / name)))
-        for name in filter_repo_objects(names, ignore_patterns=[*NOT_PUSHED, *DEFAULT_IGNORE_PATTERNS])
-    ]
+    found = sorted(path for pattern in PUSHED for path in directory.glob(pattern) if path.is_file())
+    names = [path.relative_to(directory).as_posix() for path in found]
+    files = [CommitOperationAdd(name, cleaned.get(name, str(directory / name))) for name in names]
+    return [*files, CommitOperationAdd(CARD_FILE, card.encode())]
 
 
 def _cleaned(directory: Path) -> dict[str, bytes]:
@@ -340,6 +409,9 @@ def _patiently(work: Callable[[], T], failed: str, remedy: str) -> T:
             reason, wait = _judge(error)
             if wait is None:
                 raise HubError(f"{failed}: {reason}; {remedy}") from error
+            if wait > LONGEST_WAIT:
+                longer = f"asks to wait {wait:.0f} s, more than the {LONGEST_WAIT:.0f} s that are waited here"
+                raise HubError(f"{failed}: {reason} and {longer}; {remedy} then") from error
             if attempt == ATTEMPTS:
                 raise HubError(f"{failed}: {reason}, {ATTEMPTS} times; {remedy} later") from error
             time.sleep(max(wait, FIRST_WAIT * 2 ** (attempt - 1)))
@@ -354,11 +426,23 @@ def _judge(error: Exception) -> tuple[str, float | None]:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status in (408, 429) or status >= 500:
-            return f"the Hub answered {status}", float(error.response.headers.get("Retry-After") or 0)
+            return f"the Hub answered {status}", _seconds(error.response.headers.get("Retry-After"))
         return _REFUSED.get(status, _first_line(error)), None
     if isinstance(error, HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError):
         return f"no connection to {constants.ENDPOINT} ({_first_line(error)})", 0.0
     return _first_line(error), None
+
+
+def _seconds(retry_after: str | None) -> float:
+    """What a Retry-After header asks for: seconds, or a date; 0 where it is missing or neither."""
+    try:
+        wait = float(retry_after or 0)
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(str(retry_after)).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return max(wait, 0.0) if math.isfinite(wait) else 0.0
 
 
 _HOPELESS = {

@@ -175,11 +175,19 @@ def _pull(commands: Commands) -> None:
         commands,
         "pull",
         "download a run from the Hugging Face Hub",
-        "Download a run that `flagtrl push` uploaded. Pickles and Python files of a repository are left there.",
+        "Download a run that `flagtrl push` uploaded, and compare it with the Hub's list. Pickles and Python files of a "
+        "repository are left there. With --checkpoint, which is for your own runs, the training state comes too: "
+        "flagtrl train ... --resume_from_checkpoint OUTPUT_DIR/last-checkpoint",
     )
     command.add_argument("repo_id", help="owner/name")
     _file(command, "--output_dir", directory=True, help="where to; the Hub's cache if not given")
     command.add_argument("--revision", help="a branch, a tag or a commit")
+    command.add_argument(
+        "--checkpoint",
+        action="store_true",
+        help="also the checkpoint that --hub_strategy checkpoint pushed, to resume from; it holds pickles, which can run "
+        "code when they are read: only from a repository that you trust",
+    )
 
 
 def _data(commands: Commands) -> None:
