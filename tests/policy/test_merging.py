@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.learning.checkpoints import written_whole
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
 from flagtrl.policy.merging import merge
@@ -108,6 +109,20 @@ def policy_on_plain(policy):
     return policy
 
 
+def test_a_merge_into_a_runs_directory_survives_a_checkpoint_saved_there_meanwhile(small_model, tmp_path, monkeypatch):
+    save_policy(trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA)
+    original = AutoTokenizer.from_pretrained(tmp_path / "run")
+    write = type(original).save_pretrained
+
+    def meanwhile(self, directory, **options):
+        with written_whole(tmp_path / "run/checkpoint-6", True, lambda: None):
+            pass
+        return write(self, directory, **options)
+
+    monkeypatch.setattr(type(original), "save_pretrained", meanwhile)
+    assert (merge(tmp_path / "run", tmp_path / "run/merged") / "model.safetensors").is_file()
+
+
 def test_16_bits_half_the_file(small_model, tmp_path):
     save_policy(trained(small_model, finetuning="lora", policy="head"), load_encoder(small_model), tmp_path / "run", EXTRA)
     out = merge(tmp_path / "run", tmp_path / "merged", dtype="bfloat16")
@@ -121,7 +136,8 @@ def test_a_policy_head_is_left_behind_and_that_is_said(small_model, tmp_path, ca
     assert "its own head" in caplog.text
 
 
-def test_nothing_is_overwritten_and_no_half_model_is_left(small_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")])
+def test_nothing_is_overwritten_and_no_half_model_is_left(small_model, tmp_path, monkeypatch, error):
     save_policy(trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA)
     with pytest.raises(ConfigError, match="not an empty directory"):
         merge(tmp_path / "run", tmp_path / "run")
@@ -131,10 +147,15 @@ def test_nothing_is_overwritten_and_no_half_model_is_left(small_model, tmp_path,
         merge(tmp_path / "nowhere", tmp_path / "merged")
 
     def full(self, directory, **_):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(type(AutoTokenizer.from_pretrained(tmp_path / "run")), "save_pretrained", full)
     with pytest.raises(AdapterError, match="No space left"):
+        merge(tmp_path / "run", tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):  # what nobody foresaw is not called a full disk
+        patch.setattr("flagtrl.policy.merging.os.replace", lambda *_: 1 / 0)
+        patch.setattr(type(AutoTokenizer.from_pretrained(tmp_path / "run")), "save_pretrained", lambda *_: None)
         merge(tmp_path / "run", tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert np.all([path.is_file() for path in (tmp_path / "run").iterdir()])

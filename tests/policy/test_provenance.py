@@ -137,14 +137,26 @@ def test_prompts_that_read_otherwise_are_refused(run_):
 # ------------------------------------------------------------------------------------------ what the Hub cannot do
 
 
-def test_a_run_of_the_hub_opens_no_directory_unless_the_user_names_it(small_model, run_):
-    assert not came_from_hub(run_)
-    (run_ / ".cache/huggingface").mkdir(parents=True)  # what the Hub's client leaves where it downloads to
-    assert came_from_hub(run_)
+@pytest.mark.parametrize("inner", [".", "last-checkpoint"])
+@pytest.mark.parametrize("trace", ["download", "git"])
+def test_a_run_of_the_hub_opens_no_directory_unless_the_user_names_it(small_model, run_, tmp_path, inner, trace):
+    """Nor does a checkpoint within it."""
+    pulled = tmp_path / "pulled"
+    shutil.copytree(run_, pulled / inner)
+    assert not came_from_hub(pulled / inner)
+    (pulled / ".cache/huggingface/hub").mkdir(parents=True)  # as in everybody's home: it says nothing
+    (pulled / ".git").mkdir()
+    (pulled / ".git/config").write_text('[remote "origin"]\n\turl = https://example.org/me/x\n')
+    assert not came_from_hub(pulled / inner)
+    if trace == "download":  # what the Hub's client leaves where it downloads to
+        (pulled / ".cache/huggingface/download").mkdir()
+    else:
+        (pulled / ".git/config").write_text('[remote "origin"]\n\turl = https://huggingface.co/me/x\n')
+    assert came_from_hub(pulled / inner)
     with pytest.raises(AdapterError) as caught:
-        load_policy(run_)
+        load_policy(pulled / inner)
     one_line(caught, str(small_model), "never", "--base")
-    load_policy(run_, base=str(small_model))
+    load_policy(pulled / inner, base=str(small_model))
 
 
 @pytest.mark.parametrize("base", [None, ""])

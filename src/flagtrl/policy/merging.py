@@ -10,11 +10,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.errors import AdapterError, ConfigError, disk_trouble
 from flagtrl.policy.saving import WEIGHT_DTYPES, load_adapted, read_settings
 
 logger = logging.getLogger(__name__)
-
 
 
 def merge(directory: str | Path, out: str | Path, base: str | None = None, dtype: str = "float32") -> Path:
@@ -52,14 +51,17 @@ def merge(directory: str | Path, out: str | Path, base: str | None = None, dtype
         logger.warning("the policy acts through its own head, which a merged model leaves behind: it is a language model alone")
     adapted, tokenizer = load_adapted(directory, replace(settings, quantization="none"), base)
     merged = adapted.merge_and_unload().to(WEIGHT_DTYPES[dtype])
-    beside = out.with_name(f"incomplete-{out.name}")  # so that a model that is there is whole
+    beside = out.with_name(f"merging-{out.name}-{os.getpid()}")  # so that a model that is there is whole
     try:
         beside.mkdir(parents=True, exist_ok=True)
         merged.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         os.replace(beside, out)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
+        # On a full disk tokenizers raises a bare Exception with the system's words.
+        if not isinstance(error, OSError | SafetensorError) and not disk_trouble(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise AdapterError(f"{out} could not be written ({reason}); make room, or name another directory") from error
     return out

@@ -55,9 +55,27 @@ def without_paths(value: Any) -> Any:
 
 
 def came_from_hub(directory: str | Path) -> bool:
-    """Whether the Hub's client put a directory there: in its cache, or where `flagtrl pull` was told to."""
+    """Whether a directory is, or lies in, what the Hub's client or git brought from the Hub: a pull, its cache, a clone.
+
+    A copy without the traces that these leave (`.cache/huggingface/download`, `.git`) cannot be told from a run of this
+    machine: what it names is opened as if the user had named it.
+    """
     path = Path(directory).resolve()
-    return (path / ".cache" / "huggingface").is_dir() or Path(constants.HF_HUB_CACHE).resolve() in path.parents
+    places = (path, *path.parents)
+    return (
+        Path(constants.HF_HUB_CACHE).resolve() in path.parents
+        or any((place / ".cache" / "huggingface" / "download").is_dir() for place in places)
+        or any(_is_clone(place / ".git" / "config") for place in places)
+    )
+
+
+def _is_clone(config: Path) -> bool:
+    """Whether a git repository's configuration names the Hub."""
+    try:
+        text = config.read_text(errors="replace")
+    except OSError:
+        return False
+    return any(host in text for host in ("huggingface.co", "hf.co", constants.ENDPOINT.partition("://")[2]))
 
 
 def saved_base(directory: str | Path) -> str:
