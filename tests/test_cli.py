@@ -19,18 +19,21 @@ from transformers import AutoModelForCausalLM
 from fake_hub import FakeHub
 from flagtrl import cli, hub, launch
 from flagtrl.cli import _COMMANDS
-from flagtrl.errors import ConfigError
+from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.evidence import saved
 from flagtrl.evidence.report import POLICY_MODES
 from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.market import download
 from flagtrl.market.sources import investorbench_json
 from flagtrl.options import MODES, parse, parser
-from flagtrl.policy.saving import WEIGHT_DTYPES
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, WEIGHT_DTYPES
 from flagtrl.recipe import parse_arguments
+from flagtrl.train import run_recipe
 from test_recipes import FAST, ROWS, series
+from training import digests
 
 REPO = "me/flagtrl-msft"
+CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
 
 
 def flagtrl(*args, **more):
@@ -224,7 +227,9 @@ def test_a_killed_run_is_128_and_the_signal(monkeypatch, tmp_path):
     assert launch.launch(["--recipe", str(script)]) == 137
 
 
-def test_many_processes_pass_their_exit_code_on_too(tmp_path):
+@pytest.mark.parametrize("config", [None, "cpu", "single_gpu"])
+def test_many_processes_pass_their_exit_code_on_too(tmp_path, config):
+    """Also with a file for one process, with which accelerate would start one and say nothing."""
     script = tmp_path / "mine.py"
     script.write_text(
         """import os, sys, time
@@ -238,16 +243,67 @@ while not all((here / rank).exists() for rank in "01"):
 sys.exit(2)
 """
     )
-    done = flagtrl("train", "--recipe", script, "--num_processes", 2, "--seed", 3, HF_HOME=str(tmp_path))
+    named = [] if config is None else ["--accelerate_config", CONFIGS / f"{config}.yaml"]
+    done = flagtrl("train", "--recipe", script, *named, "--num_processes", 2, "--seed", 3, HF_HOME=str(tmp_path))
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     assert [(tmp_path / rank).read_text() for rank in "01"] == [repr(["--recipe", str(script), "--seed", "3"])] * 2
+
+
+def test_a_file_for_one_process_on_the_cpu_keeps_many_there(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(launch, "launch_command", seen.append)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    default = tmp_path / "default_config.yaml"
+    shutil.copy(CONFIGS / "cpu.yaml", default)
+    monkeypatch.setattr(launch, "default_config_file", str(default))
+    cli.main(["train", "--num_processes", "2"])
+    assert seen[0].multi_gpu and os.environ["ACCELERATE_USE_CPU"] == "true"
+    default.write_text(default.read_text().replace("num_processes: 1", "num_processes: 2"))
+    cli.main(["train"])
+    assert seen[1].multi_gpu, "the file's own number counts too"
+    cli.main(["train", "--num_processes", "1"])
+    cli.main(["train", "--accelerate_config", str(CONFIGS / "multi_gpu.yaml")])
+    assert not seen[2].multi_gpu and not seen[3].multi_gpu, "accelerate sees to it itself"
 
 
 def test_a_bad_accelerate_file_is_one_line(tmp_path, capsys):
     bad = tmp_path / "bad.yaml"
     bad.write_text("num_processes: 1\nnonsense: 3\n")
     assert "accelerate refuses" in refused(capsys, "train", "--accelerate_config", bad)
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_training(small_model, data, tmp_path):
+    window = ["--eval_strategy", "steps", "--train_end", "2020-08-31"]
+    window += ["--valid_start", "2020-09-01", "--valid_end", "2020-09-10"]
+    words = ["--data", str(data), "--model_name_or_path", str(small_model), "--output_dir", str(tmp_path), *FAST, *window]
+    for wrong in ("sharpe", "loss"):
+        with pytest.raises(ConfigError, match=f"metric_for_best_model is '{wrong}'.* one of .*standard_SR"):
+            run_recipe("msft", [*words, "--metric_for_best_model", wrong])
+    with pytest.raises(ConfigError, match=r"load_best_model_at_end is set, which needs a metric_for_best_model"):
+        run_recipe("msft", [*words, "--load_best_model_at_end", "true"])
+    assert not list(tmp_path.glob("eval"))
+
+
+def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_anew(small_model, data, tmp_path):
+    words = ["--data", str(data), "--model_name_or_path", str(small_model), "--use_cpu", "true", *FAST, "--save_steps", "1"]
+    words += ["--save_strategy", "steps", "--resume_from_checkpoint", "true"]
+    calm, out = tmp_path / "calm", tmp_path / "out"
+    run_recipe("msft", [*words, "--output_dir", str(calm)])  # there is nothing to resume from yet
+    newest, oldest = sorted(calm.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    shutil.copytree(oldest, out / oldest.name)
+    stamp = (out / oldest.name / "optimizer.pt").stat().st_mtime_ns
+    elsewhere = shutil.copy(data, tmp_path / "same.json")
+    run_recipe("msft", [*words, "--data", str(elsewhere), "--output_dir", str(out)])
+    for name in (ADAPTER_FILE, HEADS_FILE):
+        assert (out / name).read_bytes() == (calm / name).read_bytes()
+    assert (out / oldest.name / "optimizer.pt").stat().st_mtime_ns == stamp, "it was not written anew"
+    for path in out.glob("checkpoint-*"):
+        (path / "optimizer.pt").unlink()
+    before = digests(out)
+    with pytest.raises(AdapterError, match=rf"none of the 2 checkpoints in .*{newest.name} has no optimizer.pt.*output_dir"):
+        run_recipe("msft", [*words, "--output_dir", str(out)])
+    assert digests(out) == before
 
 
 def test_a_bad_setting_of_a_run_is_one_line_and_2():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate.commands.config.config_args import default_config_file
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
+from accelerate.utils import DistributedType
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from flagtrl.errors import ConfigError
@@ -91,13 +93,25 @@ def _launcher_options(accelerate_config: str | None, num_processes: int | None) 
     if num_processes is not None and num_processes < 1:
         raise ConfigError(f"num_processes is {num_processes}; it must be at least 1")
     count = [] if num_processes is None else ["--num_processes", str(num_processes)]
-    if accelerate_config is not None:
-        return ["--config_file", accelerate_config, *count]
-    if Path(default_config_file).is_file():
-        return count
+    named = [] if accelerate_config is None else ["--config_file", accelerate_config]
+    if named or Path(default_config_file).is_file():
+        return [*named, *count, *_many_processes(accelerate_config or default_config_file, num_processes)]
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     many = ["--multi_gpu"] if (num_processes or 1) > 1 else []  # without it accelerate would start one process
     return [*plain, *many, *(count or ["--num_processes", "1"])]
+
+
+def _many_processes(config: str, num_processes: int | None) -> list[str]:
+    """What makes accelerate start as many processes as are asked for with a file for one, where it would start just one."""
+    try:
+        content = load_config_from_file(config)
+    except (ValueError, TypeError, KeyError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"accelerate refuses its configuration: {error}") from error
+    if content.distributed_type != DistributedType.NO or (num_processes or content.num_processes or 1) == 1:
+        return []
+    if content.use_cpu:  # which accelerate tells its processes only where there is one
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    return ["--multi_gpu"]
 
 
 def _config_entry(path: str | None, name: str) -> str | None:
