@@ -18,7 +18,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from flagtrl import hub
 from flagtrl.cli import main
 from flagtrl.errors import AdapterError, ConfigError, DataError
 from flagtrl.qa import arms
@@ -335,7 +334,7 @@ def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(small_mo
 
 
 def test_a_repository_is_pulled(small_model, loras, monkeypatch):
-    monkeypatch.setattr(hub, "pull", lambda repo, revision: loras[0] if repo == "me/adapter" else pytest.fail(repo))
+    monkeypatch.setattr(arms, "local_or_pulled", lambda repo: loras[0] if repo == "me/adapter" else pytest.fail(repo))
     _, _, _, directories = load_arms(str(small_model), ["me/adapter"], "cpu")
     assert directories == (loras[0],)
 

@@ -3,10 +3,13 @@
 import json
 import re
 
+import datasets
 import pytest
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from flagtrl.cli import main
 from flagtrl.errors import ConfigError, DataError
+from flagtrl.qa import sources
 from flagtrl.qa.choices import with_choices
 from flagtrl.qa.prepare import DATASETS, prepare
 from flagtrl.qa.records import Question, read_records
@@ -150,6 +153,14 @@ def test_a_turn_file_gives_one_question_a_row(tmp_path):
     assert sorted(r.answer for r in read_records(tmp_path, "convfinqa")) == ["90.0", "94.0"]
 
 
+ASKED = {"uid": "q", "question": "how much?", "answer": "5", "scale": ""}
+
+
+def _tatqa(**changes):
+    table = {"table": {"uid": "t", "table": [["sales", None, "5"]]}, "paragraphs": [], "questions": [ASKED]}
+    return json.dumps([table | changes])
+
+
 BAD = {
     "sentiment out of bounds": (
         "fiqa_sa",
@@ -160,8 +171,32 @@ BAD = {
     "unknown label": ("twitter_fin", "x.csv", "text,label\nfine,1\nbad,7\n", "x.csv:3"),
     "blank text": ("twitter_fin", "x.csv", 'text,label\n"two\nlines",1\n  ,1\n', "x.csv:4"),
     "broken JSON": ("finqa", "x.json", '[\n{"question": "q", "answer": "1"},\n{"question": ]', "x.json:3"),
-    "broken JSON line": ("financebench", "x.jsonl", '{"a": 1}\n{', "x.jsonl:2"),
-    "missing field": ("tatqa", "x.json", '[{"table": {"uid": "a", "table": []}}]', "'paragraphs'"),
+    "broken JSON line": ("financebench", "x.jsonl", "\n{", "x.jsonl:2: no JSON"),
+    "a company that is a word": ("fiqa_sa", "x.json", '{"1": {"sentence": "s", "info": ["A"]}}', "x.json:1: info[0] is 'A'"),
+    "no list of companies": ("fiqa_sa", "x.json", '{"1": {"sentence": "s", "info": 3}}', "x.json:1: info is 3"),
+    "a score that is none": ("fiqa_sa", "x.json", '{"1": {"sentence": "s", "info": [{"target": "A"}]}}', "is None, no number"),
+    "no text": ("tatqa", "x.json", _tatqa(paragraphs=[{"order": 1, "text": None}]), "x.json:1: None is no text"),
+    "no question": ("tatqa", "x.json", _tatqa(questions=["how much?"]), "x.json:1: question is 'how much?', no record"),
+    "a blank question": ("tatqa", "x.json", _tatqa(questions=[ASKED | {"question": None}]), "question is None, no text"),
+    "a nested answer": ("tatqa", "x.json", _tatqa(questions=[ASKED | {"answer": {"a": 1}}]), "neither text nor number"),
+    "no answer": ("tatqa", "x.json", _tatqa(questions=[ASKED | {"answer": None}]), "neither text nor number"),
+    "null question": ("finqa", "x.json", '[{"question": null, "answer": "1"}]', "x.json:1: question is None, no text"),
+    "evidence without text": (
+        "financebench",
+        "x.jsonl",
+        '{"doc_name": "d", "question": "q", "answer": "5", "evidence": [{"evidence_text": null}]}',
+        "x.jsonl:1: evidence_text is None",
+    ),
+    "no document": ("financebench", "x.jsonl", '{"doc_name": null, "question": "q", "answer": "5"}', "doc_name is None"),
+    "a turn without text": (
+        "convfinqa",
+        "x.json",
+        json.dumps([FINQA | {"annotation": TURNS | {"dialogue_break": ["sales?", None]}}]),
+        "x.json:1: None is no text",
+    ),
+    "after blank lines": ("twitter_fin", "x.csv", "\ntext,label\n\n\nfine,1\n\nbad,7\n", "x.csv:7"),
+    "an unquoted comma": ("twitter_fin", "x.csv", "text,label\nup, then down,1\n", "x.csv:2: 3 values for 2 columns"),
+    "missing field": ("tatqa", "x.json", '[{"table": {"uid": "a", "table": []}, "questions": [{"uid": "q"}]}]', "'paragraphs'"),
     "no records": ("fomc", "x.csv", "sentence,label\n", "no sample"),
     "another kind of file": ("fomc", "x.xlsx", "PK", ".xlsx"),
     "a list of numbers": ("finqa", "x.json", "[1, 2]", "x.json:1"),
@@ -175,6 +210,26 @@ def test_bad_files_are_named(case, tmp_path):
     with pytest.raises(DataError) as error:
         prepare(name, str(tmp_path / file), tmp_path / "data")
     assert said in str(error.value)
+
+
+def test_one_bad_question_costs_no_other_and_is_counted(tmp_path):
+    asked = [ASKED | {"uid": str(i), "answer": "" if i == 2 else [str(i)]} for i in range(6)]
+    (tmp_path / "x.json").write_text(_tatqa(questions=asked))
+    done = prepare("tatqa", str(tmp_path / "x.json"), tmp_path, skip_malformed=True)
+    assert (done.samples, len(done.skipped)) == (5, 1)
+    assert "sales |  | 5" in read_records(tmp_path, "tatqa")[0].context, "an empty cell is no None"
+    lost = _tatqa(questions=asked, paragraphs=[{"order": 1, "text": None}])
+    (tmp_path / "x.json").write_text(json.dumps([*json.loads(lost), *json.loads(_tatqa())]))
+    done = prepare("tatqa", str(tmp_path / "x.json"), tmp_path, skip_malformed=True)
+    assert (done.samples, len(done.skipped)) == (1, 6), "a table without its text costs each of its questions"
+
+
+def test_broken_lines_and_rows_that_are_no_records_are_skipped_when_asked(tmp_path):
+    row = json.dumps({"doc_name": "d", "question": "q", "answer": "5"})
+    (tmp_path / "x.jsonl").write_text(f"{row}\n{{\n[1]\n{row}\n")
+    done = prepare("financebench", str(tmp_path / "x.jsonl"), tmp_path, skip_malformed=True)
+    assert done.samples == 2
+    assert [place.rpartition("/")[2][:9] for place in done.skipped] == ["x.jsonl:2", "x.jsonl:3"]
 
 
 def test_unknown_names_missing_files_and_unprepared_data_are_named(tmp_path, capfd):
@@ -193,22 +248,69 @@ def test_unknown_names_missing_files_and_unprepared_data_are_named(tmp_path, cap
     assert capfd.readouterr().err.strip().splitlines()[-1].startswith("flagtrl: ConfigError")
 
 
-def test_the_hubs_form_is_read_and_no_hub_is_one_clear_error(tmp_path, monkeypatch):
-    import datasets
+@pytest.fixture
+def repository(monkeypatch, tmp_path):
+    """A data set of the Hub, `me/set`, as a folder; its files and configurations are what a test makes them."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    asked = []
 
-    from flagtrl.qa import sources
+    def download(repo, repo_type, allow_patterns):
+        asked.append((repo, allow_patterns))
+        return str(folder)
 
+    monkeypatch.setattr(sources, "list_repo_files", lambda repo, repo_type: [p.name for p in folder.iterdir()])
+    monkeypatch.setattr(sources, "snapshot_download", download)
+    monkeypatch.setattr(sources, "get_dataset_config_names", lambda repo: ["all", "half"])
     rows = datasets.Dataset.from_list([{"text": "up", "label": 1}, {"text": "down", "label": 0}])
-    monkeypatch.setattr(sources, "load_dataset", lambda repo: datasets.DatasetDict({"train": rows, "validation": rows}))
-    assert prepare("twitter_fin", "hub", tmp_path).samples == 2
-    note = json.loads((tmp_path / "twitter_fin.source.json").read_text())
-    assert note["source"] == [{"hub": "zeroshot/twitter-financial-news-sentiment"}]
+    loaded = datasets.DatasetDict({"train": rows, "validation": rows})
+    monkeypatch.setattr(sources, "load_dataset", lambda repo, config: asked.append((repo, config)) or loaded)
+    return folder, asked
+
+
+def test_of_the_hub_the_original_files_are_read(repository, tmp_path):
+    """Also those with answers of several types, which `datasets` cannot put into one column."""
+    folder, asked = repository
+    (folder / "tatqa_dataset_dev.json").write_text(_tatqa(questions=[ASKED, ASKED | {"uid": "r", "answer": ["a", "b"]}]))
+    (folder / "README.md").write_text("")
+    assert prepare("tatqa", "hub:me/set", tmp_path).samples == 2
+    assert asked == [("me/set", ["tatqa_dataset_dev.json"])]
+    assert prepare("tatqa", f"hub:{folder}", tmp_path).samples == 2, "a folder that is at hand"
+    note = json.loads((tmp_path / "tatqa.source.json").read_text())
+    assert note["source"] == [{"hub": str(folder)}]
+
+
+def test_of_the_hub_a_configuration_and_a_split_are_read(repository, tmp_path):
+    _, asked = repository
+    for named in ("half", "half:train", "half:validation"):
+        assert prepare("twitter_fin", f"hub:me/set:{named}", tmp_path).samples == 2
+    assert asked == [("me/set", "half")] * 3
+    with pytest.raises(DataError, match="has the configurations all, half; name one: hub:me/set:CONFIG"):
+        prepare("twitter_fin", "hub:me/set", tmp_path)
     with pytest.raises(DataError, match="no split 'test'; it has train, validation"):
-        prepare("twitter_fin", "hub:a/b:test", tmp_path)
+        prepare("twitter_fin", "hub:me/set:half:test", tmp_path)
 
-    def refuse(repo):
-        raise ConnectionError("no route")
 
-    monkeypatch.setattr(sources, "load_dataset", refuse)
-    with pytest.raises(DataError, match="no route; give its file instead"):
-        prepare("twitter_fin", "hub:a/b", tmp_path)
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionError("no route\nat all"), DatasetGenerationError("types"), DatasetNotFoundError("no set"), TypeError("x")],
+)
+def test_no_hub_is_one_clear_line(error, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    for name in ("list_repo_files", "get_dataset_config_names"):
+        monkeypatch.setattr(sources, name, refuse)
+    for source in ("hub", "hub:a/b", "hub:a/b:half"):
+        with pytest.raises(DataError, match="give its file instead") as stop:
+            prepare("twitter_fin", source, tmp_path)
+        assert str(error).splitlines()[0] in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_a_folder_that_datasets_cannot_read_is_one_clear_line(tmp_path, monkeypatch):
+    """Through the real loader, whose error is none of Python's own."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/broken.json").write_text('[{"answer": ')
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(DataError, match="give its file instead"):
+        prepare("tatqa", f"hub:{tmp_path / 'set'}", tmp_path)

@@ -116,7 +116,9 @@ def load_arms(
                 policy.load_adapter(str(directory), name)
         except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise AdapterError(f"{directory}: it cannot be put on the base {named!r} ({reason}); give adapters of one kind, and their own base") from error
+            raise AdapterError(
+                f"{directory}: it cannot be put on the base {named!r} ({reason}); give adapters of one kind, and their own base"
+            ) from error
     assert policy is not None
     return policy.eval(), tokenizer, names, directories
 

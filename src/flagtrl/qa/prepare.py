@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from flagtrl.errors import ConfigError, DataError
 from flagtrl.qa import labels, questions
 from flagtrl.qa.choices import with_choices
-from flagtrl.qa.records import Labelled, Question, Record, write_records
+from flagtrl.qa.records import Malformed, Question, Record, attempt, write_records
 from flagtrl.qa.sources import HUB, files, read_rows
 
 
@@ -20,13 +20,13 @@ class Dataset:
     """How one data set is read.
 
     Attributes:
-        convert: one original row, with its place, to its samples; ValueError, KeyError or TypeError: a malformed row.
+        convert: one original row, with its place, to its samples and what of it is malformed.
         files: of a folder, the files to take: those of the first pattern that matches any.
         hub: where the Hub has it.
         licence: of the data; none of them is part of flagtrl.
     """
 
-    convert: Callable[[str, dict[str, Any]], list[Question]] | Callable[[str, dict[str, Any]], list[Labelled]]
+    convert: Callable[[str, dict[str, Any]], Sequence[Record | Malformed]]
     files: tuple[str, ...]
     hub: str
     licence: str
@@ -58,7 +58,7 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation made: where, how much of it, and the malformed rows that were left out."""
+    """What a preparation made: where, how much of it, and the malformed samples that were left out."""
 
     path: Path
     samples: int
@@ -71,13 +71,14 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
 
     Args:
         name: of the data set, one of DATASETS.
-        source: its original file, a folder that holds it, or `hub:OWNER/NAME[:SPLIT]` (`hub` alone: where it is known to be).
+        source: its original file, a folder that holds it, or `hub:OWNER/NAME[:CONFIG][:SPLIT]` (`hub` alone: where it is
+            known to be).
         data: the folder of prepared data sets.
-        skip_malformed: leave malformed rows out instead of refusing all.
+        skip_malformed: leave malformed samples out instead of refusing all.
 
     Raises:
         ConfigError: an unknown name.
-        DataError: nothing there; or malformed rows, each named with its file and line.
+        DataError: nothing there; or malformed samples, each named with its file and line.
     """
     if name not in DATASETS:
         raise ConfigError(f"the data set {name!r} is unknown; use one of {', '.join(DATASETS)}")
@@ -86,14 +87,15 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
     records: list[Record] = []
     malformed: list[str] = []
     for place, row in read_rows(source, kind.files):
-        try:
-            records += kind.convert(place.rpartition("/")[2], row)
-        except (ValueError, KeyError, TypeError) as error:
-            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            malformed.append(f"{place}: {reason}")
+        samples = row if isinstance(row, Malformed) else attempt(kind.convert, place.rpartition("/")[2], row)
+        for sample in [samples] if isinstance(samples, Malformed) else samples:
+            if isinstance(sample, Malformed):
+                malformed.append(f"{place}: {sample.reason}")
+            else:
+                records.append(sample)
     if malformed and not skip_malformed:
         more = f" (and {len(malformed) - 1} more)" if len(malformed) > 1 else ""
-        raise DataError(f"{malformed[0]}{more}; correct the file, or leave such rows out with --skip_malformed")
+        raise DataError(f"{malformed[0]}{more}; correct the file, or leave such samples out with --skip_malformed")
     if not records:
         raise DataError(f"{source!r} holds no sample of {name}")
     asked = [record for record in records if isinstance(record, Question)]

@@ -1,4 +1,7 @@
-"""Converters of the question-answering data sets. Each turns one original row into its questions."""
+"""Converters of the question-answering data sets. Each turns one original row into its questions.
+
+ValueError and the like: a malformed row; a Malformed among the questions: a malformed one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flagtrl.qa.records import Question
+from flagtrl.qa.records import Malformed, Question, attempt, fields_of, text_of
 from flagtrl.qa.scoring import SCALES, find_numbers, read_number
 
 _CURRENCY = r"[A-Za-z]{0,3}[$\u20ac\u00a3\u00a5]?"
@@ -14,28 +17,33 @@ _UNIT = r"\s*\)?\s*%?\)?(\s+[a-z]+){0,2}\s*[.,]?"
 _ONE_NUMBER = re.compile(rf"[-+(]?\s*{_CURRENCY}\s*[-(]?\s*[\d,.]*\d(e[-+]?\d+)?{_UNIT}", re.IGNORECASE)
 
 
-def tatqa(place: str, row: dict[str, Any]) -> list[Question]:
+def tatqa(place: str, row: dict[str, Any]) -> list[Question | Malformed]:
     """TAT-QA (CC BY 4.0): one row is a table, its paragraphs and their questions."""
+    return [attempt(_tatqa_question, row, asked) for asked in row["questions"]]
+
+
+def _tatqa_question(row: dict[str, Any], question: Any) -> Question:
+    table, asked = fields_of(row["table"], "table"), fields_of(question, "question")
     paragraphs = sorted(row["paragraphs"], key=lambda paragraph: int(paragraph["order"]))
-    context = "\n".join([_table(row["table"]["table"]), *(_line(paragraph["text"]) for paragraph in paragraphs)])
-    return [_tatqa_question(str(row["table"]["uid"]), context, asked) for asked in row["questions"]]
-
-
-def _tatqa_question(document: str, context: str, asked: dict[str, Any]) -> Question:
+    context = "\n".join([_table(table["table"]), *(_line(paragraph["text"]) for paragraph in paragraphs)])
     name = f"question {asked['uid']}"
     if "answer" not in asked:
         raise ValueError(f"{name} has no answer; take the file with answers (..._dev.json or ..._test_gold.json)")
     answer, scale = asked["answer"], asked.get("scale") or ""
     if scale not in SCALES:
         raise ValueError(f"{name}: scale {scale!r} is none of {', '.join(SCALES)}")
-    spans = [str(part).strip() for part in (answer if isinstance(answer, list) else [answer])]
+    parts = answer if isinstance(answer, list) else [answer]
+    if not all(isinstance(part, str | int | float) for part in parts):
+        raise ValueError(f"{name}: the answer is {answer!r:.60}, neither text nor number")
+    spans = [str(part).strip() for part in parts]
     spans = [span for span in spans if span]  # some lists of spans end in an empty one
     if not spans:
         raise ValueError(f"{name}: the answer {answer!r} is blank")
     number = len(spans) == 1 and _is_number(spans[0])
     written = _with_scale(spans[0], scale) if number else ", ".join(spans) + (f" {scale}" if scale else "")
     kind = "number" if number else "spans"
-    return Question(str(asked["uid"]), document, context, _line(asked["question"]), written, tuple(spans), scale, kind)
+    document = text_of(table, "uid")
+    return Question(text_of(asked, "uid"), document, context, text_of(asked, "question"), written, tuple(spans), scale, kind)
 
 
 def finqa(place: str, row: dict[str, Any]) -> list[Question]:
@@ -43,12 +51,12 @@ def finqa(place: str, row: dict[str, Any]) -> list[Question]:
     asked = row["qa"] if isinstance(row.get("qa"), dict) else row
     answer = _first_filled(asked.get("answer"), asked.get("exe_ans"))
     name = str(row.get("id") or row.get("qid") or place)
-    return [_numeric_question(name, name.rpartition("-")[0] or name, _pages(row), str(asked["question"]), answer)]
+    return [_numeric_question(name, name.rpartition("-")[0] or name, _pages(row), text_of(asked, "question"), answer)]
 
 
-def convfinqa(place: str, row: dict[str, Any]) -> list[Question]:
+def convfinqa(place: str, row: dict[str, Any]) -> list[Question | Malformed]:
     """ConvFinQA (MIT), by conversation or by turn: a turn's question stands after the turns before it, with their answers."""
-    notes = row["annotation"]
+    notes = fields_of(row["annotation"], "annotation")
     turns = list(notes["dialogue_break"])
     answers = [str(answer) for answer in notes.get("exe_ans_list", row.get("exe_ans_list", []))]
     by_turn = _first_filled(notes.get("cur_dial"), row.get("cur_dial"))
@@ -60,21 +68,24 @@ def convfinqa(place: str, row: dict[str, Any]) -> list[Question]:
         raise ValueError(f"{max(asked)} turns and {len(answers)} answers")
     document, context = str(row.get("filename") or row.get("id") or place), _pages(row)
     name = str(row.get("id") or place)
-    return [
-        _numeric_question(f"{name}_{turn}", document, context, _conversation(turns[:turn], answers), answers[turn - 1])
-        for turn in asked
-    ]
+
+    def question(turn: int) -> Question:
+        return _numeric_question(f"{name}_{turn}", document, context, _conversation(turns[:turn], answers), answers[turn - 1])
+
+    return [attempt(question, turn) for turn in asked]
 
 
 def financebench(place: str, row: dict[str, Any]) -> list[Question]:
     """FinanceBench (CC BY-NC 4.0): open questions on 10-K pages; the context is the annotators' evidence."""
-    evidence = [part["evidence_text"] if isinstance(part, dict) else str(part) for part in row.get("evidence") or []]
+    evidence = [part["evidence_text"] if isinstance(part, dict) else part for part in row.get("evidence") or []]
+    if not all(isinstance(text, str) for text in evidence):
+        raise ValueError(f"evidence_text is {next(text for text in evidence if not isinstance(text, str))!r:.60}, no text")
     context = "\n".join(_line(line) for text in evidence for line in text.splitlines() if line.strip())
     answer = str(row.get("answer") or "").strip()
     kind = "number" if _is_number(answer) else ("yes_no" if answer.lower().rstrip(".") in ("yes", "no") else "text")
     name = str(row.get("financebench_id") or place)
-    question, answer = _line(str(row["question"])), _line(answer)
-    return [Question(name, str(row["doc_name"]), context, question, answer, (answer,), "", kind)]
+    question, answer = text_of(row, "question"), _line(answer)
+    return [Question(name, text_of(row, "doc_name"), context, question, answer, (answer,), "", kind)]
 
 
 def _numeric_question(name: str, document: str, context: str, question: str, answer: Any) -> Question:
@@ -102,10 +113,12 @@ def _pages(row: dict[str, Any]) -> str:
 
 
 def _table(rows: Iterable[Iterable[Any]]) -> str:
-    return "\n".join(" | ".join(_line(str(cell)) for cell in row) for row in rows)
+    return "\n".join(" | ".join("" if cell is None else _line(str(cell)) for cell in row) for row in rows)
 
 
-def _line(text: str) -> str:
+def _line(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r:.60} is no text")
     return " ".join(text.split())
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from flagtrl.errors import DataError
 from flagtrl.qa.scoring import KINDS, SCALES
@@ -67,6 +68,39 @@ class Labelled:
 
 
 Record = Question | Labelled
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """Why a part of an original file is no sample."""
+
+    reason: str
+
+
+def attempt(make: Callable[..., Made], *args: Any) -> Made | Malformed:
+    """`make(*args)`, or what is wrong with what it reads: the files are others', and hold anything."""
+    try:
+        return make(*args)
+    except KeyError as error:
+        return Malformed(f"no field {error}")
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        return Malformed(str(error))
+
+
+def text_of(fields: dict[str, Any], name: str) -> str:
+    """A field's text, on one line; ValueError: it has none."""
+    value = fields.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is {value!r}, no text")
+    return " ".join(value.split())
+
+
+def fields_of(value: Any, name: str) -> dict[str, Any]:
+    """A record of named fields; ValueError: something else."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r:.60}, no record of named fields")
+    return value
 
 
 def data_file(folder: str | Path, name: str) -> Path:

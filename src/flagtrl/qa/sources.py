@@ -5,37 +5,46 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from datasets import load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets import get_dataset_config_names, load_dataset
+from datasets.exceptions import DatasetsError
+from huggingface_hub import list_repo_files, snapshot_download
+from huggingface_hub.errors import HTTPError
 
 from flagtrl.errors import DataError
+from flagtrl.qa.records import Malformed, attempt, fields_of
 
-Row = tuple[str, dict[str, Any]]  # where it stands (file:line), and its fields
+Row = tuple[str, dict[str, Any] | Malformed]  # where it stands (file:line), and its fields
+Loaded = TypeVar("Loaded")
 HUB = "hub:"
 
 
 def read_rows(source: str, preferred: tuple[str, ...]) -> Iterator[Row]:
-    """Rows of a file, of the preferred files of a folder, or of `hub:OWNER/NAME[:SPLIT]`.
+    """Rows of a file, of the preferred files of a folder, or of `hub:OWNER/NAME[:CONFIG][:SPLIT]`.
+
+    Of the Hub the original files are read, where it has them and neither configuration nor split is named.
 
     Raises:
         DataError: nothing there, or a file that is no JSON or CSV.
     """
     if source.startswith(HUB):
-        yield from _hub_rows(source[len(HUB) :])
-        return
+        repo, *named = source[len(HUB) :].split(":")
+        folder = None if named else _from_hub(repo, lambda: _original_files(repo, preferred))
+        if folder is None:
+            yield from _hub_rows(repo, named)
+            return
+        source = folder
     for path in files(source, preferred):
         text = _decoded(path)
         reader = {".jsonl": _json_lines, ".json": _json_rows, ".csv": _csv_rows, ".txt": _at_rows}.get(path.suffix.lower())
         if reader is None:
             raise DataError(f"{path}: files of kind {path.suffix!r} cannot be read; use JSON, JSON lines, CSV or text")
         for line, row in reader(path, text):
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{line} is {type(row).__name__}, no record of named fields")
-            yield f"{path}:{line}", row
+            yield f"{path}:{line}", row if isinstance(row, Malformed) else attempt(fields_of, row, "it")
 
 
 def files(source: str, preferred: tuple[str, ...]) -> list[Path]:
@@ -62,7 +71,10 @@ def _decoded(path: Path) -> str:
 def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, _parsed(path, number, line, 0)[0]
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                yield number, Malformed(f"no JSON ({error})")
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
@@ -101,12 +113,22 @@ def _skip(text: str, at: int, also: str = "") -> int:
     return at
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    before = 2
-    for row in reader:
-        yield before, row
-        before = reader.line_num + 1
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Rows below the first that is not blank; each with the line that it begins on, as a quoted field may go over several."""
+    reader, names, before = csv.reader(io.StringIO(text, newline="")), None, 1
+    try:
+        for values in reader:
+            line, before = before, reader.line_num + 1
+            if not values:
+                continue
+            if names is None:
+                names = values
+            elif len(values) != len(names):
+                yield line, Malformed(f"{len(values)} values for {len(names)} columns")
+            else:
+                yield line, dict(zip(names, values, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}:{before}: no CSV ({error}); download the file again") from error
 
 
 def _at_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -117,15 +139,36 @@ def _at_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, {"sentence": sentence, "label": label}
 
 
-def _hub_rows(name: str) -> Iterator[Row]:
-    repo, _, split = name.partition(":")
-    try:
-        data = load_dataset(repo)
-    except (DatasetNotFoundError, OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"the data set {repo!r} cannot be loaded from the Hub: {first}; give its file instead") from error
-    split = split or next((s for s in ("test", "validation", "train") if s in data), "")
+def _original_files(repo: str, preferred: tuple[str, ...]) -> str | None:
+    """The folder of the original files that a data set of the Hub has, downloaded; None: it has none of their names."""
+    if Path(repo).is_dir():
+        return repo if any(any(Path(repo).rglob(pattern)) for pattern in preferred) else None
+    names = list_repo_files(repo, repo_type="dataset")
+    for pattern in preferred:
+        if found := [name for name in names if fnmatch(name.rpartition("/")[2], pattern)]:
+            return snapshot_download(repo, repo_type="dataset", allow_patterns=found)
+    return None
+
+
+def _hub_rows(repo: str, named: list[str]) -> Iterator[Row]:
+    """Rows as `datasets` types them; `named`: a configuration, a split, or both."""
+    configs = _from_hub(repo, lambda: get_dataset_config_names(repo))
+    config = named[0] if named and named[0] in configs else None
+    splits = named[config is not None :]
+    if config is None and len(configs) > 1 and "default" not in configs:
+        raise DataError(f"the data set {repo!r} has the configurations {', '.join(configs)}; name one: {HUB}{repo}:CONFIG")
+    data = _from_hub(repo, lambda: load_dataset(repo, config))
+    split = ":".join(splits) or next((s for s in ("test", "validation", "train") if s in data), "")
     if split not in data:
         raise DataError(f"the data set {repo!r} has no split {split!r}; it has {', '.join(data)}")
     for number, row in enumerate(data[split], start=1):
         yield f"hub:{repo}:{split}:{number}", dict(row)
+
+
+def _from_hub(repo: str, load: Callable[[], Loaded]) -> Loaded:
+    """`load()`; whatever it fails of is one line."""
+    try:
+        return load()
+    except (DatasetsError, HTTPError, OSError, ValueError, TypeError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"the data set {repo!r} cannot be loaded from the Hub: {first}; give its file instead") from error
