@@ -1,6 +1,10 @@
 """Evaluation in training, the best checkpoint, early stopping, and what trackers are shown."""
 
 import math
+import os
+import re
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import backtest, language_policy
-from flagtrl.evidence.tracking import Tracking, Validation
+from flagtrl.evidence.tracking import METRICS, Tracking, Validation
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import standard
@@ -18,6 +22,7 @@ from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.saving import load_policy
 from training import STEPS, equal, tiny_trainer, weights
 
+ROOT = Path(__file__).resolve().parents[2]
 WINDOW = news_leads_price(days=30, seed=7).window()
 MARKET = MarketSettings(reward="log_return", lookback=3)
 
@@ -114,6 +119,57 @@ def test_a_resumed_run_has_been_patient_already(small_model, tmp_path):
     assert resumed.state.global_step == 3 * STEPS
 
 
+PROCESS = """
+import json, os, sys
+from pathlib import Path
+import torch
+from flagtrl.recipe import close
+from training import tiny_trainer, weights
+
+torch.set_num_threads(1)
+rank = os.environ["RANK"]
+scores = iter({"0": (0.5, 0.4, 0.9), "1": (0.5, 0.6, 0.7)}[rank])
+options = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 6, "save_steps": 6}
+options |= {"metric_for_best_model": "score", "load_best_model_at_end": True, "early_stopping_patience": 1}
+validate = lambda encoder: lambda model: {"score": next(scores)}
+trainer = tiny_trainer(Path(sys.argv[1]), sys.argv[2], rollouts=3, validate=validate, **options)
+trainer.train()
+torch.save((trainer.state.global_step, trainer.state.best_model_checkpoint, weights(trainer)), f"{sys.argv[2]}/{rank}.pt")
+close(trainer)
+"""
+
+
+def test_the_main_process_decides_for_all_what_is_best_and_when_to_stop(small_model, tmp_path):
+    """By its own numbers the second one would go on, and both would wait for each other for ever."""
+    (tmp_path / "process.py").write_text(PROCESS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs/multi_gpu.yaml"]
+    command += ["--num_processes", 2, "--main_process_port", port, tmp_path / "process.py", small_model, tmp_path]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env["ACCELERATE_USE_CPU"] = "true"
+    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    best = tmp_path / "checkpoint-6"
+    kept = dict(load_policy(best).model.named_parameters())
+    for rank in range(2):
+        step, chosen, found = torch.load(tmp_path / f"{rank}.pt")
+        assert (step, chosen) == (12, str(best))
+        assert all(torch.equal(found[name], kept[name]) for name in found)
+
+
+def test_what_is_measured_is_known_before_it_is(small_model, tmp_path):
+    trainer = tiny_trainer(small_model, tmp_path)
+    assert set(Validation(trainer.encoder, WINDOW, MARKET)(trainer.model.eval())) == set(METRICS)
+
+
+def test_a_metric_that_no_evaluation_gives_is_named(small_model, tmp_path):
+    trainer = evaluating(small_model, tmp_path, metric_for_best_model="sharpe")
+    with pytest.raises(ConfigError, match=r"metric_for_best_model is 'sharpe'.*eval_standard_SR"):
+        trainer.train()
+
+
 def test_settings_without_what_they_need_are_refused(small_model, tmp_path):
     with pytest.raises(ConfigError, match="nothing to evaluate on"):
         tiny_trainer(small_model, tmp_path, eval_strategy="steps")
@@ -160,6 +216,11 @@ def test_progress_lines_name_an_evaluation(small_model, tmp_path, capsys):
     trainer = evaluating(small_model, tmp_path)
     show_progress_lines(trainer)
     trainer.train()
-    line = next(line for line in capsys.readouterr().out.splitlines() if "validation" in line)
+    printed = capsys.readouterr().out
+    learning = sum(value.numel() for value in weights(trainer).values())
+    whole = sum(p.numel() for p in trainer.model.parameters())
+    assert printed.startswith(f"trainable: {learning:,} of {whole:,} parameters ({learning / whole:.1%}): adapter ")
+    assert re.search(r"^ +12/12 steps \| \d+\.\d steps/s \| 0:00 left \| loss", printed, re.MULTILINE)
+    line = next(line for line in printed.splitlines() if "validation" in line)
     entry = evaluations(trainer)[0]
     assert f"CR {entry['eval_standard_CR']:+.2f}%" in line and "Buy" in line

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flagtrl.learning.checkpoints import last_checkpoint
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.learning.checkpoints import check_checkpoint, last_checkpoint
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 
 # Kills itself before the n-th call of a function, or after so many seconds of training.
 SCRIPT = """
-import os, signal, sys, threading, time
+import os, shutil, signal, sys, threading, time
 from pathlib import Path
 from flagtrl.learning import checkpoints, trainer as module
 from flagtrl.learning.checkpoints import last_checkpoint
@@ -34,9 +34,15 @@ def deadly(function):
         return function(*args, **kwargs)
     return called
 
-trainer = tiny_trainer(Path(model), out, rollouts=6, save_strategy="steps", save_steps=1)
+def half(directory):  # of what it was to delete
+    next(Path(directory).glob("*.pt")).unlink()
+    die()
+
+trainer = tiny_trainer(Path(model), out, rollouts=6, save_strategy="steps", save_steps=1, save_total_limit=2)
 if where == "replace":
     checkpoints.os.replace = deadly(os.replace)
+elif where == "rmtree":
+    shutil.rmtree = lambda d, ignore_errors=False: half(d) if Path(d).is_dir() else None
 elif where == "time":
     threading.Timer(when, die).start()
 elif where != "nowhere":
@@ -65,11 +71,15 @@ def undisturbed(small_model, tmp_path_factory):
 
 
 def assert_resumes_to(small_model, out, calm):
+    for path in out.glob("checkpoint-*"):
+        check_checkpoint(path)
+        load_policy(path)
     whole = last_checkpoint(out)
     assert run(small_model, out).returncode == 0, f"resumed from {whole}"
     for name in (ADAPTER_FILE, HEADS_FILE):
         assert (out / name).read_bytes() == (calm / name).read_bytes()
     assert not list(out.glob("incomplete-*"))
+    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-30", "checkpoint-36"}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,7 @@ def assert_resumes_to(small_model, out, calm):
         ("training_step", 20, 6),  # within the second rollout's update: 12 micro-steps are a rollout
         ("_save_rng_state", 3, 12),  # the third checkpoint has weights and optimizer, but no generators
         ("replace", 2, 6),  # the second checkpoint is complete, but not yet renamed
+        ("rmtree", 1, 18),  # the first is being removed, as the third is there
     ],
 )
 def test_killed_in_training_and_while_saving(small_model, tmp_path, undisturbed, where, when, left):

@@ -167,6 +167,21 @@ def last_checkpoint(output_dir: str | Path, processes: int | None = None) -> str
     return None
 
 
+def remove_old(run: Path, limit: int | None, best: str | None) -> None:
+    """Keep the newest checkpoints, `limit` with the best one, which always stays; as transformers' rotate_checkpoints does.
+
+    Each is renamed before it is deleted, so that a run that is killed leaves no half of it under its name.
+    """
+    if not limit or limit < 1:
+        return
+    found = _checkpoints(run)
+    old = [path for path in found[1:] if str(path) != best]
+    kept = limit - (len(found) - len(old))  # of the old ones
+    for path in old[max(kept, 0) :]:
+        os.replace(path, away := path.with_name(_INCOMPLETE + path.name))
+        shutil.rmtree(away, ignore_errors=True)
+
+
 def checkpoint_to_go_on_from(output_dir: str | Path, processes: int) -> str | None:
     """As `last_checkpoint`, but None only where there is no checkpoint at all.
 

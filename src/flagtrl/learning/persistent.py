@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from flagtrl.errors import ConfigError, disk_trouble
 from flagtrl.language.tokens import PromptEncoder
@@ -28,6 +28,7 @@ from flagtrl.learning.checkpoints import (
     check_same_run,
     check_same_sharding,
     not_written,
+    remove_old,
     rollout_file,
     written_whole,
 )
@@ -152,7 +153,7 @@ class PersistentTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
         if self.args.should_save:
-            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint)
+            remove_old(run, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """A plain PEFT adapter, the heads in a file of their own, tokenizer and flagtrl.json."""
