@@ -10,6 +10,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.policy.actor_critic import ActorCritic
 
 
 def show_progress_lines(trainer: PPOTrainer) -> None:
@@ -20,14 +21,18 @@ def show_progress_lines(trainer: PPOTrainer) -> None:
 
 
 class ProgressLines(TrainerCallback):
-    """Prints steps done, time left, and how the policy fares; on the main process."""
+    """Prints what is trained; then steps done, their rate, time left, and how the policy fares; on the main process."""
 
     def __init__(self, rollout_samples: int, steps_per_rollout: int):
         self.samples_per_step = rollout_samples / steps_per_rollout
         self._began, self._first_step = time.perf_counter(), 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Start the clock; a resumed run starts where its checkpoint was."""
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Count parameters and start the clock; a resumed run starts where its checkpoint was."""
+        if state.is_world_process_zero:
+            print(trainable(model), flush=True)
         self._began, self._first_step = time.perf_counter(), state.global_step
 
     def on_log(
@@ -51,9 +56,18 @@ class ProgressLines(TrainerCallback):
         per_step = (time.perf_counter() - self._began) / max(state.global_step - self._first_step, 1)
         left = int(per_step * (state.max_steps - state.global_step))
         shares = _shares(logs)
-        parts = [f"{done:>7}/{total} steps", f"{left // 60}:{left % 60:02d} left", f"loss {logs['loss']:+.4f}"]
+        pace = [f"{self.samples_per_step / per_step:.1f} steps/s", f"{left // 60}:{left % 60:02d} left"]
+        parts = [f"{done:>7}/{total} steps", *pace, f"loss {logs['loss']:+.4f}"]
         parts += [f"{name} {logs[name]:+.5f}" for name in ("reward", "entropy", "kl") if name in logs]
         print(" | ".join([*parts, shares] if shares else parts), flush=True)
+
+
+def trainable(model: ActorCritic) -> str:
+    """How many parameters learn, of all that there are: the base's, the adapter's and the heads'."""
+    adapter, everything = model.language_model.get_nb_trainable_parameters()  # knows quantised and ZeRO-3's weights
+    heads = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and not name.startswith("language_model."))
+    learning, whole = adapter + heads, everything + heads
+    return f"trainable: {learning:,} of {whole:,} parameters ({learning / whole:.1%}): adapter {adapter:,}, heads {heads:,}"
 
 
 def _shares(logs: dict[str, float], prefix: str = "") -> str:
