@@ -143,6 +143,7 @@ def check_agreement(theirs, small_model, adapter, data):
     ours, _ = run(
         Comparison((str(adapter),), AGREEMENT, str(data), str(small_model), limit=4, retention_prompts=0, device="cpu")
     )
+    ours = [row for row in ours if not row.task.startswith("retention_")]
     assert len(ours) == 7
     for row in ours:
         assert row.difference.adapter == pytest.approx(theirs[row.task][f"{row.metric},none"], abs=1e-4), row.task
@@ -209,7 +210,7 @@ def test_one_base_is_in_memory(small_model, loras):
 def test_primary_metrics_are_named_in_the_task_files_and_controls_are_outside_the_family(small_model, loras, data):
     model, tokenizer, names, _ = load_arms(str(small_model), [str(loras[0])], "cpu")
     tasks = load_tasks(["finqa", "fiqa_sa"], data)
-    rows = compare(PairedLM(model, tokenizer, 4), lambda name: arm(model, name), names, tasks, limit=1)
+    rows = compare(PairedLM(model, tokenizer, 4), lambda name: arm(model, name), names, tasks, limit=3)
     primary = {(row.task, row.metric) for row in rows if row.primary}
     assert (
         primary
@@ -266,6 +267,26 @@ def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(small_model, 
     monkeypatch.setattr(arms, "get_model", lambda name: missing)
     with pytest.raises(ConfigError, match=r"vllm.*--model hf"):
         load_vllm(None, [str(loras[0])])
+
+
+def test_texts_are_measured_without_prompts_and_what_is_not_is_said(small_model, loras, data, tmp_path):
+    (tmp_path / "mine.txt").write_text("One summer day.\n\nIt rained.")
+    shutil.copy(data / "fiqa_sa.jsonl", tmp_path)
+    options = {"base": str(small_model), "limit": 1, "device": "cpu", "texts": (f"mine={tmp_path / 'mine.txt'}",)}
+    rows, notes = run(Comparison((str(loras[0]),), ("fiqa_sa",), str(tmp_path), retention_prompts=0, **options))
+    assert [row.task for row in rows][-2:] == ["retention_general_text", "retention_mine"]
+    assert "--retention_prompts is 0" in " ".join(notes) and "Control: not measured" in " ".join(notes)
+    rows, notes = run(Comparison((str(loras[0]),), ("fiqa_sa",), str(tmp_path), retention_prompts=1, **options))
+    assert {row.task for row in rows} == {"flagtrl_fiqa_sa", *(f"retention_{x}" for x in ("general_text", "mine", "trading"))}
+    assert any(note.startswith("Not measured on questions and financial text") for note in notes)
+    assert any("exactly 0 on prompts: 1 of trading." in note for note in notes)
+
+
+@pytest.mark.parametrize("bad", [{"device": "cpu"}, {"batch_size": 8}, {"texts": ("a=b.txt",)}, {"market": "m.json"}])
+def test_what_vllm_would_ignore_is_refused(bad):
+    Comparison(("x",), ("qa",), "data", model="vllm")
+    with pytest.raises(ConfigError, match="use --model hf"):
+        Comparison(("x",), ("qa",), "data", model="vllm", **bad)
 
 
 def test_bad_settings_are_named(small_model, loras, data, tmp_path, capfd):

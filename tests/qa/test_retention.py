@@ -10,14 +10,20 @@ import torch
 from flagtrl.errors import AdapterError, DataError, PromptError
 from flagtrl.qa import retention as module
 from flagtrl.qa.arms import PairedLM, arm, load_arms
+from flagtrl.qa.records import Question
 from flagtrl.qa.retention import (
     WORDS,
+    Asked,
     Prompt,
     action_mass,
+    asked_of,
     check_zero,
     divergence,
+    document_passages,
     full_kl,
+    general_passages,
     passages_of,
+    question_prompts,
     read_texts,
     retention,
     text_bits,
@@ -56,10 +62,42 @@ def test_divergence_against_two_full_forwards(lm):
             base = lm.model(ids).logits[0].double().log_softmax(-1)
     kl = (base.exp() * (base - tuned)).sum(-1)
     assert found.kl[0] == pytest.approx(float(kl.sum()), rel=1e-4)
-    assert found.kl_last[0] == pytest.approx(float(kl[-1]), rel=1e-4)
+    assert found.kl_answer[0] == pytest.approx(float(kl[-1]), rel=1e-4)
+    assert found.answer_positions[0] == 1
     assert found.agree[0] == int((base.argmax(-1) == tuned.argmax(-1)).sum())
     assert found.positions[0] == len(prompt.ids)
     assert found.kl[0] > 1e-3
+
+
+def test_answer_positions_are_those_that_predict_the_gold_answers_tokens(lm):
+    text, answer = "Question: how much was it?\nAnswer:", " $94 million"
+    (prompt,) = question_prompts(lm, [Asked("d", text, answer)])
+    start, whole = lm.tok_encode(text), lm.tok_encode(text + answer)
+    many = len(whole) - len(start)
+    assert whole[: len(start)] == start and many > 2
+    assert (prompt.ids, prompt.answer) == (tuple(whole[:-1]), many)
+    found = divergence(lm, partial(arm, lm.model), "adapter_0", [prompt])
+    stepwise = [Prompt(tuple(whole[:i]), "d") for i in range(len(start), len(whole))]
+    each = divergence(lm, partial(arm, lm.model), "adapter_0", stepwise)
+    assert found.answer_positions[0] == many
+    assert found.kl_answer[0] == pytest.approx(each.kl_answer.sum(), rel=1e-3)
+    assert found.agree_answer[0] == each.agree_answer.sum()
+
+
+def test_a_documents_text_counts_once_and_is_resampled_as_one():
+    long = "\n\n".join(f"Paragraph {i}: " + "word " * 200 for i in range(4))
+    asked = [Question(str(i), name, text, "how much?", "5", ("5",), "", "number") for i, (name, text) in enumerate(
+        [("a", long), ("a", long), ("b", "Sales rose."), ("b", "Sales fell.")])]
+    passages = document_passages(asked)
+    assert [document for document, _ in passages] == ["a"] * len(passages_of(long)) + ["b", "b"]
+    assert len(set(passages)) == len(passages)
+    assert asked_of(asked)[2] == Asked("b", "Sales rose.\n\nQuestion: how much?\nAnswer:", " 5")
+
+
+def test_the_general_text_is_of_a_dozen_things():
+    passages = general_passages()
+    assert len(passages) == len({document for document, _ in passages}) == 12
+    assert all(150 < len(passage) < module.PASSAGE for _, passage in passages)
 
 
 def test_mass_on_the_action_words_counts_every_token(lm):
@@ -124,8 +162,9 @@ def test_rows_of_everything_that_is_kept(lm):
     trading = trading_prompts(lm, settings, 3)
     assert len(trading) == 3
     assert lm.tokenizer.decode(trading[0].ids).endswith('{"Action": "')
-    contexts = [("a", TEXT + "\n\nQuestion: how much?\nAnswer:"), ("b", "Question: when?\nAnswer:")]
-    rows = retention(lm, ["adapter_0"], contexts, {"text": TEXT}, trading)
+    asked = [Asked("a", TEXT + "\n\nQuestion: how much?\nAnswer:", " 5%"), Asked("b", "Question: when?\nAnswer:", " 2015")]
+    rows, (said,) = retention(lm, ["adapter_0"], asked, {"text": [("a", TEXT)]}, trading)
+    assert "exactly 0 on prompts: 2 of questions and 2 of trading" in said
     by = {(row.task, row.metric): row for row in rows}
     kl = by["retention_trading", "kl"]
     each = divergence(lm, partial(arm, lm.model), "adapter_0", trading)
@@ -140,6 +179,13 @@ def test_rows_of_everything_that_is_kept(lm):
 def _base_bits(lm):
     with arm(lm.model, None):
         return float(text_bits(lm, [TEXT])[0])
+
+
+def test_a_control_that_was_not_measured_is_not_claimed(lm, monkeypatch):
+    monkeypatch.setattr(module, "add_zero_adapter", lambda model: pytest.fail("there is nothing to measure it on"))
+    rows, (said,) = retention(lm, ["adapter_0"], [], {"text": [("a", TEXT)]})
+    assert [row.task for row in rows] == ["retention_text"]
+    assert said.startswith("Control: not measured")
 
 
 def test_a_reward_that_a_run_names_is_not_run(lm, tmp_path):
@@ -157,7 +203,7 @@ def test_what_cannot_be_read_or_does_not_fit_is_named(lm, tmp_path):
         read_texts([f"general={tmp_path / 'none.txt'}"])
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(DataError, match="empty"):
-        retention(lm, ["adapter_0"], [], read_texts([f"empty={tmp_path / 'empty.txt'}"]))
+        read_texts([f"empty={tmp_path / 'empty.txt'}"])
     settings = {"prompt": {"prompt_style": "paper"}, "market": {"lookback": 10}}
     short = type("Short", (), {"tokenizer": lm.tokenizer, "max_length": 64})()
     with pytest.raises(PromptError, match="64"):

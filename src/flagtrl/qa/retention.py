@@ -23,21 +23,33 @@ from flagtrl.market.sources import load
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.qa.arms import PairedLM, Switch, add_zero_adapter, arm
 from flagtrl.qa.evaluate import Row
+from flagtrl.qa.general import GENERAL_TEXT
 from flagtrl.qa.records import Question, read_records
 from flagtrl.qa.statistics import paired_difference
 
 TASK = "retention_"
 WORDS = tuple(space + word for word in ACTION_WORDS for space in ("", " "))
 POSITIONS = 256  # of a prompt's end, at most: float64 over 49,152 tokens is 400 KB a position
-PASSAGE = 1_500  # characters of a text that are scored together, and resampled together
+PASSAGE = 1_500  # characters of a text that are scored together
+Passage = tuple[str, str]  # the document that it is of, which is resampled as one, and the text
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question in the words of the task files, the gold answer after it, and the document that it is about."""
+
+    document: str
+    text: str
+    answer: str
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids that end where an answer begins, and the document that they are about."""
+    """Token ids, the document that they are about, and at how many of their last positions an answer's tokens come next."""
 
     ids: tuple[int, ...]
     document: str
+    answer: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +60,15 @@ class Divergence:
         kl: sum over positions of KL(base || adapter) over the whole vocabulary, nats.
         agree: positions where both find the same token likeliest.
         positions: how many.
-        kl_last, agree_last: of the last position, where the answer begins.
+        kl_answer, agree_answer, answer_positions: the same, of the positions whose next token is the answer's.
     """
 
     kl: np.ndarray
     agree: np.ndarray
     positions: np.ndarray
-    kl_last: np.ndarray
-    agree_last: np.ndarray
+    kl_answer: np.ndarray
+    agree_answer: np.ndarray
+    answer_positions: np.ndarray
 
 
 def divergence(lm: PairedLM, switch: Switch, adapter: str, prompts: Sequence[Prompt]) -> Divergence:
@@ -69,7 +82,8 @@ def divergence(lm: PairedLM, switch: Switch, adapter: str, prompts: Sequence[Pro
             tuned = _log_probabilities(lm, ids)
         kl = full_kl(base, tuned)
         agree = (base.argmax(-1) == tuned.argmax(-1)).double()
-        columns.append([float(kl.sum()), float(agree.sum()), len(kl), float(kl[-1]), float(agree[-1])])
+        whole, answer = len(kl), min(prompt.answer, len(kl))
+        columns.append([x for last in (whole, answer) for x in (float(kl[-last:].sum()), float(agree[-last:].sum()), last)])
     return Divergence(*np.array(columns, dtype=np.float64).T)
 
 
@@ -108,13 +122,39 @@ def passages_of(text: str) -> list[str]:
     return [passage for passage in passages if passage]
 
 
-def question_contexts(data: str | Path, names: Sequence[str], limit: int) -> list[tuple[str, str]]:
-    """(document, prompt) of the first questions of prepared data sets, worded as the task files word them."""
-    found = []
+def first_questions(data: str | Path, names: Sequence[str], limit: int) -> list[Question]:
+    """The first questions of each prepared data set."""
+    found: list[Question] = []
     for name in names:
-        records = [record for record in read_records(data, name) if isinstance(record, Question)]
-        found += [(r.document, f"{r.context}\n\nQuestion: {r.question}\nAnswer:".lstrip()) for r in records[:limit]]
+        found += [record for record in read_records(data, name) if isinstance(record, Question)][:limit]
     return found
+
+
+def asked_of(questions: Sequence[Question]) -> list[Asked]:
+    """Questions worded as the task files word them."""
+    return [
+        Asked(r.document, f"{r.context}\n\nQuestion: {r.question}\nAnswer:".lstrip(), f" {r.answer}") for r in questions
+    ]
+
+
+def document_passages(questions: Sequence[Question]) -> list[Passage]:
+    """The passages of the questions' documents, each document's text once."""
+    contexts = dict.fromkeys((question.document, question.context) for question in questions)
+    return [(document, passage) for document, context in contexts for passage in passages_of(context)]
+
+
+def general_passages() -> list[Passage]:
+    """The general text that comes with flagtrl, whose paragraphs are of different things."""
+    return [(str(i), paragraph) for i, paragraph in enumerate(GENERAL_TEXT.strip().split("\n\n"))]
+
+
+def question_prompts(lm: PairedLM, asked: Sequence[Asked]) -> list[Prompt]:
+    """Question and gold answer in the tokens that lm-eval scores; the last of the answer predicts nothing, and is left out."""
+    prompts = []
+    for one in asked:
+        question, answer = lm._encode_pair(one.text, one.answer)
+        prompts.append(Prompt((*question, *answer[:-1]), one.document, len(answer)))
+    return prompts
 
 
 def trading_prompts(lm: PairedLM, settings: Mapping, limit: int, market: str | None = None, seed: int = 0) -> list[Prompt]:
@@ -143,18 +183,18 @@ def trading_prompts(lm: PairedLM, settings: Mapping, limit: int, market: str | N
 def retention(
     lm: PairedLM,
     adapters: Sequence[str],
-    contexts: Sequence[tuple[str, str]],
-    texts: Mapping[str, str],
+    asked: Sequence[Asked],
+    texts: Mapping[str, Sequence[Passage]],
     trading: Sequence[Prompt] = (),
     seed: int = 0,
-) -> list[Row]:
-    """Everything that is kept or lost, as rows like those of the tasks; and the control, which raises if it is not 0.
+) -> tuple[list[Row], list[str]]:
+    """Everything that is kept or lost, as rows like those of the tasks; and what the control of zeros was measured on.
 
     Args:
         lm: around the model that holds base and adapters.
         adapters: their names.
-        contexts: (document, prompt) of questions.
-        texts: held-out texts by name.
+        asked: questions.
+        texts: held-out texts by name, as passages with the document that each is of.
         trading: trading prompts.
         seed: of the bootstrap.
 
@@ -162,18 +202,21 @@ def retention(
         AdapterError: an adapter that is 0 by construction is measured as other than 0.
     """
     switch = partial(arm, lm.model)
-    groups = {"questions": [Prompt(tuple(lm.tok_encode(text)), document) for document, text in contexts], "trading": trading}
+    groups = {"questions": question_prompts(lm, asked), "trading": list(trading)}
     rows = _text_rows(lm, switch, adapters, texts, seed)
     for name, prompts in groups.items():
         if prompts:
             rows += _divergence_rows(name, prompts, [divergence(lm, switch, adapter, prompts) for adapter in adapters], seed)
-    if contexts:
-        words = [text for _, text in contexts]
-        base, tuned = _arms(switch, adapters, partial(action_mass, lm, words))
-        documents = [document for document, _ in contexts]
+    if asked:
+        base, tuned = _arms(switch, adapters, partial(action_mass, lm, [one.text for one in asked]))
+        documents = [one.document for one in asked]
         rows.append(_row("questions", "action_word_mass", base, tuned, np.ones(len(base)), documents, seed))
-    check_zero(lm, [prompt for prompts in groups.values() for prompt in prompts[:2]])
-    return rows
+    controls = {name: prompts[:2] for name, prompts in groups.items() if prompts}
+    if not controls:
+        return rows, ["Control: not measured, as there was no prompt to compare distributions on."]
+    check_zero(lm, [prompt for prompts in controls.values() for prompt in prompts])
+    where = " and ".join(f"{len(prompts)} of {name}" for name, prompts in controls.items())
+    return rows, [f"Control: an adapter of zeros diverges from the base by exactly 0 on prompts: {where}."]
 
 
 def check_zero(lm: PairedLM, prompts: Sequence[Prompt]) -> float:
@@ -184,17 +227,17 @@ def check_zero(lm: PairedLM, prompts: Sequence[Prompt]) -> float:
     """
     others = list(lm.model.peft_config)
     name = add_zero_adapter(lm.model)
-    measured = divergence(lm, partial(arm, lm.model), name, prompts) if prompts else None
+    measured = divergence(lm, partial(arm, lm.model), name, prompts)
     lm.model.set_adapter(others[0])
     lm.model.delete_adapter(name)
-    worst = 0.0 if measured is None else float(np.abs(measured.kl).max())
+    worst = float(np.abs(measured.kl).max())
     if worst != 0.0:
         raise AdapterError(f"an adapter of zeros diverges from its base by {worst:g}; do not trust this run's comparison")
     return worst
 
 
-def read_texts(named: Sequence[str]) -> dict[str, str]:
-    """`NAME=FILE` pairs to texts.
+def read_texts(named: Sequence[str]) -> dict[str, list[Passage]]:
+    """`NAME=FILE` pairs to passages; the passages of one file are resampled one by one, as if each were a document.
 
     Raises:
         DataError: no such file, or none of text.
@@ -203,9 +246,13 @@ def read_texts(named: Sequence[str]) -> dict[str, str]:
     for pair in named:
         name, _, path = pair.rpartition("=")
         try:
-            texts[name or Path(path).stem] = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"the text {path!r} cannot be read ({error}); give NAME=FILE with a UTF-8 text file") from error
+        passages = passages_of(text)
+        if not passages:
+            raise DataError(f"the text {path!r} is empty; give a text of some paragraphs")
+        texts[name or Path(path).stem] = [(str(i), passage) for i, passage in enumerate(passages)]
     return texts
 
 
@@ -230,27 +277,27 @@ def _arms(switch: Switch, adapters: Sequence[str], measure: Callable[[], np.ndar
     return base, np.stack(tuned)
 
 
-def _text_rows(lm: PairedLM, switch: Switch, adapters: Sequence[str], texts: Mapping[str, str], seed: int) -> list[Row]:
+def _text_rows(
+    lm: PairedLM, switch: Switch, adapters: Sequence[str], texts: Mapping[str, Sequence[Passage]], seed: int
+) -> list[Row]:
     rows = []
     for name, text in texts.items():
-        passages = passages_of(text)
-        if not passages:
-            raise DataError(f"the text {name!r} is empty; give a text of some paragraphs")
+        documents, passages = zip(*text, strict=True)
         base, tuned = _arms(switch, adapters, partial(text_bits, lm, passages))
         sizes = np.array([float(len(passage.encode())) for passage in passages])
-        rows.append(_row(name, "bits_per_byte", base, tuned, sizes, [str(i) for i in range(len(passages))], seed))
+        rows.append(_row(name, "bits_per_byte", base, tuned, sizes, documents, seed))
     return rows
 
 
 def _divergence_rows(name: str, prompts: Sequence[Prompt], measured: Sequence[Divergence], seed: int) -> list[Row]:
-    documents = [prompt.document for prompt in prompts]
-    ones, counts = np.ones(len(prompts)), measured[0].positions
+    documents, zeros = [prompt.document for prompt in prompts], np.zeros(len(prompts))
+    first = measured[0]
     rows = []
     for where, kl, agree, weights in (
-        ("", [m.kl for m in measured], [m.agree for m in measured], counts),
-        ("_at_answer", [m.kl_last for m in measured], [m.agree_last for m in measured], ones),
+        ("", [m.kl for m in measured], [m.agree for m in measured], first.positions),
+        ("_at_answer", [m.kl_answer for m in measured], [m.agree_answer for m in measured], first.answer_positions),
     ):
-        rows.append(_row(name, f"kl{where}", np.zeros(len(prompts)), np.stack(kl), weights, documents, seed, tested=False))
+        rows.append(_row(name, f"kl{where}", zeros, np.stack(kl), weights, documents, seed, tested=False))
         rows.append(_row(name, f"top1_agreement{where}", weights, np.stack(agree), weights, documents, seed, tested=False))
     return rows
 

@@ -5,14 +5,31 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from flagtrl.errors import ConfigError
 from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm, run_settings
 from flagtrl.qa.evaluate import Row, compare, load_tasks
-from flagtrl.qa.records import data_file
-from flagtrl.qa.retention import question_contexts, read_texts, retention, trading_prompts_or_reason
+from flagtrl.qa.records import Question, data_file
+from flagtrl.qa.retention import (
+    Passage,
+    Prompt,
+    asked_of,
+    document_passages,
+    first_questions,
+    general_passages,
+    read_texts,
+    retention,
+    trading_prompts_or_reason,
+)
 
 MODELS = ("hf", "vllm")
+BATCH_SIZE = 4
+TEXTS = (
+    "`financial_text` is the questions' documents, resampled by document; `general_text` twelve paragraphs on everyday matters "
+    "that come with flagtrl; a text of --text is resampled by passages. `_at_answer` is over the gold answer's tokens, of a "
+    "trading prompt where the action begins."
+)
 QUESTION_SETS = ("tatqa", "finqa", "convfinqa", "financebench")
 
 
@@ -29,12 +46,12 @@ class Comparison:
         seed: of the bootstrap.
         device, dtype, batch_size: of the model.
         model: hf, or vllm where that is installed.
-        retention_prompts: prompts per data set, and trading prompts, for divergence; 0: none.
-        texts: NAME=FILE of held-out texts for bits per byte.
+        retention_prompts: prompts per data set, and trading prompts, for divergence; 0: none, texts alone.
+        texts: NAME=FILE of held-out texts for bits per byte, beside flagtrl's own general text.
         market: a market file for the trading prompts; None: a synthetic one.
 
     Raises:
-        ConfigError: a value outside its bounds.
+        ConfigError: a value outside its bounds, or one that vLLM has no use for.
     """
 
     adapters: tuple[str, ...]
@@ -45,7 +62,7 @@ class Comparison:
     seed: int = 0
     device: str | None = None
     dtype: str = "float32"
-    batch_size: int = 4
+    batch_size: int = BATCH_SIZE
     model: str = "hf"
     retention_prompts: int = 16
     texts: tuple[str, ...] = ()
@@ -60,6 +77,18 @@ class Comparison:
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise ConfigError(f"{name} is {value}; it must be at least {lowest}")
+        if self.model == "vllm":
+            self._refuse_what_vllm_ignores()
+
+    def _refuse_what_vllm_ignores(self) -> None:
+        unused: dict[str, Any] = {"device": self.device, "text": self.texts, "market": self.market}
+        unused["batch_size"] = self.batch_size if self.batch_size != BATCH_SIZE else None
+        for name, value in unused.items():
+            if value:
+                raise ConfigError(
+                    f"{name} is {value}, but vLLM places and batches by itself, and retention is not measured on it; leave out "
+                    f"--{name}, or use --model hf"
+                )
 
 
 def run(settings: Comparison) -> tuple[list[Row], list[str]]:
@@ -70,25 +99,39 @@ def run(settings: Comparison) -> tuple[list[Row], list[str]]:
     if settings.model == "vllm":
         engine, switch, names = load_vllm(settings.base, settings.adapters, settings.dtype)
         rows = compare(engine, switch, names, tasks, settings.limit, settings.seed)
-        return rows, ["Run on vLLM, which has no full-vocabulary logits: retention was not measured."]
+        return rows, ["Run on vLLM, which has no full-vocabulary logits: retention and the base's weights were not checked."]
     model, tokenizer, names, directories = load_arms(settings.base, settings.adapters, settings.device, settings.dtype)
     lm = PairedLM(model, tokenizer, settings.batch_size)
     rows, notes = compare(lm, partial(arm, model), names, tasks, settings.limit, settings.seed), []
     if lm.cut:
         per_arm = lm.cut // (1 + len(names))
         notes.append(f"{per_arm} requests per arm are longer than the model's {lm.max_length} tokens and lost their beginning.")
+    kept, said = _retention(lm, names, settings, texts, run_settings(directories[0]))
+    return rows + kept, notes + said
+
+
+def _retention(
+    lm: PairedLM, names: tuple[str, ...], settings: Comparison, texts: dict[str, list[Passage]], run_of: dict[str, Any]
+) -> tuple[list[Row], list[str]]:
+    """Texts always; divergence on questions and trading prompts, as many as asked for; and what was not measured."""
+    _say("retention: texts, divergence from the base, mass on the action words")
+    notes = [TEXTS]
+    questions: list[Question] = []
+    trading: list[Prompt] = []
     if settings.retention_prompts:
         prepared = [name for name in QUESTION_SETS if data_file(settings.data, name).is_file()]
-        contexts = question_contexts(settings.data, prepared, settings.retention_prompts)
-        texts = {"financial_text": "\n\n".join(text for _, text in contexts), **texts} if contexts else texts
-        trading, reason = trading_prompts_or_reason(
-            lm, run_settings(directories[0]), settings.retention_prompts, settings.market, settings.seed
-        )
-        _say("retention: texts, divergence from the base, mass on the action words")
-        rows += retention(lm, names, contexts, texts, trading, settings.seed)
+        questions = first_questions(settings.data, prepared, settings.retention_prompts)
+        if not questions:
+            sets = ", ".join(QUESTION_SETS)
+            notes.append(f"Not measured on questions and financial text: {settings.data} holds none of {sets}, prepared.")
+        trading, reason = trading_prompts_or_reason(lm, run_of, settings.retention_prompts, settings.market, settings.seed)
         notes += [reason] if reason else []
-        notes.append("Control: an adapter of zeros, measured the same way, diverges from the base by exactly 0.")
-    return rows, notes
+    else:
+        notes.append("Not measured on questions, financial text and trading prompts: --retention_prompts is 0.")
+    documents = document_passages(questions)
+    texts = {**({"financial_text": documents} if documents else {}), "general_text": general_passages(), **texts}
+    rows, control = retention(lm, names, asked_of(questions), texts, trading, settings.seed)
+    return rows, notes + control
 
 
 def _say(text: str) -> None:
