@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,6 +106,35 @@ def test_the_end_of_a_run_on_a_full_disk(small_model, disk, capsys):
         report.write(disk / "results")
     line = the_line(capsys.readouterr().err, stop.value.code)
     assert "No space left on device; make room, or write elsewhere" in line
+
+
+@contextmanager
+def as_nobody():
+    """Whom permissions stop."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_before(small_model, capsys):
+    with tempfile.TemporaryDirectory() as place:
+        run = Path(place) / "run"
+        trainer = tiny_trainer(small_model, run, save_strategy="steps", save_steps=1)
+        trainer.train()
+        window = news_leads_price(days=30, seed=3).window()
+        report = evaluate(language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3))
+        for path in (Path(place), run, *run.rglob("*")):
+            path.chmod(0o555)
+        with as_nobody(), pytest.raises(CheckpointError, match=r"not be written .*Permission denied.*; allow it") as caught:
+            trainer.save_model()
+        assert str(run / "checkpoint-6") in str(caught.value) and "\n" not in str(caught.value)
+        with as_nobody(), pytest.raises(SystemExit) as stop, one_line_errors():
+            report.write(run)
+        line = the_line(capsys.readouterr().err, stop.value.code)
+        assert "results.json" in line and "Permission denied; allow it, or write elsewhere" in line
+        load_policy(run / "checkpoint-6")
 
 
 def test_a_full_cache_of_the_hub_is_one_line_and_leaves_the_checkpoints(monkeypatch, shared, small_model, tmp_path):

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 EXIT_USAGE = 2
-# A disk that is full, over its quota, or may not be written to.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# A file that this user may not touch; a disk that is full, over its quota, or may not be written to.
+FORBIDDEN = (errno.EACCES, errno.EPERM)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, *FORBIDDEN)
 
 
 class FlagtrlError(Exception):
@@ -67,7 +68,8 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         if (trouble := disk_trouble(error)) is None:
             raise
-        _exit_with(f"{error.filename or 'a file'} could not be written: {trouble}; make room, or write elsewhere")
+        remedy = "allow it" if trouble in map(os.strerror, FORBIDDEN) else "make room"
+        _exit_with(f"{error.filename or 'a file'} could not be read or written: {trouble}; {remedy}, or write elsewhere")
 
 
 def _exit_with(message: str) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from flagtrl.errors import AdapterError, CheckpointError, FlagtrlError
+from flagtrl.errors import FORBIDDEN, AdapterError, CheckpointError, FlagtrlError, disk_trouble
 from flagtrl.policy.provenance import same_base
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
@@ -96,9 +96,11 @@ def not_written(directory: Path, run: Path, error: BaseException) -> CheckpointE
     """What `error` says, how much room there is, and which checkpoint of the run is whole."""
     free = shutil.disk_usage(run).free / 2**20
     last = last_checkpoint(run)
+    forbidden = disk_trouble(error) in map(os.strerror, FORBIDDEN)
+    remedy = "allow it" if forbidden else "make room, or lower --save_total_limit"
     return CheckpointError(
         f"{directory} could not be written ({_first_line(error)}; {free:.0f} MiB are free there); "
-        f"the last whole checkpoint is {last or 'none'}; make room, or lower --save_total_limit, and resume from it"
+        f"the last whole checkpoint is {last or 'none'}; {remedy}, and resume from it"
     )
 
 
@@ -225,7 +227,9 @@ def _fault(directory: Path, processes: int | None) -> str | None:
             if not (directory / name).is_file():
                 return f"{directory} has no {name}: the checkpoint is incomplete or of another number of processes"
             _open(directory / name)
-    except (OSError, ValueError, AttributeError) as error:
+    except OSError as error:
+        return f"{directory} cannot be read ({error})"
+    except (ValueError, AttributeError) as error:
         return f"{directory} is damaged ({error})"
     return None
 
