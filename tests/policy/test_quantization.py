@@ -33,9 +33,9 @@ def small_model(shared, tmp_path_factory):
 
 @pytest.fixture
 def quantised(small_model):
-    def make(quantization, finetuning="full_top"):
+    def make(quantization, finetuning="full_top", policy="action_tokens"):
         torch.manual_seed(0)
-        settings = PolicySettings(quantization=quantization, finetuning=finetuning, head_width=8)
+        settings = PolicySettings(quantization=quantization, finetuning=finetuning, policy=policy, head_width=8)
         base, tokenizer = load_base(str(small_model), settings=settings)
         encoder = PromptEncoder(tokenizer, PromptSettings("compact", 0), 2048)
         return ActorCritic(attach_adapter(base, settings), encoder.action_paths, settings).eval(), encoder
@@ -99,9 +99,9 @@ def test_a_saved_policy_acts_as_it_did(quantised, tmp_path, quantization):
     assert torch.equal(found.logprobs, wanted.logprobs) and torch.equal(found.values, wanted.values)
 
 
-def run_of_20_updates(quantised, quantization, finetuning, out):
+def run_of_20_updates(quantised, quantization, finetuning, policy, out):
     """5 rollouts of 8 samples, 2 minibatches each, twice."""
-    model, encoder = quantised(quantization, finetuning)
+    model, encoder = quantised(quantization, finetuning, policy)
     options = {"num_envs": 2, "num_steps": 4, "max_episode_steps": 4, "minibatch_size": 4, "update_epochs": 2}
     options |= {"total_timesteps": 40, "gradient_accumulation_steps": 1, "learning_rate": 2e-3, "train_dtype": "float32"}
     args = PPOConfig(output_dir=str(out), use_cpu=True, disable_tqdm=True, save_steps=8, save_strategy="steps", **options)
@@ -125,16 +125,18 @@ def maps(model):
 
 
 @pytest.mark.parametrize(
-    ("quantization", "finetuning"),
+    ("quantization", "finetuning", "policy"),
     [
-        ("4bit", "full_top"),
-        ("8bit", "lora"),
-        pytest.param("4bit", "lora", marks=pytest.mark.slow),
-        pytest.param("8bit", "full_top", marks=pytest.mark.slow),
+        ("4bit", "full_top", "action_tokens"),
+        ("8bit", "lora", "action_tokens"),
+        ("4bit", "qlora", "head"),
+        pytest.param("4bit", "lora", "action_tokens", marks=pytest.mark.slow),
+        pytest.param("8bit", "full_top", "action_tokens", marks=pytest.mark.slow),
+        pytest.param("8bit", "full_top", "head", marks=pytest.mark.slow),
     ],
 )
-def test_20_updates_move_the_top_alone_and_come_back_from_disk(quantised, tmp_path, quantization, finetuning):
-    model, encoder, before = run_of_20_updates(quantised, quantization, finetuning, tmp_path)
+def test_20_updates_move_the_top_alone_and_come_back_from_disk(quantised, tmp_path, quantization, finetuning, policy):
+    model, encoder, before = run_of_20_updates(quantised, quantization, finetuning, policy, tmp_path)
     layers = model.language_model.get_base_model().get_decoder().layers
     frozen = [m.weight for layer in layers[:2] for m in layer.modules() if isinstance(m, KINDS[quantization])]
     assert len(frozen) == 2 * 7, "every linear map of the two frozen layers"
@@ -157,6 +159,13 @@ def test_20_updates_move_the_top_alone_and_come_back_from_disk(quantised, tmp_pa
     # LLM.int8 rounds a prompt's activations by what else is in the pass: a cached one was computed among others.
     tolerance = 0 if quantization == "4bit" else 2e-2
     torch.testing.assert_close(found.logprobs.exp(), wanted.logprobs.exp(), atol=tolerance, rtol=0)
+
+
+def test_qlora_is_lora_on_4_bits_and_goes_by_these_names():
+    assert PolicySettings(finetuning="qlora") == PolicySettings(finetuning="lora", quantization="4bit")
+    assert PolicySettings(finetuning="qlora", quantization="8bit") == PolicySettings(finetuning="lora", quantization="8bit")
+    with pytest.raises(ConfigError, match="finetuning is 'q'; use one of full_top, lora, qlora"):
+        PolicySettings(finetuning="q")
 
 
 def test_an_unknown_quantization_is_refused():

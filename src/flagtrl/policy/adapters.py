@@ -32,7 +32,11 @@ class PolicySettings:
         default="none", metadata={"help": "of an action's log-likelihood. none: the sum over its tokens; token: their mean"}
     )
     finetuning: str = field(
-        default="full_top", metadata={"help": "full_top: all weights of the top layers; lora: LoRA matrices on them"}
+        default="full_top",
+        metadata={
+            "help": "full_top: all weights of the top layers; lora: LoRA matrices on them; qlora: lora with quantization 4bit, "
+            "or 8bit if that is set"
+        },
     )
     trainable_layers: int = field(default=2, metadata={"help": "M: how many top layers are trained; the rest stay frozen"})
     lora_rank: int = field(default=8, metadata={"help": "rank of the LoRA matrices (finetuning=lora)"})
@@ -43,9 +47,13 @@ class PolicySettings:
     )
 
     def __post_init__(self) -> None:
+        if self.finetuning == "qlora":  # a name for two settings, which are what is saved and compared
+            object.__setattr__(self, "finetuning", "lora")
+            if self.quantization == "none":
+                object.__setattr__(self, "quantization", "4bit")
         allowed: dict[str, tuple[str, ...]] = {
             "policy": POLICIES,
-            "finetuning": FINETUNING,
+            "finetuning": (*FINETUNING, "qlora"),
             "length_normalisation": NORMALISATIONS,
             "quantization": QUANTIZATIONS,
         }
