@@ -1,10 +1,13 @@
+import copy
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from architectures import CONFIGS
 from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.meters import LOGGED, LOGGED_BY_SPLIT
@@ -218,14 +221,21 @@ def test_what_the_cache_holds_does_not_change_a_bit(small_model, tmp_path, style
     assert equal(trained[0], trained[2]) and equal(trained[1], trained[2])
 
 
-@pytest.mark.parametrize("finetuning", ["full_top", "lora"])
-def test_both_engines_train_alike(small_model, tmp_path, finetuning):
+@pytest.mark.filterwarnings(r"ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("architecture", "finetuning"), [*((name, "full_top") for name in CONFIGS), ("llama", "lora"), ("deepseek-v2", "lora")]
+)
+def test_both_engines_train_alike(small_model, tmp_path, architecture, finetuning):
     """200 environment steps, every logged loss."""
+    config = copy.deepcopy(CONFIGS[architecture])
+    config.update({"vocab_size": 49152, "max_position_embeddings": 8192, "pad_token_id": 2})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(small_model).save_pretrained(tmp_path / "model")
+    options = {"finetuning": finetuning, "num_steps": 10, "total_timesteps": 200, "max_episode_steps": 30}
     logs = []
     for engine in ("plain", "split"):
-        trainer = tiny_trainer(
-            small_model, tmp_path, engine=engine, finetuning=finetuning, num_steps=10, total_timesteps=200, max_episode_steps=30
-        )
+        trainer = tiny_trainer(tmp_path / "model", tmp_path / engine, engine=engine, **options)
         trainer.train()
         logs.append([entry for entry in entries(trainer) if "loss" in entry])
     assert len(logs[0]) == len(logs[1]) >= 60

@@ -8,18 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    DeepseekV2Config,
-    Gemma2Config,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
+from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 
+from architectures import CONFIGS, SHAPE, VOCABULARY
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
@@ -31,40 +22,6 @@ from flagtrl.policy.trunk import TOKENS_PER_PASS, LruCache, TrunkSettings, batch
 # PEFT plans for DeepSeek's fused experts, which a plain LoRA leaves alone.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
 
-VOCABULARY = 96
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-}
-CONFIGS = {
-    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=8),
-    "gemma2": Gemma2Config(**SHAPE, head_dim=8, sliding_window=8),
-    "mistral, sliding window": MistralConfig(**SHAPE, sliding_window=8),
-    "smollm3": SmolLM3Config(**SHAPE, no_rope_layer_interval=2),
-    "deepseek-v2": DeepseekV2Config(
-        **SHAPE | {"num_key_value_heads": 4},
-        q_lora_rank=8,
-        kv_lora_rank=8,
-        qk_nope_head_dim=8,
-        qk_rope_head_dim=8,
-        v_head_dim=8,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_shared_experts=1,
-        moe_intermediate_size=16,
-        first_k_dense_replace=1,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
-}
 PATHS = {"smollm": ((5, 6), (7,), (8,)), "three chains": ((5, 6, 7), (8, 9, 10), (11, 12, 13)), "single": ((5,), (6,), (7,))}
 
 
