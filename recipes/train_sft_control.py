@@ -4,7 +4,8 @@
 
 The same base, the same trainable weights, the prompts of the run's training window with random legal actions as answers,
 and the usual next-token loss over prompt and answer. It stops where KL(base || adapter), over all positions of prompts that
-it does not train on, reaches the run's. What such an adapter changes in financial QA, any training on these prompts does.
+it does not train on, is the run's within --tolerance: the weights of the last two measurements, one below it and one above, are
+mixed to get there. What such an adapter changes in financial QA, any training on these prompts does.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from flagtrl.errors import AdapterError, ConfigError, one_line_errors
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
@@ -23,12 +25,13 @@ from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.provenance import check_adapter_config, saved_base
-from flagtrl.policy.saving import SETTINGS_FILE, context_length, load_base
+from flagtrl.policy.saving import SETTINGS_FILE, check_base, context_length, load_base
 from flagtrl.qa.arms import PairedLM, arm
 from flagtrl.qa.retention import Prompt, divergence
 from flagtrl.recipe import check_output_dir
 
 OWN = "default"  # PEFT's name of the adapter that is trained here
+Weights = list[Tensor]
 
 
 def episode(window: Window, market: MarketSettings, encoder: PromptEncoder, generator: np.random.Generator) -> list[list[int]]:
@@ -48,6 +51,63 @@ def mean_kl(lm: PairedLM, adapter: str, prompts: list[Prompt]) -> float:
     return float(measured.kl.sum() / measured.positions.sum())
 
 
+def matched(lm: PairedLM, prompts: list[Prompt], target: float, tolerance: float, below: Weights, above: Weights) -> float:
+    """Set the adapter's weights to below + x (above - below), with x bisected until the KL is the target's; return that KL.
+
+    Along the line the KL goes from below the target to above it without a jump, so that such an x exists.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        share = (low + high) / 2
+        with torch.no_grad():
+            for parameter, start, end in zip(trainable(lm), below, above, strict=True):
+                parameter.copy_(start + share * (end - start))
+        reached = measured(lm, prompts)
+        if abs(reached - target) <= tolerance * target:
+            return reached
+        low, high = (share, high) if reached < target else (low, share)
+    raise ConfigError(
+        f"KL {reached:g} of {target:g} is as near as weights can be told apart; raise --tolerance ({tolerance:g})"
+    )
+
+
+def trainable(lm: PairedLM) -> list[Tensor]:
+    """The weights that are trained here."""
+    return [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
+
+
+def measured(lm: PairedLM, prompts: list[Prompt]) -> float:
+    """KL of the adapter that is trained here, which is on again afterwards."""
+    kl = mean_kl(lm, OWN, prompts)
+    lm.model.set_adapter(OWN)
+    return kl
+
+
+def train(
+    lm: PairedLM, sequences: list[list[int]], held_out: list[Prompt], target: float, options: argparse.Namespace
+) -> tuple[float, int]:
+    """Steps until the KL passes the target, then back to it; the KL that was reached, and the steps."""
+    optimizer = torch.optim.AdamW(trainable(lm), lr=options.learning_rate)
+    generator = np.random.default_rng(options.seed + 1)
+    reached = 0.0
+    for step in range(1, options.max_steps + 1):
+        if (step - 1) % options.measure_every == 0:
+            below = [parameter.detach().clone() for parameter in trainable(lm)]
+        for place in generator.choice(len(sequences), options.batch_size):
+            ids = torch.tensor([sequences[place]], device=lm.device)
+            (lm.model(input_ids=ids, labels=ids).loss / options.batch_size).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % options.measure_every == 0:
+            reached = measured(lm, held_out)
+            print(f"step {step}: KL {reached:.5f} of {target:.5f}", flush=True)
+            if reached >= target:
+                above = [parameter.detach().clone() for parameter in trainable(lm)]
+                return matched(lm, held_out, target, options.tolerance, below, above), step
+    short = f"KL {reached:g} of {target:g} after {options.max_steps} steps"
+    raise ConfigError(f"{short}; raise --max_steps or --learning_rate")
+
+
 def main() -> None:
     """Train to the run's distance and save a plain PEFT adapter."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,10 +118,16 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--max_steps", type=int, default=2000)
     parser.add_argument("--measure_every", type=int, default=5, help="steps between two measurements of the KL")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.02, help="of the KL, as a share of the run's (default: %(default)s)"
+    )
     parser.add_argument("--prompts", type=int, default=12, help="held-out prompts that the KL is measured on")
     parser.add_argument("--reward", help="FILE.py:FUNCTION, where the run was trained on a reward of that kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cpu, cuda ... (default: a GPU where there is one)")
     options = parser.parse_args()
+    if not 0 < options.tolerance < 1:
+        raise ConfigError(f"tolerance is {options.tolerance}; it must be above 0 and below 1")
     out, like = check_output_dir(options.output_dir), Path(options.like)
     if not (like / SETTINGS_FILE).is_file():
         raise AdapterError(f"{like} has no {SETTINGS_FILE}; give the output directory of a flagtrl run")
@@ -70,12 +136,14 @@ def main() -> None:
     torch.manual_seed(options.seed)
     generator = np.random.default_rng(options.seed)
     base, tokenizer = load_base(saved_base(like))
+    check_base(base, saved_base(like), like, settings)
+    base.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     encoder = PromptEncoder(tokenizer, PromptSettings(**settings["prompt"]), context_length(base))
     model = attach_adapter(base, PolicySettings(**settings["policy"]))
     rules, windows = settings["market"], settings["windows"]
     market = MarketSettings(**{**rules, "reward": saved_reward(rules["reward"], options.reward)})
     asset = load(options.data, symbol=settings["data"]["symbol"])
-    train, test = (asset.window(*windows[name][:2]) for name in ("train", "test"))
+    training, test = (asset.window(*windows[name][:2]) for name in ("train", "test"))
     unseen = episode(test, market, encoder, generator)[: options.prompts]
     held_out = [Prompt(tuple(ids), str(i)) for i, ids in enumerate(unseen)]
     lm = PairedLM(model, tokenizer)
@@ -84,28 +152,14 @@ def main() -> None:
     if target <= 0:
         raise ConfigError(f"{like} is its base on these prompts (KL {target:g}): there is no distance to match")
     model.set_adapter(OWN)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate)
-    sequences, reached = episode(train, market, encoder, generator), 0.0
-    for step in range(1, options.max_steps + 1):
-        for place in generator.choice(len(sequences), options.batch_size):
-            ids = torch.tensor([sequences[place]], device=lm.device)
-            (model(input_ids=ids, labels=ids).loss / options.batch_size).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % options.measure_every == 0:
-            reached = mean_kl(lm, OWN, held_out)
-            model.set_adapter(OWN)
-            print(f"step {step}: KL {reached:.5f} of {target:.5f}", flush=True)
-            if reached >= target:
-                break
-    else:
-        short = f"KL {reached:g} of {target:g} after {options.max_steps} steps"
-        raise ConfigError(f"{short}; raise --max_steps or --learning_rate")
     model.delete_adapter("like")
+    reached, steps = train(lm, episode(training, market, encoder, generator), held_out, target, options)
+    print(f"KL {reached:.5f} of {target:.5f}, within {options.tolerance:.1%}")
     model.save_pretrained(str(out), save_embedding_layers=False)
     tokenizer.save_pretrained(out)
-    note = {"control": "sft", "like": like.name, "kl": reached, "kl_of_the_run": target, "steps": step, "seed": options.seed}
+    note = {"control": "sft", "like": like.name, "kl": reached, "kl_of_the_run": target, "steps": steps, "seed": options.seed}
     kept = {name: settings[name] for name in ("prompt", "market", "model", "data", "windows")}
+    kept |= {name: settings[name] for name in ("base_revision", "base_fingerprint") if name in settings}
     (out / SETTINGS_FILE).write_text(json.dumps(note | kept, indent=2) + "\n")
 
 

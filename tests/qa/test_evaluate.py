@@ -363,7 +363,7 @@ def test_a_repository_is_pulled(small_model, loras, monkeypatch):
 def test_an_adapter_of_the_hub_opens_no_directory_and_imports_nothing(small_model, loras, tmp_path):
     pulled = shutil.copytree(loras[0], tmp_path / "pulled")
     load_arms(None, [str(pulled)], "cpu")  # one's own: its base is where it says
-    (pulled / ".cache/huggingface").mkdir(parents=True)  # what the Hub's client leaves where it downloads to
+    (pulled / ".cache/huggingface/download").mkdir(parents=True)  # what the Hub's client leaves where it downloads to
     with pytest.raises(AdapterError, match="never opened on this machine"):
         load_arms(None, [str(pulled)], "cpu")
     load_arms(str(small_model), [str(pulled)], "cpu")
