@@ -96,7 +96,7 @@ def not_written(directory: Path, run: Path, error: BaseException) -> CheckpointE
     """What `error` says, how much room there is, and which checkpoint of the run is whole."""
     free = shutil.disk_usage(run).free / 2**20
     last = last_checkpoint(run)
-    forbidden = disk_trouble(error) in map(os.strerror, FORBIDDEN)
+    forbidden = disk_trouble(error) in [os.strerror(code) for code in FORBIDDEN]
     remedy = "allow it" if forbidden else "make room, or lower --save_total_limit"
     return CheckpointError(
         f"{directory} could not be written ({_first_line(error)}; {free:.0f} MiB are free there); "
