@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -100,23 +102,26 @@ def requests(tokenizer):
     ]
 
 
-def test_the_arms_are_the_plain_base_and_the_plain_adapter(small_model, trained):
-    """Against lm-eval's own model class, with logits at every position, on separately loaded models."""
-    model, tokenizer, (name,), _ = load_arms(str(small_model), [str(trained)], "cpu")
+@pytest.mark.parametrize("which", ["stories260K", "small_model"])
+def test_the_arms_are_the_plain_base_and_the_plain_adapter(which, shared, small_model, trained, tmp_path):
+    """Against lm-eval's own model class, with logits at every position, on separately loaded models; rel: float32, -53 nats."""
+    path = small_model if which == "small_model" else shared / "models/stories260K"
+    adapter = trained if which == "small_model" else lora(path, tmp_path / "lora", 0.1)
+    model, tokenizer, (name,), _ = load_arms(str(path), [str(adapter)], "cpu")
     ours = PairedLM(model, tokenizer, batch_size=3)
-    plain = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     asked = requests(tokenizer)
-    reference = HFLM(pretrained=plain, tokenizer=AutoTokenizer.from_pretrained(small_model), backend="causal", batch_size=2)
+    reference = HFLM(pretrained=plain, tokenizer=AutoTokenizer.from_pretrained(path), backend="causal", batch_size=2)
     with arm(model, None):
         base = ours.loglikelihood(asked, disable_tqdm=True)
     with arm(model, name):
         tuned = ours.loglikelihood(asked, disable_tqdm=True)
     expected = reference.loglikelihood(asked, disable_tqdm=True)
-    assert [x for x, _ in base] == pytest.approx([x for x, _ in expected], abs=1e-5)
+    assert [x for x, _ in base] == pytest.approx([x for x, _ in expected], abs=1e-5, rel=1e-6)
     assert [greedy for _, greedy in base] == [greedy for _, greedy in expected]
-    reference._model = arms.PeftModel.from_pretrained(plain, str(trained))
+    reference._model = arms.PeftModel.from_pretrained(plain, str(adapter))
     with_adapter = reference.loglikelihood(asked, disable_tqdm=True)
-    assert [x for x, _ in tuned] == pytest.approx([x for x, _ in with_adapter], abs=1e-5)
+    assert [x for x, _ in tuned] == pytest.approx([x for x, _ in with_adapter], abs=1e-5, rel=1e-6)
     assert max(abs(a - b) for (a, _), (b, _) in zip(base, tuned, strict=True)) > 1e-3
 
 
@@ -135,55 +140,57 @@ def test_only_the_rows_that_are_read_are_computed(small_model, trained, monkeypa
     assert [tuple(logits.shape) for logits in seen] == [(1, 1, 49152)], "four one-token labels: one forward, one row"
 
 
-AGREEMENT = ("flagtrl_fiqa_sa", "flagtrl_tatqa_bits", "flagtrl_tatqa_mc", "flagtrl_finqa_gen")
+# Every kind of task: bits per byte, multiple choice with and without context, generation, classification.
+QUICK = ("flagtrl_fiqa_sa", "flagtrl_tatqa_bits", "flagtrl_tatqa_mc", "flagtrl_finqa_gen")
+ARMS = ("base", "adapter")
 
 
-def check_agreement(theirs, small_model, adapter, data):
-    """lm-eval's results of a base with `peft=` against our adapter arm."""
-    ours, _ = run(
-        Comparison((str(adapter),), AGREEMENT, str(data), str(small_model), limit=4, retention_prompts=0, device="cpu")
-    )
-    ours = [row for row in ours if not row.task.startswith("retention_")]
-    assert len(ours) == 7
+@pytest.fixture
+def compared(small_model, loras, data):
+    """What flagtrl finds on tasks, by task and metric."""
+
+    def compare_on(tasks):
+        options = {"base": str(small_model), "limit": 4, "retention_prompts": 0, "device": "cpu"}
+        rows, _ = run(Comparison((str(loras[0]),), tuple(tasks), str(data), **options))
+        return [row for row in rows if not row.task.startswith("retention_")]
+
+    return compare_on
+
+
+def check_agreement(ours, theirs, which):
+    """lm-eval's results of a base, with `peft=` or without, against our arm of that name."""
     for row in ours:
-        assert row.difference.adapter == pytest.approx(theirs[row.task][f"{row.metric},none"], abs=1e-4), row.task
+        expected = theirs[row.task][f"{row.metric},none"]
+        assert getattr(row.difference, which) == pytest.approx(expected, abs=1e-4), (row.task, row.metric, which)
 
 
-def test_lm_evals_own_evaluation_agrees(small_model, loras, data):
+@pytest.mark.parametrize("which", ARMS)
+def test_lm_evals_own_evaluation_agrees(which, compared, small_model, loras, data):
     """What its command line runs, without the index of its 13,000 other task files: the quick twin of the test below."""
-    model = {"pretrained": str(small_model), "peft": str(loras[0]), "dtype": "float32"}
+    model = {"pretrained": str(small_model), "dtype": "float32"} | ({"peft": str(loras[0])} if which == "adapter" else {})
     manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata={"data": str(data), **model})
-    results = simple_evaluate("hf", model, list(AGREEMENT), task_manager=manager, limit=4, device="cpu", bootstrap_iters=0)
-    check_agreement(results["results"], small_model, loras[0], data)
+    results = simple_evaluate("hf", model, list(QUICK), task_manager=manager, limit=4, device="cpu", bootstrap_iters=0)
+    ours = compared(QUICK)
+    assert len(ours) == 7
+    check_agreement(ours, results["results"], which)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_lm_evals_own_command_line_agrees(small_model, loras, data, tmp_path):
-    tasks = ",".join(AGREEMENT)
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "lm_eval",
-            "run",
-            "--model",
-            "hf",
-            "--tasks",
-            tasks,
-            "--include_path",
-            str(TASKS),
-            "--limit",
-            "4",
-        ),
-        *("--model_args", f"pretrained={small_model},peft={loras[0]},dtype=float32", "--device", "cpu", "--batch_size", "1"),
-        *("--metadata", json.dumps({"data": str(data)}), "--output_path", str(tmp_path / "theirs")),
-    ]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=tmp_path, env=env)
-    assert done.returncode == 0, done.stderr[-2000:]
-    written = next((tmp_path / "theirs").rglob("results_*.json"))
-    check_agreement(json.loads(written.read_text())["results"], small_model, loras[0], data)
+@pytest.mark.timeout(1800)
+def test_lm_evals_own_command_line_agrees_on_every_task(compared, small_model, loras, data, tmp_path):
+    ours = compared(sorted(NAMES))
+    assert {row.task for row in ours} == NAMES
+    for which in ARMS:
+        peft = f",peft={loras[0]}" if which == "adapter" else ""
+        command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", ",".join(sorted(NAMES))]
+        command += ["--model_args", f"pretrained={small_model}{peft},dtype=float32", "--device", "cpu", "--batch_size", "1"]
+        command += ["--include_path", str(TASKS), "--metadata", json.dumps({"data": str(data)}), "--limit", "4"]
+        command += ["--output_path", str(tmp_path / which)]
+        env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr[-2000:]
+        written = next((tmp_path / which).rglob("results_*.json"))
+        check_agreement(ours, json.loads(written.read_text())["results"], which)
 
 
 def test_several_adapters_are_one_row_with_each_ones_delta(small_model, loras, data):
@@ -232,13 +239,34 @@ def test_arms_that_saw_different_documents_are_refused(small_model, loras, data)
         pair(few, [more], tasks, 0)
 
 
-def test_mmlus_finance_subjects_are_lm_evals_own():
-    folder = Path(arms.HFLM.__module__ and sys.modules["lm_eval"].__file__).parent / "tasks/mmlu/default"
-    named = [
-        line.strip("- \n") for line in (TASKS / "_flagtrl_mmlu_finance.yaml").read_text().splitlines() if "mmlu_" in line[:9]
-    ]
-    assert len(named) == 5
-    assert all((folder / f"{name}.yaml").is_file() for name in named)
+def test_mmlus_finance_subjects_are_lm_evals_own(monkeypatch):
+    """The group as lm-eval's own manager loads it, but for the data, which are the Hub's."""
+    loaded = []
+
+    def no_download(task, *_, **__):
+        loaded.append((task.config.task, task.DATASET_PATH, task.DATASET_NAME))
+        rows = [{"question": "q", "choices": list("wxyz"), "answer": 0, "subject": task.DATASET_NAME}] * 6
+        task.dataset = {"test": Dataset.from_list(rows), "dev": Dataset.from_list(rows)}
+
+    monkeypatch.setattr(ConfigurableTask, "download", no_download)
+    tasks = load_tasks(["mmlu_finance"], "none")["tasks"]
+    subjects = ("business_ethics", "econometrics", "high_school_macroeconomics", "high_school_microeconomics")
+    assert set(tasks) == {f"mmlu_{subject}" for subject in (*subjects, "professional_accounting")}
+    assert {path for _, path, _ in loaded} == {"cais/mmlu"}
+    assert all(name == f"mmlu_{subject}" for name, _, subject in loaded)
+
+
+def test_the_benchmark_loads_as_the_command_does(shared, data, tmp_path):
+    """At a tiny shape: its rows are those that README cites, and one copy of the weights is held."""
+    command = [sys.executable, "benchmarks/qa.py", "--data", data, "--tokenizer", shared / "models/smollm2_135m_tokenizer"]
+    command += ["--items", 2, "--threads", 1, "--size", "tiny", "--json", tmp_path / "rows.json"]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["arm"] for row in rows] == ["base", "adapter_0"]
+    known = json.loads((root / "docs/qa_speed.json").read_text())
+    assert all(set(row) == set(known[0]) and row["items"] == 2 and row["weights_mb"] > 0 for row in rows)
 
 
 def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(small_model, loras, trained, monkeypatch):

@@ -37,7 +37,7 @@ def build(out):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_task_runs_from_a_wheel(shared, data, tmp_path):
+def test_every_task_runs_from_a_wheel(shared, small_model, data, tmp_path):
     wheel = build(tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("flagtrl/qa/tasks/")}
@@ -51,39 +51,19 @@ def test_every_task_runs_from_a_wheel(shared, data, tmp_path):
     (site / "dependencies.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")) + "\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    base = shared / "models/stories260K"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     where = subprocess.run(
         [python, "-c", "import flagtrl; print(flagtrl.__file__)"], cwd=elsewhere, env=env, capture_output=True, text=True
     )
     assert str(site) in where.stdout, where.stdout + where.stderr
-    command = [
-        tmp_path / "env/bin/flagtrl",
-        "qa",
-        "--base",
-        base,
-        "--adapter",
-        lora(base, tmp_path / "lora", 0.1),
-        "--data",
-        data,
-    ]
-    command += [
-        "--tasks",
-        "qa,classification",
-        "--limit",
-        "2",
-        "--retention_prompts",
-        "1",
-        "--json",
-        "rows.json",
-        "--device",
-        "cpu",
-    ]
-    done = subprocess.run([str(part) for part in command], cwd=elsewhere, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads((elsewhere / "rows.json").read_text())
-    tasks = {row["task"] for row in rows if row["task"].startswith("flagtrl_")}
-    assert len(tasks) == 21
+    for base in (shared / "models/stories260K", small_model):
+        adapter = lora(base, tmp_path / f"lora_{base.name}", 0.1)
+        command = [tmp_path / "env/bin/flagtrl", "qa", "--base", base, "--adapter", adapter, "--data", data, "--device", "cpu"]
+        command += ["--tasks", "qa,classification", "--limit", "2", "--retention_prompts", "1", "--json", f"{base.name}.json"]
+        done = subprocess.run(list(map(str, command)), cwd=elsewhere, env=env, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = json.loads((elsewhere / f"{base.name}.json").read_text())
+        assert len({row["task"] for row in rows if row["task"].startswith("flagtrl_")}) == 21
 
 
 def test_package_data_name_every_task_file():
