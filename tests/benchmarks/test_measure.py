@@ -92,13 +92,13 @@ def run(monkeypatch, tmp_path, module, options):
 
 
 def test_throughput_writes_a_row_per_engine_prompt_type_and_phase(monkeypatch, tmp_path, capsys):
-    rows = run(monkeypatch, tmp_path, throughput, "--steps 8 --seconds 0 --prompts compact markov --envs 1 4")
+    rows = run(monkeypatch, tmp_path, throughput, "--steps 8 --seconds 0 --prompts compact --envs 1 4")
     assert {(r["engine"], r["dtype"], r["num_envs"]) for r in rows} == {
         *((engine, "float32", 1) for engine in measure.ENGINES),
         ("split", "bfloat16", 1),
         ("split", "float32", 4),
     }
-    assert {r["phase"] for r in rows} == set(measure.PHASES) and {r["prompt"] for r in rows} == {"compact", "markov"}
+    assert {r["phase"] for r in rows} == set(measure.PHASES) and {r["prompt"] for r in rows} == {"compact"}
     figures = {"seconds_per_step", "tokens_per_step", "peak_memory_mb", "peak_share"}
     assert set(rows[0]) == {"engine", "prompt", "dtype", "num_envs", "phase", *figures}
     for row in rows:

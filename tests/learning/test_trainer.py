@@ -16,6 +16,8 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.policy.saving import load_policy
 from training import STEPS, AtStep, Rates, Spy, break_a_weight, digests, entries, equal, load, tiny_trainer, weights
 
+QUICK = ("llama", "mistral, sliding window", "deepseek-v2")  # the other architectures train 200 steps in the slow suite
+
 
 @pytest.mark.parametrize(
     ("settings", "sizes"),
@@ -197,15 +199,15 @@ def test_resuming_at_a_rollouts_end_is_bit_identical(small_model, tmp_path, poli
 
 @pytest.mark.parametrize("finetuning", ["full_top", "lora"])
 def test_micro_batches_that_are_run_together_train_alike(small_model, tmp_path, finetuning):
-    """200 environment steps, every logged loss; and in fewer passes."""
+    """80 environment steps, every logged loss; and in fewer passes."""
     logs, passes = [], []
     for tokens in (0, 8192):
-        options = {"num_steps": 10, "total_timesteps": 200, "max_episode_steps": 30, "finetuning": finetuning}
+        options = {"num_steps": 10, "total_timesteps": 80, "max_episode_steps": 30, "finetuning": finetuning}
         trainer = tiny_trainer(small_model, tmp_path, kind=Spy, merge_tokens=tokens, **options)
         trainer.train()
         logs.append([entry for entry in entries(trainer) if "loss" in entry])
         passes.append(len(trainer.seen))
-    assert len(logs[0]) == len(logs[1]) >= 60 and passes[0] == 2 * passes[1]
+    assert len(logs[0]) == len(logs[1]) == 32 and passes[0] == 2 * passes[1]
     for apart, together in zip(*logs, strict=True):
         assert apart == pytest.approx(together, abs=1e-4, rel=1e-4), apart["step"]
 
@@ -223,7 +225,12 @@ def test_what_the_cache_holds_does_not_change_a_bit(small_model, tmp_path, style
 
 @pytest.mark.filterwarnings(r"ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize(
-    ("architecture", "finetuning"), [*((name, "full_top") for name in CONFIGS), ("llama", "lora"), ("deepseek-v2", "lora")]
+    ("architecture", "finetuning"),
+    [
+        *(pytest.param(name, "full_top", marks=() if name in QUICK else pytest.mark.slow) for name in CONFIGS),
+        ("llama", "lora"),
+        pytest.param("deepseek-v2", "lora", marks=pytest.mark.slow),
+    ],
 )
 def test_both_engines_train_alike(small_model, tmp_path, architecture, finetuning):
     """200 environment steps, every logged loss."""
@@ -232,13 +239,13 @@ def test_both_engines_train_alike(small_model, tmp_path, architecture, finetunin
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(small_model).save_pretrained(tmp_path / "model")
-    options = {"finetuning": finetuning, "num_steps": 10, "total_timesteps": 200, "max_episode_steps": 30}
+    options = {"finetuning": finetuning, "num_steps": 10, "total_timesteps": 200, "max_episode_steps": 30, "update_epochs": 1}
     logs = []
     for engine in ("plain", "split"):
         trainer = tiny_trainer(tmp_path / "model", tmp_path / engine, engine=engine, **options)
         trainer.train()
         logs.append([entry for entry in entries(trainer) if "loss" in entry])
-    assert len(logs[0]) == len(logs[1]) >= 60
+    assert len(logs[0]) == len(logs[1]) == 40
     for plain, split in zip(*logs, strict=True):
         assert plain.keys() == split.keys() - set(LOGGED_BY_SPLIT)
         assert plain == pytest.approx({name: split[name] for name in plain}, abs=1e-4, rel=1e-4), plain["step"]

@@ -108,7 +108,7 @@ def test_action_likelihoods_equal_a_token_by_token_forward_of_the_plain_model(di
     prompts = real_prompts(directory)
     expected = expected_logprobs(plain_model(model), prompts, model.action_paths, MASKS, normalisation == "token")
     np.testing.assert_allclose(output_of(model, prompts, MASKS).logprobs, expected, atol=LOG_TOLERANCE, rtol=0)
-    assert np.ptp(expected[MASKS.all(1)], axis=1).min() > 0.01, "the comparison needs actions that differ in probability"
+    assert np.ptp(expected[MASKS.all(1)], axis=1).min() > 0.003, "the comparison needs actions that differ in probability"
 
 
 def test_the_two_normalisations_differ_where_actions_differ_in_length(small_model):
@@ -290,7 +290,7 @@ def test_more_than_ten_layers_train_the_right_ones():
     ("name", "value", "message"),
     [
         ("policy", "beam", "policy is 'beam'; use one of action_tokens, head"),
-        ("finetuning", "qlora", "finetuning is 'qlora'; use one of full_top, lora"),
+        ("finetuning", "dora", "finetuning is 'dora'; use one of full_top, lora"),
         ("length_normalisation", "word", "length_normalisation is 'word'; use one of none, token"),
         ("trainable_layers", 0, "trainable_layers is 0; it must be at least 1"),
         ("lora_rank", 0, "lora_rank is 0; it must be at least 1"),
