@@ -177,20 +177,20 @@ def test_lm_evals_own_evaluation_agrees(which, compared, small_model, loras, dat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_lm_evals_own_command_line_agrees_on_every_task(compared, small_model, loras, data, tmp_path):
+@pytest.mark.parametrize("which", ARMS)
+def test_lm_evals_own_command_line_agrees_on_every_task(which, compared, small_model, loras, data, tmp_path):
+    peft = f",peft={loras[0]}" if which == "adapter" else ""
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", ",".join(sorted(NAMES))]
+    command += ["--model_args", f"pretrained={small_model}{peft},dtype=float32", "--device", "cpu", "--batch_size", "1"]
+    command += ["--include_path", str(TASKS), "--metadata", json.dumps({"data": str(data)}), "--limit", "4"]
+    command += ["--output_path", str(tmp_path / "theirs")]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = next((tmp_path / "theirs").rglob("results_*.json"))
     ours = compared(sorted(NAMES))
     assert {row.task for row in ours} == NAMES
-    for which in ARMS:
-        peft = f",peft={loras[0]}" if which == "adapter" else ""
-        command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", ",".join(sorted(NAMES))]
-        command += ["--model_args", f"pretrained={small_model}{peft},dtype=float32", "--device", "cpu", "--batch_size", "1"]
-        command += ["--include_path", str(TASKS), "--metadata", json.dumps({"data": str(data)}), "--limit", "4"]
-        command += ["--output_path", str(tmp_path / which)]
-        env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=tmp_path, env=env)
-        assert done.returncode == 0, done.stderr[-2000:]
-        written = next((tmp_path / which).rglob("results_*.json"))
-        check_agreement(ours, json.loads(written.read_text())["results"], which)
+    check_agreement(ours, json.loads(written.read_text())["results"], which)
 
 
 def test_several_adapters_are_one_row_with_each_ones_delta(small_model, loras, data):
