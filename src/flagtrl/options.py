@@ -244,10 +244,10 @@ def _qa(commands: Commands) -> None:
         qa.add_subparsers(title="commands", metavar="COMMAND"),
         "qa prepare",
         "convert a data set's original files",
-        "Convert a data set's original file, a folder that holds it, or hub:OWNER/NAME[:SPLIT] to what the tasks read. "
+        "Convert a data set's original file, its folder, or hub:OWNER/NAME[:CONFIG][:SPLIT] to what the tasks read. "
         "Names: tatqa, finqa, convfinqa, financebench, phrasebank, fiqa_sa, twitter_fin, gold_headlines, fomc.",
     )
     prepare.add_argument("name", help="of the data set")
-    prepare.add_argument("source", metavar="FILE_OR_DIR", help="or hub:OWNER/NAME[:SPLIT]; hub: where it is known to be")
+    prepare.add_argument("source", metavar="FILE_OR_DIR", help="or hub:OWNER/NAME[:CONFIG][:SPLIT]; hub: its known home")
     _file(prepare, "--data", directory=True, default="qa_data", help="folder of prepared data (default: %(default)s)")
     prepare.add_argument("--skip_malformed", action="store_true", help="leave malformed rows out instead of refusing all")
