@@ -3,6 +3,7 @@
 Each is a file system of its own in memory: who may mount is root, whom no permission stops from writing.
 """
 
+import ctypes
 import json
 import os
 import subprocess
@@ -108,14 +109,27 @@ def test_the_end_of_a_run_on_a_full_disk(small_model, disk, capsys):
     assert "No space left on device; make room, or write elsewhere" in line
 
 
+class Capabilities(ctypes.Structure):
+    """Of a thread, as capget(2) has them: version 3, capabilities 0 to 31."""
+
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
 @contextmanager
-def as_nobody():
-    """Whom permissions stop."""
-    os.seteuid(65534)
+def obeying_permissions():
+    """Root without CAP_DAC_OVERRIDE (bit 1): it still reads what is its own, as a private virtual environment."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    own = (Capabilities * 2)()
+    assert libc.capget(header, own) == 0, os.strerror(ctypes.get_errno())
+    before = own[0].effective
+    own[0].effective = before & ~(1 << 1)
+    assert libc.capset(header, own) == 0, os.strerror(ctypes.get_errno())
     try:
         yield
     finally:
-        os.seteuid(0)
+        own[0].effective = before
+        assert libc.capset(header, own) == 0, os.strerror(ctypes.get_errno())
 
 
 def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_before(small_model, capsys):
@@ -127,10 +141,13 @@ def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_bef
         report = evaluate(language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3))
         for path in (Path(place), run, *run.rglob("*")):
             path.chmod(0o555)
-        with as_nobody(), pytest.raises(CheckpointError, match=r"not be written .*Permission denied.*; allow it") as caught:
+        with (
+            obeying_permissions(),
+            pytest.raises(CheckpointError, match=r"not be written .*Permission denied.*; allow it") as caught,
+        ):
             trainer.save_model()
         assert str(run / "checkpoint-6") in str(caught.value) and "\n" not in str(caught.value)
-        with as_nobody(), pytest.raises(SystemExit) as stop, one_line_errors():
+        with obeying_permissions(), pytest.raises(SystemExit) as stop, one_line_errors():
             report.write(run)
         line = the_line(capsys.readouterr().err, stop.value.code)
         assert "results.json" in line and "Permission denied; allow it, or write elsewhere" in line
