@@ -11,8 +11,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from flagtrl.card import CARD_FILE, model_card
 from flagtrl.errors import ConfigError, one_line_errors
-from flagtrl.hub import CARD_FILE, model_card, push
+from flagtrl.hub import push
 from flagtrl.qa.evaluate import load_tasks
 from flagtrl.qa.report import write
 from flagtrl.qa.run import Comparison, run

@@ -15,11 +15,12 @@ import pytest
 from huggingface_hub import constants
 
 from fake_hub import CUT, FakeHub
+from flagtrl.card import model_card
 from flagtrl.cli import main
 from flagtrl.errors import one_line_errors
 from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import evaluate
-from flagtrl.hub import LONGEST_WAIT, Publisher, _seconds, model_card
+from flagtrl.hub import LONGEST_WAIT, Publisher, _seconds
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE

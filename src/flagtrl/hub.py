@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: push a run with a model card written from what was measured, and pull one."""
+"""The Hugging Face Hub: push a run with its model card, and pull one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, ModelCard, ModelCardData, constants, get_token
+from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -28,6 +27,7 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, model_card
 from flagtrl.errors import AdapterError, FlagtrlError, HubError
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, TRADES_FILE
 from flagtrl.evidence.tracking import PICTURE
@@ -36,8 +36,6 @@ from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
 logger = logging.getLogger(__name__)
 
-CARD_FILE = "README.md"
-QA_FILE, QA_FIGURE = "qa.md", "qa.png"  # what `flagtrl qa` leaves in a run's directory
 LAST_CHECKPOINT = "last-checkpoint"  # transformers' name of the folder that `hub_strategy="checkpoint"` keeps
 # What goes up from a run's directory, as patterns: what flagtrl writes there. All else is the user's own, as a settings
 # file with a token in it; and pickles, which can run code where they are loaded.
@@ -283,121 +281,6 @@ def _say_what_is_renamed(directory: Path) -> None:
             "who loads it must have that model, and say where (--base)",
             public_name(base),
         )
-
-
-def model_card(directory: str | Path, repo_id: str) -> str:
-    """A run's model card in Markdown: what it is, what was measured, what it cannot show, how to load it."""
-    directory = Path(directory)
-    settings = json.loads((directory / SETTINGS_FILE).read_text())
-    adapter = json.loads((directory / "adapter_config.json").read_text())
-    results = json.loads((directory / RESULTS_FILE).read_text()) if (directory / RESULTS_FILE).is_file() else {}
-    base = str(adapter.get("base_model_name_or_path") or "a model made in memory")
-    on_hub = is_hub_name(base)
-    data = ModelCardData(
-        base_model=base if on_hub else None,
-        library_name="peft",
-        pipeline_tag="text-generation",
-        tags=["flagtrl", "ppo", "trading", "reinforcement-learning", "finance"],
-    )
-    base_name = public_name(base)
-    parts = [
-        f"---\n{data.to_yaml()}\n---\n\n# {repo_id}",
-        f"A trading policy: the likelihood that `{base_name}` gives to the words Buy, Sell and Hold after a prompt about the "
-        "market, trained with PPO by [flagtrl](https://arxiv.org/abs/2502.11433), the open implementation of FLAG-Trader.",
-        "" if on_hub else f"The base model was not on the Hub: `{base_name}`; the adapter is of use with that model alone.",
-        _data_section(settings),
-        _result_section(results, has_curve=(directory / CURVE_FILE).is_file()),
-        _qa_section(directory),
-        _LIMITS,
-        _loading_section(repo_id, base_name, settings, on_hub),
-        _settings_section(settings),
-        "## Licence\n\nThe adapter changes the base model and is bound by its licence"
-        + (f"; see [{base}](https://huggingface.co/{base})." if on_hub else ".")
-        + " The market data are not part of this repository.",
-        _CITATION,
-    ]
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    ModelCard(text)  # its header is parsed: a card that the Hub would refuse fails here
-    return text
-
-
-def _data_section(settings: dict[str, Any]) -> str:
-    data, windows = settings.get("data", {}), settings.get("windows", {})
-    if not data:
-        return ""
-    source = str(data.get("source"))
-    shown = Path(source).name if os.sep in source else source
-    lines = [f"- {name}: {begin} to {end}, {bars} bars" for name, (begin, end, bars) in windows.items()]
-    heading = f"## Data\n\n{data.get('symbol')}, from {shown} (sha256 of its prices and news: `{str(data.get('sha256'))[:16]}`)"
-    return heading + "\n\n" + "\n".join(lines) + f"\n- seed: {settings.get('seed')}; base revision: {settings['base_revision']}"
-
-
-def _result_section(results: dict[str, Any], has_curve: bool) -> str:
-    rows = results.get("test")
-    if not rows:
-        return "## Result\n\nNothing was measured on a test window."
-    conventions = list(next(iter(rows.values())))
-    names = list(next(iter(next(iter(rows.values())).values())))
-    titles = [f"{convention} {name}" for convention in conventions for name in names]
-    table = [f"| | {' | '.join(titles)} |", "|---|" + "---:|" * len(titles)]
-    for row, by in rows.items():
-        cells = [by[convention][name] for convention in conventions for name in names]
-        table.append(f"| {row} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
-    picture = f"\n\n![Account value over the test window]({CURVE_FILE})" if has_curve else ""
-    return (
-        "## Result\n\nOn the test window, which training never saw, beside Buy and hold, the flat account and Random policies. "
-        "CR, AV and MDD are percentages; `paper` is FLAG-Trader's convention, `standard` the usual one.\n\n"
-        + "\n".join(table)
-        + picture
-    )
-
-
-def _qa_section(directory: Path) -> str:
-    if not (directory / QA_FILE).is_file():
-        return ""
-    picture = f"\n\n![Adapter minus base]({QA_FIGURE})" if (directory / QA_FIGURE).is_file() else ""
-    return f"## Financial QA: base against adapter\n\n{(directory / QA_FILE).read_text().strip()}{picture}"
-
-
-def _loading_section(repo_id: str, base: str, settings: dict[str, Any], on_hub: bool) -> str:
-    style, named = settings["prompt"]["prompt_style"], "" if on_hub else " --base DIRECTORY"
-    return f"""## How to use it
-
-With plain PEFT, without flagtrl:
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{repo_id}")
-```
-
-With flagtrl, which also loads the value head and writes the prompts (style `{style}`):
-`flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other; `flagtrl merge {repo_id} OUT{named}`
-makes one plain model of base and adapter; `flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made."""
-
-
-def _settings_section(settings: dict[str, Any]) -> str:
-    shown = {name: settings[name] for name in ("policy", "prompt", "market", "rollout", "versions") if name in settings}
-    return f"## Settings\n\n```json\n{json.dumps(without_paths(shown), indent=1)}\n```"
-
-
-_LIMITS = """## Limits
-
-One asset over one window shows little: over 149 days a Sharpe ratio of 1.37 is not significantly above zero. Compare the agent
-with the random policies' band (p5 to p95) before anything else. No costs are paid but those in the settings below. This is no
-investment advice."""
-
-_CITATION = """## Citation
-
-```
-@article{xiong2025flagtrader,
-  title = {FLAG-Trader: Fusion LLM-Agent with Gradient-based Reinforcement Learning for Financial Trading},
-  author = {Guojun Xiong and others},
-  journal = {arXiv:2502.11433},
-  year = {2025}
-}
-```"""
 
 
 def _patiently(work: Callable[[], T], failed: str, remedy: str) -> T:

@@ -10,8 +10,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from flagtrl.card import QA_FIGURE, QA_FILE
 from flagtrl.errors import ConfigError
-from flagtrl.hub import QA_FIGURE, QA_FILE
 from flagtrl.qa.evaluate import Row, adjusted
 
 JSON_FILE = "qa.json"
