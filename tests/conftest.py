@@ -1,14 +1,18 @@
 """Fixtures: the shared data, a small random Llama with SmolLM2's tokenizer, and synthetic markets."""
 
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 # Models here are tiny: threads would only wait for one another, most of all where several tests run at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from huggingface_hub import constants
 
+from fake_hub import FakeHub
 from training import Rates, Spy, random_llama, tiny_trainer, weights
 
 torch.set_num_threads(1)
@@ -39,3 +43,21 @@ def run(small_model, tmp_path_factory):
     trainer.start = weights(trainer)
     trainer.train()
     return trainer
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A local Hub that this process talks to over HTTP."""
+    server = FakeHub()
+    settings = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+    settings |= {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token")}
+    settings["HUGGINGFACE_CO_URL_TEMPLATE"] = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    monkeypatch.setattr("flagtrl.hub.FIRST_WAIT", 0.01)
+    # The Hub's client too waits before it tries again.
+    for module in ("utils._http", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))
+    yield server
+    server.close()

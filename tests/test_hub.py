@@ -12,9 +12,8 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
-from huggingface_hub import constants
 
-from fake_hub import CUT, FakeHub
+from fake_hub import CUT
 from flagtrl.card import model_card
 from flagtrl.cli import main
 from flagtrl.errors import one_line_errors
@@ -53,24 +52,6 @@ def finished(small_model, tmp_path_factory):
 @pytest.fixture
 def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A local Hub that this process talks to over HTTP."""
-    server = FakeHub()
-    settings = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
-    settings |= {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token")}
-    settings["HUGGINGFACE_CO_URL_TEMPLATE"] = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    for name, value in settings.items():
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
-    monkeypatch.setattr("flagtrl.hub.FIRST_WAIT", 0.01)
-    # The Hub's client too waits before it tries again.
-    for module in ("utils._http", "file_download"):
-        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))
-    yield server
-    server.close()
 
 
 class Done(NamedTuple):

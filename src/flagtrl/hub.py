@@ -202,8 +202,13 @@ def pull(
     return _patiently(download, f"{repo_id} was not pulled", "pull it again")
 
 
-def local_or_pulled(run: str, revision: str | None = None) -> Path:
+def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = False) -> Path:
     """The directory of a run: itself, where there is one of that name, else the Hub's repository, downloaded to its cache.
+
+    Args:
+        run: a directory, or `owner/name`.
+        revision: a branch, a tag or a commit of the Hub.
+        any_adapter: a repository needs no flagtrl run in it.
 
     Raises:
         AdapterError: neither a directory nor the name of a repository, or a repository without a run.
@@ -219,7 +224,8 @@ def local_or_pulled(run: str, revision: str | None = None) -> Path:
         return Path(api.snapshot_download(run, revision=revision, ignore_patterns=NOT_PULLED))
 
     path = _patiently(download, f"{run} was not pulled", "try again")
-    _check_is_run(run, {file.name for file in path.iterdir()})
+    if not any_adapter:
+        _check_is_run(run, {file.name for file in path.iterdir()})
     return path
 
 

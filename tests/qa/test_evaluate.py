@@ -382,10 +382,19 @@ def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(small_mo
     assert asked == [("me/base", "abc123"), (str(small_model), None)]
 
 
-def test_a_repository_is_pulled(small_model, loras, monkeypatch):
-    monkeypatch.setattr(arms, "local_or_pulled", lambda repo: loras[0] if repo == "me/adapter" else pytest.fail(repo))
-    _, _, _, directories = load_arms(str(small_model), ["me/adapter"], "cpu")
-    assert directories == (loras[0],)
+def test_any_adapter_of_the_hub_is_pulled(hub, small_model, loras):
+    """It need not be flagtrl's, but it is in safetensors."""
+    assert not (loras[0] / "flagtrl.json").exists()
+    hub.repos["me/adapter"] = {file.name: file.read_bytes() for file in loras[0].iterdir() if file.is_file()}
+    model, _, (name,), (directory,) = load_arms(str(small_model), ["me/adapter"], "cpu")
+    own, _, (own_name,), _ = load_arms(str(small_model), [str(loras[0])], "cpu")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad(), arm(model, name), arm(own, own_name):
+        assert torch.equal(model(ids).logits, own(ids).logits)
+    assert directory != loras[0]
+    hub.repos["me/pickled"] = {"adapter_model.bin" if "safetensors" in n else n: c for n, c in hub.repos["me/adapter"].items()}
+    with pytest.raises(AdapterError, match=r"'me/pickled' has no adapter_model\.safetensors"):
+        load_arms(str(small_model), ["me/pickled"], "cpu")
 
 
 def test_an_adapter_of_the_hub_opens_no_directory_and_imports_nothing(small_model, loras, tmp_path):

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.hub import local_or_pulled
 from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, is_hub_name, saved_base
-from flagtrl.policy.saving import SETTINGS_FILE, WEIGHT_DTYPES, check_base, load_base
+from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, WEIGHT_DTYPES, check_base, load_base
 
 logger = logging.getLogger(__name__)
 
@@ -180,15 +180,16 @@ def _revision(base: str | None, named: str, settings: dict[str, Any]) -> str | N
 
 
 def adapter_directory(adapter: str) -> Path:
-    """A local adapter's directory, or that of one pulled from the Hub.
+    """A local adapter's directory, or that of one pulled from the Hub; flagtrl need not have trained it.
 
     Raises:
-        AdapterError, HubError: neither a directory with an adapter nor a repository; or one of the Hub that asks PEFT for
-            more than flagtrl's adapters do.
+        AdapterError, HubError: neither a directory with an adapter in safetensors nor a repository; or one of the Hub that
+            asks PEFT for more than flagtrl's adapters do.
     """
-    path = local_or_pulled(adapter)
-    if not (path / ADAPTER_CONFIG).is_file():
-        raise AdapterError(f"{adapter!r} has no {ADAPTER_CONFIG}; give the output directory of a finished run, or a Hub id")
+    path = local_or_pulled(adapter, any_adapter=True)
+    for name in (ADAPTER_CONFIG, ADAPTER_FILE):
+        if not (path / name).is_file():
+            raise AdapterError(f"{adapter!r} has no {name}; give a PEFT adapter's directory or its name on the Hub")
     if came_from_hub(path):
         check_adapter_config(path)
     return path
