@@ -249,30 +249,36 @@ def measure(case: Case, shared: Path, seconds: float = 0.0, rounds: int = 1) -> 
         rounds: and at least so often.
     """
     measured = Measured(case)
-    window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
-    market = MarketSettings(lookback=case.lookback)
-    model, encoder = make_policy(case, shared)
     with tempfile.TemporaryDirectory() as out:
-        args = settings(case, out)
-        trainer = Clocked(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder)
-        trainer.pop_callback(PrinterCallback)
-        model.to(args.device)
-        if case.engine == "split_mkl":
-            model.use_split(replace(args.trunk_settings, one_dnn=False))
-        ahead = visits(TradingEnv(window, market), encoder, case.prompt == "markov")
-        bars = case.steps // case.num_envs + 1  # an update needs the value of the bar after
-        prompts = [prompt for episode in ahead for prompt in episode[SKIPPED : SKIPPED + bars]]
-        measured.first_visit_seconds = first_visit(trainer, prompts) / (len(prompts) / len(ahead))
+        trainer, measured.first_visit_seconds = settled_trainer(case, shared, out)
         clock = 0.0
         while clock <= seconds or len(measured.rounds) < rounds:
             measured.add(trainer.timed_train())
             clock += trainer.phases["all"].seconds
+    model = trainer.model
     if case.num_envs == 1:
         measured.necessary_flops = necessary_flops(model, trainer.prompts, known=case.prompt == "markov")
     if model.trunk is not None:
         measured.cache_mb = model.trunk.cache.nbytes / 2**20
         measured.known_prompts = trainer.hits / trainer.lookups
     return measured
+
+
+def settled_trainer(case: Case, shared: Path, out: str) -> tuple[Clocked, float]:
+    """A trainer that visited the bars ahead once, and how many seconds that took for each of them."""
+    window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
+    market = MarketSettings(lookback=case.lookback)
+    model, encoder = make_policy(case, shared)
+    args = settings(case, out)
+    trainer = Clocked(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder)
+    trainer.pop_callback(PrinterCallback)
+    model.to(args.device)
+    if case.engine == "split_mkl":
+        model.use_split(replace(args.trunk_settings, one_dnn=False))
+    ahead = visits(TradingEnv(window, market), encoder, case.prompt == "markov")
+    bars = case.steps // case.num_envs + 1  # an update needs the value of the bar after
+    prompts = [prompt for episode in ahead for prompt in episode[SKIPPED : SKIPPED + bars]]
+    return trainer, first_visit(trainer, prompts) / (len(prompts) / len(ahead))
 
 
 def settings(case: Case, out: str) -> PPOConfig:

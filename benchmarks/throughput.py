@@ -54,7 +54,7 @@ def cases(args: argparse.Namespace) -> list[Case]:
                 # As many bars for every number of environments: an update needs the value of one bar more, known to the next.
                 steps = max(args.steps // 2, LEAST_STEPS) if engine == "per_action" else args.steps * envs
                 turns.append(Case(engine, prompt, dtype, envs, args.device, steps=steps))
-        again = [case for case in turns if case.engine in ("split", "plain") and case.num_envs == 1]
+        again = [case for case in turns if case.engine in ("split", "plain")]
         made += turns + (again if args.seconds else [])
     return made
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import measure  # noqa: E402
 import scaling  # noqa: E402
+import step_profile  # noqa: E402
 import throughput  # noqa: E402
 
 from flagtrl.market.env import MarketSettings, TradingEnv  # noqa: E402
@@ -145,6 +146,25 @@ def test_scaling_varies_one_thing_at_a_time(monkeypatch, tmp_path):
     assert {(r["varied"], r["value"]) for r in rows} == {
         *((name, value) for name, values in scaling.VARIED.items() for value in values)
     }
+
+
+def test_the_profile_divides_a_step_and_counts_its_products(monkeypatch, shared, tmp_path):
+    monkeypatch.setitem(measure.SHAPES, "135M", dict(zip(measure.SHAPE, (576, 1536, 4, 9, 3), strict=True)))
+    file = tmp_path / "rows.json"
+    command = ["step_profile.py", "--prompts", "compact", "--dtypes", "float32", "--steps", "8", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", command)
+    step_profile.main()
+    rows = {row["phase"]: row for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == list(measure.PHASES)
+    for kind in step_profile.KINDS:
+        assert sum(rows[phase][kind] for phase in measure.PHASES[:-1]) == pytest.approx(rows["all"][kind])
+        assert rows["rollout"][kind] > 0
+    counted = rows["all"]["products_gflops"] * rows["all"]["products"] * 1e9
+    model, encoder = measure.make_policy(measure.Case("split", "compact"), shared)
+    window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
+    ahead = measure.visits(TradingEnv(window, MarketSettings()), encoder, both_positions=False)[0][12:20]
+    necessary = sum(measure.necessary_flops(model, ahead, known=False)[phase] for phase in measure.PHASES[:-1])
+    assert counted == pytest.approx(necessary, rel=0.1), "attention is left out there, and little in a model so wide"
 
 
 def test_without_the_shared_data_a_line_says_so(monkeypatch, capsys):

@@ -85,10 +85,11 @@ def assert_resumes_to(small_model, out, calm):
 @pytest.mark.parametrize(
     ("where", "when", "left"),
     [
-        ("training_step", 20, 6),  # within the second rollout's update: 12 micro-steps are a rollout
+        # within the second rollout's update: 12 micro-steps are a rollout
+        pytest.param("training_step", 20, 6, marks=pytest.mark.slow),
         ("_save_rng_state", 3, 12),  # the third checkpoint has weights and optimizer, but no generators
         ("replace", 2, 6),  # the second checkpoint is complete, but not yet renamed
-        ("rmtree", 1, 18),  # the first is being removed, as the third is there
+        pytest.param("rmtree", 1, 18, marks=pytest.mark.slow),  # the first is being removed, as the third is there
     ],
 )
 def test_killed_in_training_and_while_saving(small_model, tmp_path, undisturbed, where, when, left):
