@@ -114,9 +114,10 @@ class Measured:
     def _raise_peaks(self, peaks: dict[str, float]) -> None:
         self.peak_memory_mb = {name: max(peak, self.peak_memory_mb.get(name, 0.0)) for name, peak in peaks.items()}
 
-    def row(self, phase: str, peak_flops: float) -> dict[str, Any]:
-        """One row of the JSON file."""
-        share = self.necessary_flops[phase] / self.seconds(phase) / peak_flops if self.necessary_flops else None
+    def row(self, phase: str, peak_flops: float = 0.0) -> dict[str, Any]:
+        """One row of the JSON file; without a share of the peak where that is not given."""
+        known = self.necessary_flops and peak_flops
+        share = self.necessary_flops[phase] / self.seconds(phase) / peak_flops if known else None
         return {
             "engine": self.case.engine,
             "prompt": self.case.prompt,

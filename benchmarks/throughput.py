@@ -65,7 +65,7 @@ def report(done: dict[Key, Measured], peaks: dict[str, float]) -> None:
         print(f"matrix products reach {peak / 1e9:,.0f} GFLOP/s in {name}")
     for prompt in dict.fromkeys(key[0] for key in done):
         chosen = {key: measured for key, measured in done.items() if key[0] == prompt}
-        tokens = next(iter(chosen.values())).row("all", 1.0)["tokens_per_step"]
+        tokens = next(iter(chosen.values())).row("all")["tokens_per_step"]
         print(f"\n{prompt} prompts, {tokens:.0f} tokens a step")
         print(f"{'engine':<12}{'trunk':<10}{'envs':>5}{'phase':>11}{'s/step':>9}{'x split':>9}{'peak MiB':>10}{'of peak':>9}")
         for (_, dtype, engine, envs), measured in chosen.items():
