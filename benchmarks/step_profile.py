@@ -72,6 +72,16 @@ def operations(event: Any) -> float:
     return 2.0 * prod(left) * (right[0] if event.name.startswith("mkldnn") else right[1])
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The README's table: whole steps."""
+    lines = ["| prompt | trunk | products | attention | rest | GFLOP/s of products |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        if row["phase"] == "all":
+            cells = [f"{row[kind]:.3f}" for kind in KINDS]
+            lines.append(" | ".join([f"| {row['prompt']}", row["dtype"], *cells, f"{row['products_gflops']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", default=["paper", "compact", "markov"])
@@ -97,6 +107,7 @@ def main() -> None:
                 print(f"{prompt:<9}{dtype:<10}{phase:<11}{cells}{rate:>17.0f}", flush=True)
     if args.json:
         args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        print(f"wrote {args.json}\n{markdown(rows)}")
 
 
 if __name__ == "__main__":

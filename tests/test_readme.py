@@ -69,6 +69,18 @@ def test_the_speed_table_is_what_the_benchmark_wrote():
     assert re.findall(r"\w+ [\d.]+ \(goal [\d.]+\)", " ".join(README.split())) == short
 
 
+def test_the_profile_is_what_the_benchmark_wrote():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from step_profile import KINDS, markdown
+
+    rows = json.loads((ROOT / "docs/step_profile.json").read_text())["rows"]
+    assert markdown(rows) in README
+    paper = {row["phase"]: row for row in rows if (row["prompt"], row["dtype"]) == ("paper", "float32")}
+    whole = sum(paper["all"][kind] for kind in KINDS)
+    bound = whole / (whole - paper["rollout"]["products"])
+    assert f"products took no time, a `paper` step would be {bound:.1f} times as fast" in " ".join(README.split())
+
+
 def test_the_qa_table_is_what_the_command_wrote():
     """docs/qa.json is the command's --json file."""
     written = json.loads((ROOT / "docs/qa.json").read_text())
