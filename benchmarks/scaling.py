@@ -14,12 +14,10 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
+from matplotlib.figure import Figure
 from measure import PHASES, Case, Measured, free_memory, measure, shared_folder
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 VARIED = {
     "num_envs": [1, 2, 4, 8],
@@ -29,7 +27,7 @@ VARIED = {
 }
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--prompt", default="compact")
@@ -41,6 +39,11 @@ def main() -> None:
     args = parser.parse_args()
     if not 8 <= args.steps <= 40:
         raise SystemExit(f"--steps is {args.steps}; give 8 to 40")
+    return args
+
+
+def main() -> None:
+    args = arguments()
     shared = shared_folder()
     base = Case("split", args.prompt, device=args.device, steps=args.steps)
     cases = {(name, value): replace(base, **{name: value}) for name in args.vary for value in VARIED[name]}
@@ -62,30 +65,30 @@ def main() -> None:
     for (name, value), case in done.items():
         seconds = "".join(f"{case.seconds(phase):>11.4f}" for phase in PHASES)
         print(f"{name:<17}{value:>7}{case.tokens / case.steps:>8.0f}{seconds}")
+    rows = [{"varied": name, "value": value, **case.row(phase)} for (name, value), case in done.items() for phase in PHASES]
     if args.json:
-        rows = [{"varied": name, "value": value, **case.row(phase)} for (name, value), case in done.items() for phase in PHASES]
         args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    plot(done, args.plot)
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    draw(rows).savefig(args.plot, dpi=150)
+    print(f"wrote {args.plot}")
 
 
-def plot(done: dict[tuple[str, int | str], Measured], path: Path) -> None:
+def draw(rows: list[dict[str, Any]]) -> Figure:
     """A panel per varied setting: seconds per step by phase."""
-    names = list(dict.fromkeys(name for name, _ in done))
-    size = (3.2 * len(names), 3)
-    figure, panels = plt.subplots(1, len(names), figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for axes, name in zip(panels[0], names, strict=True):
-        measured = {str(value): m for (varied, value), m in done.items() if varied == name}
+    names = list(dict.fromkeys(row["varied"] for row in rows))
+    figure = Figure(figsize=(3.2 * len(names), 3), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
         for phase in PHASES:
-            axes.plot(list(measured), [m.seconds(phase) for m in measured.values()], marker="o", label=phase)
+            chosen = [row for row in rows if (row["varied"], row["phase"]) == (name, phase)]
+            seconds = [row["seconds_per_step"] for row in chosen]
+            axes.plot([str(row["value"]) for row in chosen], seconds, marker="o", label=phase)
         axes.set_xlabel(name.replace("_", " "))
-        axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("seconds per environment step")
-    panels[0][0].legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    print(f"wrote {path}")
+    panels[0].set_ylim(bottom=0)  # of all panels, and so after the last is drawn
+    panels[0].set_ylabel("seconds per environment step")
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
 
 
 if __name__ == "__main__":

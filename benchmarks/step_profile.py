@@ -82,7 +82,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", default=["paper", "compact", "markov"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=DTYPES, help="of the frozen layers")
@@ -91,6 +91,11 @@ def main() -> None:
     args = parser.parse_args()
     if not 8 <= args.steps <= 40:
         raise SystemExit(f"--steps is {args.steps}; give 8 to 40")
+    return args
+
+
+def main() -> None:
+    args = arguments()
     shared, rows = shared_folder(), []
     for dtype in args.dtypes:
         print(f"matrix products reach {matmul_peak(dtype, 'cpu') / 1e9:,.0f} GFLOP/s in {dtype}")

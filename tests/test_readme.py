@@ -81,6 +81,16 @@ def test_the_profile_is_what_the_benchmark_wrote():
     assert f"products took no time, a `paper` step would be {bound:.1f} times as fast" in " ".join(README.split())
 
 
+def test_the_growth_of_a_step_is_what_the_benchmark_wrote():
+    rows = json.loads((ROOT / "docs/scaling.json").read_text())["rows"]
+    step = {(row["varied"], row["value"]): row["seconds_per_step"] for row in rows if row["phase"] == "all"}
+    words = " ".join(README.split())
+    assert f"grows from {step['num_envs', 1]:.3f} s (one environment" in words
+    assert f"to {step['num_envs', 8]:.3f} s with eight environments, {step['news_tokens', 512]:.3f} s with 512 tokens" in words
+    assert f"{step['trainable_layers', 8]:.3f} s with eight trainable layers" in words
+    assert f"{step['shape', '360M']:.3f} s in SmolLM2-360M's shape" in words
+
+
 def test_the_qa_table_is_what_the_command_wrote():
     """docs/qa.json is the command's --json file."""
     written = json.loads((ROOT / "docs/qa.json").read_text())
@@ -118,13 +128,17 @@ def test_the_qa_speed_is_what_the_benchmark_wrote():
 
 def test_every_benchmark_command_in_the_readme_parses(monkeypatch):
     sys.path.insert(0, str(ROOT / "benchmarks"))
+    import scaling
+    import step_profile
     import throughput
 
-    commands = re.findall(r"^python benchmarks/throughput.py (.*)$", shell_commands(), re.MULTILINE)
-    assert len(commands) == 2
-    for command in commands:
-        monkeypatch.setattr(sys, "argv", ["throughput.py", *command.split()])
-        throughput.arguments()
+    commands = re.findall(r"^python benchmarks/(\w+).py (.*)$", shell_commands(), re.MULTILINE)
+    scripts = {script.__name__: script.arguments for script in (scaling, step_profile, throughput)}
+    assert [name for name, _ in commands if name != "qa"] == ["throughput", "step_profile", "throughput", "scaling"]
+    for name, options in commands:
+        if name in scripts:
+            monkeypatch.setattr(sys, "argv", [f"{name}.py", *options.split()])
+            scripts[name]()
 
 
 def test_the_test_command_is_what_ci_runs():

@@ -146,6 +146,8 @@ def test_scaling_varies_one_thing_at_a_time(monkeypatch, tmp_path):
     assert {(r["varied"], r["value"]) for r in rows} == {
         *((name, value) for name, values in scaling.VARIED.items() for value in values)
     }
+    slowest = max(r["seconds_per_step"] for r in rows)
+    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > slowest for axes in scaling.draw(rows).axes)
 
 
 def test_the_profile_divides_a_step_and_counts_its_products(monkeypatch, shared, tmp_path):
