@@ -310,7 +310,9 @@ def first_visit(trainer: PPOTrainer, prompts: list[EncodedPrompt]) -> float:
             model.reference_logprobs(model.trunk(prompts, device), legal)
             model.trunk.lookups.clear()
         else:
-            model(**model.inputs(prompts[:1], legal[:1].cpu().numpy(), device))
+            with torch.enable_grad():  # the first backward too
+                model(**model.inputs(prompts[:1], legal[:1].cpu().numpy(), device)).logprobs[0, 0].backward()
+            model.zero_grad()
     synchronize(device)
     return time.perf_counter() - began
 

@@ -149,7 +149,9 @@ def main() -> None:
     report(done, peaks)
     if args.json:
         rows = [measured.row(phase, peaks[case[1]]) for case, measured in done.items() for phase in PHASES]
-        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        visits = {f"{case[0]} {case[2]} {case[1]} {case[3]}": measured.first_visit_seconds for case, measured in done.items()}
+        facts = {"peak_flops": peaks, "first_visit_seconds": {name: visit for name, visit in visits.items() if "split" in name}}
+        args.json.write_text(json.dumps({"rows": rows, **facts}, indent=1) + "\n")
         print(f"wrote {args.json}")
         if set(args.engines) == set(ENGINES) and {"float32", "bfloat16"} <= set(args.dtypes) and 1 in args.envs:
             print(markdown(rows))

@@ -367,6 +367,13 @@ def test_environments_that_the_processes_cannot_share_are_refused(small_model, t
         tiny_trainer(small_model, tmp_path, num_envs=3)
 
 
+def test_one_process_that_sees_two_gpus_is_refused(small_model, tmp_path, monkeypatch):
+    """transformers would wrap the model in DataParallel, which cuts a batch in ways that the engine does not know."""
+    monkeypatch.setattr(PPOConfig, "n_gpu", 2)
+    with pytest.raises(ConfigError, match=r"sees 2 GPUs.*multi_gpu\.yaml.*CUDA_VISIBLE_DEVICES=0"):
+        tiny_trainer(small_model, tmp_path)
+
+
 class Sharded(PPOTrainer):
     """As under FSDP, up to where training begins."""
 

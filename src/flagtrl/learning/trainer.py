@@ -90,6 +90,11 @@ class PPOTrainer(PersistentTrainer):
             raise ConfigError("eval_strategy is set, but there is nothing to evaluate on; give a validation window")
         if args.push_to_hub and publisher is None:
             raise ConfigError("push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)")
+        if args.n_gpu > 1:  # the Trainer would wrap the model in DataParallel
+            raise ConfigError(
+                f"this one process sees {args.n_gpu} GPUs; launch a process for each (accelerate_configs/multi_gpu.yaml), "
+                "or show it one of them (CUDA_VISIBLE_DEVICES=0)"
+            )
         world = args.world_size
         if args.num_envs % world:
             raise ConfigError(f"num_envs is {args.num_envs}, shared by {world} processes; set it to a multiple of {world}")

@@ -130,7 +130,10 @@ class ActorCritic(nn.Module):
         return self.language_model.get_base_model()._no_split_modules
 
     def use_split(self, settings: TrunkSettings | None = None) -> Trunk:
-        """Switch to the split engine: forwards then take `boundaries` of the returned trunk."""
+        """Switch to the split engine: forwards then take `boundaries` of the returned trunk.
+
+        Frozen weights must not change afterwards, unless this is called again: what is kept was computed from them.
+        """
         settings = settings or TrunkSettings()
         depth = decoder_layers(self.language_model.get_base_model())[1] - self.settings.trainable_layers
         self.split = SplitDecoder(self.language_model, depth, DTYPES[settings.dtype], settings.one_dnn)
@@ -182,7 +185,7 @@ class ActorCritic(nn.Module):
         That is the scores of a prompt seen before, and the top layers' keys and values of a known shared part.
         """
         assert self.trunk is not None, "call use_split() first"
-        scores = {boundary: self.trunk.reference_scores(boundary.prompt) for boundary in boundaries}
+        scores = {boundary: self.trunk.reference_scores(boundary.prompt, legal.device) for boundary in boundaries}
         missing = [boundary for boundary, known in scores.items() if known is None]
         hidden: list[tuple[Boundary, tuple[Tensor, ...]]] = []
         with self.adapter_off() if missing else nullcontext():
@@ -241,6 +244,8 @@ class ActorCritic(nn.Module):
                 f"the saved heads hold {sorted(state)}, this policy needs {sorted(expected)}; load it with its own settings"
             )
         self.load_state_dict(state, strict=False)
+        if self.trunk is not None:
+            self.trunk.cache.clear()  # the reference's scores are of the head that was
 
     def scores(self, runs: Iterator[ChainRun], reference: bool) -> tuple[Tensor, Tensor]:
         """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the hidden state (B, D)."""

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from flagtrl.errors import ConfigError
 
@@ -105,6 +106,7 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
             bias="none",
             target_modules=sorted(_linear_names(model.get_submodule(f"{prefix}.{top[0]}"))),
             layers_to_transform=list(top),
+            fan_in_fan_out=_transposed(model),
         )
         policy = get_peft_model(model, config)
         # PEFT adapts the fused experts of a mixture of experts in every layer, whatever layers_to_transform says.
@@ -114,13 +116,17 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
                 parameter.requires_grad_(False)
         return policy
     lowest = f"{prefix}.0"
-    anchor = min(_linear_names(model.get_submodule(lowest)))
+    # Rather attention's than the MLP's: PEFT takes fused experts of that name too, in every layer, and puts other tensors in
+    # the place of their weights at each forward, so that only the last one before a backward would give them gradients.
+    names = _linear_names(model.get_submodule(lowest))
+    anchor = "o_proj" if "o_proj" in names else min(names)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=1,
         bias="none",
         target_modules=[name for name, _ in model.named_modules() if name.startswith(lowest) and name.endswith(anchor)][:1],
         modules_to_save=[f"{prefix}.{i}" for i in top],
+        fan_in_fan_out=_transposed(model),
     )
     policy = get_peft_model(model, config)
     for name, parameter in policy.named_parameters():
@@ -132,16 +138,22 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
 def decoder_layers(model: nn.Module) -> tuple[str, int]:
     """Name and length of the list of the decoder's layers, as ("model.layers", 30)."""
     assert isinstance(model, PreTrainedModel)
-    layers = getattr(model.get_decoder(), "layers", None)
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", getattr(decoder, "h", None))
     for name, module in model.named_modules():
         if module is layers and isinstance(module, nn.ModuleList):
             return name, len(module)
     raise ConfigError(
-        f"{type(model).__name__}: the decoder has no list named `layers`; "
+        f"{type(model).__name__}: the decoder has no list of layers named `layers` or `h`; "
         "use a model of the Llama kind (Llama, SmolLM, Qwen, Mistral, Gemma)"
     )
 
 
+def _transposed(model: nn.Module) -> bool:
+    """Whether linear maps are GPT-2's, whose weights lie the other way."""
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
 def _linear_names(layer: nn.Module) -> set[str]:
     """The last name parts of a layer's linear maps: q_proj, down_proj, ..."""
-    return {name.rpartition(".")[2] for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    return {name.rpartition(".")[2] for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)}

@@ -61,13 +61,14 @@ def _fault(model: ActorCritic, settings: TrunkSettings, probe: tuple[Sequence[En
     try:
         batch = PromptBatch.of(prompts, legal, device)
         scores, hidden = model.scores(model.plain_runs(batch.input_ids, batch.attention_mask), reference=False)
-        boundaries = model.use_split(settings)(prompts, device)
-        split_scores, split_hidden = model.scores(model.split_runs(model.split_hidden(boundaries, device)), reference=False)
         reference = model(**batch.inputs(), reference=True).logprobs.exp()
-        split_reference = model.reference_logprobs(boundaries, batch.legal).exp()
-        model.use_split(settings)  # with an empty cache: what the probe left is of weights that may yet be loaded over
-    except Exception as error:  # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        try:
+            boundaries = model.use_split(settings)(prompts, device)
+            split_scores, split_hidden = model.scores(model.split_runs(model.split_hidden(boundaries, device)), reference=False)
+            split_reference = model.reference_logprobs(boundaries, batch.legal).exp()
+            model.use_split(settings)  # with an empty cache: what the probe left is of weights that may yet be loaded over
+        except Exception as error:  # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         model.train(was_training)
     differences = {

@@ -54,6 +54,8 @@ class PackedLinear(nn.Linear):
         weight = self.weight
         if input.dtype != weight.dtype or not input.numel() or (input.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
+        if weight.device.type != "cpu":  # the model was moved since
+            return super().forward(input)
         content = (weight.data_ptr(), weight._version)
         if self._layout is None or self._layout[1] != content:  # on first use, or something was loaded into it
             self._layout = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None), content

@@ -30,7 +30,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from flagtrl.errors import ConfigError
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed
 
 FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every attention
@@ -69,11 +70,19 @@ class LayerCache(DynamicCache):
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Within it a layer's forward stops once its keys and values are here."""
+        """Within it a layer's forward stops once its keys and values are here.
+
+        Raises:
+            RuntimeError: it did not: something, as gradient checkpointing, kept this cache from the layer.
+        """
         self.only_fill = True
-        with suppress(_Filled):
+        try:
             yield
-        self.only_fill = False
+        except _Filled:
+            return
+        finally:
+            self.only_fill = False
+        raise RuntimeError("a layer ran without the cache that it was given; engine=plain does without caches")
 
     def keys_values(self) -> list[tuple[Tensor, Tensor]]:
         """What it holds, layer by layer."""
@@ -88,11 +97,19 @@ class SplitDecoder:
         depth: layers in the trunk.
         trunk_dtype: run the trunk in this type, on a copy of its weights; None: as it is.
         one_dnn: on a CPU, multiply matrices through oneDNN where that helps.
+
+    Raises:
+        ConfigError: gradient checkpointing is on: it runs layers without the caches that are needed here.
     """
 
     def __init__(self, language_model: nn.Module, depth: int, trunk_dtype: torch.dtype | None = None, one_dnn: bool = True):
         base = language_model.get_base_model() if isinstance(language_model, PeftModel) else language_model
         assert isinstance(base, PreTrainedModel)
+        if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
+            raise ConfigError(
+                "the model's gradient checkpointing is on, and runs layers without the caches that the split engine needs; "
+                "turn it off (gradient_checkpointing_disable): only the top layers keep activations"
+            )
         decoder = base.get_decoder()
         self.depth, self.layers = depth, len(decoder.layers)
         self.trunk_dtype = trunk_dtype
@@ -106,6 +123,7 @@ class SplitDecoder:
         self._one_dnn = one_dnn and one_dnn_helps(next(base.parameters()).device)
         if self._one_dnn:
             self._trunk = packed(self._trunk)
+        self._trunk.eval()  # copies of modules: a later call of the model's eval() does not reach them
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
@@ -173,7 +191,7 @@ class SplitDecoder:
         return next(self._last.parameters()).dtype
 
     def _run(self, view: nn.Module, states: Tensor, mask: Tensor, positions: Tensor, cache: LayerCache | None) -> Tensor:
-        with self._top_linear:
+        with self._top_linear, _grouped_attention(states.device):
             return view(
                 inputs_embeds=states,
                 attention_mask=mask,
@@ -223,11 +241,13 @@ def _grouped_attention(device: torch.device) -> Iterator[None]:
     known = os.environ.get(FORCE_GQA)
     if device.type == "cpu":
         os.environ[FORCE_GQA] = "1"
-    yield
-    if known is None:
-        os.environ.pop(FORCE_GQA, None)
-    else:
-        os.environ[FORCE_GQA] = known
+    try:
+        yield
+    finally:
+        if known is None:
+            os.environ.pop(FORCE_GQA, None)
+        else:
+            os.environ[FORCE_GQA] = known
 
 
 def _positions(mask: Tensor) -> Tensor:

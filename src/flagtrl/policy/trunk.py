@@ -86,6 +86,11 @@ class LruCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
+        self.nbytes = 0
+
     def get(self, key: bytes) -> Any | None:
         """The entry, now the most recently used; None where there is none."""
         if key not in self._entries:
@@ -129,7 +134,7 @@ class Trunk:
         """The boundary of every prompt; equal prompts are computed once, and share one."""
         known: dict[bytes, Boundary | None] = {}
         missing: dict[bytes, EncodedPrompt] = {}
-        keys = [_key(b"prompt", prompt.ids) for prompt in prompts]
+        keys = [_key("prompt", prompt.ids, device) for prompt in prompts]
         for key, prompt in zip(keys, prompts, strict=True):
             if key not in known:
                 known[key] = self._look_up("prompt", key)
@@ -142,13 +147,13 @@ class Trunk:
                 self.cache.put(missing_keys[row], boundary, boundary.nbytes + _ENTRY_BYTES)
         return [known[key] for key in keys]  # type: ignore[misc]
 
-    def reference_scores(self, prompt: EncodedPrompt) -> Tensor | None:
+    def reference_scores(self, prompt: EncodedPrompt, device: torch.device) -> Tensor | None:
         """(A,) what `keep_reference_scores` kept for a prompt."""
-        return self.cache.get(_key(b"scores", prompt.ids))
+        return self.cache.get(_key("scores", prompt.ids, device))
 
     def keep_reference_scores(self, prompt: EncodedPrompt, scores: Tensor) -> None:
         """Keep the reference policy's scores (A,) of a prompt: it never changes, so neither do they."""
-        self.cache.put(_key(b"scores", prompt.ids), scores, scores.nbytes + _ENTRY_BYTES)
+        self.cache.put(_key("scores", prompt.ids, scores.device), scores, scores.nbytes + _ENTRY_BYTES)
 
     def reference_past(self, boundaries: Sequence[Boundary], device: torch.device) -> Past | None:
         """The reference policy's keys and values of the shared parts in the top layers; adapters must be off."""
@@ -158,7 +163,7 @@ class Trunk:
         known = []
         for boundary in boundaries:
             shared = boundary.prompt.shared_length
-            key = _key(b"reference", boundary.prompt.ids[:shared])
+            key = _key("reference", boundary.prompt.ids[:shared], device)
             keys_values = self.cache.get(key)
             if keys_values is None:
                 keys_values = self.split.top_keys_values(boundary.states[0][None, :shared].to(device))
@@ -207,7 +212,7 @@ class Trunk:
     def _prefix(self, prompt: EncodedPrompt, device: torch.device | str) -> tuple[Tensor, KeysValues]:
         """Boundary states (1, P, D) of a prompt's shared part, and the trunk's keys and values of it."""
         shared = prompt.ids[: prompt.shared_length]
-        key = _key(b"prefix", shared)
+        key = _key("prefix", shared, device)
         known = self._look_up("prefix", key)
         if known is not None:
             return known
@@ -293,5 +298,9 @@ def _nbytes(keys_values: KeysValues) -> int:
     return _ENTRY_BYTES + sum(tensor.nbytes for pair in keys_values for tensor in pair)
 
 
-def _key(kind: bytes, ids: np.ndarray) -> bytes:
-    return kind + hashlib.sha256(ids.tobytes()).digest()
+def _key(kind: str, ids: np.ndarray, device: torch.device | str) -> bytes:
+    """What was computed under autocast is kept apart from what was not."""
+    kind_of_device = torch.device(device).type
+    if torch.is_autocast_enabled(kind_of_device):
+        kind += f" {torch.get_autocast_dtype(kind_of_device)}"
+    return kind.encode() + hashlib.sha256(ids.tobytes()).digest()
