@@ -18,7 +18,7 @@ ORDER = (
     ("policy",),
     ("learning",),
     ("evidence",),
-    ("qa", "hub"),
+    ("card", "hub", "qa"),
     ("recipe", "launch", "train", "demo", "options", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

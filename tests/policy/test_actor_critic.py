@@ -4,7 +4,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
@@ -271,10 +271,10 @@ def test_one_layer_at_least_must_stay_frozen(small_model, finetuning, layers):
 
 
 @pytest.mark.parametrize("finetuning", FINETUNING)
-def test_a_decoder_without_a_list_named_layers_is_refused(finetuning):
-    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=3, n_head=2))
-    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel.*Llama"):
-        attach_adapter(gpt, PolicySettings(finetuning=finetuning))
+def test_a_decoder_without_a_list_of_a_known_name_is_refused(finetuning):
+    mpt = MptForCausalLM(MptConfig(vocab_size=64, max_seq_len=32, d_model=16, n_layers=3, n_heads=2))
+    with pytest.raises(ConfigError, match=r"MptForCausalLM.*`layers` or `h`.*Llama"):
+        attach_adapter(mpt, PolicySettings(finetuning=finetuning))
 
 
 def test_more_than_ten_layers_train_the_right_ones():
