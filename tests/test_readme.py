@@ -69,6 +69,30 @@ def test_the_speed_table_is_what_the_benchmark_wrote():
     assert re.findall(r"\w+ [\d.]+ \(goal [\d.]+\)", " ".join(README.split())) == short
 
 
+def test_what_is_said_of_the_speed_is_what_the_benchmark_wrote():
+    rows = json.loads((ROOT / "docs/throughput.json").read_text())["rows"]
+    whole = {(r["prompt"], r["engine"], r["dtype"], r["num_envs"]): r for r in rows if r["phase"] == "all"}
+    seconds = {key: row["seconds_per_step"] for key, row in whole.items()}
+    split = {prompt: seconds[prompt, "split", "float32", 1] for prompt in ("paper", "compact", "markov")}
+    eight = {prompt: seconds[prompt, "split", "float32", 8] for prompt in split}
+    share = {prompt: whole[prompt, "split", "float32", 1]["peak_share"] for prompt in split}
+    gain = {prompt: split[prompt] / seconds[prompt, "split", "bfloat16", 1] for prompt in split}
+    mkl = {prompt: seconds[prompt, "plain", "float32", 1] / seconds[prompt, "split_mkl", "float32", 1] for prompt in split}
+    words = " ".join(README.split())
+    for said in (
+        f"`plain / split_mkl` is {mkl['paper']:.1f}, {mkl['compact']:.1f} and {mkl['markov']:.1f}",
+        f"reaches {share['paper']:.0%} of the machine's best float32 rate in `paper`, {share['compact']:.0%} in `compact`",
+        f"is {gain['paper']:.1f} times as fast in `paper` and {gain['compact']:.1f} times in `compact`, not 2 times",
+        f"Eight environments take {eight['paper']:.3f} s a step against {split['paper']:.3f} with one (`paper`)",
+        f"{eight['compact']:.3f} against {split['compact']:.3f} (`compact`)",
+        f"{eight['markov']:.3f} against {split['markov']:.3f} (`markov`)",
+    ):
+        assert said in words
+    later = json.loads((ROOT / "docs/throughput_envs.json").read_text())["rows"]
+    one, eight = (next(r for r in later if r["phase"] == "all" and r["num_envs"] == n)["seconds_per_step"] for n in (1, 8))
+    assert f"in a later run of `paper` with two turns each, {eight:.3f} against {one:.3f}." in words
+
+
 def test_the_profile_is_what_the_benchmark_wrote():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from step_profile import KINDS, markdown
