@@ -22,7 +22,7 @@ def data(shared, tmp_path_factory):
 def trained(small_model, tmp_path_factory):
     """What PPO leaves behind: full top layers, heads, flagtrl.json."""
     out = tmp_path_factory.mktemp("trained")
-    trainer = tiny_trainer(small_model, out, learning_rate=1e-2)
+    trainer = tiny_trainer(small_model, out, learning_rate=5e-3)
     trainer.train()
     trainer.save_model()
     return out
