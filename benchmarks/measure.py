@@ -48,6 +48,7 @@ SHAPES = {
 }
 SKIPPED = 12  # steps of an episode before the clock runs
 TABLE_3 = {"num_steps": 40, "minibatch_size": 32, "gradient_accumulation_steps": 8, "max_episode_steps": 65}
+LEAST_STEPS = 8  # of a round: one for each micro-batch
 
 
 @dataclass(frozen=True)
@@ -402,6 +403,16 @@ def matmul_peak(dtype: str, device: str) -> float:
             synchronize(device)
             best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+def check_steps(steps: int) -> None:
+    """Refuse what is no rollout of the paper's settings: one step for each micro-batch at least.
+
+    Raises:
+        SystemExit: out of bounds.
+    """
+    if not LEAST_STEPS <= steps <= TABLE_3["num_steps"]:
+        raise SystemExit(f"--steps is {steps}; give {LEAST_STEPS} to {TABLE_3['num_steps']}")
 
 
 def shared_folder() -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from measure import PHASES, Case, Measured, free_memory, measure, shared_folder
+from measure import PHASES, Case, Measured, check_steps, free_memory, measure, shared_folder
 
 VARIED = {
     "num_envs": [1, 2, 4, 8],
@@ -37,8 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--plot", type=Path, default=Path("runs/scaling.png"), help="write the plot here")
     args = parser.parse_args()
-    if not 8 <= args.steps <= 40:
-        raise SystemExit(f"--steps is {args.steps}; give 8 to 40")
+    check_steps(args.steps)
     return args
 
 

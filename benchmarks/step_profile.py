@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from measure import DTYPES, PHASES, Case, Clocked, free_memory, matmul_peak, settled_trainer, shared_folder
+from measure import DTYPES, PHASES, Case, Clocked, check_steps, free_memory, matmul_peak, settled_trainer, shared_folder
 from torch.profiler import ProfilerActivity, profile, record_function
 
 KINDS = ("products", "attention", "rest")
@@ -89,8 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="environment steps, 8 to 40")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
-    if not 8 <= args.steps <= 40:
-        raise SystemExit(f"--steps is {args.steps}; give 8 to 40")
+    check_steps(args.steps)
     return args
 
 

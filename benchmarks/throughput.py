@@ -20,13 +20,24 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-from measure import DTYPES, ENGINES, PHASES, SPLIT, Case, Measured, free_memory, matmul_peak, measure, shared_folder
+from measure import (
+    DTYPES,
+    ENGINES,
+    LEAST_STEPS,
+    PHASES,
+    SPLIT,
+    Case,
+    Measured,
+    free_memory,
+    matmul_peak,
+    measure,
+    shared_folder,
+)
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 Key = tuple[str, str, str, int]  # prompt, dtype, engine, num_envs
-LEAST_STEPS = 8  # of a round: one for each micro-batch
 
 
 def arguments() -> argparse.Namespace:

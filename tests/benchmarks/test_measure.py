@@ -169,6 +169,13 @@ def test_the_profile_divides_a_step_and_counts_its_products(monkeypatch, shared,
     assert counted == pytest.approx(necessary, rel=0.1), "attention is left out there, and little in a model so wide"
 
 
+@pytest.mark.parametrize("script", [scaling, step_profile, throughput])
+def test_too_few_steps_are_refused(monkeypatch, script):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--steps", "7"])
+    with pytest.raises(SystemExit, match=r"--steps is 7; give 8 to 40"):
+        script.main()
+
+
 def test_without_the_shared_data_a_line_says_so(monkeypatch, capsys):
     monkeypatch.setenv("FLAGTRL_SHARED", "/nowhere")
     with pytest.raises(SystemExit) as stopped:

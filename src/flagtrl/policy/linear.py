@@ -1,7 +1,7 @@
 """Linear maps on a CPU through oneDNN, which torch carries but uses for 16-bit types alone.
 
 In float32 torch multiplies matrices through MKL, which takes AVX2 kernels on processors that are not Intel's. oneDNN
-takes AVX-512 wherever there is one: on an AMD EPYC of the fifth generation it was twice as fast, forward and backward,
+takes AVX-512 wherever there is one: on an AMD EPYC of the fifth generation (an earlier version) it was twice as fast,
 on one of the fourth, whose units are half as wide, 11 to 35% over a whole step; for the same sums in another order
 (`benchmarks/throughput.py` measures the split engine both ways). Weights that never change are laid out for the processor
 once, in float32 and bfloat16, for which it keeps a second copy of them.
@@ -52,9 +52,8 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
         weight = self.weight
-        if input.dtype != weight.dtype or not input.numel() or (input.requires_grad and torch.is_grad_enabled()):
-            return super().forward(input)
-        if weight.device.type != "cpu":  # the model was moved since
+        moved = weight.device.type != "cpu"  # since it was packed
+        if moved or input.dtype != weight.dtype or not input.numel() or (input.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
         content = (weight.data_ptr(), weight._version)
         if self._layout is None or self._layout[1] != content:  # on first use, or something was loaded into it
