@@ -79,8 +79,8 @@ def test_paper_style_holds_every_field_with_its_value():
 def test_a_small_account_is_told_to_the_cent():
     observation = replace(played()[0].observe(), cash=512.3456, value=9_999.994, net_values=(10_000.4, 0.0, 99.999))
     text = text_of("paper", observation)
-    assert '"cash_balance": 512.35' in text and '"total_account_value": 9999.99' in text
-    assert '"net_values": [10000, 0, 100.00]' in text
+    assert '"cash_balance":512.35' in text and '"total_account_value":9999.99' in text
+    assert '"net_values":[10000,0,100.00]' in text
 
 
 def test_paper_style_spells_out_the_answer_format():

@@ -36,28 +36,32 @@ PromptStyle = Callable[[Observation, Sequence[str]], Prompt]
 
 
 def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
-    """The paper's fields, spelt out: prices, news sentiment, account_status, previous_decision_metrics."""
+    """The paper's fields, spelt out: prices, news sentiment, account_status, previous_decision_metrics.
+
+    As JSON without blanks, and without the decimals of a reward of 0: with a token for every blank and digit, as SmolLM2
+    has, they would add 28 tokens to the account part's 235.
+    """
     counts = dict(zip(SENTIMENTS, count_sentiments(observation.news[-1]), strict=True))
-    news = f'"news": {json.dumps(list(headlines), ensure_ascii=False)},\n' if headlines else ""
+    news = f'"news":{_json(headlines)},\n' if headlines else ""
     shared = (
         f"You trade one asset, {observation.symbol}, once a day. Maximise long-term return while managing risk.\n"
         "Buy spends all cash on it: for when you expect its price to rise. Sell liquidates every share: for when you expect "
         "a fall. Hold changes nothing: for when a trade is not worth it.\n"
         "Actions: {Buy, Sell, Hold}\n"
-        f'State: {{"historical_prices": {_numbers(observation.prices)},\n'
-        f'"news_sentiment": {json.dumps(counts)},\n{news}'
+        f'State: {{"historical_prices":{_numbers(observation.prices)},\n'
+        f'"news_sentiment":{_json(counts)},\n{news}'
     )
     account = (
-        f'{{"cash_balance": {_money(observation.cash)}, "asset_position": {_short(observation.shares)}, '
-        f'"total_account_value": {_money(observation.value)}}}'
+        f'{{"cash_balance":{_money(observation.cash)},"asset_position":{_short(observation.shares)},'
+        f'"total_account_value":{_money(observation.value)}}}'
     )
     metrics = (
-        f'{{"recent_rewards": {_numbers(observation.rewards, 3)}, '
-        f'"net_values": [{", ".join(_money(value) for value in observation.net_values)}], '
-        f'"actions": "{" ".join(ACTION_WORDS[a] for a in observation.actions)}"}}'
+        f'{{"recent_rewards":{_numbers(observation.rewards, 3)},'
+        f'"net_values":[{",".join(_money(value) for value in observation.net_values)}],'
+        f'"actions":"{" ".join(ACTION_WORDS[a] for a in observation.actions)}"}}'
     )
     own = (
-        f'"account_status": {account},\n"previous_decision_metrics": {metrics}}}\n'
+        f'"account_status":{account},\n"previous_decision_metrics":{metrics}}}\n'
         'Answer with one JSON object: {"Action": "Buy"}, {"Action": "Sell"} or {"Action": "Hold"}.'
     )
     return Prompt(shared, own)
@@ -125,11 +129,15 @@ def _short_news(observation: Observation, headlines: Sequence[str]) -> str:
 
 
 def _numbers(values: Sequence[float] | np.ndarray, decimals: int = 2) -> str:
-    """[1.50, 2.25]: fixed decimals, but four significant digits for prices below 1."""
-    rounded = (round(float(v), decimals) + 0.0 for v in values)  # + 0.0 turns -0.0 into 0.0
+    """[1.50,2.25,0]: fixed decimals, but four significant digits for prices below 1, and none for a rounded 0."""
+    rounded = (round(float(v), decimals) for v in values)
     fixed = (v == 0 or abs(v) >= 1 or decimals > 2 for v in values)
-    shown = (f"{r:.{decimals}f}" if f else f"{v:.4g}" for r, f, v in zip(rounded, fixed, values, strict=True))
-    return "[" + ", ".join(shown) + "]"
+    shown = ((f"{r:.{decimals}f}" if r else "0") if f else f"{v:.4g}" for r, f, v in zip(rounded, fixed, values, strict=True))
+    return f"[{','.join(shown)}]"
+
+
+def _json(content: Sequence[str] | dict[str, int]) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
 def _short(value: float) -> str:
