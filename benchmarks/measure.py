@@ -309,7 +309,6 @@ def first_visit(trainer: PPOTrainer, prompts: list[EncodedPrompt]) -> float:
     with trainer.accelerator.autocast():
         if model.trunk is not None:
             model.reference_logprobs(model.trunk(prompts, device), legal)
-            model.trunk.lookups.clear()
         else:
             with torch.enable_grad():  # the first backward too
                 model(**model.inputs(prompts[:1], legal[:1].cpu().numpy(), device)).logprobs[0, 0].backward()

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from flagtrl.errors import ConfigError, PromptError
-from flagtrl.language.prompts import ANSWER_PREFIX, style_names
+from flagtrl.language.prompts import ANSWER_PREFIX, Prompt, style_names
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.env import MarketSettings, TradingEnv
@@ -136,6 +136,14 @@ def test_turns_open_with_the_special_token_as_often_as_the_template_says(shared,
 def test_a_tokenizer_without_template_gets_its_bos_once(stories, msft):
     ids = PromptEncoder(stories, PromptSettings(), ROOMY).encode(next(random_episode(msft))).ids.tolist()
     assert ids[0] == stories.bos_token_id and ids.count(stories.bos_token_id) == 1
+
+
+def test_a_shared_part_without_tokens_is_refused(stories, msft, monkeypatch):
+    encoder = PromptEncoder(stories, PromptSettings("compact"), ROOMY)
+    monkeypatch.setattr(encoder, "_style", lambda observation, headlines: Prompt("", "Answer."))
+    monkeypatch.setattr(encoder, "_bos", [])  # as of a tokenizer that begins no text with a special token
+    with pytest.raises(PromptError, match=r"MSFT .*: the prompt's shared part has 0 tokens, and needs at least 1; .*'compact'"):
+        encoder.encode(next(random_episode(msft)))
 
 
 def test_ids_are_int64(instruct, msft):

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import CONFIGS
 from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
+from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.meters import LOGGED, LOGGED_BY_SPLIT
 from flagtrl.learning.steps import micro_batches
@@ -227,9 +228,9 @@ def test_what_the_cache_holds_does_not_change_a_bit(small_model, tmp_path, style
 @pytest.mark.parametrize(
     ("architecture", "finetuning"),
     [
-        *(pytest.param(name, "full_top", marks=() if name in QUICK else pytest.mark.slow) for name in CONFIGS),
-        ("llama", "lora"),
-        pytest.param("deepseek-v2", "lora", marks=pytest.mark.slow),
+        pytest.param(name, kind, marks=() if name in quick else pytest.mark.slow)
+        for kind, quick in (("full_top", QUICK), ("lora", ("llama",)))
+        for name in CONFIGS
     ],
 )
 def test_both_engines_train_alike(small_model, tmp_path, architecture, finetuning):
@@ -317,6 +318,29 @@ def test_logged_update_metrics_are_means_over_the_minibatch(run):
         logprobs = torch.cat([m.logprobs for m in mine])
         entropies = [Categorical(logits=row[torch.isfinite(row)]).entropy().item() for row in logprobs]
         assert run.state.log_history[step - 1]["entropy"] == pytest.approx(np.mean(entropies), abs=1e-5)
+
+
+def test_logged_hit_rates_are_the_rollouts_not_an_evaluations_too(small_model, tmp_path):
+    rates = []
+    for steps in (None, 6):  # 6 steps are a rollout
+        options = {"eval_strategy": "steps", "eval_steps": steps} if steps else {}
+        trainer = tiny_trainer(small_model, tmp_path, rollouts=2, style="markov", validate=looks_at_known_prompts, **options)
+        trainer.train()
+        name = "trunk/prompt_hit_rate"
+        rates.append([entry[name] for entry in trainer.state.log_history if name in entry])
+    assert len(rates[0]) == 2 and rates[0] == rates[1]
+
+
+def looks_at_known_prompts(encoder):
+    """A validation that asks the trunk for one prompt again and again."""
+
+    def validate(policy):
+        prompt = EncodedPrompt(np.arange(9), 4)
+        for _ in range(50):
+            policy.trunk([prompt])
+        return {"CR": 0.0}
+
+    return validate
 
 
 def test_log_lines_average_over_the_steps_between_them(run, small_model, tmp_path):

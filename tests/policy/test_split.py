@@ -218,6 +218,17 @@ def test_the_last_layer_and_the_head_work_where_they_are_read_only():
     assert rows == [(5, 7, 8), None], "first tokens of the actions; after Sell's first one, a probability over all tokens"
 
 
+@pytest.mark.parametrize("one_dnn", [True, False])
+def test_training_mode_of_the_model_and_of_the_trunk_are_apart(one_dnn):
+    model = policy_of(CONFIGS["llama"]).train()
+    model.use_split(TrunkSettings(one_dnn=one_dnn))
+    layer = model.language_model.get_base_model().get_decoder().layers[0]
+    assert all(module.training for module in layer.modules())
+    model.eval().train()
+    assert not any(module.training for module in model.split._trunk.modules()), "its states may not hang on dropout"
+    assert model.split._trunk.layers[0].mlp.up_proj.weight is layer.mlp.up_proj.weight, "shared, not copied"
+
+
 def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():
     model = policy_of(CONFIGS["llama"])
     trunk = model.use_split()

@@ -88,10 +88,16 @@ class PromptEncoder:
         """Token ids of the prompt, up to and including ANSWER_PREFIX.
 
         Raises:
-            PromptError: a prompt longer than the context, or a shared part that tokenises differently with the rest.
+            PromptError: a prompt longer than the context, or a shared part that is empty or tokenises differently with
+                the rest.
         """
         prompt = self.prompt(observation)
         shared = self._shared_ids(prompt.shared)
+        if not shared:
+            raise PromptError(
+                f"{observation.symbol} {observation.date}: the prompt's shared part has 0 tokens, and needs at least 1; let "
+                f"prompt style {self.settings.prompt_style!r} put the task there"
+            )
         ids = self._tokenize(self._head + prompt.shared + prompt.own + self._tail)
         if tuple(ids[: len(shared)]) != shared:
             raise PromptError(

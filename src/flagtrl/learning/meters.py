@@ -80,12 +80,11 @@ class Meters:
             self.add(f"action_share/{action.word}", (rollout.actions == action).sum(), len(rollout))
 
     def add_trunk(self, model: ActorCritic, boundaries: set[Boundary]) -> None:
-        """What the split engine found in its cache since the last rollout, and what it keeps."""
+        """What the split engine found in its cache since its look-ups were cleared, and what it keeps."""
         if model.trunk is None:
             return
         for kind in ("prefix", "prompt"):
             if model.trunk.lookups[kind]:
                 self.add(f"trunk/{kind}_hit_rate", model.trunk.lookups[f"{kind} hit"], model.trunk.lookups[kind])
-        model.trunk.lookups.clear()
         self.add("trunk/cache_mb", model.trunk.cache.nbytes / 2**20, 1)
         self.add("trunk/rollout_mb", sum(boundary.nbytes for boundary in boundaries) / 2**20, 1)

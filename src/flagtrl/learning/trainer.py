@@ -197,6 +197,8 @@ class PPOTrainer(PersistentTrainer):
         was_training = policy.training
         policy.eval()
         self._boundaries = {}
+        if (trunk := self._policy().trunk) is not None:
+            trunk.lookups.clear()  # those of an evaluation between rollouts
         self._untrimmed += 1
         if self._untrimmed == TRIM_EVERY:
             return_freed_memory()
@@ -272,7 +274,7 @@ class PPOTrainer(PersistentTrainer):
     def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
         """The environments' first prompts, each also without its first token, so that lengths are mixed."""
         whole = [self.encoder.encode(seen) for seen in self.collector.envs.observe()]
-        shorter = [EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 0)) for prompt in whole]
+        shorter = [EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 1)) for prompt in whole]
         return [*whole, *shorter], np.concatenate([self.collector.envs.legal()] * 2)
 
     def _anywhere(self, here: bool) -> bool:

@@ -66,10 +66,21 @@ def packed(module: nn.Module) -> nn.Module:
 
     Modules, not OneDnnLinear: a mode is asked at every torch function, which took a tenth of a short prompt's pass.
     """
-    if type(module) is nn.Linear and not module.weight.requires_grad and module.weight.dtype in _packable():
-        return PackedLinear.of(module)
-    view = copy.copy(module)
-    view._modules = {name: child and packed(child) for name, child in module._modules.items()}
+
+    def replaced(module: nn.Module) -> nn.Module | None:
+        frozen = type(module) is nn.Linear and not module.weight.requires_grad
+        return PackedLinear.of(module) if frozen and module.weight.dtype in _packable() else None  # type: ignore[arg-type]
+
+    return sharing_copy(module, replaced)
+
+
+def sharing_copy(module: nn.Module, replaced: Callable[[nn.Module], nn.Module | None] = lambda _: None) -> nn.Module:
+    """A copy of `module` and all within, of the same tensors; what `replaced` gives stands for a part that it is given."""
+    view = replaced(module)
+    if view is None:
+        view = copy.copy(module)
+        copies = {name: None if child is None else sharing_copy(child, replaced) for name, child in module._modules.items()}
+        view._modules = copies
     return view
 
 

@@ -42,7 +42,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flagtrl.errors import ConfigError
-from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed
+from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
 
 FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every attention
 # Per layer, keys and values of P positions, each (B, heads, P, width).
@@ -121,9 +121,8 @@ class SplitDecoder:
         self._base = base
         self._heads: dict[tuple[int, ...] | None, nn.Module] = {}
         self._one_dnn = one_dnn and one_dnn_helps(next(base.parameters()).device)
-        if self._one_dnn:
-            self._trunk = packed(self._trunk)
-        self._trunk.eval()  # copies of modules: a later call of the model's eval() does not reach them
+        # Modules of its own: train() and eval() of the model do not reach them, nor the other way round.
+        self._trunk = (packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)).eval()
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
