@@ -217,6 +217,8 @@ class Clocked(PPOTrainer):
         envs.reset(seed=self.rounds)
         for _ in range(SKIPPED):
             envs.step(np.array([actions.choice(np.flatnonzero(row)) for row in envs.legal()]))
+        if self.model.trunk is not None:  # a rollout's first prompts are known: the last one's bootstrap asked for their values
+            self.model.trunk([self.encoder.encode(seen) for seen in envs.observe()], self.args.device)
         self.train()
         whole, update = self.phases["all"], self.phases["update"]
         whole.seconds = self.ended - self.began

@@ -4,11 +4,12 @@
     python benchmarks/throughput.py --device cuda  # on a GPU
 
 Every engine trains the same policy on the same data, in turn, in this process, in rounds of 20 bars (`per_action` of 10), in
-the steady state (the bars were visited once, as they are in 63 of the paper's 13,860 steps; the cost of a first visit is
-printed too). `split` and `plain` take a second turn, so that a disturbance of a minute does not decide, and the median
-round counts. Per phase: seconds and tokens per environment step, peak memory, how many times the split engine's time, and
-the share of this machine's best matrix-product rate that the necessary operations reach. 16-bit types are of the frozen
-layers on a CPU, and measured on the split engine alone; on a GPU all train in them.
+the steady state: the bars were visited once, as they are in 63 of the paper's 13,860 steps (the cost of a first visit is
+printed too), and a rollout's first prompt was seen at the end of the one before. `split` and `plain` take a second turn, so
+that a disturbance of a minute does not decide, and the median round counts. Per phase: seconds and tokens per environment
+step, peak memory, how many times the split engine's time, and the share of this machine's best matrix-product rate that the
+necessary operations reach. 16-bit types are of the frozen layers on a CPU, and measured on the split engine alone; on a GPU
+all train in them.
 """
 
 from __future__ import annotations
