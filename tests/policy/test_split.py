@@ -16,8 +16,9 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, NORMALISATIONS, PolicySettings, attach_adapter
+from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.split import FORCE_GQA, LayerCache
+from flagtrl.policy.split import FORCE_GQA
 from flagtrl.policy.trunk import TOKENS_PER_PASS, LruCache, TrunkSettings, batches, left_mask, pad_left
 
 # PEFT plans for DeepSeek's fused experts, which a plain LoRA leaves alone.
@@ -226,7 +227,7 @@ def test_training_mode_of_the_model_and_of_the_trunk_are_apart(one_dnn):
     assert all(module.training for module in layer.modules())
     model.eval().train()
     assert not any(module.training for module in model.split._trunk.modules()), "its states may not hang on dropout"
-    assert model.split._trunk.layers[0].mlp.up_proj.weight is layer.mlp.up_proj.weight, "shared, not copied"
+    assert model.split._trunk.decoder.layers[0].mlp.up_proj.weight is layer.mlp.up_proj.weight, "shared, not copied"
 
 
 def test_the_trunk_runs_a_shared_part_once_and_a_known_prompt_never():

@@ -18,8 +18,9 @@ probabilities are renormalised over the actions, so only the actions' rows of th
 Nothing is approximated, but in 8-bit trunks, where bitsandbytes rounds by what else is in a pass. Only the order of
 floating-point sums inside a matrix product may differ, which is worth about 1e-7 in float32. Views, shallow copies of
 the decoder with fewer layers, let the model's own forward choose masks, rotary embeddings and layer types; nothing here
-is specific to one architecture. `tests/policy/test_split.py` holds all of it to the plain engine, architecture by
-architecture, in values, log-probabilities and gradients.
+is specific to one architecture (for the trunk of the commonest kind a quicker forward stands in, `lean.py`).
+`tests/policy/test_split.py` holds all of it to the plain engine, architecture by architecture, in values,
+log-probabilities and gradients.
 
 Not every model can be cut: some scale their embeddings inside the decoder, or carry other state between layers. So the
 split is compared with the plain engine on a real batch when training starts (`engine="auto"`).
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -37,56 +38,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flagtrl.errors import ConfigError
+from flagtrl.policy.cache import KeysValues, LayerCache
+from flagtrl.policy.lean import LeanDecoder, is_of_llamas_kind
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
 
 FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every attention
-# Per layer, keys and values of P positions, each (B, heads, P, width).
-KeysValues = Sequence[tuple[Tensor, Tensor]]
-
-
-class LayerCache(DynamicCache):
-    """Keys and values of a model's layers from `first` on: its own layer 0 is the model's layer `first`."""
-
-    def __init__(self, first: int = 0, known: KeysValues | None = None):
-        super().__init__()
-        for keys, values in known or ():  # as they are: DynamicCache would copy them to begin with
-            layer = DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys, values
-            self.layers.append(layer)
-        self.first, self.only_fill = first, False
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """DynamicCache's; ends the layer's forward here within `filling()`."""
-        result = super().update(key_states, value_states, layer_idx - self.first, *args, **kwargs)
-        if self.only_fill:
-            raise _Filled
-        return result
-
-    @contextmanager
-    def filling(self) -> Iterator[None]:
-        """Within it a layer's forward stops once its keys and values are here.
-
-        Raises:
-            RuntimeError: it did not: something, as gradient checkpointing, kept this cache from the layer.
-        """
-        self.only_fill = True
-        try:
-            yield
-        except _Filled:
-            return
-        finally:
-            self.only_fill = False
-        raise RuntimeError("a layer ran without the cache that it was given; engine=plain does without caches")
-
-    def keys_values(self) -> list[tuple[Tensor, Tensor]]:
-        """What it holds, layer by layer."""
-        return [(layer.keys, layer.values) for layer in self.layers]  # type: ignore[union-attr,misc]
 
 
 class SplitDecoder:
@@ -122,7 +82,11 @@ class SplitDecoder:
         self._heads: dict[tuple[int, ...] | None, nn.Module] = {}
         self._one_dnn = one_dnn and one_dnn_helps(next(base.parameters()).device)
         # Modules of its own: train() and eval() of the model do not reach them, nor the other way round.
-        self._trunk = (packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)).eval()
+        of_llamas_kind = is_of_llamas_kind(self._trunk)
+        self._trunk = packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)
+        if of_llamas_kind:
+            self._trunk = LeanDecoder(self._trunk)
+        self._trunk.eval()
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
@@ -198,10 +162,6 @@ class SplitDecoder:
                 past_key_values=cache,
                 use_cache=cache is not None,
             ).last_hidden_state
-
-
-class _Filled(Exception):  # it is no error
-    """A layer's keys and values are computed: nothing more is wanted of it."""
 
 
 class _Passthrough(nn.Module):

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.split import KeysValues, LayerCache, SplitDecoder
+from flagtrl.policy.cache import KeysValues, LayerCache
+from flagtrl.policy.split import SplitDecoder
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu")
