@@ -87,6 +87,9 @@ def test_only_what_is_known_to_be_alike_is_replaced():
     others = {name: config for name, config in CONFIGS.items() if name not in ("llama", "qwen2")}
     others["qwen2, sliding window"] = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1)
     assert not any(is_of_llamas_kind(decoder_of(config)) for config in others.values())
+    patched = decoder_of(KNOWN["llama"])
+    patched.layers[1] = torch.nn.Identity()
+    assert not is_of_llamas_kind(patched)
 
 
 def test_under_autocast_transformers_own_forward_runs():

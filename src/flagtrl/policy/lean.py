@@ -1,7 +1,8 @@
 """A frozen decoder of Llama's kind on a CPU, with less around its matrix products: one function, fewer passes over memory.
 
-Of a short prompt's pass through SmolLM2-135M's trunk, transformers' own forward spends a third outside of products and
-attention. The sums are the same ones; `tests/policy/test_lean.py` holds this forward to theirs.
+Of a short prompt's pass through SmolLM2-135M's trunk, transformers' own forward spends a quarter to a third outside of
+products and attention; with this one a whole step of `compact` prompts was 6% quicker. The sums are the same:
+`tests/policy/test_lean.py` holds it to theirs.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaModel, MistralModel, Qwen2Model
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from flagtrl.policy.cache import LayerCache
 
 # Their layers are the same lines; they differ in biases, and in masks where a window slides.
-KINDS = (LlamaModel, MistralModel, Qwen2Model)
+KINDS: dict[type, type] = {LlamaModel: LlamaDecoderLayer, MistralModel: MistralDecoderLayer, Qwen2Model: Qwen2DecoderLayer}
 
 
-def is_of_llamas_kind(decoder: nn.Module) -> bool:
-    """Whether a LeanDecoder may stand for it."""
-    config = getattr(decoder, "config", None)
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    slides = getattr(config, "sliding_window", None) is not None and type(decoder) is MistralModel
-    return type(decoder) in KINDS and set(kinds) == {"full_attention"} and not slides
+def is_of_llamas_kind(decoder: Any) -> bool:
+    """Whether a LeanDecoder may stand for it: one of these classes, with their own layers and no sliding window."""
+    if type(decoder) not in KINDS or any(type(layer) is not KINDS[type(decoder)] for layer in decoder.layers):
+        return False
+    slides = type(decoder) is MistralModel and decoder.config.sliding_window is not None
+    return not slides and set(getattr(decoder.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
 
 
 class LeanDecoder(nn.Module):

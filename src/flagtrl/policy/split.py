@@ -82,11 +82,8 @@ class SplitDecoder:
         self._heads: dict[tuple[int, ...] | None, nn.Module] = {}
         self._one_dnn = one_dnn and one_dnn_helps(next(base.parameters()).device)
         # Modules of its own: train() and eval() of the model do not reach them, nor the other way round.
-        of_llamas_kind = is_of_llamas_kind(self._trunk)
-        self._trunk = packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)
-        if of_llamas_kind:
-            self._trunk = LeanDecoder(self._trunk)
-        self._trunk.eval()
+        own = packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)
+        self._trunk = (LeanDecoder(own) if is_of_llamas_kind(own) else own).eval()
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
