@@ -62,9 +62,7 @@ class LeanDecoder(nn.Module):
         return BaseModelOutputWithPast(last_hidden_state=decoder.norm(hidden))
 
 
-def _layer(
-    layer: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: LayerCache
-) -> Tensor:
+def _layer(layer: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: LayerCache) -> Tensor:
     attention, mlp = layer.self_attn, layer.mlp
     x = _normed(hidden, layer.input_layernorm)
     heads = (*hidden.shape[:2], -1, attention.head_dim)

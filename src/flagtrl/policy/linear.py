@@ -2,7 +2,7 @@
 
 In float32 torch multiplies matrices through MKL, which takes AVX2 kernels on processors that are not Intel's. oneDNN
 takes AVX-512 wherever there is one: on an AMD EPYC of the fifth generation (an earlier version) it was twice as fast,
-on one of the fourth, whose units are half as wide, 10 to 35% over a whole step; for the same sums in another order
+on one of the fourth, whose units are half as wide, 4 to 37% over a whole step; for the same sums in another order
 (`benchmarks/throughput.py` measures the split engine both ways). Weights that never change are laid out for the processor
 once, in float32 and bfloat16, for which it keeps a second copy of them.
 """
