@@ -38,8 +38,7 @@ PromptStyle = Callable[[Observation, Sequence[str]], Prompt]
 def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
     """The paper's fields, spelt out: prices, news sentiment, account_status, previous_decision_metrics.
 
-    As JSON without blanks, and without the decimals of a reward of 0: with a token for every blank and digit, as SmolLM2
-    has, they would add 28 tokens to the account part's 235.
+    As JSON without blanks, and without the decimals of a reward of 0: SmolLM2 has a token for every blank and digit.
     """
     counts = dict(zip(SENTIMENTS, count_sentiments(observation.news[-1]), strict=True))
     news = f'"news":{_json(headlines)},\n' if headlines else ""
