@@ -11,7 +11,7 @@ import argparse
 import statistics
 import tempfile
 
-from measure import Case, check_steps, settled_trainer, shared_folder
+from measure import Case, parsed, settled_trainer, shared_folder
 
 from flagtrl.policy.lean import LeanDecoder
 
@@ -20,10 +20,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", default=["compact", "paper"])
     parser.add_argument("--rounds", type=int, default=8, help="of each")
-    parser.add_argument("--steps", type=int, default=20, help="environment steps per round, 8 to 40")
-    args = parser.parse_args()
-    check_steps(args.steps)
-    return args
+    return parsed(parser, steps=20)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ The engines train the same policy on the same data with the same trainer:
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import gc
@@ -406,14 +407,18 @@ def matmul_peak(dtype: str, device: str) -> float:
     return 2 * size**3 / best
 
 
-def check_steps(steps: int) -> None:
-    """Refuse what is no rollout of the paper's settings: one step for each micro-batch at least.
+def parsed(parser: argparse.ArgumentParser, steps: int) -> argparse.Namespace:
+    """The command line's arguments, --steps among them: of one rollout, one for each micro-batch at least.
 
     Raises:
         SystemExit: out of bounds.
     """
-    if not LEAST_STEPS <= steps <= TABLE_3["num_steps"]:
-        raise SystemExit(f"--steps is {steps}; give {LEAST_STEPS} to {TABLE_3['num_steps']}")
+    least, most = LEAST_STEPS, TABLE_3["num_steps"]
+    parser.add_argument("--steps", type=int, default=steps, help=f"environment steps per round, {least} to {most}")
+    args = parser.parse_args()
+    if not least <= args.steps <= most:
+        raise SystemExit(f"--steps is {args.steps}; give {least} to {most}")
+    return args
 
 
 def shared_folder() -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from measure import PHASES, Case, Measured, check_steps, free_memory, measure, shared_folder
+from measure import PHASES, Case, Measured, free_memory, measure, parsed, shared_folder
 
 VARIED = {
     "num_envs": [1, 2, 4, 8],
@@ -32,13 +32,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--prompt", default="compact")
     parser.add_argument("--vary", nargs="+", default=list(VARIED), choices=VARIED)
-    parser.add_argument("--steps", type=int, default=16, help="environment steps per round, 8 to 40")
     parser.add_argument("--seconds", type=float, default=5, help="a case has rounds until it was timed for so long")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--plot", type=Path, default=Path("runs/scaling.png"), help="write the plot here")
-    args = parser.parse_args()
-    check_steps(args.steps)
-    return args
+    return parsed(parser, steps=16)
 
 
 def main() -> None:

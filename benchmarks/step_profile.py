@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from measure import DTYPES, PHASES, Case, Clocked, check_steps, free_memory, matmul_peak, settled_trainer, shared_folder
+from measure import DTYPES, PHASES, Case, Clocked, free_memory, matmul_peak, parsed, settled_trainer, shared_folder
 from torch.profiler import ProfilerActivity, profile, record_function
 
 KINDS = ("products", "attention", "rest")
@@ -86,11 +86,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", default=["paper", "compact", "markov"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=DTYPES, help="of the frozen layers")
-    parser.add_argument("--steps", type=int, default=20, help="environment steps, 8 to 40")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args()
-    check_steps(args.steps)
-    return args
+    return parsed(parser, steps=20)
 
 
 def main() -> None:
