@@ -10,14 +10,15 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flagtrl.errors import DataError
-from flagtrl.market.data import SENTIMENTS, MarketData, NewsItem, parse_date
+from flagtrl.market.data import MarketData, NewsItem
+from flagtrl.market.values import listed, read_day, read_news_item, read_price, read_sentiment, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +30,6 @@ CLOSE_COLUMNS = ("close", "c", "price", "last")
 NEWS_COLUMNS = ("news", "headline", "text")
 SENTIMENT_COLUMNS = ("sentiment",)
 SYMBOL_COLUMNS = ("ticker", "symbol")
-
-_LABEL = re.compile(r"\(\s*sentiment\s*:\s*([^()]*?)\s*\)\s*$", re.IGNORECASE)
-_ISO_DAY = re.compile(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?=$|[ T])")
-
 
 
 # ---------------------------------------------------------------------------------------------------------- files
@@ -75,8 +72,8 @@ def investorbench_json(path: str | Path, symbol: str | None = None, periods_per_
         where = f"{path}: {key}"
         bar = _mapping(value, where)
         if "prices" not in bar:
-            raise DataError(f"{where}: the key 'prices' is missing (found: {_listed(bar)}); add the price, or drop the bar")
-        days.append(_day(key, str(path)))
+            raise DataError(f"{where}: the key 'prices' is missing (found: {listed(bar)}); add the price, or drop the bar")
+        days.append(read_day(key, str(path)))
         prices.append(_json_price(bar["prices"], where))
         news.append(_json_news(bar.get("news", []), where))
     return _market(str(path), _symbol_of(path.stem) if symbol is None else symbol, days, prices, news, periods_per_year)
@@ -189,44 +186,11 @@ def _symbol_of(stem: str) -> str:
     return stem.split("_")[0].upper()
 
 
-def _day(value: object, where: str) -> np.datetime64:
-    """The calendar day that an ISO date, timestamp or YYYYMMDD begins with.
-
-    Stricter than `parse_date`, which also reads '2020' (as January 1st) and 'today'; and 03/04/2020 is nobody's to guess.
-    """
-    match = _ISO_DAY.match(str(value))
-    if match is None:
-        raise DataError(f"{where}: {str(value)!r} is not a date; write it as YYYY-MM-DD")
-    try:
-        return parse_date(f"{match[1]}-{match[3]}-{match[4]}")
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-
-
-def _news_item(text: str, where: str) -> NewsItem:
-    """The item without its closing `(Sentiment: label)`, which becomes its sentiment."""
-    match = _LABEL.search(text)
-    if match is None:
-        return NewsItem(text)
-    return NewsItem(text[: match.start()].rstrip(), _sentiment(match[1], where))
-
-
-def _sentiment(label: str, where: str) -> str:
-    known = label.strip().lower()
-    if known not in SENTIMENTS:
-        raise DataError(f"{where}: a news item has the sentiment {label!r}; it must be one of {_listed(SENTIMENTS)}, or absent")
-    return known
-
-
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a directory; give one file in it")
     if not path.exists():
         raise DataError(f"{path} does not exist; check the path (it is relative to {Path.cwd()})")
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(str(name) for name in names) or "none"
 
 
 def _one_line(error: Exception) -> str:
@@ -266,23 +230,18 @@ def _mapping(value: object, where: str) -> dict[str, Any]:
 
 def _json_price(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(f"{where}: the price is {_shown(value)} ({_kind(value)}); it must be a number above 0, without quotes")
-    return _number(value, where)
+        raise DataError(f"{where}: the price is {shown(value)} ({_kind(value)}); it must be a number above 0, without quotes")
+    return read_price(value, where)
 
 
 def _json_news(value: object, where: str) -> tuple[NewsItem, ...]:
     if not isinstance(value, list) or isinstance(value, _Pairs) or not all(isinstance(text, str) for text in value):
-        raise DataError(f"{where}: the news is {_shown(value)}; it must be a list of texts, [] for none")
-    return tuple(_news_item(text, where) for text in value)
+        raise DataError(f"{where}: the news is {shown(value)}; it must be a list of texts, [] for none")
+    return tuple(read_news_item(text, where) for text in value)
 
 
 def _kind(value: object) -> str:
     return "a mapping" if isinstance(value, _Pairs) else type(value).__name__
-
-
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:60] + "..."
 
 
 # ---------------------------------------------------------------------------------------------------------- tables
@@ -324,7 +283,7 @@ def _market_from_frame(
     price_at = _find(names, (ADJUSTED_COLUMNS, CLOSE_COLUMNS), price_column, "price", where)
     news_at = _find_optional(names, NEWS_COLUMNS, news_column, "news", where)
     label_at = _find_optional(names, SENTIMENT_COLUMNS, None, "sentiment", where)
-    days = [_day(cell, f"{where}: {names[date_at]} of row {row}") for row, cell in enumerate(frame.iloc[:, date_at])]
+    days = [read_day(cell, f"{where}: {names[date_at]} of row {row}") for row, cell in enumerate(frame.iloc[:, date_at])]
     rows = [f"{where}: {day}" for day in days]
     prices = [_cell_price(cell, row) for cell, row in zip(frame.iloc[:, price_at], rows, strict=True)]
     texts = [()] * len(days) if news_at is None else frame.iloc[:, news_at]
@@ -341,18 +300,18 @@ def _one_symbol(frame: pd.DataFrame, where: str, symbol: str | None, stem: str) 
     owners = [str(cell) for cell in frame.iloc[:, column]]
     found = sorted(set(owners))
     if symbol is None and len(found) > 1:
-        raise DataError(f"{where}: holds {len(found)} symbols: {_listed(found)}; name one, as in symbol={found[0]!r}")
+        raise DataError(f"{where}: holds {len(found)} symbols: {listed(found)}; name one, as in symbol={found[0]!r}")
     wanted = symbol if symbol is not None else [*found, _symbol_of(stem)][0]
     mine = [owner.upper() == wanted.upper() for owner in owners]
     if owners and not any(mine):
-        raise DataError(f"{where}: the symbol {wanted!r} does not occur; the file holds {_listed(found)}")
+        raise DataError(f"{where}: the symbol {wanted!r} does not occur; the file holds {listed(found)}")
     return frame.loc[mine], wanted
 
 
 def _find(names: list[str], tiers: tuple[tuple[str, ...], ...], override: str | None, what: str, where: str) -> int:
     """The position of the only column that bears a name of the first tier that occurs, or exactly `override`."""
     accepted = [name for tier in tiers for name in tier]
-    remedy = f"columns found: {_listed(names)}; names accepted: {_listed(accepted)}; or say which with {what}_column="
+    remedy = f"columns found: {listed(names)}; names accepted: {listed(accepted)}; or say which with {what}_column="
     if override is not None:
         groups = [[i for i, name in enumerate(names) if name == override]]
     else:
@@ -363,7 +322,7 @@ def _find(names: list[str], tiers: tuple[tuple[str, ...], ...], override: str | 
     if not matches:
         missing = f"no column {override!r}" if override is not None else f"no {what} column"
         raise DataError(f"{where}: {missing}; {remedy}")
-    raise DataError(f"{where}: {len(matches)} {what} columns ({_listed(names[i] for i in matches)}); {remedy}")
+    raise DataError(f"{where}: {len(matches)} {what} columns ({listed(names[i] for i in matches)}); {remedy}")
 
 
 def _find_optional(names: list[str], accepted: tuple[str, ...], override: str | None, what: str, where: str) -> int | None:
@@ -378,16 +337,7 @@ def _plain(name: str) -> str:
 
 def _cell_price(cell: Any, where: str) -> float:
     missing = cell is None or (isinstance(cell, str) and not cell.strip())
-    return math.nan if missing else _number(cell, where)  # MarketData refuses the NaN, and says why
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{where}: the price is {_shown(value)}; it must be a plain number above 0, without currency sign or separators"
-        ) from error
+    return math.nan if missing else read_price(cell, where)  # MarketData refuses the NaN, and says why
 
 
 def _cell_news(cell: Any, label_cell: Any, where: str) -> tuple[NewsItem, ...]:
@@ -396,10 +346,10 @@ def _cell_news(cell: Any, label_cell: Any, where: str) -> tuple[NewsItem, ...]:
     if not texts:
         return ()
     if not labels:
-        return tuple(_news_item(text, where) for text in texts)
+        return tuple(read_news_item(text, where) for text in texts)
     if len(labels) != len(texts):
         raise DataError(f"{where}: {len(texts)} news items but {len(labels)} sentiments; give one for each, or none")
-    return tuple(NewsItem(text, _sentiment(label, where)) for text, label in zip(texts, labels, strict=True))
+    return tuple(NewsItem(text, read_sentiment(label, where)) for text, label in zip(texts, labels, strict=True))
 
 
 def _texts(cell: Any, where: str) -> list[str]:
@@ -412,4 +362,4 @@ def _texts(cell: Any, where: str) -> list[str]:
         return [cell] if cell.strip() else []
     if pd.isna(cell):
         return []
-    raise DataError(f"{where}: a news or sentiment cell is {_shown(cell)} ({type(cell).__name__}); it must be text, or empty")
+    raise DataError(f"{where}: a news or sentiment cell is {shown(cell)} ({type(cell).__name__}); it must be text, or empty")

@@ -1,0 +1,66 @@
+"""Single values of market files: dates, prices, news items and their labels; what cannot be used is a DataError of one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from flagtrl.errors import DataError
+from flagtrl.market.data import SENTIMENTS, NewsItem, parse_date
+
+_LABEL = re.compile(r"\(\s*sentiment\s*:\s*([^()]*?)\s*\)\s*$", re.IGNORECASE)
+_ISO_DAY = re.compile(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?=$|[ T])")
+
+
+def read_day(value: object, where: str) -> np.datetime64:
+    """The calendar day that an ISO date, timestamp or YYYYMMDD begins with.
+
+    Stricter than `parse_date`, which also reads '2020' (as January 1st) and 'today'; and 03/04/2020 is nobody's to guess.
+    """
+    match = _ISO_DAY.match(str(value))
+    if match is None:
+        raise DataError(f"{where}: {str(value)!r} is not a date; write it as YYYY-MM-DD")
+    try:
+        return parse_date(f"{match[1]}-{match[3]}-{match[4]}")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def read_price(value: Any, where: str) -> float:
+    """The number that a price cell or JSON value is."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{where}: the price is {shown(value)}; it must be a plain number above 0, without currency sign or separators"
+        ) from error
+
+
+def read_news_item(text: str, where: str) -> NewsItem:
+    """The item without its closing `(Sentiment: label)`, which becomes its sentiment."""
+    match = _LABEL.search(text)
+    if match is None:
+        return NewsItem(text)
+    return NewsItem(text[: match.start()].rstrip(), read_sentiment(match[1], where))
+
+
+def read_sentiment(label: str, where: str) -> str:
+    """A news item's label, one of SENTIMENTS."""
+    known = label.strip().lower()
+    if known not in SENTIMENTS:
+        raise DataError(f"{where}: a news item has the sentiment {label!r}; it must be one of {listed(SENTIMENTS)}, or absent")
+    return known
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names for a message."""
+    return ", ".join(str(name) for name in names) or "none"
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
