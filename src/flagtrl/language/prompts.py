@@ -22,6 +22,9 @@ from flagtrl.market.env import Observation
 from flagtrl.market.ledger import ACTION_WORDS
 
 ANSWER_PREFIX = '{"Action": "'
+# The three answers as the model is to write them. Named in full they get over nine tenths of SmolLM2's probability; asked
+# to "answer in JSON" alone it gives the action words a third.
+ANSWER_FORMAT = 'Answer with one JSON object: {"Action": "Buy"}, {"Action": "Sell"} or {"Action": "Hold"}.'
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Prompt:
     shared: str
     own: str
 
+
+# The short styles name the answers in their shared part, where they cost nothing, and end in a question.
+_QUESTION = "Buy, Sell or Hold? Answer in JSON."
 
 PromptStyle = Callable[[Observation, Sequence[str]], Prompt]
 
@@ -61,7 +67,7 @@ def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:
     )
     own = (
         f'"account_status":{account},\n"previous_decision_metrics":{metrics}}}\n'
-        'Answer with one JSON object: {"Action": "Buy"}, {"Action": "Sell"} or {"Action": "Hold"}.'
+        f"{ANSWER_FORMAT}"
     )
     return Prompt(shared, own)
 
@@ -83,7 +89,7 @@ def compact(observation: Observation, headlines: Sequence[str]) -> Prompt:
     did = " ".join(f"{ACTION_WORDS[action][0]}{round(100 * reward) or ''}" for action, reward in done) or "none"
     cash, shares = f"cash {observation.cash:.0f}", f"shares {_short(observation.shares)}"
     account = f"{cash}, {shares}" if observation.cash > 0 and observation.shares > 0 else shares if observation.shares else cash
-    return Prompt(shared, f"{account}\ndid {did}\nAnswer in JSON.")
+    return Prompt(shared, f"{account}\ndid {did}\n{_QUESTION}")
 
 
 def markov(observation: Observation, headlines: Sequence[str]) -> Prompt:
@@ -93,7 +99,7 @@ def markov(observation: Observation, headlines: Sequence[str]) -> Prompt:
     steps nothing is lost, and every visit to a bar in the same position repeats a known prompt.
     """
     shared = f"{_short_task(observation)}day {_moves(observation.prices)}\n{_short_news(observation, headlines)}"
-    return Prompt(shared, f"position {'long' if observation.shares > 0 else 'flat'}\nAnswer in JSON.")
+    return Prompt(shared, f"position {'long' if observation.shares > 0 else 'flat'}\n{_QUESTION}")
 
 
 def style_names() -> tuple[str, ...]:
@@ -118,7 +124,7 @@ def prompt_style(name: str) -> PromptStyle:
 def _short_task(observation: Observation) -> str:
     return (
         f"Trade {observation.symbol}: grow the account, limit risk. Buy: all cash in. Sell: all out. Hold: wait.\n"
-        "Actions: {Buy, Sell, Hold}\n"
+        f"{ANSWER_FORMAT}\n"
     )
 
 

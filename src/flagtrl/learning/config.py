@@ -85,7 +85,9 @@ class PPOConfig(TrainingArguments):
         default="float16", metadata={"help": "float16, bfloat16 or float32; 16-bit training needs a GPU, else float32 is used"}
     )
     save_steps: float = field(default=50, metadata={"help": "optimizer steps between two checkpoints"})
-    logging_steps: float = field(default=2, metadata={"help": "optimizer steps between two log lines; 2 are one rollout"})
+    logging_steps: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "optimizer steps between two log lines; default: those of a rollout"}
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "False: every trainable parameter takes part in every forward"}
     )
@@ -109,6 +111,7 @@ class PPOConfig(TrainingArguments):
                 "optimizer steps; leave max_steps out and set total_timesteps"
             )
         self.max_steps = self.optimizer_steps
+        self.logging_steps = self.steps_per_rollout if self.logging_steps is None else self.logging_steps
         if self.anneal_lr and self.lr_scheduler_type != "linear":
             raise ConfigError(
                 f"anneal_lr is a linear decay, but lr_scheduler_type is {str(self.lr_scheduler_type)!r}; set anneal_lr to False"

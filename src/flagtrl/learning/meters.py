@@ -24,6 +24,7 @@ LOGGED = (
     "entropy",
     "kl",
     "kl_old",
+    "kl_first_update",
     "ratio",
     "clip_fraction",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,6 +18,8 @@ def show_progress_lines(trainer: PPOTrainer) -> None:
     """Replace the trainer's progress bar and printed dictionaries by ProgressLines."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    if trainer.is_world_process_zero():
+        trainer.say = partial(print, flush=True)
     trainer.add_callback(ProgressLines(trainer.args.rollout_samples, trainer.args.steps_per_rollout))
 
 

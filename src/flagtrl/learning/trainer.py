@@ -27,7 +27,9 @@ from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
 from flagtrl.learning.rollout import Collector, Rollout
+from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
+from flagtrl.learning.watch import Watch
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
 from flagtrl.policy.engine import choose_engine
@@ -107,6 +109,8 @@ class PPOTrainer(PersistentTrainer):
                 f"{world} processes has {smallest} samples, and every micro-batch needs one; raise minibatch_size or lower it"
             )
         self.encoder, self._validate, self._publisher = encoder, validate, publisher
+        self._make_env, self.say = make_env, _nobody
+        self.watch = Watch()
         self.extra = {**(extra or {}), "rollout": {name: getattr(args, name) for name in SAME_ON_RESUME}}
         self._local_envs = args.num_envs // world
         envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
@@ -140,6 +144,19 @@ class PPOTrainer(PersistentTrainer):
             raise ConfigError("engine is 'split', which needs the whole model in each process; FSDP and DeepSpeed need auto")
         with self.accelerator.autocast():
             choose_engine(model, "plain" if self.sharded else args.engine, args.trunk_settings, self._probe())
+
+    # -- before the first rollout
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; then, of a run that begins, the label prior and the heads' standardisation are measured."""
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        policy = self._policy()
+        if self.state.global_step == 0 and not policy.prior.known:
+            if policy.settings.prior == "baked" and self.sharded:
+                raise ConfigError("prior is 'baked', which a model spread over processes cannot be; use prior calibrated")
+            with self.accelerator.autocast():
+                prepare_policy(policy, self.model_wrapped, self._make_env(), self.encoder, self.args.device, self.say)
+        return prepared
 
     # -- where the Trainer asks for data: a row is the number of a micro-step
 
@@ -177,6 +194,8 @@ class PPOTrainer(PersistentTrainer):
         return {"rows": torch.from_numpy(micro.rows), "counted": micro.counted, "minibatch": micro.minibatch}
 
     def _begin_rollout(self) -> None:
+        if self._samples is not None and self._micro_step == self._micro_per_rollout:
+            self._first_update()
         self._samples, self._stopped = self._new_samples(), False
         own = range(self.collector.first, self.collector.first + self._local_envs)
         self._schedule = micro_batches(self.args, self._micro_step // self._micro_per_rollout, own)
@@ -218,6 +237,7 @@ class PPOTrainer(PersistentTrainer):
         returns = (advantages + rollout.values).flatten()
         self._meters.add_rollout(rollout, returns)
         self._meters.add_trunk(self._policy(), set(self._boundaries.values()))
+        self.watch.rollout(float(entropy(rollout.logprobs.flatten(0, 1)).mean()), self._steps_done(), self.say)
         advantages = advantages.flatten()
         if self.args.norm_adv:
             advantages = whiten(advantages, self.accelerator.gather(advantages.to(self.args.device)).cpu())
@@ -231,6 +251,25 @@ class PPOTrainer(PersistentTrainer):
             advantages=advantages,
             returns=returns,
         )
+
+    def _steps_done(self) -> int:
+        """Environment steps before this rollout, over all processes."""
+        return self._micro_step // self._micro_per_rollout * self.args.rollout_samples
+
+    @torch.no_grad()
+    def _first_update(self) -> None:
+        """KL(old || new) of the first rollout's samples, now that its update is done."""
+        samples = self._samples
+        assert samples is not None, "there is a first rollout"
+        batches = [slice(start, start + REFERENCE_BATCH) for start in range(0, len(samples.prompts), REFERENCE_BATCH)]
+        policy = self.model_wrapped
+        was_training = policy.training
+        policy.eval()
+        new = [policy(**self._inputs(samples.prompts[rows], samples.legal[rows].numpy())).logprobs.cpu() for rows in batches]
+        policy.train(was_training)
+        divergence = exact_kl(samples.old_logprobs, torch.cat(new).float())
+        self._meters.add("kl_first_update", divergence.sum(), len(divergence))
+        self.watch.first_update(float(divergence.mean()), self.say)
 
     @torch.no_grad()
     def _act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
@@ -363,6 +402,10 @@ class PPOTrainer(PersistentTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's entries, and the means of the meters since the last call."""
         super().log({**logs, **self._meters.means()}, start_time)
+
+
+def _nobody(line: str) -> None:
+    """What is said while a trainer has nobody to tell."""
 
 
 def _early_stopping(args: PPOConfig) -> list[TrainerCallback]:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.adapters import PolicySettings, decoder_layers
+from flagtrl.policy import heads
+from flagtrl.policy.adapters import REFERENCE, PolicySettings, decoder_layers, use_adapter
+from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.provenance import base_fingerprint
 from flagtrl.policy.split import SplitDecoder
 from flagtrl.policy.trunk import (
@@ -110,19 +112,21 @@ class ActorCritic(nn.Module):
         self.config = language_model.config
         self.action_paths = tuple(tuple(path) for path in action_paths)
         self.base_fingerprint = base_fingerprint(language_model)  # now, while every process holds all weights
-        # The `head` policy needs no answer token: its only chain is the empty one.
-        self.chains = _answer_chains(self.action_paths) if self.settings.policy == "action_tokens" else ((),)
+        self.chains = _answer_chains(self.action_paths)
         self.split: SplitDecoder | None = None
         self.trunk: Trunk | None = None
         hidden = self.config.get_text_config().hidden_size
         # Values start at exactly 0: rewards of daily trading are small, and a random critic would drown them.
-        self.value_head = _head(hidden, self.settings.head_width, 1, dropout, gain=0.0)
+        self.value_head = heads.mlp(hidden, self.settings.head_width, 1, dropout, gain=0.0)
         self.policy_head: nn.Module | None = None
         self.reference_head: nn.Module | None = None
         if self.settings.policy == "head":
             # A small gain starts the policy close to uniform over the legal actions.
-            self.policy_head = _head(hidden, self.settings.head_width, len(self.action_paths), dropout, gain=0.01)
+            self.policy_head = heads.mlp(hidden, self.settings.head_width, len(self.action_paths), dropout, gain=0.01)
             self.reference_head = copy.deepcopy(self.policy_head).requires_grad_(False).eval()
+        # Both are measured when training starts, over prompts of the training window.
+        self.standard = heads.Standardise(hidden)
+        self.prior = LabelPrior(len(self.action_paths))
 
     @property
     def _no_split_modules(self) -> Any:
@@ -157,26 +161,54 @@ class ActorCritic(nn.Module):
         attention_mask: Tensor | None = None,
         boundaries: Sequence[Boundary] | None = None,
         reference: bool = False,
-    ) -> PolicyOutput:
+        survey: bool = False,
+    ) -> PolicyOutput | Survey:
         """Prompts and legal (B, A) -> PolicyOutput.
 
         Prompts are given as left-padded ids and mask (B, L), or to the split engine as B boundaries. With `reference`,
-        the policy is the initial one: the model with its adapter off, and the initial policy head.
+        the policy is the initial one: the model with its adapter off, and the initial policy head. With `survey`, what the
+        label prior and the heads' standardisation are measured from.
         """
-        if boundaries is not None:
-            return self._forward_boundaries(legal, boundaries, reference)
-        assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
-        with self.adapter_off() if reference else nullcontext():
-            scores, hidden = self.scores(self.plain_runs(input_ids, attention_mask), reference)
-        return PolicyOutput(masked_log_softmax(scores, legal), self._values(hidden))
+        runs, index = self._runs(legal.device, input_ids, attention_mask, boundaries)
+        if survey:
+            scores, hidden, mass = self._label_scores(runs, mass=True)
+            return Survey(legal, scores[index], mass[index], hidden[index])
+        with self.as_reference() if reference else nullcontext():
+            scores, hidden = self.scores(runs, reference)
+        return PolicyOutput(self._logprobs(scores[index], legal), self._values(hidden)[index])
 
-    def _forward_boundaries(self, legal: Tensor, boundaries: Sequence[Boundary], reference: bool) -> PolicyOutput:
+    def untrained(self, legal: Tensor, calibrated: bool, **prompts: Any) -> PolicyOutput:
+        """The language model without its adapter, by its action tokens; `calibrated`: its label prior taken out.
+
+        Values are 0: nothing was trained to tell them. `prompts` are `forward`'s.
+        """
+        runs, index = self._runs(legal.device, **prompts)
+        with self.adapter_off():
+            scores = self._label_scores(runs)[0][index]
+        scores = self.prior(scores, legal) if calibrated else scores
+        return PolicyOutput(masked_log_softmax(scores, legal), scores.new_zeros(len(scores)))
+
+    def _runs(
+        self,
+        device: torch.device,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        boundaries: Sequence[Boundary] | None = None,
+    ) -> tuple[Iterator[ChainRun], Tensor | slice]:
+        """The language model's runs of the prompts that differ, not yet begun; and each prompt's row in them."""
+        if boundaries is None:
+            assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
+            return self.plain_runs(input_ids, attention_mask), slice(None)
         unique = list(dict.fromkeys(boundaries))  # equal prompts share a boundary, and so one row
         rows = {boundary: row for row, boundary in enumerate(unique)}
-        index = torch.tensor([rows[boundary] for boundary in boundaries], device=legal.device)
-        with self.adapter_off() if reference else nullcontext():
-            scores, hidden = self.scores(self.split_runs(self.split_hidden(unique, legal.device)), reference)
-        return PolicyOutput(masked_log_softmax(scores[index], legal), self._values(hidden)[index])
+        index = torch.tensor([rows[boundary] for boundary in boundaries], device=device)
+        return self.split_runs(self.split_hidden(unique, device)), index
+
+    def _logprobs(self, scores: Tensor, legal: Tensor) -> Tensor:
+        """(B, A) scores -> log pi, the label prior taken out where the settings say so."""
+        if self.settings.prior == "calibrated" and self.policy_head is None:
+            scores = self.prior(scores, legal)
+        return masked_log_softmax(scores, legal)
 
     @torch.no_grad()
     def reference_logprobs(self, boundaries: Sequence[Boundary], legal: Tensor) -> Tensor:
@@ -188,7 +220,7 @@ class ActorCritic(nn.Module):
         scores = {boundary: self.trunk.reference_scores(boundary.prompt, legal.device) for boundary in boundaries}
         missing = [boundary for boundary, known in scores.items() if known is None]
         hidden: list[tuple[Boundary, tuple[Tensor, ...]]] = []
-        with self.adapter_off() if missing else nullcontext():
+        with self.as_reference() if missing else nullcontext():
             for rows in batches([boundary.prompt.own_length for boundary in missing], tokens_per_pass(legal.device)):
                 chosen = [missing[row] for row in rows]
                 chains = self.split_hidden(chosen, legal.device, self.trunk.reference_past(chosen, legal.device))
@@ -200,7 +232,7 @@ class ActorCritic(nn.Module):
                 for (boundary, _), row in zip(group, self.scores(runs, reference=True)[0], strict=False):
                     scores[boundary] = row.clone()  # not a view, which would keep the whole batch
                     self.trunk.keep_reference_scores(boundary.prompt, row.clone())
-        return masked_log_softmax(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
+        return self._logprobs(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
@@ -213,6 +245,16 @@ class ActorCritic(nn.Module):
             # PEFT makes every adapter tensor trainable when it enables the adapter again, the frozen anchor included.
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Within it the language model is the reference: the adapter's frozen copy where there is one, or else the base."""
+        if REFERENCE not in self.language_model.peft_config:
+            with self.adapter_off():
+                yield
+            return
+        with use_adapter(self.language_model, REFERENCE):
+            yield
 
     def parameter_groups(self, learning_rate: float, head_learning_rate: float, weight_decay: float = 0.0) -> list[dict]:
         """theta_train with beta = `learning_rate`; theta_V and theta_P with eta = `head_learning_rate`.
@@ -232,46 +274,65 @@ class ActorCritic(nn.Module):
         return groups
 
     def head_state(self) -> dict[str, Tensor]:
-        """The heads' tensors, all that is not the language model's."""
-        heads = [(name, module) for name, module in self.named_children() if name.endswith("_head")]
-        return {k: v for name, module in heads for k, v in module.state_dict(prefix=f"{name}.").items()}
+        """All tensors that are not the language model's: the heads', the standardisation and the label prior."""
+        own = [(name, module) for name, module in self.named_children() if name != "language_model"]
+        return {k: v for name, module in own for k, v in module.state_dict(prefix=f"{name}.").items()}
 
     def load_head_state(self, state: dict[str, Tensor]) -> None:
-        """Load what `head_state` gave; every tensor must be there, and no other."""
-        expected = set(self.head_state())
-        if set(state) != expected:
+        """Load what `head_state` gave; every tensor must be there, and no other.
+
+        Heads of flagtrl 0.1.0's first runs, which read the hidden state as it is, have no measured tensors: they stay so.
+        """
+        expected, measured = set(self.head_state()), {"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"}
+        if set(state) not in (expected, expected - measured):
             raise ConfigError(
                 f"the saved heads hold {sorted(state)}, this policy needs {sorted(expected)}; load it with its own settings"
             )
-        self.load_state_dict(state, strict=False)
+        if measured <= set(state):
+            self.standard.load(state["standard.mean"], state["standard.deviation"])
+            self.prior.load(state["prior.legal"], state["prior.offsets"])
+        self.load_state_dict({name: tensor for name, tensor in state.items() if name not in measured}, strict=False)
         if self.trunk is not None:
             self.trunk.cache.clear()  # the reference's scores are of the head that was
 
     def scores(self, runs: Iterator[ChainRun], reference: bool) -> tuple[Tensor, Tensor]:
         """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the hidden state (B, D)."""
-        run = next(runs)
-        hidden, head = run.hidden, self.reference_head if reference else self.policy_head
-        if head is not None:
-            return _apply(head, hidden), hidden
+        head = self.reference_head if reference else self.policy_head
+        if head is None:
+            scores, hidden, _ = self._label_scores(runs)
+            return scores, hidden
+        hidden = next(runs).hidden
+        return heads.apply(head, self.standard(hidden)), hidden
+
+    def _label_scores(self, runs: Iterator[ChainRun], mass: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the actions' own tokens (B, A), the hidden state (B, D) at the prompt's end, and on request the share of
+        the language model's probability that is on action words (B,); else zeros.
+        """
         token_scores: dict[tuple[int, ...], dict[int, Tensor]] = {}
-        for number, chain in enumerate(self.chains):
-            run = run if number == 0 else next(runs)
+        hidden: Tensor | None = None
+        for chain in self.chains:
+            run = next(runs)
+            hidden = run.hidden if hidden is None else hidden
             for depth in range(len(chain) + 1):
                 if (node := chain[:depth]) not in token_scores:
                     tokens = tuple(sorted({path[depth] for path in self.action_paths if path[:depth] == node and path != node}))
                     # Every action begins at the root: unless scores are divided by lengths, its normaliser cancels.
-                    normalised = depth > 0 or self.settings.length_normalisation == "token"
+                    normalised = mass or depth > 0 or self.settings.length_normalisation == "token"
                     columns = run.scores(depth, tokens, normalised).unbind(-1)
                     token_scores[node] = dict(zip(tokens, columns, strict=True))
-        return torch.stack([self._path_score(path, token_scores) for path in self.action_paths], dim=-1), hidden
+        assert hidden is not None, "there is at least one chain, the empty one"
+        sums = torch.stack([self._path_score(path, token_scores) for path in self.action_paths], dim=-1)
+        share = sums.exp().sum(-1) if mass else sums.new_zeros(len(sums))
+        if self.settings.length_normalisation == "token":
+            sums = sums / torch.tensor([len(path) for path in self.action_paths], device=sums.device)
+        return sums, hidden, share
 
     def _values(self, hidden: Tensor) -> Tensor:
-        return _apply(self.value_head, hidden).squeeze(-1)
+        return heads.apply(self.value_head, self.standard(hidden)).squeeze(-1)
 
     def _path_score(self, path: tuple[int, ...], token_scores: dict[tuple[int, ...], dict[int, Tensor]]) -> Tensor:
-        """(B,) sum over the path's tokens of log p(token | prompt, tokens before it), divided by their number on request."""
-        total = torch.stack([token_scores[path[:depth]][token] for depth, token in enumerate(path)]).sum(0)
-        return total / len(path) if self.settings.length_normalisation == "token" else total
+        """(B,) sum over the path's tokens of log p(token | prompt, tokens before it)."""
+        return torch.stack([token_scores[path[:depth]][token] for depth, token in enumerate(path)]).sum(0)
 
     def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[ChainRun]:
         """One full forward per chain, with logits from the prompt's last position on."""
@@ -339,16 +400,3 @@ def _answer_chains(paths: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], .
         if not any(other[: len(chain)] == chain for other in kept):
             kept.append(chain)
     return tuple(kept)
-
-
-def _apply(head: nn.Module, hidden: Tensor) -> Tensor:
-    """A head's float32 output; DeepSpeed makes its weights 16-bit as the model's."""
-    return head(hidden.to(next(head.parameters()).dtype)).float()
-
-
-def _head(inputs: int, width: int, outputs: int, dropout: float, gain: float) -> nn.Sequential:
-    first, last = nn.Linear(inputs, width), nn.Linear(width, outputs)
-    for layer, scale in ((first, 2**0.5), (last, gain)):
-        nn.init.orthogonal_(layer.weight, scale)  # times `scale`: a gain of 0 gives zeros
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(first, nn.Tanh(), nn.Dropout(dropout), last)

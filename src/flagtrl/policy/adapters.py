@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -16,6 +25,8 @@ FINETUNING = ("full_top", "lora")
 POLICIES = ("action_tokens", "head")
 NORMALISATIONS = ("none", "token")
 QUANTIZATIONS = ("none", "8bit", "4bit")
+PRIORS = ("raw", "calibrated", "baked")
+REFERENCE = "reference"  # the name of the adapter's frozen copy, where the reference is not the base
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,13 @@ class PolicySettings:
     )
     length_normalisation: str = field(
         default="none", metadata={"help": "of an action's log-likelihood. none: the sum over its tokens; token: their mean"}
+    )
+    prior: str = field(
+        default="raw",
+        metadata={
+            "help": "the model's favourite action whatever the day. raw: left in; calibrated: each action's mean score over "
+            "training bars is subtracted, per position; baked: trained out of the adapter first. A head starts uniform anyway"
+        },
     )
     finetuning: str = field(
         default="full_top",
@@ -56,6 +74,7 @@ class PolicySettings:
             "policy": POLICIES,
             "finetuning": (*FINETUNING, "qlora"),
             "length_normalisation": NORMALISATIONS,
+            "prior": PRIORS,
             "quantization": QUANTIZATIONS,
         }
         for name, values in allowed.items():
@@ -133,6 +152,32 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
         if "lora_" in name:
             parameter.requires_grad_(False)
     return policy
+
+
+def add_reference(model: PeftModel) -> None:
+    """Keep a frozen copy of the adapter as it is now, which `use_adapter(model, REFERENCE)` switches to."""
+    trained = model.active_adapter
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[trained]))
+    set_peft_model_state_dict(model, get_peft_model_state_dict(model, adapter_name=trained), adapter_name=REFERENCE)
+    model.set_adapter(trained)
+    model.requires_grad_(False)
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+
+
+@contextmanager
+def use_adapter(model: PeftModel, name: str) -> Iterator[None]:
+    """Within it another adapter is in force; after it the former one, with the same tensors trainable as before."""
+    before = model.active_adapter
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.set_adapter(name)
+        yield
+    finally:
+        model.set_adapter(before)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, int]:

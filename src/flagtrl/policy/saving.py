@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flagtrl.errors import AdapterError, disk_trouble
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import PolicySettings, quantization_config
+from flagtrl.policy.adapters import REFERENCE, PolicySettings, quantization_config
 from flagtrl.policy.provenance import ADAPTER_CONFIG, base_fingerprint, check_adapter_config, is_hub_name, same_base, saved_base
 from flagtrl.policy.trunk import TrunkSettings
 
@@ -66,6 +66,7 @@ def save_policy(
         str(directory),
         state_dict={name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)},
         save_embedding_layers=False,
+        selected_adapters=[model.language_model.active_adapter],
     )
     heads = {name: tensor.contiguous().cpu() for name, tensor in state.items() if not name.startswith(prefix)}
     save_file(heads, directory / HEADS_FILE)
@@ -95,6 +96,8 @@ def saved_tensors(model: ActorCritic) -> dict[str, Tensor]:
         buffers = {name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent_buffers_set}
         for own, tensor in {**module._parameters, **buffers}.items():
             name = f"{prefix}.{own}" if prefix else own
+            if f".{REFERENCE}" in name:  # a frozen copy, which checkpoints keep in a file of its own
+                continue
             of_adapter = "lora_" in name or ".modules_to_save." in name
             if tensor is not None and (of_adapter or not name.startswith("language_model.")):
                 found[name] = tensor

@@ -1,0 +1,132 @@
+"""What happens once, before the first rollout: the untrained policy is asked about bars of the training window.
+
+From its answers come the label prior (`policy/prior.py`), the standardisation of what the heads read, and, with
+`prior=baked`, an adapter that starts near uniform.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flagtrl.errors import ConfigError
+from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.market.env import TradingEnv
+from flagtrl.policy.actor_critic import ActorCritic, masked_log_softmax
+from flagtrl.policy.adapters import add_reference
+from flagtrl.policy.prior import Survey, describe, visits
+
+BATCH = 8  # prompts of one forward
+SAY_EVERY_S = 10.0
+BAKE_BATCH, BAKE_RATE, BAKE_STEPS = 32, 1e-4, 100
+BAKED_KL = 0.02  # nats of KL(uniform || pi), mean over the prompts, at which the prior counts as baked out
+
+Say = Callable[[str], None]
+
+
+def prepare_policy(
+    model: ActorCritic, wrapped: nn.Module, env: TradingEnv, encoder: PromptEncoder, device: torch.device, say: Say
+) -> None:
+    """Measure the label prior and the standardisation of `model`, and bake the prior out where its settings say so.
+
+    Args:
+        model: the policy, before any training.
+        wrapped: the same as the trainer calls it; every process must call it alike.
+        env: an environment of the training window.
+        encoder: observation to prompt.
+        device: where forwards run.
+        say: is told, a line each, how far it is and what the policy answers.
+
+    Raises:
+        ConfigError: the prior cannot be baked out.
+    """
+    seen = visits(env)
+    prompts = [encoder.encode(observation) for observation in seen]
+    legal = np.stack([observation.legal for observation in seen])
+    was_training = model.training
+    model.eval()
+    survey = _ask(model, wrapped, prompts, legal, device, say)
+    model.prior.measure(survey.scores, survey.legal)
+    if model.settings.prior == "baked" and model.policy_head is None:
+        _bake(model, prompts, legal, device, say)
+        survey_after = _ask(model, wrapped, prompts, legal, device, say)
+        model.standard.measure(survey_after.hidden)
+    else:
+        model.standard.measure(survey.hidden)
+    raw = masked_log_softmax(survey.scores, survey.legal)
+    logprobs = _logprobs(model, wrapped, prompts, legal, device)
+    if not torch.allclose(raw, logprobs, atol=1e-3):
+        for line in describe(raw, survey.legal)[0]:
+            say(f"the untrained model, {line}")
+    lines, warning = describe(logprobs, survey.legal)
+    for line in lines:
+        say(f"the policy at the start, {line}")
+    say(f"share of the model's probability on action words: {survey.mass.mean():.3f}")
+    if warning is not None:
+        say(warning)
+    model.train(was_training)
+
+
+@torch.no_grad()
+def _ask(
+    model: ActorCritic, wrapped: nn.Module, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device, say: Say
+) -> Survey:
+    began = told = time.perf_counter()
+    parts: list[Survey] = []
+    for start in range(0, len(prompts), BATCH):
+        rows = slice(start, start + BATCH)
+        parts.append(wrapped(**model.inputs(prompts[rows], legal[rows], device), survey=True))
+        now, done = time.perf_counter(), min(start + BATCH, len(prompts))
+        if now - told > SAY_EVERY_S and done < len(prompts):
+            left = (now - began) / done * (len(prompts) - done)
+            say(f"asking the untrained model about training bars: {done} of {len(prompts)} prompts, {left:.0f} s left")
+            told = now
+    return Survey(*(torch.cat([getattr(part, name) for part in parts]) for name in ("legal", "scores", "mass", "hidden")))
+
+
+@torch.no_grad()
+def _logprobs(
+    model: ActorCritic, wrapped: nn.Module, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device
+) -> Tensor:
+    starts = range(0, len(prompts), BATCH)
+    inputs = (model.inputs(prompts[i : i + BATCH], legal[i : i + BATCH], device) for i in starts)
+    return torch.cat([wrapped(**each).logprobs for each in inputs])
+
+
+def _bake(
+    model: ActorCritic, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device, say: Say
+) -> None:
+    """Train the adapter on KL(uniform over the legal actions || pi), and keep a frozen copy as the reference.
+
+    On every process alike, so that they need not exchange gradients.
+    """
+    trained = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith("language_model.")]
+    optimizer = torch.optim.Adam(trained, lr=BAKE_RATE)
+    order = np.random.default_rng(0).permutation(len(prompts))
+    batches = [order[i : i + BAKE_BATCH] for i in range(0, len(order), BAKE_BATCH)]
+    divergences: list[float] = []
+    for step in range(BAKE_STEPS):
+        rows = batches[step % len(batches)]
+        output = model(**model.inputs([prompts[row] for row in rows], legal[rows], device))
+        allowed = torch.from_numpy(legal[rows]).to(device)
+        count = allowed.sum(-1)
+        loss = (-output.logprobs.masked_fill(~allowed, 0.0).sum(-1) / count - count.float().log()).mean()
+        divergences.append(loss.item())
+        if len(divergences) >= len(batches) and np.mean(divergences[-len(batches) :]) < BAKED_KL:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    reached = float(np.mean(divergences[-len(batches) :]))
+    if not (math.isfinite(reached) and reached < BAKED_KL):
+        raise ConfigError(
+            f"prior is 'baked', but after {BAKE_STEPS} steps KL(uniform || policy) is still {reached:.3g} nats, not below "
+            f"{BAKED_KL}; use prior calibrated, or more trainable_layers"
+        )
+    add_reference(model.language_model)
+    say(f"the label prior is baked out: KL(uniform || policy) was {divergences[0]:.3f}, and is {reached:.3f} nats")

@@ -1,0 +1,42 @@
+"""What is said while a policy dies: a first update that leaps, an entropy that is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+LARGE_UPDATE = 0.1  # nats of KL(old || new): half of what the clip at 0.2 is meant to allow, in one rollout
+DEAD_ENTROPY, DEAD_ROLLOUTS = 0.01, 3
+
+
+class Watch:
+    """Counts rollouts in which the policy hardly varies.
+
+    Attributes:
+        collapsed_at: environment steps after which the policy was first found collapsed; None while it never was.
+        kl_first_update: KL(old || new) of the first rollout's update, nats; None before it.
+    """
+
+    def __init__(self) -> None:
+        self.collapsed_at: int | None = None
+        self.kl_first_update: float | None = None
+        self._low = 0
+
+    def rollout(self, entropy: float, steps: int, say: Callable[[str], None]) -> None:
+        """`entropy` is a rollout's mean, nats; `steps` were done before it."""
+        self._low = self._low + 1 if entropy < DEAD_ENTROPY else 0
+        if self._low == DEAD_ROLLOUTS:
+            self.collapsed_at = steps if self.collapsed_at is None else self.collapsed_at
+            say(
+                f"the policy has collapsed: its entropy was below {DEAD_ENTROPY} nats in {DEAD_ROLLOUTS} rollouts, at {steps} "
+                "steps; it samples one action and can learn no other: use --preset flagtrl, or --prior calibrated with a "
+                "lower learning_rate"
+            )
+
+    def first_update(self, divergence: float, say: Callable[[str], None]) -> None:
+        """`divergence` is the mean KL(old || new) over the first rollout's samples, after its update."""
+        self.kl_first_update = divergence
+        if divergence > LARGE_UPDATE:
+            say(
+                f"the first update moved the policy by KL(old || new) = {divergence:.2f} nats, above {LARGE_UPDATE}: a leap "
+                "that clipping does not hold; lower learning_rate, or set warmup_steps"
+            )
