@@ -43,7 +43,7 @@ def test_every_task_runs_from_a_wheel(shared, small_model, data, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("flagtrl/qa/tasks/")}
         figures = {name for name in archive.namelist() if name.startswith("flagtrl/market/investorbench/")}
-        assert not [name for name in archive.namelist() if name.endswith(".jsonl")], "no data set is in the package"
+        assert not [name for name in archive.namelist() if name.endswith(".jsonl")], "no QA data set is in the package"
     assert packed == {f"flagtrl/qa/tasks/{path.name}" for path in TASKS.iterdir() if path.is_file()}
     assert figures == {f"flagtrl/market/investorbench/{path.name}" for path in FOLDER.iterdir()} and len(figures) == 5
     # A clean environment that sees the installed dependencies, but of flagtrl only the wheel.
