@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from flagtrl import recipe
+from flagtrl.errors import ConfigError
+from flagtrl.evidence import saved
 from flagtrl.evidence.backtest import backtest, language_policy
+from flagtrl.market.download import INVESTORBENCH
+from flagtrl.market.embedded import SHIPPED, SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.sources import investorbench_json
 from flagtrl.policy.saving import load_policy
+from flagtrl.recipe import DataArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [
@@ -75,6 +81,40 @@ def test_a_recipe_gives_the_published_buy_and_hold(monkeypatch, shared, small_mo
     assert len(trades) == 2 * (bars - 1), "one row a decision, greedy and sampled"
     greedy = [float(row["value_after"]) for row in trades if row["row"] == "agent_greedy"]
     assert 100 * np.log(greedy[-1] / 100_000) == pytest.approx(results["test"]["agent_greedy"]["paper"]["CR"])
+
+
+def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so(monkeypatch, small_model, tmp_path):
+    """And a backtest of the run finds them again, with the very numbers that training ended with; nothing is downloaded."""
+    for module in (recipe, saved):
+        monkeypatch.setattr(module, "fetch_investorbench", lambda symbol: pytest.fail("downloads"))
+    run_recipe(monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST)
+    results = json.loads((tmp_path / "results.json").read_text())
+    facts = {"symbol": "BTC", "source": SHIPPED_SOURCE, "sha256": embedded("BTC").fingerprint()}
+    assert results["data"] == facts == json.loads((tmp_path / "flagtrl.json").read_text())["data"]
+    assert results["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(21.821, abs=0.001)
+    again = saved.backtest_saved(tmp_path)
+    again.report.write(tmp_path / "again", **again.facts)
+    repeated = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert (repeated["test"], repeated["data"]) == (results["test"], facts)
+
+
+def test_which_data_are_taken_and_what_they_are_called(monkeypatch, shared):
+    fetched = []
+    monkeypatch.setattr(recipe, "fetch_investorbench", lambda symbol: fetched.append(symbol) or shared / "data" / FILES["msft"])
+    for symbol in SHIPPED:
+        arguments = DataArguments(symbol=symbol)
+        assert (arguments.load().fingerprint(), arguments.source) == (embedded(symbol).fingerprint(), SHIPPED_SOURCE)
+    assert not fetched
+    for arguments in (DataArguments(news_text=True), DataArguments(symbol="UVV"), DataArguments(symbol="TSLA")):
+        assert arguments.load().news[1][0].text and arguments.source == INVESTORBENCH
+    assert fetched == ["MSFT", "UVV", "TSLA"]
+    file = str(shared / "data" / FILES["jnj"])
+    arguments = DataArguments(symbol="JNJ", data=file)
+    assert arguments.load().fingerprint() == investorbench_json(file).fingerprint() and arguments.source == file
+    assert len(fetched) == 3
+    message = r"news_text is true beside data '.*jnj\.json'; leave --news_text out .*, or leave --data out"
+    with pytest.raises(ConfigError, match=message):
+        DataArguments(data=file, news_text=True)
 
 
 def test_a_recipe_chooses_the_policy_that_is_best_on_validation_days(monkeypatch, shared, small_model, tmp_path, capsys):
@@ -180,6 +220,7 @@ def broken_inputs(tmp_path, shared):
             [*good, "--eval_strategy", "steps", "--valid_start", "2020-09-01", "--valid_end", "2020-10-01"],
             "holds days of the test window",
         ),
+        "news texts of one's own file": ([*good, "--news_text", "true"], "leave --news_text out"),
         "no such model": ([*good, "--model_name_or_path", tmp_path / "nowhere"], "nowhere"),
     }
 
@@ -201,6 +242,7 @@ CASES = (
     "value out of bounds",
     "no validation window",
     "validation on test days",
+    "news texts of one's own file",
     "no such model",
 )
 
@@ -233,7 +275,7 @@ def test_no_network_ends_in_one_line_and_exit_code_2(tmp_path):
     closed = "http://127.0.0.1:9"
     env = {**os.environ, "FLAGTRL_DATA_URL": closed, "HF_ENDPOINT": closed, "FLAGTRL_CACHE": str(tmp_path / "cache")}
     env |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "recipes/train_msft.py", "--output_dir", str(tmp_path / "out")]
+    command = [sys.executable, "recipes/train_msft.py", "--news_text", "true", "--output_dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

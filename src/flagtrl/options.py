@@ -116,7 +116,11 @@ def _backtest(commands: Commands) -> None:
         "costs and seed are the run's own; data other than those of training are pointed out.",
     )
     _saved_run(command, "--adapter", required=True, metavar="DIR_OR_REPO")
-    _file(command, "--data", help="JSON, CSV or Parquet file, or hub:REPO (default: InvestorBench's, where training had it)")
+    _file(
+        command,
+        "--data",
+        help="JSON, CSV or Parquet file, or hub:REPO (default: InvestorBench's, where training had it, shipped or downloaded)",
+    )
     command.add_argument("--start", help="first day, YYYY-MM-DD (default: of the saved test window)")
     command.add_argument("--end", help="last day (default: of the saved test window)")
     command.add_argument(
@@ -196,8 +200,9 @@ def _data(commands: Commands) -> None:
     command = _command(
         data.add_subparsers(title="commands", required=True, metavar="COMMAND"),
         "data download",
-        "fetch an InvestorBench file into the cache",
-        "Fetch InvestorBench's public file of an asset (prices and news) into the cache, and verify it.",
+        "fetch an InvestorBench file, with its news texts, into the cache",
+        "Fetch InvestorBench's public file of an asset (prices and news texts) into the cache, and verify it; --news_text true "
+        "trains on it. Prices and sentiment counts of MSFT, JNJ, HON and BTC ship with flagtrl and need no download.",
     )
     command.add_argument("symbol", help="MSFT, JNJ, HON, UVV, TSLA or BTC")
     _file(command, "--cache_dir", directory=True, help="default: $FLAGTRL_CACHE or ~/.cache/flagtrl")

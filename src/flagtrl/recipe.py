@@ -24,6 +24,7 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
+from flagtrl.market.embedded import SHIPPED_SOURCE, embedded, ships
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
@@ -37,8 +38,20 @@ logger = logging.getLogger(__name__)
 class DataArguments:
     """What is traded, when, and by which model."""
 
-    symbol: str = field(default="MSFT", metadata={"help": "the asset's name, in prompts and for the download"})
-    data: str | None = field(default=None, metadata={"help": "JSON, CSV or Parquet file, or hub:REPO; else InvestorBench"})
+    symbol: str = field(default="MSFT", metadata={"help": "the asset's name, in prompts and of InvestorBench's data"})
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON, CSV or Parquet file, or hub:REPO; default: InvestorBench's prices and sentiment counts, which ship "
+            "with flagtrl for MSFT, JNJ, HON and BTC, and are downloaded for UVV and TSLA"
+        },
+    )
+    news_text: bool = field(
+        default=False,
+        metadata={
+            "help": "InvestorBench's full files with news texts (downloaded), instead of the figures that ship with flagtrl"
+        },
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "model directory or Hub id; default: --llm"})
     train_start: str = field(default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"})
     train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
@@ -53,9 +66,21 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.volatility_periods < 1:
             raise ConfigError(f"volatility_periods is {self.volatility_periods}; use 252, or 365 where every day is traded")
+        if self.news_text and self.data:
+            raise ConfigError(
+                f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own texts are read anyway), "
+                "or leave --data out, for InvestorBench's"
+            )
+
+    @property
+    def source(self) -> str:
+        """What the run's files name as the source of its data."""
+        return self.data or (SHIPPED_SOURCE if ships(self.symbol) and not self.news_text else INVESTORBENCH)
 
     def load(self) -> MarketData:
-        """The market, from --data or downloaded (by one process of each machine; the others find it in the cache)."""
+        """The market: of --data, shipped, or downloaded (by one process of each machine; the others find it in the cache)."""
+        if not self.data and self.source == SHIPPED_SOURCE:
+            return embedded(self.symbol)
         with PartialState().local_main_process_first():
             path = self.data or str(fetch_investorbench(self.symbol))
         return load(path, symbol=self.symbol)
@@ -74,7 +99,7 @@ class Arguments:
     def facts(self, market: MarketData, train: Window, test: Window) -> dict[str, Any]:
         """What results.json says about a run besides its outcome."""
         return {
-            **data_facts(market, self.data.data or INVESTORBENCH, train=train, test=test),
+            **data_facts(market, self.data.source, train=train, test=test),
             "seed": self.ppo.seed,
             "model": self.data.model_name_or_path or self.ppo.llm,
             "settings": {name: asdict(getattr(self, name)) for name in ("market", "prompt", "policy")}

@@ -1,4 +1,4 @@
-"""The shipped tasks run from a clean wheel install, offline, from any working directory."""
+"""The shipped tasks and market figures are in the wheel; the tasks run from it, offline, from any working directory."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flagtrl.market.embedded import FOLDER
 from flagtrl.qa.evaluate import TASKS
 from qa_inputs import lora
 
@@ -41,8 +42,10 @@ def test_every_task_runs_from_a_wheel(shared, small_model, data, tmp_path):
     wheel = build(tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("flagtrl/qa/tasks/")}
-        assert not [name for name in archive.namelist() if name.endswith(".jsonl")], "no data set is in the package"
+        figures = {name for name in archive.namelist() if name.startswith("flagtrl/market/investorbench/")}
+        assert not [name for name in archive.namelist() if name.endswith(".jsonl")], "no QA data set is in the package"
     assert packed == {f"flagtrl/qa/tasks/{path.name}" for path in TASKS.iterdir() if path.is_file()}
+    assert figures == {f"flagtrl/market/investorbench/{path.name}" for path in FOLDER.iterdir()} and len(figures) == 5
     # A clean environment that sees the installed dependencies, but of flagtrl only the wheel.
     venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
     python = tmp_path / "env/bin/python"

@@ -15,6 +15,7 @@ from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import POLICY_MODES, Report, data_facts, evaluate
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
+from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
@@ -50,7 +51,7 @@ def backtest_saved(
 
     Args:
         directory: of the run or of one of its checkpoints.
-        data: JSON, CSV or Parquet file, or hub:REPO; None: InvestorBench's, if training had it from there.
+        data: JSON, CSV or Parquet file, or hub:REPO; None: InvestorBench's, shipped or downloaded, as training had them.
         start: first day; None: of the saved test window.
         end: last day; None: of the saved test window.
         modes: of POLICY_MODES, the agent's rows.
@@ -94,8 +95,10 @@ def backtest_saved(
 
 
 def _market(data: str | None, symbol: str, source: str) -> MarketData:
+    if data is None and source == SHIPPED_SOURCE:
+        return embedded(symbol)
     if data is None and source != INVESTORBENCH:
-        raise DataError(f"the policy was trained on {source!r}; only InvestorBench's files are found unasked: give --data FILE")
+        raise DataError(f"the policy was trained on {source!r}; only InvestorBench's data are found unasked: give --data FILE")
     return load(data or str(fetch_investorbench(symbol)), symbol=symbol)
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from flagtrl.errors import DataError
 
-INVESTORBENCH = "InvestorBench"  # what a run names as the source of its data where they were downloaded
+INVESTORBENCH = "InvestorBench"  # as a run names the source of its data where they were downloaded
 BASE_URL = "https://raw.githubusercontent.com/felis33/INVESTOR-BENCH/main/data"
 CHECKSUMS: dict[str, str | None] = {  # SHA-256; None: not known to us, recorded at the first download
     "btc": "938962b2a1ed76387c82d260d51c9afff3de303284e923cd79695629775c7e38",
