@@ -421,6 +421,24 @@ def test_the_switch_gives_the_base_back_after_an_error(small_model, loras):
         assert torch.equal(model(ids).logits, tuned)
 
 
+def test_an_arm_within_another_is_itself_and_gives_it_back(small_model, loras, trained):
+    for adapters in (loras[:2], [trained]):
+        model, _, names, _ = load_arms(str(small_model), list(map(str, adapters)), "cpu")
+        ids = torch.arange(5, 25)[None]
+        with torch.no_grad():
+            alone = {}
+            for name in (None, *names):
+                with arm(model, name):
+                    alone[name] = model(ids).logits
+            assert not torch.equal(alone[None], alone[names[0]])
+            for outer in alone:
+                for inner in alone:
+                    with arm(model, outer):
+                        with arm(model, inner):
+                            assert torch.equal(model(ids).logits, alone[inner])
+                        assert torch.equal(model(ids).logits, alone[outer])
+
+
 @pytest.mark.parametrize("command", [["qa", "--adapter", "x", "--tasks", "tatqa"], ["qa", "prepare", "tatqa", "x"]])
 def test_without_the_extra_one_line_says_what_to_install(command, monkeypatch, capfd):
     find = importlib.util.find_spec
