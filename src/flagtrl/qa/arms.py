@@ -261,15 +261,16 @@ def arm(model: PeftModel, adapter: str | None) -> Iterator[None]:
         return
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     before, off = model.active_adapter, any(layer.disable_adapters for layer in layers)
+    tuner: Any = model.base_model
     model.set_adapter(adapter)
     if off:  # PEFT's set_adapter leaves them off
-        model.base_model.enable_adapter_layers()
+        tuner.enable_adapter_layers()
     try:
         yield
     finally:
         model.set_adapter(before)
         if off:
-            model.base_model.disable_adapter_layers()
+            tuner.disable_adapter_layers()
 
 
 def add_zero_adapter(model: PeftModel) -> str:

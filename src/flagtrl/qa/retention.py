@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -109,24 +110,26 @@ def _log_probabilities(lm: PairedLM, ids: Tensor, keep: int = POSITIONS) -> Tens
 
 
 def action_mass(lm: PairedLM, contexts: Sequence[str]) -> np.ndarray:
-    """(n,) probability that the text goes on with an action word, with or without a space: all tokens of each counted.
-
-    One pass a context, or what a shared trunk leaves of it: a word of several tokens is read in the same pass as the others.
-    """
-    return np.array([_mass_after(lm, context) for context in contexts])
+    """(n,) probability that the text goes on with an action word, with or without a space: all tokens of each counted."""
+    return np.array([_masses(lm, context, (nullcontext,))[0] for context in contexts])
 
 
-def _mass_after(lm: PairedLM, context: str) -> float:
+def _masses(lm: PairedLM, context: str, arms: Sequence[Callable[[], AbstractContextManager]]) -> list[float]:
+    """Of each arm, the mass after one context: what the words' last tokens follow is read once, by all arms in turn."""
     pairs = [tuple(map(tuple, lm._encode_pair(context, word))) for word in WORDS]
     reads = {(*before, *word[:-1]) for before, word in pairs}
-    logs: dict[tuple[int, ...], Tensor] = {}  # what was read -> (V,) of the token after it
+    logs: list[dict[tuple[int, ...], Tensor]] = [{} for _ in arms]  # what was read -> (V,) of the token after it
     for read in sorted(reads, key=len, reverse=True):
-        if read not in logs:
-            keep = max(1, len(read) - min(map(len, reads)) + 1)
-            rows = _log_probabilities(lm, torch.tensor([read[-lm.max_length :]], device=lm.device), keep)
-            logs.update({read[: len(read) - back]: rows[-1 - back] for back in range(len(rows))})
-    chosen = [sum(float(logs[before + word[:i]][word[i]]) for i in range(len(word))) for before, word in pairs]
-    return float(np.exp(chosen).sum())
+        if read in logs[0]:
+            continue
+        keep = len(read) - min(len(before) for before, _ in pairs) + 1
+        ids = torch.tensor([read[-lm.max_length :]], device=lm.device)
+        for on, known in zip(arms, logs, strict=True):
+            with on():
+                rows = _log_probabilities(lm, ids, keep)
+            known.update({read[: len(read) - back]: rows[-1 - back] for back in range(len(rows))})
+    words = [[sum(float(k[before + word[:i]][word[i]]) for i in range(len(word))) for before, word in pairs] for k in logs]
+    return [float(mass) for mass in np.exp(words).sum(axis=1)]  # words: (arms, words)
 
 
 def text_bits(lm: PairedLM, passages: Sequence[str]) -> np.ndarray:
@@ -228,17 +231,17 @@ def retention(
     with lm.together(adapters) as switch:
         rows = _text_rows(lm, switch, adapters, texts, seed)
         for name, prompts in groups.items():
-            measured, masses = [], []
-            for prompt, context in zip_longest(prompts, [one.text for one in asked] if name == "questions" else []):
+            measured, masses, contexts = [], [], [one.text for one in asked] if name == "questions" else []
+            for prompt, context in zip_longest(prompts, contexts):
                 measured.append(_compared(lm, switch, adapters, prompt))
                 if context is not None:  # at once: the prompt, which begins with it, was just read
-                    masses.append(_arms(switch, adapters, partial(action_mass, lm, [context])))
+                    masses.append(_masses(lm, context, [partial(switch, arm) for arm in (None, *adapters)]))
             if prompts:
                 rows += _divergence_rows(name, prompts, _divergences(measured), seed)
             if masses:
-                base, tuned = (np.concatenate(arms, axis=-1) for arms in zip(*masses, strict=True))
-                documents = [prompt.document for prompt in prompts]
-                rows.append(_row(name, "action_word_mass", base, tuned, np.ones(len(base)), documents, seed))
+                base, *tuned = np.array(masses).T  # (1 + A, n)
+                weights, documents = np.ones(len(base)), [prompt.document for prompt in prompts]
+                rows.append(_row(name, "action_word_mass", base, np.stack(tuned), weights, documents, seed))
     controls = {name: prompts[:2] for name, prompts in groups.items() if prompts}
     if not controls:
         return rows, ["Control: not measured, as there was no prompt to compare distributions on."]
