@@ -26,7 +26,7 @@ from flagtrl.qa import arms
 from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm
 from flagtrl.qa.evaluate import TASKS, adjusted, compare, load_tasks, pair, run_arm
 from flagtrl.qa.report import markdown
-from flagtrl.qa.run import Comparison, run
+from flagtrl.qa.run import Comparison, question_sets, run
 from qa_inputs import lora
 
 ALL = ("qa", "classification")
@@ -47,9 +47,11 @@ def test_every_task_runs_and_an_adapter_of_zeros_changes_exactly_nothing(which, 
         )
     )
     assert {row.task for row in rows if not row.task.startswith("retention_")} == NAMES
-    assert {row.metric for row in rows} >= {"acc", "label_bits", "bits_per_byte", "answer_match", "parse_rate", "kl"}
+    assert {row.metric for row in rows} >= {"bal_acc", "acc", "label_bits", "bits_per_byte", "answer_match", "parse_rate", "kl"}
     for row in rows:
         d = row.difference
+        if row.control:
+            continue
         assert d.delta == 0 and d.base == d.adapter, row
         assert np.isnan(d.low) or (d.low, d.high) == (0, 0)
         assert np.isnan(d.p) or d.p == 1
@@ -65,7 +67,7 @@ def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
     main(
         [
             *("qa", "--base", str(small_model), "--adapter", str(trained), "--tasks", "twitter_fin,finqa_bits"),
-            *("--data", str(data), "--json", "rows.json", "--output_dir", "out", "--limit", "12", "--retention_prompts", "1"),
+            *("--data", str(data), "--json", "rows.json", "--output_dir", "out", "--limit", "12", "--retention_prompts", "2"),
             *("--text", "general=general.txt", "--device", "cpu"),
         ]
     )
@@ -80,7 +82,7 @@ def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
         row = by[name]
         assert row["delta"] != 0 and row["low"] < row["delta"] < row["high"]
         assert row["adapter"] - row["base"] == pytest.approx(row["delta"])
-        assert 0 < row["p"] <= 1
+        assert row["p"] is None if name[0] == "flagtrl_twitter_fin" else 0 < row["p"] <= 1, "random weights read no tweet"
     assert by["flagtrl_twitter_fin", "acc"]["n"] == 12
     assert by["retention_questions", "kl"]["base"] == 0 < by["retention_questions", "kl"]["low"]
     assert by["retention_questions", "kl"]["p"] is None
@@ -88,9 +90,24 @@ def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
     table = (tmp_path / "out/qa.md").read_text()
     printed = capsys.readouterr().out
     assert printed.strip() == table.strip()
+    check_controls(by, Path(data / "twitter_fin.jsonl"))
+    assert "No information: twitter_fin." in table
     assert "detectable" in table and "What a small model can show" in table and "exactly 0" in table
     assert (tmp_path / "out/qa.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out/qa.json").read_bytes() == (tmp_path / "rows.json").read_bytes()
+
+
+def check_controls(by, file, limit=12):
+    """Two answers that read nothing stand beside every task, with the keys of every row; null where there is no such answer."""
+    labels = [json.loads(line)["label"] for line in file.read_text().splitlines()[:limit]]
+    most = max(map(labels.count, labels)) / limit
+    expected = {"majority_acc": most, "majority_bal_acc": 1 / len(set(labels)), "uniform_acc": 1 / 3, "uniform_bal_acc": 1 / 3}
+    for metric, value in expected.items():
+        row = by["flagtrl_twitter_fin", metric]
+        assert row["base"] == pytest.approx(value) and row["n"] == limit
+        assert [row[name] for name in ("adapter", "delta", "low", "high", "p")] == [None] * 5
+    for metric in ("majority_bits_per_byte", "uniform_bits_per_byte"):
+        assert by["flagtrl_finqa_bits", metric]["base"] is None
 
 
 def requests(tokenizer):
@@ -152,7 +169,7 @@ def compared(small_model, loras, data):
     def compare_on(tasks):
         options = {"base": str(small_model), "limit": 4, "retention_prompts": 0, "device": "cpu"}
         rows, _ = run(Comparison((str(loras[0]),), tuple(tasks), str(data), **options))
-        return [row for row in rows if not row.task.startswith("retention_")]
+        return [row for row in rows if not row.task.startswith("retention_") and not row.control]
 
     return compare_on
 
@@ -171,7 +188,7 @@ def test_lm_evals_own_evaluation_agrees(which, compared, small_model, loras, dat
     manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata={"data": str(data), **model})
     results = simple_evaluate("hf", model, list(QUICK), task_manager=manager, limit=4, device="cpu", bootstrap_iters=0)
     ours = compared(QUICK)
-    assert len(ours) == 7
+    assert len(ours) == 8
     check_agreement(ours, results["results"], which)
 
 
@@ -197,9 +214,11 @@ def test_several_adapters_are_one_row_with_each_ones_delta(small_model, loras, d
     model, tokenizer, names, _ = load_arms(str(small_model), list(map(str, loras)), "cpu")
     lm, tasks = PairedLM(model, tokenizer, 4), load_tasks(["fiqa_sa"], data)
     together = compare(lm, lambda name: arm(model, name), names, tasks, limit=20)
+    together = [row for row in together if not row.control]
     assert all(len(row.by_adapter) == 3 for row in together)
     for i, name in enumerate(names):
-        for one, row in zip(compare(lm, lambda name: arm(model, name), [name], tasks, limit=20), together, strict=True):
+        alone = [row for row in compare(lm, lambda name: arm(model, name), [name], tasks, limit=20) if not row.control]
+        for one, row in zip(alone, together, strict=True):
             assert row.by_adapter[i] == pytest.approx(one.difference.delta)
     bits = next(row for row in together if row.metric == "label_bits")
     assert bits.difference.delta == pytest.approx(np.mean(bits.by_adapter))
@@ -221,14 +240,15 @@ def test_primary_metrics_are_named_in_the_task_files_and_controls_are_outside_th
     primary = {(row.task, row.metric) for row in rows if row.primary}
     assert (
         primary
-        == set(adjusted(rows))
         == {
             ("flagtrl_finqa_bits", "bits_per_byte"),
             ("flagtrl_finqa_mc", "acc"),
             ("flagtrl_finqa_gen", "answer_match"),
-            ("flagtrl_fiqa_sa", "acc"),
+            ("flagtrl_fiqa_sa", "bal_acc"),
         }
     )
+    kept = {key for key in primary if next(row for row in rows if (row.task, row.metric) == key).informative}
+    assert set(adjusted(rows)) == kept and ("flagtrl_fiqa_sa", "bal_acc") not in kept
 
 
 def test_arms_that_saw_different_documents_are_refused(small_model, loras, data):
@@ -264,7 +284,7 @@ def test_the_benchmark_loads_as_the_command_does(shared, data, tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["arm"] for row in rows] == ["base", "adapter_0"]
+    assert [row["engine"] for row in rows] == ["flagtrl", "apart", "lm_eval"]
     known = json.loads((root / "docs/qa_speed.json").read_text())
     assert all(set(row) == set(known[0]) and row["items"] == 2 and row["weights_mb"] > 0 for row in rows)
 
@@ -299,7 +319,8 @@ def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(small_model, 
 
 def test_texts_are_measured_without_prompts_and_what_is_not_is_said(small_model, loras, data, tmp_path):
     (tmp_path / "mine.txt").write_text("One summer day.\n\nIt rained.")
-    shutil.copy(data / "fiqa_sa.jsonl", tmp_path)
+    for name in ("fiqa_sa", "tatqa", "finqa"):  # what is prepared and not named is not used
+        shutil.copy(data / f"{name}.jsonl", tmp_path)
     options = {"base": str(small_model), "limit": 1, "device": "cpu", "texts": (f"mine={tmp_path / 'mine.txt'}",)}
     rows, notes = run(Comparison((str(loras[0]),), ("fiqa_sa",), str(tmp_path), retention_prompts=0, **options))
     assert [row.task for row in rows][-2:] == ["retention_general_text", "retention_mine"]
@@ -308,6 +329,12 @@ def test_texts_are_measured_without_prompts_and_what_is_not_is_said(small_model,
     assert {row.task for row in rows} == {"flagtrl_fiqa_sa", *(f"retention_{x}" for x in ("general_text", "mine", "trading"))}
     assert any(note.startswith("Not measured on questions and financial text") for note in notes)
     assert any("exactly 0 on prompts: 1 of trading." in note for note in notes)
+
+
+def test_retention_asks_the_questions_of_the_named_tasks(data):
+    expected = ((["fiqa_sa"], ()), (["finqa_bits", "fiqa_sa"], ("finqa",)), (["finqa", "tatqa_mc"], ("tatqa", "finqa")))
+    for names, sets in expected:
+        assert question_sets(load_tasks(names, data)["tasks"]) == sets
 
 
 @pytest.mark.parametrize("bad", [{"device": "cpu"}, {"batch_size": 8}, {"texts": ("a=b.txt",)}, {"market": "m.json"}])
@@ -419,6 +446,24 @@ def test_the_switch_gives_the_base_back_after_an_error(small_model, loras):
         with contextlib.suppress(ZeroDivisionError), arm(model, None):
             raise ZeroDivisionError
         assert torch.equal(model(ids).logits, tuned)
+
+
+def test_an_arm_within_another_is_itself_and_gives_it_back(small_model, loras, trained):
+    for adapters in (loras[:2], [trained]):
+        model, _, names, _ = load_arms(str(small_model), list(map(str, adapters)), "cpu")
+        ids = torch.arange(5, 25)[None]
+        with torch.no_grad():
+            alone = {}
+            for name in (None, *names):
+                with arm(model, name):
+                    alone[name] = model(ids).logits
+            assert not torch.equal(alone[None], alone[names[0]])
+            for outer in alone:
+                for inner in alone:
+                    with arm(model, outer):
+                        with arm(model, inner):
+                            assert torch.equal(model(ids).logits, alone[inner])
+                        assert torch.equal(model(ids).logits, alone[outer])
 
 
 @pytest.mark.parametrize("command", [["qa", "--adapter", "x", "--tasks", "tatqa"], ["qa", "prepare", "tatqa", "x"]])

@@ -1,5 +1,6 @@
 """Converters: the counts of the original files, their quirks, and malformed rows by file and line."""
 
+import csv
 import json
 import re
 
@@ -45,7 +46,8 @@ def test_the_counts_are_the_published_ones(shared, tmp_path, name, file, samples
 def test_malformed_rows_are_named_by_file_and_line_and_skipped_only_when_asked(shared, tmp_path, capsys):
     file = shared / "qa/finqa_subset/finqa_test_100.json"
     lines = file.read_text().splitlines()
-    with pytest.raises(DataError, match=r"finqa_test_100.json:23: .* blank \(and 1 more\).*--skip_malformed"):
+    both = r"finqa_test_100.json:23: .* blank; .*finqa_test_100.json:298: .* neither a number nor yes or no; .*--skip_malformed"
+    with pytest.raises(DataError, match=both):
         prepare("finqa", str(file), tmp_path)
     assert not list(tmp_path.iterdir())
     main(["qa", "prepare", "finqa", str(file), "--data", str(tmp_path), "--skip_malformed"])
@@ -54,6 +56,38 @@ def test_malformed_rows_are_named_by_file_and_line_and_skipped_only_when_asked(s
     for place in (23, 298):
         assert f"finqa_test_100.json:{place}:" in out
         assert lines[place - 1].strip() == "{", "the line is that of the record's first character"
+
+
+def test_of_many_malformed_rows_some_are_named_and_the_others_counted(tmp_path):
+    (tmp_path / "x.csv").write_text("text,label\n" + "bad,7\n" * 9)
+    with pytest.raises(DataError, match=r"x.csv:2: .*x.csv:3: .*x.csv:4: .*; and 6 more; correct the file") as error:
+        prepare("twitter_fin", str(tmp_path / "x.csv"), tmp_path / "data")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("file", ["finalDataset_0208.tsv", "gold.TSV"])
+def test_gold_headlines_are_read_from_tabs_too(file, tmp_path):
+    """The same records as from commas; a headline with a comma or a quotation mark needs no quoting there."""
+    name, text = ORIGINALS["gold_headlines"]
+    rows = list(csv.reader(text.splitlines()))
+    for source, content in ((name, text), (file, "".join("\t".join(row) + "\n" for row in rows))):
+        (tmp_path / source).write_text(content)
+    read = []
+    for source in (name, file):
+        prepare("gold_headlines", str(tmp_path / source), tmp_path / "data")
+        read.append([(r.text, r.about, r.label) for r in read_records(tmp_path / "data", "gold_headlines")])
+    assert sorted(read[0]) == sorted(read[1]) and len(read[1]) == 6
+    assert read[1][0][0] == "april gold down 20 cents, settles"
+    (tmp_path / file).write_text("\t".join(rows[0]) + "\n" + "\t".join(rows[1][:-1]) + "\n")
+    with pytest.raises(DataError, match=rf"{re.escape(file)}:2: 9 values for 10 columns"):
+        prepare("gold_headlines", str(tmp_path / file), tmp_path / "data")
+
+
+def test_a_folder_of_gold_headlines_in_tabs_is_read(tmp_path):
+    _, text = ORIGINALS["gold_headlines"]
+    content = "".join("\t".join(row) + "\n" for row in csv.reader(text.splitlines()))
+    (tmp_path / "gold_headlines.tsv").write_text(content)
+    assert prepare("gold_headlines", str(tmp_path), tmp_path / "data").samples == 6
 
 
 def test_an_answerless_file_says_which_file_has_answers(shared, tmp_path):

@@ -101,7 +101,7 @@ def test_train_push_compare_and_the_table_is_in_the_card(shared, small_model, da
     card = hub.repos["me/qa"]["README.md"].decode()
     assert "## Financial QA: base against adapter" in card
     assert (tmp_path / "run/qa.md").read_text().strip() in card
-    assert "| fiqa_sa | **acc** | 4 |" in card
+    assert "| fiqa_sa | **bal_acc** | 4 |" in card
     assert hub.repos["me/qa"]["qa.png"].startswith(b"\x89PNG")
 
 

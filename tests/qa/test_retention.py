@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from flagtrl.errors import AdapterError, DataError, PromptError
 from flagtrl.qa import retention as module
@@ -29,6 +30,7 @@ from flagtrl.qa.retention import (
     text_bits,
     trading_prompts,
 )
+from qa_inputs import lora
 
 TEXT = "Net sales rose 5% to $94 million.\n\nThe board proposed a dividend of $0.12 per share."
 
@@ -112,6 +114,19 @@ def test_mass_on_the_action_words_counts_every_token(lm):
         expected += math.exp(sum(float(logs[i - 1, whole[i]]) for i in range(len(start), len(whole))))
     assert any(len(lm.tok_encode(context + word)) - len(lm.tok_encode(context)) == 2 for word in WORDS)
     assert action_mass(lm, [context]) == pytest.approx([expected], rel=1e-4)
+
+
+def test_mass_is_also_that_of_words_of_many_tokens(shared, tmp_path):
+    """A vocabulary of 512 spells them letter by letter."""
+    base = shared / "models/stories260K"
+    model, tokenizer, _, _ = load_arms(str(base), [str(lora(base, tmp_path / "lora", 0.1))], "cpu")
+    small = PairedLM(model, tokenizer, 2)
+    context = "One day a girl said:"
+    pairs = [small._encode_pair(context, word) for word in WORDS]
+    assert min(len(word) for _, word in pairs) > 1, "no word is read at the context's end alone"
+    requests = [Instance("loglikelihood", {}, (context, word), i) for i, word in enumerate(WORDS)]
+    expected = sum(math.exp(score) for score, _ in small.loglikelihood(requests, disable_tqdm=True))
+    assert action_mass(small, [context]) == pytest.approx([expected], rel=1e-4)
 
 
 def test_bits_of_a_text_are_those_of_its_tokens(lm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +25,14 @@ from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.hub import local_or_pulled
 from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, is_hub_name, saved_base
 from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, WEIGHT_DTYPES, check_base, load_base
+from flagtrl.qa.shared import SharedTrunk, shared_trunk
 
 logger = logging.getLogger(__name__)
 
 ZERO = "flagtrl_zero"
 SPREAD = 64  # tokens: in a forward of contexts that differ by more, padding and unread rows cost more than they save
+Request = tuple[Any, list[int], list[int]]  # lm-eval's: texts, context's and continuation's tokens
+Score = tuple[float, bool]  # log-likelihood in nats, and whether it is what greedy decoding says
 Switch = Callable[[str | None], AbstractContextManager]  # base (None) or an adapter, within a `with`
 
 
@@ -50,13 +54,65 @@ class PairedLM(HFLM):
     def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 1):
         super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
         self.cut, self._keep = 0, 0
+        self._arms: tuple[str | None, ...] = ()
+        self._arm: str | None = None
+        self._known: dict[tuple[str | None, bytes], Score] = {}
+        self._shared: SharedTrunk | None = None
+
+    @contextmanager
+    def together(self, adapters: Sequence[str]) -> Iterator[Switch]:
+        """Within it what no adapter changes runs once for base and adapters; gives the switch between them.
+
+        What is asked of one arm is computed of all, batch by batch, and kept until it is asked of them: lm-eval asks one arm
+        after the other. Weights must not change meanwhile.
+
+        Args:
+            adapters: names, on the model; None is the base.
+        """
+        assert not self._arms, "already within together()"
+        self._shared = shared_trunk(self.model, adapters, arm)
+        self._arms, self._arm = (None, *adapters), None
+        try:
+            with arm(self.model, None):
+                yield self._switch
+        finally:
+            self._arms, self._arm, self._known, self._shared = (), None, {}, None
+
+    @contextmanager
+    def _switch(self, adapter: str | None) -> Iterator[None]:
+        before, self._arm = self._arm, adapter
+        try:
+            with arm(self.model, adapter):
+                yield
+        finally:
+            self._arm = before
+
+    def next_logits(self, ids: Tensor, keep: int) -> Tensor:
+        """(1, S) ids -> (1, K, V) at the last K = min(keep, S) positions, under the arm that is on."""
+        if self._shared is not None:
+            return self._shared.logits(ids, keep)
+        with torch.no_grad():
+            return self.model(input_ids=ids, logits_to_keep=keep).logits
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        """Requests that share a forward together: lm-eval's own code scores each group from the rows that it reads."""
+        self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[Score]:
+        """Scores under the arm that is on; within `together`, computed for all arms where they are asked for first."""
+        if not self._arms:
+            return self._score(requests, disable_tqdm, override_bs, (self._arm,))[0]
+        keys = [_key(request) for request in requests]
+        new = {key: request for key, request in zip(keys, requests, strict=True) if (self._arm, key) not in self._known}
+        scores = self._score(list(new.values()), disable_tqdm, override_bs, self._arms)
+        for name, one in zip(self._arms, scores, strict=True):
+            self._known.update(zip(((name, key) for key in new), one, strict=True))
+        return [self._known[self._arm, key] for key in keys]
+
+    def _score(
+        self, requests: Sequence[Request], disable_tqdm: bool, override_bs: int | None, arms: Sequence[str | None]
+    ) -> list[list[Score]]:
+        """For each arm, its scores. Requests that share a forward go together: lm-eval's own code reads each group's rows."""
         order = sorted(range(len(requests)), key=lambda i: (-_length(requests[i]), requests[i][1] + requests[i][2][:-1]))
-        scores: list[tuple[float, bool] | None] = [None] * len(requests)
+        scores: dict[str | None, dict[int, Score]] = {name: {} for name in arms}
         with tqdm(total=len(requests), disable=disable_tqdm or len(requests) < 2, desc="log-likelihoods") as bar:
             for group in _groups([requests[i] for i in order], override_bs or int(self.batch_size)):
                 chosen = [order[place] for place in group]
@@ -64,17 +120,18 @@ class PairedLM(HFLM):
                 self.cut += sum(_length(request) > self.max_length + 1 for request in chunk)
                 lengths = [min(_length(request) - 1, self.max_length) for request in chunk]
                 self._keep = max(lengths) - min(lengths) + max(len(request[2]) for request in chunk)
-                for i, score in zip(chosen, super()._loglikelihood_tokens(chunk, True, len(chunk)), strict=True):
-                    scores[i] = score
+                for name in arms:
+                    with arm(self.model, name) if len(arms) > 1 else nullcontext():
+                        found = super()._loglikelihood_tokens(chunk, True, len(chunk))
+                    scores[name].update(zip(chosen, found, strict=True))
                 bar.update(len(chunk))
         self._keep = 0
-        return [score for score in scores if score is not None]
+        return [[one[i] for i in range(len(requests))] for one in scores.values()]
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         if not self._keep:
             return super()._model_call(inps, attn_mask, labels)
-        with torch.no_grad():
-            return self.model(input_ids=inps, logits_to_keep=self._keep).logits.float()
+        return self.next_logits(inps, self._keep).float()
 
 
 def load_arms(
@@ -197,11 +254,23 @@ def adapter_directory(adapter: str) -> Path:
 
 @contextmanager
 def arm(model: PeftModel, adapter: str | None) -> Iterator[None]:
-    """Within it, `model` is its base (None) or the base with one adapter."""
-    if adapter is not None:
-        model.set_adapter(adapter)
-    with model.disable_adapter() if adapter is None else nullcontext():
+    """Within it, `model` is its base (None) or the base with one adapter, also within another arm, which it then is again."""
+    if adapter is None:
+        with model.disable_adapter():
+            yield
+        return
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before, off = model.active_adapter, any(layer.disable_adapters for layer in layers)
+    tuner: Any = model.base_model
+    model.set_adapter(adapter)
+    if off:  # PEFT's set_adapter leaves them off
+        tuner.enable_adapter_layers()
+    try:
         yield
+    finally:
+        model.set_adapter(before)
+        if off:
+            tuner.disable_adapter_layers()
 
 
 def add_zero_adapter(model: PeftModel) -> str:
@@ -215,11 +284,16 @@ def add_zero_adapter(model: PeftModel) -> str:
     return ZERO
 
 
-def _length(request: tuple[Any, list[int], list[int]]) -> int:
+def _length(request: Request) -> int:
     return len(request[1]) + len(request[2])
 
 
-def _groups(requests: Sequence[tuple[Any, list[int], list[int]]], contexts: int) -> Iterator[list[int]]:
+def _key(request: Request) -> bytes:
+    """A request's name by its tokens alone: documents of thousands of tokens are not kept."""
+    return hashlib.sha256(repr(request[1:]).encode()).digest()
+
+
+def _groups(requests: Sequence[Request], contexts: int) -> Iterator[list[int]]:
     """Places of requests, longest first, that go together: at most `contexts` that differ before their last token."""
     group: list[int] = []
     seen: list[list[int]] = []

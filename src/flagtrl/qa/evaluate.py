@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,16 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from flagtrl.errors import ConfigError
+from flagtrl.qa import judging
 from flagtrl.qa.arms import Switch
-from flagtrl.qa.statistics import Difference, holm, paired_difference
+from flagtrl.qa.judging import Judged
+from flagtrl.qa.statistics import Difference, holm, level, mean_per_weight, paired_difference
 
 TASKS = Path(__file__).parent / "tasks"
 PREFIX = "flagtrl_"
 MMLU = "mmlu"
+CONTROLS = ("majority", "uniform")  # answers that read nothing: the most frequent label, and each choice equally often
+SAME = 1e-9  # a base that always says one label is at chance, whatever the last bit of a mean
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Row:
         higher_is_better: which way is better; None where neither is.
         by_adapter: each adapter's own delta.
         tested: whether p means anything; a divergence is above 0 by definition.
+        informative: whether the base does the row's task above chance; if not, p is no finding and is not given.
+        control: a score of an answer that reads nothing, which has no adapter.
     """
 
     task: str
@@ -50,6 +56,13 @@ class Row:
     higher_is_better: bool | None = None
     by_adapter: tuple[float, ...] = ()
     tested: bool = True
+    informative: bool = True
+    control: bool = False
+
+    @property
+    def given_p(self) -> float:
+        """The p where it means anything, else NaN."""
+        return self.difference.p if self.tested and self.informative else math.nan
 
     @property
     def without_p(self) -> bool:
@@ -60,7 +73,7 @@ class Row:
         """The row as it stands in the JSON file; null where nothing can be said."""
         d = self.difference
         numbers = {"base": d.base, "adapter": d.adapter, "delta": d.delta, "low": d.low, "high": d.high}
-        numbers["p"] = d.p if self.tested else math.nan
+        numbers["p"] = self.given_p
         known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
         return {"task": self.task, "metric": self.metric, "n": self.n, **known}
 
@@ -74,12 +87,19 @@ class Samples:
         documents: (n,) names; equal ones share a document.
         scores: metric to (n,) totals.
         weights: metric to (n,) what they are per.
+        cells: metric to (n,) cells whose means' mean it is; of balanced accuracy only.
+        gold: (n,) the right choice, with the question that it answers where texts are asked different ones; () where there are
+            no choices.
+        choices: (n,) how many choices; empty where there are none.
     """
 
     hashes: tuple[str, ...]
     documents: tuple[str, ...]
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, np.ndarray]
+    cells: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gold: tuple[tuple[str, int], ...] = ()
+    choices: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def load_tasks(names: Sequence[str], data: str | Path) -> dict[str, Any]:
@@ -162,42 +182,82 @@ def pair(base: Mapping[str, Samples], tuned: Sequence[Mapping[str, Samples]], ta
         notes = config.metadata or {}
         better = {entry["metric"]: entry.get("higher_is_better") for entry in config.metric_list or []}
         primary = notes.get("primary", "acc")
+        informative = above_chance(ours, primary, seed)
+        sizes = len(ours.hashes), len(set(ours.documents))
         for metric in sorted(ours.scores, key=lambda metric: metric != primary):
             scores = np.stack([run.scores[metric] for run in theirs])
-            weights = ours.weights[metric]
+            weights, cells = ours.weights[metric], ours.cells.get(metric)
+            of = np.zeros(len(weights), dtype=int) if cells is None else cells
             rows.append(
                 Row(
                     name,
                     metric,
-                    len(ours.hashes),
-                    len(set(ours.documents)),
-                    paired_difference(ours.scores[metric], scores, weights, ours.documents, seed),
+                    *sizes,
+                    paired_difference(ours.scores[metric], scores, weights, ours.documents, seed, cells=cells),
                     primary=metric == primary and not notes.get("control", False),
                     higher_is_better=better.get(metric),
-                    by_adapter=tuple(float(x) for x in (scores - ours.scores[metric]).sum(axis=1) / weights.sum()),
+                    by_adapter=tuple(mean_per_weight(one - ours.scores[metric], weights, of) for one in scores),
+                    informative=informative,
                 )
             )
+        for control in CONTROLS:
+            for metric in (primary, *(["acc"] if primary == "bal_acc" else [])):
+                value, none = chance(ours, metric, control), math.nan
+                nothing = Difference(value, none, none, none, none, none, none, none)
+                rows.append(Row(name, f"{control}_{metric}", *sizes, nothing, tested=False, control=True))
     return rows
+
+
+def chance(samples: Samples, metric: str, control: str) -> float:
+    """What an answer of CONTROLS that reads no text scores in `acc` or `bal_acc`; NaN of anything else."""
+    if metric not in ("acc", "bal_acc") or not samples.gold:
+        return math.nan
+    hits = judging.majority(samples.gold) if control == "majority" else 1 / samples.choices  # (n,)
+    return judging.mean_of_cells(hits, samples.gold) if metric == "bal_acc" else float(hits.mean())
+
+
+def above_chance(samples: Samples, metric: str, seed: int) -> bool:
+    """Whether the base's interval lies above every control; true where there is no control."""
+    bounds = [value for control in CONTROLS if not math.isnan(value := chance(samples, metric, control))]
+    if not bounds or len(set(samples.documents)) < 2:
+        return True  # of one document there is no interval, and no p to withhold
+    low, _ = level(samples.scores[metric], samples.weights[metric], samples.documents, seed, samples.cells.get(metric))
+    return low > max(bounds) + SAME
 
 
 def adjusted(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     """Holm's p of the primary metrics that have a p, by task and metric."""
-    family = {f"{row.task}\n{row.metric}": row.difference.p for row in rows if row.primary and row.tested and not row.without_p}
+    family = {f"{row.task}\n{row.metric}": row.given_p for row in rows if row.primary and not math.isnan(row.given_p)}
     return {(name.split("\n")[0], name.split("\n")[1]): p for name, p in holm(family).items()}
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> Samples:
     ordered = sorted(samples, key=lambda sample: sample["doc_id"])
-    scores, weights = {}, {}
+    scores, weights, cells = {}, {}, {}
+    gold, choices = _gold(ordered)
     for metric in ordered[0]["metrics"]:
         values = [sample[metric] for sample in ordered]
-        if isinstance(values[0], tuple):  # log-likelihood and bytes, for bits per byte
+        weights[metric] = np.ones(len(values))
+        if isinstance(values[0], Judged):
+            scores[metric] = judging.bits(values) if metric == "label_bits" else judging.right(values)
+            gold = judging.cells(values)
+            if metric == "bal_acc":
+                cells[metric] = judging.numbered(gold)
+        elif isinstance(values[0], tuple):  # log-likelihood and bytes, for bits per byte
             scores[metric] = np.array([-log / math.log(2) for log, _ in values])
             weights[metric] = np.array([float(size) for _, size in values])
         else:
-            scores[metric], weights[metric] = np.array(values, dtype=np.float64), np.ones(len(values))
+            scores[metric] = np.array(values, dtype=np.float64)
     documents = tuple(str(sample["doc"].get("document", sample["doc_id"])) for sample in ordered)
-    return Samples(tuple(sample["doc_hash"] for sample in ordered), documents, scores, weights)
+    return Samples(tuple(sample["doc_hash"] for sample in ordered), documents, scores, weights, cells, gold, choices)
+
+
+def _gold(samples: Sequence[Mapping[str, Any]]) -> tuple[tuple[tuple[str, int], ...], np.ndarray]:
+    """The right choice's index and the number of choices, of multiple choice; nothing of other kinds."""
+    known = [(sample["target"], len(sample["filtered_resps"])) for sample in samples]
+    if not all(str(target).isdecimal() and int(target) < many and many > 1 for target, many in known):
+        return (), np.zeros(0)
+    return tuple(("", int(target)) for target, _ in known), np.array([float(many) for _, many in known])
 
 
 @contextmanager

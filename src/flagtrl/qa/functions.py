@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from flagtrl.errors import DataError
+from flagtrl.qa.judging import Judged
 from flagtrl.qa.records import read_records
 from flagtrl.qa.scoring import answer_matches, parses
 
@@ -40,6 +41,17 @@ def multiple_choice(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) 
     top = max(logs)
     total = top + math.log(sum(math.exp(log - top) for log in logs))
     return {"acc": float(logs.index(top) == doc["label"]), "label_bits": (total - logs[doc["label"]]) / math.log(2)}
+
+
+def classification(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Judged]:
+    """`bal_acc`, `acc` and `label_bits` of one text: its scores, from which the aggregation takes the label prior."""
+    judged = Judged(tuple(log for log, _ in results), doc["label"])
+    return dict.fromkeys(("bal_acc", "acc", "label_bits"), judged)
+
+
+def asked_classification(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Judged]:
+    """The same where texts are asked different questions: each question has a prior of its own, and its own labels."""
+    return {name: judged._replace(group=doc["about"]) for name, judged in classification(doc, results).items()}
 
 
 def answer_bits(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:

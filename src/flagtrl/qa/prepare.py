@@ -14,6 +14,8 @@ from flagtrl.qa.choices import with_choices
 from flagtrl.qa.records import Malformed, Question, Record, attempt, write_records
 from flagtrl.qa.sources import HUB, files, read_rows
 
+NAMED = 3  # malformed samples in one error
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -48,7 +50,7 @@ DATASETS = {
     "twitter_fin": Dataset(labels.twitter_fin, ("sent_valid.csv",), "zeroshot/twitter-financial-news-sentiment", "MIT"),
     "gold_headlines": Dataset(
         labels.gold_headlines,
-        ("finalDataset*.csv",),
+        ("finalDataset*.csv", "finalDataset*.tsv", "*gold*.tsv"),
         "SaguaroCapital/sentiment-analysis-in-commodity-market-gold",
         "CC BY-NC-ND 4.0",
     ),
@@ -94,8 +96,9 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
             else:
                 records.append(sample)
     if malformed and not skip_malformed:
-        more = f" (and {len(malformed) - 1} more)" if len(malformed) > 1 else ""
-        raise DataError(f"{malformed[0]}{more}; correct the file, or leave such samples out with --skip_malformed")
+        more = f"; and {len(malformed) - NAMED} more" if len(malformed) > NAMED else ""
+        named = "; ".join(malformed[:NAMED])
+        raise DataError(f"{named}{more}; correct the file, or leave such samples out with --skip_malformed")
     if not records:
         raise DataError(f"{source!r} holds no sample of {name}")
     asked = [record for record in records if isinstance(record, Question)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.qa.arms import PairedLM, Switch, add_zero_adapter, arm
+from flagtrl.qa.arms import PairedLM, Switch, add_zero_adapter
 from flagtrl.qa.evaluate import Row
 from flagtrl.qa.general import GENERAL_TEXT
 from flagtrl.qa.records import Question, read_records
@@ -73,18 +75,27 @@ class Divergence:
 
 def divergence(lm: PairedLM, switch: Switch, adapter: str, prompts: Sequence[Prompt]) -> Divergence:
     """Compare the next-token distributions of base and adapter at every position of every prompt."""
-    columns = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt.ids[-lm.max_length :]], device=lm.device)
-        with switch(None):
-            base = _log_probabilities(lm, ids)
+    return _divergences([_compared(lm, switch, (adapter,), prompt) for prompt in prompts])[0]
+
+
+def _compared(lm: PairedLM, switch: Switch, adapters: Sequence[str], prompt: Prompt) -> list[list[float]]:
+    """For every adapter, one prompt's six numbers of a Divergence."""
+    ids = torch.tensor([prompt.ids[-lm.max_length :]], device=lm.device)
+    with switch(None):
+        base = _log_probabilities(lm, ids)
+    compared = []
+    for adapter in adapters:
         with switch(adapter):
             tuned = _log_probabilities(lm, ids)
-        kl = full_kl(base, tuned)
-        agree = (base.argmax(-1) == tuned.argmax(-1)).double()
+        kl, agree = full_kl(base, tuned), (base.argmax(-1) == tuned.argmax(-1)).double()
         whole, answer = len(kl), min(prompt.answer, len(kl))
-        columns.append([x for last in (whole, answer) for x in (float(kl[-last:].sum()), float(agree[-last:].sum()), last)])
-    return Divergence(*np.array(columns, dtype=np.float64).T)
+        compared.append([x for last in (whole, answer) for x in (float(kl[-last:].sum()), float(agree[-last:].sum()), last)])
+    return compared
+
+
+def _divergences(compared: Sequence[Sequence[Sequence[float]]]) -> list[Divergence]:
+    """(n, A, 6) numbers -> every adapter's."""
+    return [Divergence(*columns) for columns in np.array(compared, dtype=np.float64).transpose(1, 2, 0)]
 
 
 def full_kl(base: Tensor, tuned: Tensor) -> Tensor:
@@ -93,17 +104,32 @@ def full_kl(base: Tensor, tuned: Tensor) -> Tensor:
     return (base.exp() * (base - tuned)).sum(-1)
 
 
-@torch.no_grad()
-def _log_probabilities(lm: PairedLM, ids: Tensor) -> Tensor:
-    """(L, V) at the last POSITIONS positions of one prompt; in float64, as a small KL is a difference of large terms."""
-    return log_softmax(lm.model(input_ids=ids, logits_to_keep=POSITIONS).logits[0, -POSITIONS:], dim=-1, dtype=torch.float64)
+def _log_probabilities(lm: PairedLM, ids: Tensor, keep: int = POSITIONS) -> Tensor:
+    """(L, V) at the last `keep` positions of one prompt; in float64, as a small KL is a difference of large terms."""
+    return log_softmax(lm.next_logits(ids, keep)[0, -keep:], dim=-1, dtype=torch.float64)
 
 
 def action_mass(lm: PairedLM, contexts: Sequence[str]) -> np.ndarray:
     """(n,) probability that the text goes on with an action word, with or without a space: all tokens of each counted."""
-    requests = [Instance("loglikelihood", {}, (context, word), i) for i, context in enumerate(contexts) for word in WORDS]
-    scores = lm.loglikelihood(requests, disable_tqdm=True)
-    return np.exp([score for score, _ in scores]).reshape(len(contexts), len(WORDS)).sum(axis=1)
+    return np.array([_masses(lm, context, (nullcontext,))[0] for context in contexts])
+
+
+def _masses(lm: PairedLM, context: str, arms: Sequence[Callable[[], AbstractContextManager]]) -> list[float]:
+    """Of each arm, the mass after one context: what the words' last tokens follow is read once, by all arms in turn."""
+    pairs = [tuple(map(tuple, lm._encode_pair(context, word))) for word in WORDS]
+    reads = {(*before, *word[:-1]) for before, word in pairs}
+    logs: list[dict[tuple[int, ...], Tensor]] = [{} for _ in arms]  # what was read -> (V,) of the token after it
+    for read in sorted(reads, key=len, reverse=True):
+        if read in logs[0]:
+            continue
+        keep = len(read) - min(len(before) for before, _ in pairs) + 1
+        ids = torch.tensor([read[-lm.max_length :]], device=lm.device)
+        for on, known in zip(arms, logs, strict=True):
+            with on():
+                rows = _log_probabilities(lm, ids, keep)
+            known.update({read[: len(read) - back]: rows[-1 - back] for back in range(len(rows))})
+    words = [[sum(float(k[before + word[:i]][word[i]]) for i in range(len(word))) for before, word in pairs] for k in logs]
+    return [float(mass) for mass in np.exp(words).sum(axis=1)]  # words: (arms, words)
 
 
 def text_bits(lm: PairedLM, passages: Sequence[str]) -> np.ndarray:
@@ -201,16 +227,21 @@ def retention(
     Raises:
         AdapterError: an adapter that is 0 by construction is measured as other than 0.
     """
-    switch = partial(arm, lm.model)
     groups = {"questions": question_prompts(lm, asked), "trading": list(trading)}
-    rows = _text_rows(lm, switch, adapters, texts, seed)
-    for name, prompts in groups.items():
-        if prompts:
-            rows += _divergence_rows(name, prompts, [divergence(lm, switch, adapter, prompts) for adapter in adapters], seed)
-    if asked:
-        base, tuned = _arms(switch, adapters, partial(action_mass, lm, [one.text for one in asked]))
-        documents = [one.document for one in asked]
-        rows.append(_row("questions", "action_word_mass", base, tuned, np.ones(len(base)), documents, seed))
+    with lm.together(adapters) as switch:
+        rows = _text_rows(lm, switch, adapters, texts, seed)
+        for name, prompts in groups.items():
+            measured, masses, contexts = [], [], [one.text for one in asked] if name == "questions" else []
+            for prompt, context in zip_longest(prompts, contexts):
+                measured.append(_compared(lm, switch, adapters, prompt))
+                if context is not None:  # at once: the prompt, which begins with it, was just read
+                    masses.append(_masses(lm, context, [partial(switch, arm) for arm in (None, *adapters)]))
+            if prompts:
+                rows += _divergence_rows(name, prompts, _divergences(measured), seed)
+            if masses:
+                base, *tuned = np.array(masses).T  # (1 + A, n)
+                weights, documents = np.ones(len(base)), [prompt.document for prompt in prompts]
+                rows.append(_row(name, "action_word_mass", base, np.stack(tuned), weights, documents, seed))
     controls = {name: prompts[:2] for name, prompts in groups.items() if prompts}
     if not controls:
         return rows, ["Control: not measured, as there was no prompt to compare distributions on."]
@@ -227,7 +258,8 @@ def check_zero(lm: PairedLM, prompts: Sequence[Prompt]) -> float:
     """
     others = list(lm.model.peft_config)
     name = add_zero_adapter(lm.model)
-    measured = divergence(lm, partial(arm, lm.model), name, prompts)
+    with lm.together((name, *others)) as switch:  # cut where the comparison was
+        measured = divergence(lm, switch, name, prompts)
     lm.model.set_adapter(others[0])
     lm.model.delete_adapter(name)
     worst = float(np.abs(measured.kl).max())

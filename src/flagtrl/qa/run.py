@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from flagtrl.errors import ConfigError
-from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm, run_settings
+from flagtrl.qa.arms import PairedLM, load_arms, load_vllm, run_settings
 from flagtrl.qa.evaluate import Row, compare, load_tasks
-from flagtrl.qa.records import Question, data_file
+from flagtrl.qa.records import Question
 from flagtrl.qa.retention import (
     Passage,
     Prompt,
@@ -46,7 +46,7 @@ class Comparison:
         seed: of the bootstrap.
         device, dtype, batch_size: of the model.
         model: hf, or vllm where that is installed.
-        retention_prompts: prompts per data set, and trading prompts, for divergence; 0: none, texts alone.
+        retention_prompts: prompts per data set of the named tasks, and trading prompts, for divergence; 0: none, texts alone.
         texts: NAME=FILE of held-out texts for bits per byte, beside flagtrl's own general text.
         market: a market file for the trading prompts; None: a synthetic one.
 
@@ -102,16 +102,28 @@ def run(settings: Comparison) -> tuple[list[Row], list[str]]:
         return rows, ["Run on vLLM, which has no full-vocabulary logits: retention and the base's weights were not checked."]
     model, tokenizer, names, directories = load_arms(settings.base, settings.adapters, settings.device, settings.dtype)
     lm = PairedLM(model, tokenizer, settings.batch_size)
-    rows, notes = compare(lm, partial(arm, model), names, tasks, settings.limit, settings.seed), []
+    with lm.together(names) as switch:
+        rows, notes = compare(lm, switch, names, tasks, settings.limit, settings.seed), []
     if lm.cut:
-        per_arm = lm.cut // (1 + len(names))
-        notes.append(f"{per_arm} requests per arm are longer than the model's {lm.max_length} tokens and lost their beginning.")
-    kept, said = _retention(lm, names, settings, texts, run_settings(directories[0]))
+        notes.append(f"{lm.cut} requests per arm are longer than the model's {lm.max_length} tokens and lost their beginning.")
+    asked = question_sets(tasks["tasks"])
+    kept, said = _retention(lm, names, settings, asked, texts, run_settings(directories[0]))
     return rows + kept, notes + said
 
 
+def question_sets(tasks: Mapping[str, Any]) -> tuple[str, ...]:
+    """The data sets of questions that the named tasks are of: retention takes its questions from them, and no others."""
+    sets = [(task.config.dataset_kwargs or {}).get("name") for task in tasks.values()]
+    return tuple(name for name in QUESTION_SETS if name in sets)
+
+
 def _retention(
-    lm: PairedLM, names: tuple[str, ...], settings: Comparison, texts: dict[str, list[Passage]], run_of: dict[str, Any]
+    lm: PairedLM,
+    names: tuple[str, ...],
+    settings: Comparison,
+    sets: tuple[str, ...],
+    texts: dict[str, list[Passage]],
+    run_of: dict[str, Any],
 ) -> tuple[list[Row], list[str]]:
     """Texts always; divergence on questions and trading prompts, as many as asked for; and what was not measured."""
     _say("retention: texts, divergence from the base, mass on the action words")
@@ -119,11 +131,9 @@ def _retention(
     questions: list[Question] = []
     trading: list[Prompt] = []
     if settings.retention_prompts:
-        prepared = [name for name in QUESTION_SETS if data_file(settings.data, name).is_file()]
-        questions = first_questions(settings.data, prepared, settings.retention_prompts)
+        questions = first_questions(settings.data, sets, min(settings.retention_prompts, settings.limit or sys.maxsize))
         if not questions:
-            sets = ", ".join(QUESTION_SETS)
-            notes.append(f"Not measured on questions and financial text: {settings.data} holds none of {sets}, prepared.")
+            notes.append(f"Not measured on questions and financial text: no task of {', '.join(QUESTION_SETS)} is named.")
         trading, reason = trading_prompts_or_reason(lm, run_of, settings.retention_prompts, settings.market, settings.seed)
         notes += [reason] if reason else []
     else:

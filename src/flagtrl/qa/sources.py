@@ -1,4 +1,4 @@
-"""Rows of a data set's original files, each with its place: JSON, JSON lines, CSV, `sentence@label` text, or the Hub."""
+"""Rows of a data set's original files, each with its place: JSON, JSON lines, CSV, TSV, `sentence@label` text, or the Hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ def read_rows(source: str, preferred: tuple[str, ...]) -> Iterator[Row]:
     Of the Hub the original files are read, where it has them and neither configuration nor split is named.
 
     Raises:
-        DataError: nothing there, or a file that is no JSON or CSV.
+        DataError: nothing there, or a file that is no JSON, CSV or TSV.
     """
     if source.startswith(HUB):
         repo, *named = source[len(HUB) :].split(":")
@@ -40,9 +41,16 @@ def read_rows(source: str, preferred: tuple[str, ...]) -> Iterator[Row]:
         source = folder
     for path in files(source, preferred):
         text = _decoded(path)
-        reader = {".jsonl": _json_lines, ".json": _json_rows, ".csv": _csv_rows, ".txt": _at_rows}.get(path.suffix.lower())
+        readers: dict[str, Callable[[Path, str], Iterator[tuple[int, Any]]]] = {
+            ".jsonl": _json_lines,
+            ".json": _json_rows,
+            ".csv": _csv_rows,
+            ".tsv": partial(_csv_rows, delimiter="\t"),
+            ".txt": _at_rows,
+        }
+        reader = readers.get(path.suffix.lower())
         if reader is None:
-            raise DataError(f"{path}: files of kind {path.suffix!r} cannot be read; use JSON, JSON lines, CSV or text")
+            raise DataError(f"{path}: files of kind {path.suffix!r} cannot be read; use JSON, JSON lines, CSV, TSV or text")
         for line, row in reader(path, text):
             yield f"{path}:{line}", row if isinstance(row, Malformed) else attempt(fields_of, row, "it")
 
@@ -113,9 +121,9 @@ def _skip(text: str, at: int, also: str = "") -> int:
     return at
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _csv_rows(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
     """Rows below the first that is not blank; each with the line that it begins on, as a quoted field may go over several."""
-    reader, names, before = csv.reader(io.StringIO(text, newline="")), None, 1
+    reader, names, before = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), None, 1
     try:
         for values in reader:
             line, before = before, reader.line_num + 1

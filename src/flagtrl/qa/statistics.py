@@ -45,11 +45,13 @@ def paired_difference(
     documents: Sequence[str],
     seed: int = 0,
     resamples: int = RESAMPLES,
+    cells: np.ndarray | None = None,
 ) -> Difference:
     """Compare adapters with their base, sample by sample.
 
-    delta = sum_i (a_i - b_i) / sum_i w_i, with a_i the mean over the S adapters. A resample draws documents with replacement,
-    with all their samples: a question's neighbours are no independent evidence. Nor is a lucky seed: see `of_seeds`.
+    delta = sum_i (a_i - b_i) / sum_i w_i, with a_i the mean over the S adapters; with cells, the mean over cells of that. A
+    resample draws documents with replacement, with all their samples: a question's neighbours are no independent evidence.
+    Nor is a lucky seed: see `of_seeds`.
 
     Args:
         base: (n,) scores; where weights are not 1, totals (bits, for bits per byte).
@@ -58,23 +60,23 @@ def paired_difference(
         documents: (n,) samples with one name share a document.
         seed: of the resampling.
         resamples: how many.
+        cells: (n,) the number of each sample's cell, as of its label, for balanced accuracy; None: one for all.
     """
     assert adapters.ndim == 2 and base.shape == weights.shape == (adapters.shape[1],) == (len(documents),)
+    of = np.zeros(len(base), dtype=int) if cells is None else cells
     change = adapters - base  # (S, n)
-    total = float(weights.sum())
-    deltas = change.sum(axis=1) / total  # (S,)
-    means = {"base": float(base.sum()) / total, "adapter": float(adapters.mean(axis=0).sum()) / total}
+    deltas = np.array([mean_per_weight(one, weights, of) for one in change])  # (S,)
+    means = {"base": mean_per_weight(base, weights, of), "adapter": mean_per_weight(adapters.mean(axis=0), weights, of)}
     means["delta"] = float(deltas.mean())
-    _, index = np.unique(np.asarray(documents, dtype=str), return_inverse=True)
-    clusters = int(index.max()) + 1
+    index, clusters = _clusters(documents)
     if clusters < 2:  # one document says nothing about another
         return Difference(**means, low=math.nan, high=math.nan, p=math.nan, standard_error=math.nan, detectable=math.nan)
-    drawn = bootstrap(change.mean(axis=0), weights, index, seed, resamples)
+    drawn = bootstrap(change.mean(axis=0), weights, index, seed, resamples, of)
     if len(adapters) > 1:
         return Difference(**means, **of_seeds(deltas, float(drawn.var(ddof=1)), clusters, 2 / (resamples + 1)))
     low, high = np.percentile(drawn, (50 * LEVEL, 100 - 50 * LEVEL))
     error = float(drawn.std(ddof=1))
-    zero_one = bool(np.isin(np.concatenate([base, adapters[0]]), (0, 1)).all()) and bool((weights == 1).all())
+    zero_one = cells is None and bool(np.isin(np.concatenate([base, adapters[0]]), (0, 1)).all() and (weights == 1).all())
     return Difference(
         **means,
         low=float(low),
@@ -85,17 +87,61 @@ def paired_difference(
     )
 
 
-def bootstrap(change: np.ndarray, weights: np.ndarray, index: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """(resamples,) deltas of resampled documents; `change` (n,) and `index` (n,), the number of each sample's document."""
-    totals, sizes = np.bincount(index, change), np.bincount(index, weights)  # (C,)
-    clusters = len(totals)
+def mean_per_weight(scores: np.ndarray, weights: np.ndarray, cells: np.ndarray) -> float:
+    """Mean over cells of sum_i s_i / sum_i w_i; (n,) arrays."""
+    return float((np.bincount(cells, scores) / np.bincount(cells, weights)).mean())
+
+
+def level(
+    base: np.ndarray,
+    weights: np.ndarray,
+    documents: Sequence[str],
+    seed: int = 0,
+    cells: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """95% interval of one arm's own score, by the same bootstrap over documents; NaN of one document. Arguments as above."""
+    index, clusters = _clusters(documents)
+    if clusters < 2:
+        return math.nan, math.nan
+    of = np.zeros(len(base), dtype=int) if cells is None else cells
+    low, high = np.percentile(bootstrap(base, weights, index, seed, resamples, of), (50 * LEVEL, 100 - 50 * LEVEL))
+    return float(low), float(high)
+
+
+def bootstrap(
+    change: np.ndarray, weights: np.ndarray, index: np.ndarray, seed: int, resamples: int, cells: np.ndarray | None = None
+) -> np.ndarray:
+    """(resamples,) deltas of resampled documents.
+
+    Args:
+        change: (n,) scores.
+        weights: (n,) what they are per.
+        index: (n,) the number of each sample's document.
+        seed: of the drawing.
+        resamples: how many.
+        cells: (n,) numbers, from 0 on; a resample's value is the mean over the cells that it has. None: one for all.
+    """
+    of = np.zeros(len(change), dtype=int) if cells is None else cells
+    clusters, many_cells = int(index.max()) + 1, int(of.max()) + 1
+    place, shape = index * many_cells + of, (clusters, many_cells)
+    totals = np.bincount(place, change, clusters * many_cells).reshape(shape)
+    sizes = np.bincount(place, weights, clusters * many_cells).reshape(shape)
     generator = np.random.default_rng(seed)
     drawn = []
     for start in range(0, resamples, CHUNK):
         many = min(CHUNK, resamples - start)
         counts = generator.multinomial(clusters, np.full(clusters, 1 / clusters), many)  # (many, C)
-        drawn.append((counts @ totals) / (counts @ sizes))
+        total, size = counts @ totals, counts @ sizes  # (many, cells)
+        means = np.divide(total, size, out=np.zeros_like(total), where=size > 0)
+        drawn.append(means.sum(axis=1) / (size > 0).sum(axis=1))
     return np.concatenate(drawn)
+
+
+def _clusters(documents: Sequence[str]) -> tuple[np.ndarray, int]:
+    """(n,) the number of each sample's document, and how many there are."""
+    _, index = np.unique(np.asarray(documents, dtype=str), return_inverse=True)
+    return index, int(index.max()) + 1
 
 
 def of_seeds(deltas: np.ndarray, document_variance: float, documents: int, lowest_p: float) -> dict[str, float]:
