@@ -16,11 +16,11 @@ import pytest
 
 from fake_hub import FakeHub
 from flagtrl.errors import CheckpointError, one_line_errors
-from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import evaluate
 from flagtrl.learning.checkpoints import last_checkpoint
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import load_policy
 from test_recipes import FAST, FILES, run_recipe
 from training import AtStep, equal, tiny_trainer, weights

@@ -17,11 +17,11 @@ from fake_hub import CUT
 from flagtrl.card import model_card
 from flagtrl.cli import main
 from flagtrl.errors import one_line_errors
-from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import evaluate
 from flagtrl.hub import LONGEST_WAIT, Publisher, _seconds
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 from training import AtStep, digests, entries, equal, tiny_trainer, weights
 

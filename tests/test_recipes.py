@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM
 from flagtrl import recipe
 from flagtrl.errors import ConfigError
 from flagtrl.evidence import saved
-from flagtrl.evidence.backtest import backtest, language_policy
+from flagtrl.evidence.backtest import backtest
 from flagtrl.market.download import INVESTORBENCH
 from flagtrl.market.embedded import SHIPPED, SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.sources import investorbench_json
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import load_policy
 from flagtrl.recipe import DataArguments
 

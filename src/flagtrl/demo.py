@@ -17,7 +17,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.baselines import follow_news
 from flagtrl.evidence.report import Report, data_facts, evaluate
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
@@ -29,6 +28,7 @@ from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 
 from flagtrl.errors import one_line_errors
-from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import evaluate
 from flagtrl.evidence.tracking import Tracking
 from flagtrl.hub import Publisher
@@ -19,6 +18,7 @@ from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
+from flagtrl.policy.acting import language_policy
 from flagtrl.recipe import build_policy, check_output_dir, checkpoint_to_resume, close, parse_arguments, validation
 
 

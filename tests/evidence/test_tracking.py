@@ -13,12 +13,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flagtrl.errors import ConfigError
-from flagtrl.evidence.backtest import backtest, language_policy
+from flagtrl.evidence.backtest import backtest
 from flagtrl.evidence.tracking import METRICS, Tracking, Validation
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import standard
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import load_policy
 from training import STEPS, equal, tiny_trainer, weights
 

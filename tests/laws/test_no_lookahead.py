@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from flagtrl.demo import POLICY, demo_language_model, demo_market, demo_tokenizer
-from flagtrl.evidence.backtest import backtest, language_policy
+from flagtrl.evidence.backtest import backtest
 from flagtrl.language.prompts import style_names
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
-from flagtrl.market.env import MarketSettings, Observation, TradingEnv
+from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.acting import Policy
 
-# Observation -> (A,) log-probabilities, -inf for illegal actions
-Policy = Callable[[Observation], np.ndarray]
 SAMPLING_TEMPERATURE = 0.6  # InvestorBench's setting, for the sampled row
 
 
@@ -58,7 +54,13 @@ class Backtest:
 
 
 def backtest(
-    policy: Policy, window: Window, settings: MarketSettings, temperature: float | None = None, seed: int = 0
+    policy: Policy,
+    window: Window,
+    settings: MarketSettings,
+    temperature: float | None = None,
+    seed: int = 0,
+    path: int = 0,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Backtest:
     """Trade `window` once.
 
@@ -68,10 +70,12 @@ def backtest(
         settings: execution, costs and look-back.
         temperature: None takes the likeliest action; else actions are sampled from pi^(1/temperature).
         seed: of the sampling.
+        path: its number, where several are sampled with one seed.
+        tell: is called with the decisions done and their number.
     """
     if temperature is not None and not temperature > 0:
         raise ConfigError(f"temperature is {temperature}; it must be above 0, or None for the likeliest action")
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([seed, path] if path else seed)
     env = TradingEnv(window, settings)
     env.reset(seed=seed, options={"start": 0})
     actions, probabilities, fees, values, shares = [], [], [], [settings.initial_cash], [0.0]
@@ -91,6 +95,7 @@ def backtest(
         values.append(info["value"])
         shares.append(float(env.account.shares))
         over = terminated or truncated
+        tell(len(actions), len(window) - 1)
     # A ruined account stops trading; its bars stay in the record.
     rest = len(window) - len(values)
     return Backtest(
@@ -101,16 +106,3 @@ def backtest(
         shares=np.array(shares + [shares[-1]] * rest),
         fees=np.array(fees + [0.0] * rest),
     )
-
-
-def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
-    """The policy of an actor-critic, one prompt at a time."""
-    device = next(model.parameters()).device
-
-    @torch.no_grad()
-    def logprobs(observation: Observation) -> np.ndarray:
-        inputs = model.inputs([encoder.encode(observation)], observation.legal[None], device)
-        return model(**inputs).logprobs[0].double().cpu().numpy()
-
-    model.eval()
-    return logprobs

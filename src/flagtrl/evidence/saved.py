@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from flagtrl.errors import AdapterError, ConfigError, DataError
-from flagtrl.evidence.backtest import language_policy
 from flagtrl.evidence.report import POLICY_MODES, Report, data_facts, evaluate
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
@@ -19,6 +18,7 @@ from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import SETTINGS_FILE, load_policy, read_settings
 
 logger = logging.getLogger(__name__)

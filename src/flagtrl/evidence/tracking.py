@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from flagtrl.evidence.backtest import Backtest, backtest, language_policy
+from flagtrl.evidence.backtest import Backtest, backtest
 from flagtrl.evidence.baselines import buy_and_hold
 from flagtrl.evidence.report import curves_figure
 from flagtrl.language.tokens import PromptEncoder
@@ -23,6 +23,7 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import Metrics, paper, standard
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 
 # What Validation measures, as `standard_SR`: what a run's metric_for_best_model can be.

@@ -7,8 +7,7 @@ From its answers come the label prior (`policy/prior.py`), the standardisation o
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,14 +18,12 @@ from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.market.env import TradingEnv
 from flagtrl.policy.actor_critic import ActorCritic, masked_log_softmax
 from flagtrl.policy.adapters import add_reference
+from flagtrl.policy.countdown import Countdown, Say
 from flagtrl.policy.prior import Survey, describe, visits
 
 BATCH = 8  # prompts of one forward
-SAY_EVERY_S = 10.0
 BAKE_BATCH, BAKE_RATE, BAKE_STEPS = 32, 1e-4, 100
 BAKED_KL = 0.02  # nats of KL(uniform || pi), mean over the prompts, at which the prior counts as baked out
-
-Say = Callable[[str], None]
 
 
 def prepare_policy(
@@ -76,16 +73,12 @@ def prepare_policy(
 def _ask(
     model: ActorCritic, wrapped: nn.Module, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device, say: Say
 ) -> Survey:
-    began = told = time.perf_counter()
+    tell = Countdown(say, "asking the untrained model about training bars")
     parts: list[Survey] = []
     for start in range(0, len(prompts), BATCH):
         rows = slice(start, start + BATCH)
         parts.append(wrapped(**model.inputs(prompts[rows], legal[rows], device), survey=True))
-        now, done = time.perf_counter(), min(start + BATCH, len(prompts))
-        if now - told > SAY_EVERY_S and done < len(prompts):
-            left = (now - began) / done * (len(prompts) - done)
-            say(f"asking the untrained model about training bars: {done} of {len(prompts)} prompts, {left:.0f} s left")
-            told = now
+        tell(min(start + BATCH, len(prompts)), len(prompts))
     return Survey(*(torch.cat([getattr(part, name) for part in parts]) for name in ("legal", "scores", "mass", "hidden")))
 
 

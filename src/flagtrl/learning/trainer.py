@@ -31,6 +31,7 @@ from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.learning.watch import Watch
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
+from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.trunk import Boundary
@@ -150,12 +151,13 @@ class PPOTrainer(PersistentTrainer):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's; then, of a run that begins, the label prior and the heads' standardisation are measured."""
         prepared = super()._prepare_for_training(*args, **kwargs)
-        policy = self._policy()
-        if self.state.global_step == 0 and not policy.prior.known:
-            if policy.settings.prior == "baked" and self.sharded:
-                raise ConfigError("prior is 'baked', which a model spread over processes cannot be; use prior calibrated")
-            with self.accelerator.autocast():
-                prepare_policy(policy, self.model_wrapped, self._make_env(), self.encoder, self.args.device, self.say)
+        policy, env = self._policy(), self._make_env()
+        with self.accelerator.autocast():
+            read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")  # of a resumed run too
+            if self.state.global_step == 0 and not policy.prior.known:
+                if policy.settings.prior == "baked" and self.sharded:
+                    raise ConfigError("prior is 'baked', which a model spread over processes cannot be; use prior calibrated")
+                prepare_policy(policy, self.model_wrapped, env, self.encoder, self.args.device, self.say)
         return prepared
 
     # -- where the Trainer asks for data: a row is the number of a micro-step

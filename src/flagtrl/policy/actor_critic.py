@@ -177,16 +177,11 @@ class ActorCritic(nn.Module):
             scores, hidden = self.scores(runs, reference)
         return PolicyOutput(self._logprobs(scores[index], legal), self._values(hidden)[index])
 
-    def untrained(self, legal: Tensor, calibrated: bool, **prompts: Any) -> PolicyOutput:
-        """The language model without its adapter, by its action tokens; `calibrated`: its label prior taken out.
-
-        Values are 0: nothing was trained to tell them. `prompts` are `forward`'s.
-        """
+    def untrained_scores(self, legal: Tensor, **prompts: Any) -> Tensor:
+        """(B, A) scores of the actions' tokens under the language model without its adapter; arguments as `forward`'s."""
         runs, index = self._runs(legal.device, **prompts)
         with self.adapter_off():
-            scores = self._label_scores(runs)[0][index]
-        scores = self.prior(scores, legal) if calibrated else scores
-        return PolicyOutput(masked_log_softmax(scores, legal), scores.new_zeros(len(scores)))
+            return self._label_scores(runs)[0][index]
 
     def _runs(
         self,

@@ -85,13 +85,13 @@ class LabelPrior(nn.Module):
 
 
 def visits(env: TradingEnv, bars: int = SURVEY_BARS, seed: int = 0) -> list[Observation]:
-    """Observations of up to `bars` bars spread over the environment's window, each flat and (but the first) long.
+    """Observations of up to `bars` bars spread over the environment's window, each flat and (but for the first) long.
 
     Each comes at the end of a short episode of random orders, so that prompts which show more of the account than its
     position show what they would in training.
     """
     window, generator = env.window, np.random.default_rng(seed)
-    last = len(window) - 2  # a decision needs a bar after it
+    last = len(window) - 1
     seen = []
     for bar in np.unique(np.linspace(0, last, min(bars, last + 1)).round().astype(int)).tolist():
         before = min(RECENT, env.max_steps - 1, bar)

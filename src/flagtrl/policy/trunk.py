@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ TOKENS_PER_PASS_GPU = 16_384
 # Lengths are rounded up to a multiple of this, so that matrix products come in few shapes: oneDNN keeps code for each.
 ROUND_TO = 4
 LEAST_FILLED = 0.8  # a batch's shortest own part, as a share of its longest
+PREFILL_BARS = 8
+PREFILL_SHARE = 0.9  # of the cache's bound that prompts known ahead may take
 _ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objects
 
 
@@ -72,6 +74,10 @@ class Past(NamedTuple):
 
     keys_values: KeysValues
     counts: list[int]
+
+
+# States (1, P, D) of a text's first P tokens, and the trunk's keys and values there.
+Prefix = tuple[Tensor, KeysValues]
 
 
 class LruCache:
@@ -143,10 +149,42 @@ class Trunk:
                     missing[key] = prompt
         missing_keys, batch = list(missing), list(missing.values())
         for rows in batches([prompt.own_length for prompt in batch], tokens_per_pass(device)):
-            for row, boundary in zip(rows, self._run([batch[row] for row in rows], device), strict=True):
+            chosen = [batch[row] for row in rows]
+            prefixes = [self._prefix(prompt, device) for prompt in chosen]
+            for row, boundary in zip(rows, self._run(chosen, prefixes, device), strict=True):
                 known[missing_keys[row]] = boundary
                 self.cache.put(missing_keys[row], boundary, boundary.nbytes + _ENTRY_BYTES)
         return [known[key] for key in keys]  # type: ignore[misc]
+
+    def prefill(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        device: torch.device | str = "cpu",
+        tell: Callable[[int, int], None] = lambda done, total: None,
+    ) -> int:
+        """Keep the boundaries of prompts that are known ahead, computed many at a time; how many were new.
+
+        Three levels, each read once: what all prompts begin with, what those of a bar share, and each one's own part. Bars
+        are taken PREFILL_BARS at a time, in the order given: on a CPU, where last bits depend on what else is in a pass, a
+        resumed run repeats an undisturbed one if both prefill the same. So nothing is done where not all would be kept.
+        """
+        missing = {key: p for p in prompts if self.cache.get(key := _key("prompt", p.ids, device)) is None}
+        states = sum((len(p.ids) + len(chain)) * self._state_bytes() for p in missing.values() for chain in self.chains)
+        if not missing or states + len(missing) * _ENTRY_BYTES > PREFILL_SHARE * self.settings.cache_bytes:
+            return 0
+        bars: dict[bytes, list[EncodedPrompt]] = {}
+        for prompt in missing.values():
+            bars.setdefault(prompt.ids[: prompt.shared_length].tobytes(), []).append(prompt)
+        shared = [of_bar[0].ids[: of_bar[0].shared_length] for of_bar in bars.values()]
+        begun = self._begin(shared[0][: _common(shared)], device)
+        for start in range(0, len(shared), PREFILL_BARS):
+            chunk = slice(start, start + PREFILL_BARS)
+            prefixes = self._extend(shared[chunk], begun, device)
+            own = [(p, prefix) for of_bar, prefix in zip(list(bars.values())[chunk], prefixes, strict=True) for p in of_bar]
+            for boundary in self._run([p for p, _ in own], [prefix for _, prefix in own], device):
+                self.cache.put(_key("prompt", boundary.prompt.ids, device), boundary, boundary.nbytes + _ENTRY_BYTES)
+            tell(min(start + PREFILL_BARS, len(shared)), len(shared))
+        return len(missing)
 
     def reference_scores(self, prompt: EncodedPrompt, device: torch.device) -> Tensor | None:
         """(A,) what `keep_reference_scores` kept for a prompt."""
@@ -172,9 +210,8 @@ class Trunk:
             known.append(keys_values)
         return Past(_stack(known, counts), counts)
 
-    def _run(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> list[Boundary]:
+    def _run(self, prompts: Sequence[EncodedPrompt], prefixes: Sequence[Prefix], device: torch.device | str) -> list[Boundary]:
         """One pass over the parts that the prompts do not share, and one more for every further answer chain."""
-        prefixes = [self._prefix(prompt, device) for prompt in prompts]
         # Rows are as long as the longest own part: a shorter one begins earlier, within its shared part. So every row
         # is one piece, padded on the left alone, and sliding windows stay right.
         counts = self._kept(prompts)
@@ -210,19 +247,45 @@ class Trunk:
             for row, prompt in enumerate(prompts)
         ]
 
-    def _prefix(self, prompt: EncodedPrompt, device: torch.device | str) -> tuple[Tensor, KeysValues]:
+    def _prefix(self, prompt: EncodedPrompt, device: torch.device | str) -> Prefix:
         """Boundary states (1, P, D) of a prompt's shared part, and the trunk's keys and values of it."""
         shared = prompt.ids[: prompt.shared_length]
         key = _key("prefix", shared, device)
         known = self._look_up("prefix", key)
         if known is not None:
             return known
-        cache, ids = LayerCache(), torch.from_numpy(shared).to(device)[None]
-        states = self.split.trunk(ids, torch.ones_like(ids), cache)
-        self.tokens += len(shared)
-        keys_values = cache.keys_values()
+        states, keys_values = self._begin(shared, device)
         self.cache.put(key, (states, keys_values), states.nbytes + _nbytes(keys_values))
         return states, keys_values
+
+    def _begin(self, ids: np.ndarray, device: torch.device | str) -> Prefix:
+        """States (1, P, D) and keys and values of a text's first P tokens."""
+        cache, row = LayerCache(), torch.from_numpy(ids).to(device)[None]
+        self.tokens += len(ids)
+        return self.split.trunk(row, torch.ones_like(row), cache), cache.keys_values()
+
+    def _extend(self, texts: Sequence[np.ndarray], begun: Prefix, device: torch.device | str) -> list[Prefix]:
+        """The states and keys and values of texts that all go on from `begun`, in one pass."""
+        states, keys_values = begun
+        longest = max(map(len, texts)) - states.shape[1]
+        if longest <= 0:  # they are all one text
+            return [begun] * len(texts)
+        counts = [len(text) - longest for text in texts]  # a shorter row begins earlier, as in `_run`
+        cache = LayerCache(0, _stack([keys_values] * len(texts), counts))
+        rows = [text[count:] for text, count in zip(texts, counts, strict=True)]
+        self.tokens += sum(map(len, rows))
+        out = self.split.trunk(_pad_ids(rows, device), left_mask(list(map(len, texts)), max(counts) + longest, device), cache)
+        return [
+            (
+                torch.cat([states[:, :count], out[row : row + 1]], dim=1),
+                [tuple(t[row : row + 1, :, -len(text) :] for t in pair) for pair in cache.keys_values()],  # type: ignore[misc]
+            )
+            for row, (text, count) in enumerate(zip(texts, counts, strict=True))
+        ]
+
+    def _state_bytes(self) -> int:
+        """Of one position's states, at most."""
+        return 4 * self.split.width
 
     def _kept(self, prompts: Sequence[EncodedPrompt]) -> list[int]:
         """How many positions of each prompt's shared part are taken from the cache, for rows of one length."""
@@ -275,6 +338,15 @@ def left_mask(lengths: Sequence[int], width: int, device: torch.device | str | N
 def rounded_up(length: int) -> int:
     """The next multiple of ROUND_TO."""
     return -(-length // ROUND_TO) * ROUND_TO
+
+
+def _common(texts: Sequence[np.ndarray]) -> int:
+    """How many tokens all texts begin with: at least 1, and less than the shortest unless all are one."""
+    shortest = min(map(len, texts))
+    same = np.all([text[:shortest] == texts[0][:shortest] for text in texts], axis=0)
+    first = int(np.argmin(same)) if not same.all() else shortest
+    one = all(len(text) == shortest for text in texts) and same.all()
+    return first if one else max(min(first, shortest - 1), 1)
 
 
 def _stack(known: Sequence[KeysValues], counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
