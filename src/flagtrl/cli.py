@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import shtab
 
@@ -45,6 +46,7 @@ def _backtest(options: argparse.Namespace) -> None:
         reward=options.reward,
         volatility_periods=options.volatility_periods,
         device=options.device,
+        say=partial(print, flush=True),
     )
     done.report.write(out, **done.facts, adapter=options.adapter)
     done.report.print()

@@ -59,6 +59,10 @@ class DataArguments:
     test_end: str = field(default="2021-05-05", metadata={"help": "last test day"})
     valid_start: str | None = field(default=None, metadata={"help": "first day to evaluate on while training (eval_strategy)"})
     valid_end: str | None = field(default=None, metadata={"help": "last day to evaluate on"})
+    sampled_paths: int | None = field(
+        default=None,
+        metadata={"help": "sampled passes over a window; default: 100, or 10 where prompts tell more than the position"},
+    )
     volatility_periods: int = field(
         default=252, metadata={"help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"}
     )
@@ -66,6 +70,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.volatility_periods < 1:
             raise ConfigError(f"volatility_periods is {self.volatility_periods}; use 252, or 365 where every day is traded")
+        if self.sampled_paths is not None and self.sampled_paths < 1:
+            raise ConfigError(f"sampled_paths is {self.sampled_paths}; it must be at least 1, or left out")
         if self.news_text and self.data:
             raise ConfigError(
                 f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own texts are read anyway), "
@@ -109,7 +115,8 @@ class Arguments:
     def saved(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What flagtrl.json says besides policy and prompt: data, windows, seed, and how the market was traded."""
         told = {k: facts[k] for k in ("data", "windows", "seed", "model")}
-        return {**told, "market": asdict(self.market), "volatility_periods": self.data.volatility_periods}
+        named = {name: getattr(self.data, name) for name in ("volatility_periods", "sampled_paths")}
+        return {**told, "market": asdict(self.market), **named}
 
 
 def parse_arguments(

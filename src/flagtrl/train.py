@@ -11,14 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from flagtrl.errors import one_line_errors
-from flagtrl.evidence.report import evaluate
+from flagtrl.evidence.judging import judge
 from flagtrl.evidence.tracking import Tracking
 from flagtrl.hub import Publisher
 from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
-from flagtrl.policy.acting import language_policy
 from flagtrl.recipe import build_policy, check_output_dir, checkpoint_to_resume, close, parse_arguments, validation
 
 
@@ -49,8 +48,17 @@ def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
     trainer.save_model()
     if trainer.sharded or trainer.is_world_process_zero():  # a sharded model runs in all processes or in none
-        policy = language_policy(trainer.accelerator.unwrap_model(trainer.model), encoder)
-        report = evaluate(policy, test, arguments.market, arguments.ppo.seed, arguments.data.volatility_periods)
+        report = judge(
+            trainer.accelerator.unwrap_model(trainer.model),
+            encoder,
+            test,
+            arguments.market,
+            train=train,
+            seed=arguments.ppo.seed,
+            volatility_periods=arguments.data.volatility_periods,
+            sampled_paths=arguments.data.sampled_paths,
+            say=trainer.say,
+        )
         if trainer.is_world_process_zero():
             report.write(out, **facts)
             report.print()

@@ -17,11 +17,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, Policy, backtest
+from flagtrl.errors import ConfigError
+from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest
 from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
+from flagtrl.evidence.verdict import behaviour, verdict
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import Metrics, paper, standard
+from flagtrl.policy.acting import Policy
+from flagtrl.policy.countdown import Countdown, Say
 from flagtrl.policy.saving import versions
 
 RESULTS_FILE, TRADES_FILE, CURVE_FILE = "results.json", "trades.csv", "equity_curve.png"
@@ -41,6 +45,7 @@ class Report:
         curves: (n,) account values by row name, agent and baselines.
         random: (paths, n) account values of random policies.
         rows: row name to convention to Metrics.
+        train: the same policies on the training window, in sample; None where it was not traded.
     """
 
     window: Window
@@ -48,16 +53,18 @@ class Report:
     curves: Mapping[str, np.ndarray]
     random: np.ndarray
     rows: Mapping[str, Mapping[str, Metrics]]
+    train: Report | None = None
 
     def write(self, directory: str | Path, **facts: Any) -> None:
-        """Write results.json (with `facts`: data, windows, seed, settings), trades.csv and the equity curve."""
+        """Write results.json (with `facts`: data, windows, seed, model, settings), trades.csv and the equity curve."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        test = {
-            row: {name: {k: _json_number(v) for k, v in metrics.as_dict().items()} for name, metrics in by.items()}
-            for row, by in self.rows.items()
-        }
-        content = {"test": test, **facts, "versions": versions()}
+        content: dict[str, Any] = {"test": _json_rows(self.rows)}
+        if self.train is not None:
+            content["train"] = _json_rows(self.train.rows)
+        if (agent := self.backtests.get("agent_greedy")) is not None:
+            content |= {"behaviour": behaviour(agent), "verdict": self.verdict()}
+        content |= {**facts, "versions": versions()}
         (directory / RESULTS_FILE).write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n")
         trades = pd.concat([run.trades().assign(row=row) for row, run in self.backtests.items()], ignore_index=True)
         trades.to_csv(directory / TRADES_FILE, index=False)
@@ -76,14 +83,25 @@ class Report:
             table.add_row(row, *cells)
         return table
 
+    def verdict(self) -> list[str]:
+        """What the table says, in plain sentences; none where the agent's greedy row was not asked for."""
+        agent = self.backtests.get("agent_greedy")
+        if agent is None:
+            return []
+        train = None if self.train is None else self.train.rows
+        return verdict(self.rows, self.curves, agent, self.window.market.periods_per_year, train)
+
     def figure(self) -> Figure:
         """Account values over the window, the agent's above the band of the random policies."""
         band = np.percentile(self.random, (5, 95), axis=0) / self.random[0, 0]
         return curves_figure(self.window, self.curves, f"{self.window.market.symbol}: account value, start = 1", band)
 
     def print(self, console: Console | None = None) -> None:
-        """Print the table."""
-        (console or Console(width=None if Console().is_terminal else 120)).print(self.table())
+        """Print the table and the verdict."""
+        console = console or Console(width=None if Console().is_terminal else 120)
+        console.print(self.table())
+        for sentence in self.verdict():
+            console.print(sentence, highlight=False)
 
 
 def curves_figure(window: Window, curves: Mapping[str, np.ndarray], title: str, band: np.ndarray | None = None) -> Figure:
@@ -119,8 +137,11 @@ def evaluate(
     volatility_periods: int = 252,
     more: Mapping[str, Callable[[Window, MarketSettings], np.ndarray]] | None = None,
     modes: Sequence[str] = POLICY_MODES,
+    untrained: Mapping[str, Policy] | None = None,
+    sampled_paths: int = 1,
+    say: Say = lambda line: None,
 ) -> Report:
-    """Backtest `policy`, greedy and sampled, beside buy and hold, flat and random policies.
+    """Backtest `policy`, greedy and sampled, beside untrained ones, buy and hold, flat and random policies.
 
     Args:
         policy: log-probabilities of the actions at one bar.
@@ -130,10 +151,24 @@ def evaluate(
         volatility_periods: of the `paper` convention's AV: 252, but 365 in the published rows of TSLA and BTC.
         more: more baselines by row name.
         modes: how the agent acts, a row each: `greedy` takes the likeliest action, `sampled` draws it.
+        untrained: more policies by row name, taking their likeliest action.
+        sampled_paths: of the sampled row, which is their mean, beside their 5% and 95% where there are several.
+        say: is told how far it is, a line at a time.
     """
+    if sampled_paths < 1:
+        raise ConfigError(f"sampled_paths is {sampled_paths}; it must be at least 1")
     settings = replace(settings, episode_start="fixed")
-    temperatures = dict(zip(POLICY_MODES, (None, SAMPLING_TEMPERATURE), strict=True))
-    backtests = {f"agent_{mode}": backtest(policy, window, settings, temperatures[mode], seed) for mode in modes}
+    backtests, sampled = {}, []
+    for mode in modes:
+        if mode == "greedy":
+            backtests["agent_greedy"] = backtest(policy, window, settings, seed=seed, tell=Countdown(say, "trading, greedy"))
+            continue
+        tell = Countdown(say, "trading, sampled")
+        for path in range(sampled_paths):
+            sampled.append(backtest(policy, window, settings, SAMPLING_TEMPERATURE, seed, path, tell))
+        backtests["agent_sampled"] = sampled[0]
+    for row, other in (untrained or {}).items():
+        backtests[row] = backtest(other, window, settings, seed=seed, tell=Countdown(say, f"trading, {row}"))
     baselines = {"buy_and_hold": buy_and_hold, "buy_and_hold_by_order": buy_and_hold_by_order, "flat": flat, **(more or {})}
     curves = {row: run.values for row, run in backtests.items()} | {row: f(window, settings) for row, f in baselines.items()}
     random = random_paths(window, settings, seed=seed)
@@ -141,18 +176,40 @@ def evaluate(
         "paper": lambda values: paper(values, volatility_periods),
         "standard": lambda values: standard(values, window.market.periods_per_year),
     }
-    rows = {row: {name: of(values) for name, of in conventions.items()} for row, values in curves.items()}
-    drawn = {name: np.array([tuple(of(path).as_dict().values()) for path in random]) for name, of in conventions.items()}
-    rows["random_mean"] = {name: _over_paths(all_, np.mean) for name, all_ in drawn.items()}
-    for share in (5, 95):
-        rows[f"random_p{share}"] = {name: _over_paths(all_, partial(np.percentile, q=share)) for name, all_ in drawn.items()}
+    rows: dict[str, Mapping[str, Metrics]] = {}
+    for row, values in curves.items():
+        rows[row] = {name: of(values) for name, of in conventions.items()}
+        if row == "agent_sampled" and len(sampled) > 1:
+            paths = np.stack([run.values for run in sampled])
+            curves[row] = paths.mean(0)
+            rows |= _path_rows("agent_sampled", "agent_sampled", paths, conventions)
+    rows |= _path_rows("random_mean", "random", random, conventions)
     return Report(window, backtests, curves, random, rows)
+
+
+def _path_rows(
+    mean: str, prefix: str, paths: np.ndarray, conventions: Mapping[str, Convention]
+) -> dict[str, Mapping[str, Metrics]]:
+    """The mean, 5% and 95% of the metrics of (paths, n) account values, each metric by itself."""
+    drawn = {name: np.array([tuple(of(path).as_dict().values()) for path in paths]) for name, of in conventions.items()}
+    rows: dict[str, Mapping[str, Metrics]] = {mean: {name: _over_paths(all_, np.mean) for name, all_ in drawn.items()}}
+    for share in (5, 95):
+        percentile = partial(np.percentile, q=share)
+        rows[f"{prefix}_p{share}"] = {name: _over_paths(all_, percentile) for name, all_ in drawn.items()}
+    return rows
 
 
 def _over_paths(drawn: np.ndarray, summary: Callable[[np.ndarray], float]) -> Metrics:
     """`summary` of each column of (paths, metrics); a path whose Sharpe ratio is undefined is left out of that column."""
     defined = (column[~np.isnan(column)] for column in drawn.T)
     return Metrics(*(float(summary(column)) if len(column) else math.nan for column in defined))
+
+
+def _json_rows(rows: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
+    return {
+        row: {name: {k: _json_number(v) for k, v in metrics.as_dict().items()} for name, metrics in by.items()}
+        for row, by in rows.items()
+    }
 
 
 def _json_number(value: float) -> float | None:

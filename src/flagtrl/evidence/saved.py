@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from flagtrl.errors import AdapterError, ConfigError, DataError
-from flagtrl.evidence.report import POLICY_MODES, Report, data_facts, evaluate
+from flagtrl.evidence.judging import judge
+from flagtrl.evidence.report import POLICY_MODES, Report, data_facts
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
-from flagtrl.policy.acting import language_policy
+from flagtrl.policy.countdown import Say
 from flagtrl.policy.saving import SETTINGS_FILE, load_policy, read_settings
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def backtest_saved(
     reward: str | None = None,
     volatility_periods: int | None = None,
     device: str | None = None,
+    say: Say = lambda line: None,
 ) -> SavedBacktest:
     """Backtest a saved policy with the prompts, the market's rules and the seed that it was saved with.
 
@@ -59,6 +61,7 @@ def backtest_saved(
         reward: `path/to/file.py:function`, where the policy was trained on a reward of that kind.
         volatility_periods: of the `paper` convention's AV; None: as saved.
         device: of torch; None: a GPU where there is one.
+        say: is told how far it is.
 
     Raises:
         AdapterError: a run that cannot be loaded, or says nothing of its market, windows or data.
@@ -90,7 +93,17 @@ def backtest_saved(
     model = policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if model.trunk is not None:
         model.use_split(model.trunk.settings)  # anew: its products are chosen for the device
-    report = evaluate(language_policy(model, policy.encoder), window, settings, seed, periods, modes=modes)
+    report = judge(
+        model,
+        policy.encoder,
+        window,
+        settings,
+        seed=seed,
+        volatility_periods=periods,
+        modes=modes,
+        sampled_paths=told.get("sampled_paths"),
+        say=say,
+    )
     return SavedBacktest(report, _facts(told, data or source, window, settings))
 
 

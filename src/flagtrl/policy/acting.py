@@ -68,13 +68,18 @@ def prompts_known_ahead(encoder: PromptEncoder, window: Window, settings: Market
 
 def read_ahead(
     model: ActorCritic, encoder: PromptEncoder, window: Window, settings: MarketSettings, say: Say, what: str
-) -> None:
-    """Run the frozen layers over every prompt that a pass over `window` can ask, many at a time, where the engine can."""
-    if model.trunk is None:
-        return
-    with torch.no_grad():
-        device, tell = next(model.parameters()).device, Countdown(say, f"reading the bars of the {what} window")
-        model.trunk.prefill(prompts_known_ahead(encoder, window, settings), device, tell)
+) -> bool:
+    """Run the frozen layers over every prompt that a pass over `window` can ask, many at a time, where the engine can.
+
+    Returns:
+        Whether all prompts are known ahead.
+    """
+    prompts = prompts_known_ahead(encoder, window, settings)
+    if model.trunk is not None:
+        with torch.no_grad():
+            tell = Countdown(say, f"reading the bars of the {what} window")
+            model.trunk.prefill(prompts, next(model.parameters()).device, tell)
+    return bool(prompts)
 
 
 def _remembering(model: ActorCritic, encoder: PromptEncoder, ask: Callable[[EncodedPrompt, np.ndarray], Tensor]) -> Policy:

@@ -1,0 +1,86 @@
+"""What a table says in words, computed from it; and how the agent behaved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flagtrl.evidence.backtest import Backtest
+from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.metrics import Metrics
+
+TWO_SIDED_5_PERCENT = 1.96  # quantile of the normal distribution
+SAME_VALUE = 1e-9  # relative difference of two account values that counts as none
+
+
+def behaviour(run: Backtest) -> dict[str, Any]:
+    """How an agent acted over a window.
+
+    Returns:
+        entropy: mean over its decisions, in nats, of the policy before any temperature. action_shares: by word.
+        exposure: share of the bars on which it held shares. trades: orders that were filled.
+        depends_on_day: whether it ever decided otherwise in the same position.
+    """
+    p = run.probabilities
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    return {
+        "entropy": float(-(p * logs).sum(-1).mean()),
+        "action_shares": {word: float(np.mean(run.actions == a)) for a, word in enumerate(ACTION_WORDS)},
+        "exposure": float(np.mean(run.shares > 0)),
+        "trades": int(np.count_nonzero(np.diff(run.shares))),
+        "depends_on_day": depends_on_day(run),
+    }
+
+
+def depends_on_day(run: Backtest) -> bool:
+    """Whether two bars in the same position were decided differently."""
+    held = run.shares[:-1] > 0
+    return any(len(set(run.actions[held == position].tolist())) > 1 for position in (False, True))
+
+
+def verdict(
+    rows: Mapping[str, Mapping[str, Metrics]],
+    curves: Mapping[str, np.ndarray],
+    agent: Backtest,
+    periods_per_year: int,
+    train_rows: Mapping[str, Mapping[str, Metrics]] | None = None,
+) -> list[str]:
+    """Plain sentences about the row `agent_greedy`.
+
+    Args:
+        rows: the test window's table.
+        curves: account values (n,) by row.
+        agent: the greedy pass.
+        periods_per_year: of the market.
+        train_rows: the training window's table.
+    """
+    said = []
+    if not depends_on_day(agent):
+        said.append("agent_greedy: its decisions do not depend on the day, only on its position.")
+    for row in ("buy_and_hold_by_order", "buy_and_hold", "flat"):
+        if row in curves and np.allclose(curves[row], agent.values, rtol=SAME_VALUE, atol=0):
+            said.append(f"agent_greedy is identical to {row}, on every day.")
+            break
+    ours = rows["agent_greedy"]["standard"].CR
+    if "random_p5" in rows:
+        low, high = (rows[f"random_p{share}"]["standard"].CR for share in (5, 95))
+        within = low <= ours <= high
+        where = "within" if within else "above" if ours > high else "below"
+        said.append(
+            f"Its return of {ours:.1f}% is {where} the band of random policies, {low:.1f} to {high:.1f}%"
+            + (": chance alone explains it." if within else ", in which 90% of them lie.")
+        )
+    if "untrained_calibrated" in rows:
+        base = rows["untrained_calibrated"]["standard"].CR
+        said.append(f"The same model untrained, its label prior taken out, made {base:.1f}%.")
+    returns = len(agent.values) - 1
+    least = TWO_SIDED_5_PERCENT * math.sqrt(periods_per_year / returns)
+    said.append(f"{returns} returns cannot show a Sharpe ratio below {least:.2f} at 5%, two-sided.")
+    if train_rows and "untrained_calibrated" in train_rows:
+        trained, start = (train_rows[row]["standard"].CR for row in ("agent_greedy", "untrained_calibrated"))
+        learnt = "learnt its training window" if trained > start else "did not even learn its training window"
+        said.append(f"In sample it made {trained:.1f}%, untrained {start:.1f}%: it {learnt}. That is no evidence of skill.")
+    return said
