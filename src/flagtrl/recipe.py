@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,12 @@ from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.saving import context_length, load_base
+from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
 
 logger = logging.getLogger(__name__)
+
+# Of what PPOConfig inherits, that which also determines the course of training.
+INHERITED = ("lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 @dataclass
@@ -94,13 +100,32 @@ class DataArguments:
 
 @dataclass(frozen=True)
 class Arguments:
-    """A recipe's settings, one record per concern."""
+    """A recipe's settings, one record per concern; `preset` is the one that they began with."""
 
+    preset: str
     data: DataArguments
     ppo: PPOConfig
     market: MarketSettings
     prompt: PromptSettings
     policy: PolicySettings
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Every setting by concern and name, JSON-serialisable."""
+        ppo = {name: getattr(self.ppo, name) for name in (*PPOConfig.__annotations__, *INHERITED)}
+        plain = {name: value.value if isinstance(value, Enum) else value for name, value in ppo.items()}
+        return {"ppo": plain} | {name: asdict(getattr(self, name)) for name in ("data", "market", "prompt", "policy")}
+
+    def shown(self) -> str:
+        """Every setting as YAML that `--config` reads."""
+        parts = [f"# {self.announcement()}", f"preset: {self.preset}"]
+        for concern, settings in self.settings().items():
+            parts.append(f"\n# {concern}\n{yaml.safe_dump(settings, sort_keys=False).strip()}")
+        return "\n".join(parts)
+
+    def announcement(self) -> str:
+        """What a run prints first: its preset, and where the others are."""
+        others = " or ".join(f"--preset {name}: {about}" for name, about in PRESETS.items() if name != self.preset)
+        return f"preset {self.preset}: {PRESETS[self.preset]} ({others}; flagtrl train --show prints all settings)"
 
     def facts(self, market: MarketData, train: Window, test: Window) -> dict[str, Any]:
         """What results.json says about a run besides its outcome."""
@@ -108,13 +133,13 @@ class Arguments:
             **data_facts(market, self.data.source, train=train, test=test),
             "seed": self.ppo.seed,
             "model": self.data.model_name_or_path or self.ppo.llm,
-            "settings": {name: asdict(getattr(self, name)) for name in ("market", "prompt", "policy")}
-            | {"ppo": {name: getattr(self.ppo, name) for name in PPOConfig.__annotations__}},
+            "preset": self.preset,
+            "settings": {name: value for name, value in self.settings().items() if name != "data"},
         }
 
     def saved(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What flagtrl.json says besides policy and prompt: data, windows, seed, and how the market was traded."""
-        told = {k: facts[k] for k in ("data", "windows", "seed", "model")}
+        told = {k: facts[k] for k in ("data", "windows", "seed", "model", "preset")}
         named = {name: getattr(self.data, name) for name in ("volatility_periods", "sampled_paths")}
         return {**told, "market": asdict(self.market), **named}
 
@@ -122,17 +147,20 @@ class Arguments:
 def parse_arguments(
     defaults: Mapping[str, Any], args: Sequence[str] | None = None, recipe: str | None = None
 ) -> Arguments:
-    """Command line over YAML (`--config FILE`) over `defaults` over the dataclasses' own.
+    """Command line over YAML (`--config FILE`) over `defaults` over the preset over the dataclasses' own.
 
-    `--recipe`, which chooses the defaults before this, may only repeat `recipe`, or name the user's own script.
+    `--preset` is an option or a key of the YAML file. `--recipe`, which chooses the defaults before this, may only repeat
+    `recipe`, or name the user's own script.
 
     Raises:
         ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its bounds.
     """
     parser = TrlParser((DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings))  # type: ignore[arg-type]
     parser.add_argument("--recipe", help="whose settings are the defaults: msft, jnj, hon, uvv, tsla or btc")
-    unknown = parser.set_defaults_with_config(**defaults)
-    assert not unknown, f"the recipe sets unknown defaults {unknown}"
+    parser.add_argument("--preset", help=f"what learns by which settings: {', '.join(PRESETS)}")
+    preset = chosen_preset(sys.argv[1:] if args is None else args)
+    unknown = parser.set_defaults_with_config(**{**preset_settings(preset), **defaults})
+    assert not unknown, f"the recipe or preset sets unknown defaults {unknown}"
     try:
         *records, others = parser.parse_args_and_config(args)
     except (OSError, ValueError, IndexError, yaml.YAMLError) as error:
@@ -140,7 +168,7 @@ def parse_arguments(
     named = others.recipe
     if named not in (None, recipe) and not str(named).endswith(".py"):
         raise ConfigError(f"recipe is {named!r}, but this program is the recipe {recipe}; use `flagtrl train --recipe {named}`")
-    return Arguments(*records)
+    return Arguments(preset, *records)
 
 
 def validation(arguments: Arguments, market: MarketData, encoder: PromptEncoder) -> Validation | None:

@@ -30,6 +30,8 @@ def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type
         environment: what is trained in; a control changes it.
     """
     arguments = parse_arguments(RECIPES[recipe], args, recipe)
+    if arguments.ppo.process_index == 0:
+        print(arguments.announcement(), flush=True)
     out = check_output_dir(str(arguments.ppo.output_dir))
     market = arguments.data.load()
     train = market.window(arguments.data.train_start, arguments.data.train_end)

@@ -19,6 +19,7 @@ ORDER = (
     ("learning",),
     ("evidence",),
     ("card", "hub", "qa"),
+    ("runs",),
     ("recipe", "launch", "train", "demo", "options", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

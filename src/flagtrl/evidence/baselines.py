@@ -52,6 +52,20 @@ def follow_news(window: Window, settings: MarketSettings) -> np.ndarray:
     return follow(window, settings, decide)[0]
 
 
+def follow_last_move(window: Window, settings: MarketSettings) -> np.ndarray:
+    """(n,) values of a rule that reads no news: Buy after a rise, Sell after a fall, else (and at the first bar of all) Hold.
+
+    Beside `follow_news` it shows how much of a news market's gain prices alone would earn.
+    """
+    prices = window.market.prices
+
+    def decide(bar: int, legal: np.ndarray) -> np.ndarray:
+        move = np.sign(prices[bar] - prices[max(bar - 1, 0)])
+        return np.full(len(legal), Action.HOLD + int(move))
+
+    return follow(window, settings, decide)[0]
+
+
 def follow(
     window: Window, settings: MarketSettings, decide: Callable[[int, np.ndarray], np.ndarray], paths: int = 1
 ) -> np.ndarray:
