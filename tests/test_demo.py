@@ -27,7 +27,8 @@ def test_a_short_demo_writes_a_whole_run(tmp_path, capsys):
     cli.main(["demo", "--synthetic", "--output_dir", str(tmp_path / "demo"), "--total_timesteps", "320", "--seed", "3"])
     results = json.loads((tmp_path / "demo/results.json").read_text(), parse_constant=pytest.fail)
     assert results["seed"] == 3
-    assert {"agent_greedy", "agent_sampled", "follow_news", "follow_last_move", "buy_and_hold", "random_p95"} <= set(results["test"])
+    rows = {"agent_greedy", "agent_sampled", "follow_news", "follow_last_move", "buy_and_hold", "random_p95"}
+    assert rows <= set(results["test"])
     assert {"results.json", "trades.csv", "equity_curve.png", "adapter_model.safetensors", "flagtrl_heads.safetensors"} <= {
         path.name for path in (tmp_path / "demo").iterdir()
     }

@@ -27,6 +27,7 @@ from flagtrl.recipe import DataArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [
+    *("--preset", "paper", "--sampled_paths", "2"),
     *("--total_timesteps", "16", "--num_steps", "8", "--gradient_accumulation_steps", "2"),
     *("--prompt_style", "compact", "--news_token_budget", "8", "--lookback", "3"),
     *("--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"),
@@ -34,6 +35,10 @@ FAST = [
 ROWS = {
     "agent_greedy",
     "agent_sampled",
+    "agent_sampled_p5",
+    "agent_sampled_p95",
+    "untrained_raw",
+    "untrained_calibrated",
     "buy_and_hold",
     "buy_and_hold_by_order",
     "flat",

@@ -10,6 +10,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE
+from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import ADAPTER_CONFIG, is_hub_name, public_name, without_paths
 from flagtrl.policy.saving import SETTINGS_FILE
 
@@ -75,11 +77,13 @@ def _result_section(results: dict[str, Any], has_curve: bool) -> str:
     for row, by in rows.items():
         cells = [by[convention][name] for convention in conventions for name in names]
         table.append(f"| {row} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
+    verdict = "".join(f"\n- {sentence}" for sentence in results.get("verdict", []))
     picture = f"\n\n![Account value over the test window]({CURVE_FILE})" if has_curve else ""
     return (
         "## Result\n\nOn the test window, which training never saw, beside Buy and hold, the flat account and Random policies. "
         "CR, AV and MDD are percentages; `paper` is FLAG-Trader's convention, `standard` the usual one.\n\n"
         + "\n".join(table)
+        + (f"\n{verdict}" if verdict else "")
         + picture
     )
 
@@ -93,6 +97,7 @@ def _qa_section(directory: Path) -> str:
 
 def _loading_section(repo_id: str, base: str, settings: dict[str, Any], on_hub: bool) -> str:
     style, named = settings["prompt"]["prompt_style"], "" if on_hub else " --base DIRECTORY"
+    lacks = f"\n\nNote: {PLAIN_PEFT_LACKS}." if lacks_offsets(PolicySettings(**settings["policy"])) else ""
     return f"""## How to use it
 
 With plain PEFT, without flagtrl:
@@ -106,7 +111,8 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}")
 
 With flagtrl, which also loads the value head and writes the prompts (style `{style}`):
 `flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other; `flagtrl merge {repo_id} OUT{named}`
-makes one plain model of base and adapter; `flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made."""
+makes one plain model of base and adapter; `flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made.
+{lacks}""".rstrip()
 
 
 def _settings_section(settings: dict[str, Any]) -> str:

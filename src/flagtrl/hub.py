@@ -31,6 +31,8 @@ from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, model_card
 from flagtrl.errors import AdapterError, FlagtrlError, HubError
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, TRADES_FILE
 from flagtrl.evidence.tracking import PICTURE
+from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import ADAPTER_CONFIG, is_hub_name, public_name, without_paths
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
@@ -86,6 +88,8 @@ def push(
             raise AdapterError(f"{directory} has no {name}; give the output directory of a finished flagtrl run")
     card = model_card(directory, repo_id)
     _say_what_is_renamed(directory)
+    if lacks_offsets(PolicySettings(**json.loads((directory / SETTINGS_FILE).read_text())["policy"])):
+        logger.warning(PLAIN_PEFT_LACKS)
     api = HfApi(token=token)
 
     def upload() -> str:

@@ -38,6 +38,7 @@ from flagtrl.policy.trunk import Boundary
 
 SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
+PROBED = 2  # environments whose first prompts the engines are compared on
 REFERENCE_BATCH = 8  # prompts per forward of the reference policy on the plain engine
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
@@ -313,10 +314,10 @@ class PPOTrainer(PersistentTrainer):
         }
 
     def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
-        """The environments' first prompts, each also without its first token, so that lengths are mixed."""
-        whole = [self.encoder.encode(seen) for seen in self.collector.envs.observe()]
+        """Prompts of the first environments, each also without its first token, so that lengths are mixed."""
+        whole = [self.encoder.encode(seen) for seen in self.collector.envs.observe()[:PROBED]]
         shorter = [EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 1)) for prompt in whole]
-        return [*whole, *shorter], np.concatenate([self.collector.envs.legal()] * 2)
+        return [*whole, *shorter], np.concatenate([self.collector.envs.legal()[: len(whole)]] * 2)
 
     def _anywhere(self, here: bool) -> bool:
         """Whether it is so in any process where all must run the same forwards, as a sharded model's; else whether here."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from flagtrl.errors import AdapterError, ConfigError, disk_trouble
+from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.saving import WEIGHT_DTYPES, load_adapted, read_settings
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def merge(directory: str | Path, out: str | Path, base: str | None = None, dtype
         )
     if settings.policy == "head":
         logger.warning("the policy acts through its own head, which a merged model leaves behind: it is a language model alone")
+    if lacks_offsets(settings):
+        logger.warning(PLAIN_PEFT_LACKS)
     adapted, tokenizer = load_adapted(directory, replace(settings, quantization="none"), base)
     merged = adapted.merge_and_unload().to(WEIGHT_DTYPES[dtype])
     beside = out.with_name(f"merging-{out.name}-{os.getpid()}")  # so that a model that is there is whole

@@ -21,9 +21,19 @@ from torch import Tensor, nn
 
 from flagtrl.market.env import RECENT, Observation, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
+from flagtrl.policy.adapters import PolicySettings
 
 SURVEY_BARS = 64
+PLAIN_PEFT_LACKS = (
+    "the policy is calibrated: flagtrl subtracts the label prior's offsets (flagtrl_heads.safetensors) from every score; plain "
+    "PEFT and a merged model lack them and favour the action that the base favours; train with --prior baked to have it inside"
+)
 LOW_ENTROPY = 0.3  # nats, of 0.69 for two legal actions: below it a policy hardly samples anything else
+
+
+def lacks_offsets(settings: PolicySettings) -> bool:
+    """Whether the language model alone, without what flagtrl saves beside it, is another policy than the trained one."""
+    return settings.prior == "calibrated" and settings.policy == "action_tokens"
 
 
 @dataclass(frozen=True, eq=False)
