@@ -458,7 +458,8 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, f
             assert str(path).encode() not in content, (name, path)
     assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == small_model.name
     told = json.loads(pushed["flagtrl.json"])
-    assert (told["model"], told["data"]["source"]) == (small_model.name, "msft.json")
+    weights = {"source": "directory", "weights": "as saved there, in float32"}
+    assert (told["model"], told["data"]["source"]) == ({"id": small_model.name, **weights}, "msft.json")
     assert repr(small_model.name) in caplog.text and "without its path" in caplog.text
     assert {path.name: path.read_bytes() for path in run_.iterdir() if path.name != "README.md"} == before
     same = set(before) - {"adapter_config.json", "flagtrl.json", "results.json"}

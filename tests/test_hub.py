@@ -396,7 +396,8 @@ def test_a_token_that_will_not_do_is_known_before_training(small_model, hub, tmp
 
 
 def test_a_recipe_pushes_what_it_measured(small_model, shared, hub, tmp_path):
-    fast = "--preset paper --sampled_paths 1 --total_timesteps 16 --num_steps 8 --gradient_accumulation_steps 2 --prompt_style compact --news_token_budget 8"
+    fast = "--preset paper --sampled_paths 1 --total_timesteps 16 --num_steps 8 --gradient_accumulation_steps 2"
+    fast += " --prompt_style compact --news_token_budget 8"
     recipe = [ROOT / "recipes/train_msft.py", "--data", shared / "data/investorbench/msft.json", *fast.split()]
     recipe += ["--model_name_or_path", small_model, "--output_dir", tmp_path / "msft", "--save_strategy", "no"]
     recipe += ["--push_to_hub", "true", "--hub_model_id", REPO, "--hub_private_repo", "true"]

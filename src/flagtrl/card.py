@@ -11,8 +11,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE
 from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
-from flagtrl.policy.provenance import ADAPTER_CONFIG, is_hub_name, public_name, without_paths
+from flagtrl.policy.provenance import ADAPTER_CONFIG, HUB_FILE, is_hub_name, public_name, without_paths
 from flagtrl.policy.saving import SETTINGS_FILE
 
 CARD_FILE = "README.md"
@@ -26,9 +27,11 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     adapter = json.loads((directory / ADAPTER_CONFIG).read_text())
     results = json.loads((directory / RESULTS_FILE).read_text()) if (directory / RESULTS_FILE).is_file() else {}
     base = str(adapter.get("base_model_name_or_path") or "a model made in memory")
-    on_hub = is_hub_name(base)
+    file = HUB_FILE.fullmatch(base)
+    on_hub = bool(file) or is_hub_name(base)
+    repository = file[1] if file else base
     data = ModelCardData(
-        base_model=base if on_hub else None,
+        base_model=repository if on_hub else None,
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["flagtrl", "ppo", "trading", "reinforcement-learning", "finance"],
@@ -39,6 +42,7 @@ def model_card(directory: str | Path, repo_id: str) -> str:
         f"A trading policy: the likelihood that `{base_name}` gives to the words Buy, Sell and Hold after a prompt about the "
         "market, trained with PPO by [flagtrl](https://arxiv.org/abs/2502.11433), the open implementation of FLAG-Trader.",
         "" if on_hub else f"The base model was not on the Hub: `{base_name}`; the adapter is of use with that model alone.",
+        _weights_line(settings),
         _data_section(settings),
         _result_section(results, has_curve=(directory / CURVE_FILE).is_file()),
         _qa_section(directory),
@@ -46,12 +50,26 @@ def model_card(directory: str | Path, repo_id: str) -> str:
         _loading_section(repo_id, base_name, settings, on_hub),
         _settings_section(settings),
         "## Licence\n\nThe adapter changes the base model and is bound by its licence"
-        + (f"; see [{base}](https://huggingface.co/{base})." if on_hub else ".")
+        + (f"; see [{repository}](https://huggingface.co/{repository})." if on_hub else ".")
         + " The market data are not part of this repository.",
         _CITATION,
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     ModelCard(text)  # its header is parsed: a card that the Hub would refuse fails here
+    return text
+
+
+def _weights_line(settings: dict[str, Any]) -> str:
+    """What the base's weights were, where the run says so."""
+    model = model_record(settings)
+    if not {"source", "weights"} <= set(model):
+        return ""
+    text = f"Base weights in training: {model['weights']} (from: {public_name(str(model['source']))})."
+    if str(model["source"]).startswith("package"):
+        text += (
+            f" They are not the full-precision weights of `{model['id']}`, on which this adapter acts otherwise: `flagtrl "
+            "backtest` and `merge` take the package's, where it is installed."
+        )
     return text
 
 
@@ -96,6 +114,8 @@ def _qa_section(directory: Path) -> str:
 
 
 def _loading_section(repo_id: str, base: str, settings: dict[str, Any], on_hub: bool) -> str:
+    file = HUB_FILE.fullmatch(base)
+    opened = f'"{file[1]}", gguf_file="{file[2]}"' if file else f'"{base}"'
     style, named = settings["prompt"]["prompt_style"], "" if on_hub else " --base DIRECTORY"
     lacks = f"\n\nNote: {PLAIN_PEFT_LACKS}." if lacks_offsets(PolicySettings(**settings["policy"])) else ""
     return f"""## How to use it
@@ -106,7 +126,7 @@ With plain PEFT, without flagtrl:
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{repo_id}")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({opened}), "{repo_id}")
 ```
 
 With flagtrl, which also loads the value head and writes the prompts (style `{style}`):

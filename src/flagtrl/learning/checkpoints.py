@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from flagtrl.errors import FORBIDDEN, AdapterError, CheckpointError, FlagtrlError, disk_trouble
+from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.provenance import same_base
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
@@ -266,8 +267,9 @@ def check_same_run(directory: str | Path, ours: Mapping[str, Any], base: Mapping
     saved = json.loads((Path(directory) / SETTINGS_FILE).read_text())
     trained_on = saved.get("base_fingerprint")
     if base and trained_on and not same_base(trained_on, base):
+        told = ", ".join(map(str, model_record(saved).values())) or "which it does not name"
         raise AdapterError(
-            f"{directory} was trained on a base of other weights ({saved.get('model', 'which it does not name')}); "
+            f"{directory} was trained on a base of other weights ({told}); "
             "resume with that model (--model_name_or_path), or start anew in another output_dir"
         )
     for path, value in _leaves(json.loads(json.dumps(ours, default=str))):

@@ -37,6 +37,11 @@ _REMEDY = "check the network and the address, or pass a local file with --data F
 _log = logging.getLogger(__name__)
 
 
+def cache_root() -> Path:
+    """Where flagtrl keeps what it downloads and makes: $FLAGTRL_CACHE, or else ~/.cache/flagtrl."""
+    return Path(os.environ.get("FLAGTRL_CACHE") or Path.home() / ".cache" / "flagtrl")
+
+
 def fetch_investorbench(
     symbol: str,
     cache_dir: str | Path | None = None,
@@ -63,7 +68,7 @@ def fetch_investorbench(
     name = symbol.lower()
     if name not in CHECKSUMS:
         raise DataError(f"symbol {symbol!r} is unknown; known: {', '.join(CHECKSUMS)}; for any other, pass a file: --data FILE")
-    cache = Path(cache_dir or os.environ.get("FLAGTRL_CACHE") or Path.home() / ".cache" / "flagtrl")
+    cache = Path(cache_dir) if cache_dir else cache_root()
     url = f"{(base_url or os.environ.get('FLAGTRL_DATA_URL') or BASE_URL).rstrip('/')}/{name}.json"
     target = cache / f"{name}.json"
     with _cache_errors(cache):
@@ -80,7 +85,7 @@ def fetch_investorbench(
 
 def _is_sound(target: Path, expected: str | None) -> bool:
     """Whether the cached file is the one expected. A spoilt one is removed, with a warning, to be downloaded again."""
-    got = _sha256(target)
+    got = sha256_of(target)
     if expected is None:
         _record(target, got)
     elif got != expected:
@@ -92,7 +97,7 @@ def _is_sound(target: Path, expected: str | None) -> bool:
 
 def _accept(part: Path, target: Path, url: str, expected: str | None) -> None:
     """Give a complete download its name, if its checksum is right or, with none known, if it is JSON at all."""
-    got = _sha256(part)
+    got = sha256_of(part)
     if expected is not None and got != expected:
         _discard(part)
         raise DataError(
@@ -206,7 +211,8 @@ def _record(target: Path, checksum: str) -> None:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -111,6 +111,7 @@ class ActorCritic(nn.Module):
         self.language_model = language_model
         self.config = language_model.config
         self.action_paths = tuple(tuple(path) for path in action_paths)
+        self.base_probe: dict[str, float] | None = None  # set by who has base and tokenizer (`provenance.base_probe`)
         self.base_fingerprint = base_fingerprint(language_model)  # now, while every process holds all weights
         self.chains = _answer_chains(self.action_paths)
         self.split: SplitDecoder | None = None

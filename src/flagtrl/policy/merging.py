@@ -17,7 +17,9 @@ from flagtrl.policy.saving import WEIGHT_DTYPES, load_adapted, read_settings
 logger = logging.getLogger(__name__)
 
 
-def merge(directory: str | Path, out: str | Path, base: str | None = None, dtype: str = "float32") -> Path:
+def merge(
+    directory: str | Path, out: str | Path, base: str | None = None, dtype: str = "float32", accept_base: bool = False
+) -> Path:
     """Write the merged model and its tokenizer, safetensors only. The heads stay behind: a plain model has none.
 
     A policy that was trained on quantised frozen layers is merged onto the same base in full precision, with a warning:
@@ -28,6 +30,7 @@ def merge(directory: str | Path, out: str | Path, base: str | None = None, dtype
         out: a directory that is new or empty.
         base: the base model, where it is not where the adapter says.
         dtype: of the weights written: float32, bfloat16 or float16.
+        accept_base: merge onto `base` whatever its weights are, and say by how much it differs.
 
     Returns:
         `out`.
@@ -52,7 +55,7 @@ def merge(directory: str | Path, out: str | Path, base: str | None = None, dtype
         logger.warning("the policy acts through its own head, which a merged model leaves behind: it is a language model alone")
     if lacks_offsets(settings):
         logger.warning(PLAIN_PEFT_LACKS)
-    adapted, tokenizer = load_adapted(directory, replace(settings, quantization="none"), base)
+    adapted, tokenizer = load_adapted(directory, replace(settings, quantization="none"), base, accept_base)
     merged = adapted.merge_and_unload().to(WEIGHT_DTYPES[dtype])
     beside = out.with_name(f"merging-{out.name}-{os.getpid()}")  # so that a model that is there is whole
     try:

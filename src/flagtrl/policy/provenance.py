@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -18,12 +19,19 @@ import torch
 from huggingface_hub import constants
 from peft import LoraConfig
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError
 
 ADAPTER_CONFIG = "adapter_config.json"
 SAMPLED = 64  # weights of each tensor that the fingerprint reads
+PROBE_TEXT = (
+    "Four score and seven years ago our fathers brought forth on this continent, a new nation, conceived in Liberty, and "
+    "dedicated to the proposition that all men are created equal. Now we are engaged in a great civil war, testing whether "
+    "that nation, or any nation so conceived and so dedicated, can long endure."
+)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILE = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([^:\\]+\.gguf)")  # repository, and file in it
 _LOCAL = re.compile(r"([/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\])")
 _WRAPPING = re.compile(r"(base_model\.model\.|base_layer\.|original_module\.)")
 # What an adapter of flagtrl may say; everything else must be as PEFT has it by default. (PEFT imports the module that
@@ -88,7 +96,7 @@ def saved_base(directory: str | Path) -> str:
     base = json.loads(path.read_text()).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise AdapterError(f"{path} names no base model: it was made in memory; give the base (--base)")
-    if came_from_hub(directory) and not is_hub_name(base):
+    if came_from_hub(directory) and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
         raise AdapterError(
             f"{directory} came from the Hub, and its base {base!r} is no repository there; what the Hub names is never "
             "opened on this machine: say which model it is with --base"
@@ -135,6 +143,24 @@ def base_fingerprint(model: nn.Module) -> dict[str, str | None] | None:
 def same_base(saved: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether two fingerprints agree in all that both cover."""
     return all(saved[name] == found[name] for name in ("unquantised", "all") if saved.get(name) and found.get(name))
+
+
+def base_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float] | None:
+    """What a base makes of a fixed text, beside which another base can be measured; None where its weights are elsewhere."""
+    if any(p.is_meta or p.numel() == 0 for p in model.parameters()):
+        return None
+    return {"bits_per_byte": round(bits_per_byte(model, tokenizer, PROBE_TEXT), 4)}
+
+
+@torch.no_grad()
+def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> float:
+    """-sum(log2 p(token | tokens before it)) / bytes of `text` in UTF-8, over its tokens but the first; none is put before."""
+    training = model.training
+    model.eval()
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], device=model.device)
+    logprobs = model(input_ids=ids[None]).logits[0, :-1].float().log_softmax(-1)
+    model.train(training)
+    return -logprobs.gather(1, ids[1:, None]).sum().item() / math.log(2) / len(text.encode())
 
 
 def _is_adapter(name: str) -> bool:

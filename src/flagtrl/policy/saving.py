@@ -22,7 +22,16 @@ from flagtrl.errors import AdapterError, disk_trouble
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import REFERENCE, PolicySettings, quantization_config
-from flagtrl.policy.provenance import ADAPTER_CONFIG, base_fingerprint, check_adapter_config, is_hub_name, same_base, saved_base
+from flagtrl.policy.pretrained import Pretrained, find_pretrained, same_source
+from flagtrl.policy.provenance import (
+    ADAPTER_CONFIG,
+    base_fingerprint,
+    base_probe,
+    check_adapter_config,
+    is_hub_name,
+    same_base,
+    saved_base,
+)
 from flagtrl.policy.trunk import TrunkSettings
 
 logger = logging.getLogger(__name__)
@@ -79,6 +88,7 @@ def save_policy(
         "prompt_fingerprint": encoder.fingerprint(),
         "base_revision": getattr(model.config, "_commit_hash", None),
         "base_fingerprint": model.base_fingerprint,
+        "base_probe": model.base_probe,
         "versions": versions(),
         **extra,
     }
@@ -149,12 +159,13 @@ def read_settings(directory: str | Path) -> SavedSettings:
         raise AdapterError(f"{directory}: {SETTINGS_FILE} or {ADAPTER_CONFIG} is damaged ({error})") from error
 
 
-def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
+def load_policy(directory: str | Path, base: str | None = None, accept_base: bool = False) -> SavedPolicy:
     """Read what `save_policy` wrote; action probabilities are those of the saved policy.
 
     Args:
         directory: of the run or of one of its checkpoints.
         base: the base model, where it is no longer where the adapter says it was.
+        accept_base: load on `base` whatever its weights are, and say by how much it differs.
 
     Raises:
         AdapterError: a missing or unreadable file, a base or prompts other than those of training, or a tokenizer that
@@ -162,7 +173,7 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
     """
     directory = Path(directory)
     saved = read_settings(directory)
-    adapted, tokenizer = load_adapted(directory, saved.policy, base)
+    adapted, tokenizer = load_adapted(directory, saved.policy, base, accept_base)
     encoder = PromptEncoder(tokenizer, saved.prompt, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
     if encoder.action_paths != saved.action_paths:
         raise AdapterError(
@@ -183,19 +194,21 @@ def load_policy(directory: str | Path, base: str | None = None) -> SavedPolicy:
 
 
 def load_adapted(
-    directory: str | Path, settings: PolicySettings, base: str | None = None
+    directory: str | Path, settings: PolicySettings, base: str | None = None, accept_base: bool = False
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The base with a run's adapter on it, frozen layers quantised as `settings` say; and the tokenizer saved with it.
+
+    Where no base is named, it is taken from where training had it.
 
     Raises:
         AdapterError: no such base, one of other weights than in training, or an adapter that does not fit on it.
     """
     directory = Path(directory)
     content = json.loads((directory / SETTINGS_FILE).read_text())
-    name = base or saved_base(directory)
+    name = base or same_source(saved_base(directory), content)
     revision = content.get("base_revision") if base is None and is_hub_name(name) else None
     model, tokenizer = load_base(name, str(directory), settings, revision)
-    if not check_base(model, name, directory, content):
+    if not check_base(model, name, directory, content, tokenizer if accept_base else None):
         logger.warning("%s says nothing of its base's weights, so whether %s is the same base is not checked", directory, name)
     try:
         return PeftModel.from_pretrained(model, str(directory)), tokenizer
@@ -206,17 +219,39 @@ def load_adapted(
         ) from error
 
 
-def check_base(model: PreTrainedModel, name: str, directory: Path, content: dict[str, Any]) -> bool:
+def check_base(
+    model: PreTrainedModel,
+    name: str,
+    directory: Path,
+    content: dict[str, Any],
+    accepted_with: PreTrainedTokenizerBase | None = None,
+) -> bool:
     """Whether `content`, a run's flagtrl.json, names its base's weights, so that they could be checked.
+
+    Args:
+        model: the base that was loaded.
+        name: it goes by this name.
+        directory: of the run.
+        content: of its flagtrl.json.
+        accepted_with: the tokenizer, where another base is accepted: the measured difference is said instead.
 
     Raises:
         AdapterError: they are others than those of `model`.
     """
     trained_on, found = content.get("base_fingerprint"), base_fingerprint(model)
     if trained_on and found is not None and not same_base(trained_on, found):
-        raise AdapterError(
-            f"{directory}: the base {name!r} has other weights than the one that the adapter was trained on; "
-            "an adapter acts as trained on its own base alone: name that one (--base)"
+        if accepted_with is None:
+            raise AdapterError(
+                f"{directory}: the base {name!r} has other weights than the one that the adapter was trained on; an adapter "
+                "acts as trained on its own base alone: name that one (--base), or take this one as it is (--accept_base)"
+            )
+        here, there = base_probe(model, accepted_with), content.get("base_probe")
+        measured = "what it was in training was not recorded"
+        if isinstance(there, dict) and here is not None:
+            measured = f"{float(there['bits_per_byte']):.3f} in training"
+        logger.warning(
+            "base %s: its weights differ from those in training; bits per byte of a fixed text %s here, %s",
+            name, "unknown" if here is None else f"{here['bits_per_byte']:.3f}", measured,
         )
     return bool(trained_on)
 
@@ -235,12 +270,12 @@ def load_heads(model: ActorCritic, directory: str | Path) -> None:
 
 
 def load_base(
-    name_or_path: str,
+    model: str | Pretrained,
     tokenizer_from: str | None = None,
     settings: PolicySettings | None = None,
     revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32, its dropout off, and its tokenizer, from a directory or the Hub.
+    """A causal language model in float32, its dropout off, and its tokenizer; `model` is any name of `find_pretrained`.
 
     With `settings`, its frozen layers are quantised as they say. Code that comes with a model is never run, and no
     pickle is read: weights are safetensors.
@@ -250,34 +285,37 @@ def load_base(
     Raises:
         AdapterError: not found, no network, or no such model.
     """
+    found = find_pretrained(model, revision=revision) if isinstance(model, str) else model
     try:
         # Said outright: by default transformers asks at a terminal whether a repository's code may run.
-        source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-        config = AutoConfig.from_pretrained(name_or_path, **source)
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "local_files_only": found.local}
+        config = AutoConfig.from_pretrained(found.path, **source)
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, 0.0)
         quantised = quantization_config(settings or PolicySettings(), config.get_text_config().num_hidden_layers)
         options = source if quantised is None else {**source, "quantization_config": quantised}
-        model = AutoModelForCausalLM.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, use_safetensors=True, **options
+        loaded = AutoModelForCausalLM.from_pretrained(
+            found.path, config=config, dtype=torch.float32, use_safetensors=True, **options
         )
         words = source if tokenizer_from is None else {"trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or name_or_path, **words)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or found.path, **words)
     except (OSError, ValueError, RuntimeError) as error:
         if trouble := disk_trouble(error):
             raise AdapterError(
-                f"the model {name_or_path!r} could not be downloaded to {HF_HUB_CACHE}: {trouble}; "
+                f"the model {found.id!r} could not be downloaded to {HF_HUB_CACHE}: {trouble}; "
                 "make room there, or set HF_HOME to a directory on another disk"
             ) from error
         if isinstance(error, RuntimeError):
             raise
         first = str(error).strip().splitlines()[0]
         raise AdapterError(
-            f"the model {name_or_path!r} cannot be loaded: {first}; check the name and the network, "
+            f"the model {found.id!r} cannot be loaded: {first}; check the name and the network, "
             "or give a local directory with --model_name_or_path"
         ) from error
-    return model, tokenizer
+    # What adapter_config.json will name: never the cache of this machine.
+    loaded.name_or_path = loaded.config._name_or_path = found.id
+    return loaded, tokenizer
 
 
 def versions() -> dict[str, str]:

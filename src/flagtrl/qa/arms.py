@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.hub import local_or_pulled
+from flagtrl.policy.pretrained import find_pretrained, same_source
 from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, is_hub_name, saved_base
 from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, WEIGHT_DTYPES, check_base, load_base
 from flagtrl.qa.shared import SharedTrunk, shared_trunk
@@ -135,15 +136,16 @@ class PairedLM(HFLM):
 
 
 def load_arms(
-    base: str | None, adapters: Sequence[str], device: str | None = None, dtype: str = "float32"
+    base: str | None, adapters: Sequence[str], device: str | None = None, dtype: str = "float32", accept_base: bool = False
 ) -> tuple[PeftModel, PreTrainedTokenizerBase, tuple[str, ...], tuple[Path, ...]]:
     """Load one base and put every adapter on it.
 
     Args:
-        base: model directory or Hub id; None: the one that the first adapter names.
+        base: any name of `find_pretrained`; None: the one that the first adapter names, from where training had it.
         adapters: directories or Hub ids, one for every training seed.
         device: cpu, cuda ...; None: a GPU where there is one.
         dtype: of the weights; float32 for likelihoods.
+        accept_base: put them on `base` whatever its weights are, and say by how much it differs.
 
     Returns:
         Model, tokenizer, the adapters' names in the model, and their directories.
@@ -155,10 +157,11 @@ def load_arms(
     directories = tuple(adapter_directory(adapter) for adapter in adapters)
     if dtype not in WEIGHT_DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
-    named = base or saved_base(directories[0])
     settings = [run_settings(directory) for directory in directories]
+    named = base or same_source(saved_base(directories[0]), settings[0])
     model, tokenizer = load_base(named, revision=_revision(base, named, settings[0]))
-    checked = [check_base(model, named, *run) for run in zip(directories, settings, strict=True)]
+    accepted = tokenizer if accept_base else None
+    checked = [check_base(model, named, *run, accepted) for run in zip(directories, settings, strict=True)]
     if not all(checked):
         unknown = ", ".join(str(path) for path, known in zip(directories, checked, strict=True) if not known)
         logger.warning("not checked: whether %s is the base of %s, which says nothing of its base's weights", named, unknown)
@@ -192,12 +195,13 @@ def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32")
     for directory, config in zip(directories, configs, strict=True):
         if config.peft_type != "LORA" or config.modules_to_save or config.use_dora:
             raise AdapterError(f"{directory}: vLLM serves plain LoRA alone; train with --finetuning lora, or use --model hf")
-    named = base or saved_base(directories[0])
-    revision = _revision(base, named, run_settings(directories[0]))
+    settings = run_settings(directories[0])
+    named = base or same_source(saved_base(directories[0]), settings)
+    revision = _revision(base, named, settings)
     engine = {"dtype": dtype, "revision": revision, "lora_local_path": str(directories[0])}
     engine["max_lora_rank"] = max(config.r for config in configs)
     try:
-        lm = get_model("vllm")(pretrained=named, **engine)
+        lm = get_model("vllm")(pretrained=find_pretrained(named, revision=revision).path, **engine)
     except ImportError as error:
         first_line = str(error).splitlines()[0]
         raise ConfigError(f"vLLM cannot be used: {first_line}; install it on a GPU machine, or use --model hf") from error

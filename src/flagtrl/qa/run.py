@@ -49,6 +49,7 @@ class Comparison:
         retention_prompts: prompts per data set of the named tasks, and trading prompts, for divergence; 0: none, texts alone.
         texts: NAME=FILE of held-out texts for bits per byte, beside flagtrl's own general text.
         market: a market file for the trading prompts; None: a synthetic one.
+        accept_base: take `base` whatever its weights are, and say by how much it differs.
 
     Raises:
         ConfigError: a value outside its bounds, or one that vLLM has no use for.
@@ -67,6 +68,7 @@ class Comparison:
     retention_prompts: int = 16
     texts: tuple[str, ...] = ()
     market: str | None = None
+    accept_base: bool = False
 
     def __post_init__(self) -> None:
         if not self.adapters or not self.tasks:
@@ -100,7 +102,9 @@ def run(settings: Comparison) -> tuple[list[Row], list[str]]:
         engine, switch, names = load_vllm(settings.base, settings.adapters, settings.dtype)
         rows = compare(engine, switch, names, tasks, settings.limit, settings.seed)
         return rows, ["Run on vLLM, which has no full-vocabulary logits: retention and the base's weights were not checked."]
-    model, tokenizer, names, directories = load_arms(settings.base, settings.adapters, settings.device, settings.dtype)
+    model, tokenizer, names, directories = load_arms(
+        settings.base, settings.adapters, settings.device, settings.dtype, settings.accept_base
+    )
     lm = PairedLM(model, tokenizer, settings.batch_size)
     with lm.together(names) as switch:
         rows, notes = compare(lm, switch, names, tasks, settings.limit, settings.seed), []
