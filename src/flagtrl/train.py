@@ -63,7 +63,7 @@ def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type
             say=trainer.say,
         )
         if trainer.is_world_process_zero():
-            report.write(out, **facts)
+            report.write(out, **facts, **trainer.watch.told())
             report.print()
             if publisher is not None:
                 print(f"pushed: {trainer.push_to_hub()}")

@@ -6,10 +6,12 @@ its micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
 from flagtrl.policy.engine import choose_engine
+from flagtrl.policy.saving import SETTINGS_FILE
 from flagtrl.policy.trunk import Boundary
 
 SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
@@ -160,6 +163,16 @@ class PPOTrainer(PersistentTrainer):
                     raise ConfigError("prior is 'baked', which a model spread over processes cannot be; use prior calibrated")
                 prepare_policy(policy, self.model_wrapped, env, self.encoder, self.args.device, self.say)
         return prepared
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        self.extra["watch"] = self.watch.state()
+        super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = json.loads((Path(resume_from_checkpoint) / SETTINGS_FILE).read_text())
+        if "watch" in saved:  # not in flagtrl 0.1.0's first runs
+            self.watch.load(saved["watch"])
 
     # -- where the Trainer asks for data: a row is the number of a micro-step
 

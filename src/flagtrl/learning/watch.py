@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 LARGE_UPDATE = 0.1  # nats of KL(old || new): half of what the clip at 0.2 is meant to allow, in one rollout
 DEAD_ENTROPY, DEAD_ROLLOUTS = 0.01, 3
@@ -20,6 +21,19 @@ class Watch:
         self.collapsed_at: int | None = None
         self.kl_first_update: float | None = None
         self._low = 0
+
+    def state(self) -> dict[str, int | float | None]:
+        """What a checkpoint keeps, and a run's flagtrl.json says; JSON-serialisable."""
+        return {"collapsed_at": self.collapsed_at, "kl_first_update": self.kl_first_update, "low_rollouts": self._low}
+
+    def told(self) -> dict[str, int | float | None]:
+        """What results.json says of it."""
+        return {"collapsed_at": self.collapsed_at, "kl_first_update": self.kl_first_update}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.collapsed_at, self.kl_first_update = state["collapsed_at"], state["kl_first_update"]
+        self._low = state["low_rollouts"]
 
     def rollout(self, entropy: float, steps: int, say: Callable[[str], None]) -> None:
         """`entropy` is a rollout's mean, nats; `steps` were done before it."""
