@@ -35,6 +35,12 @@ def small_model(shared, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def loud_model(shared, tmp_path_factory) -> Path:
+    """As `small_model`, but with a strong favourite among the actions, as pretrained models have."""
+    return random_llama(tmp_path_factory.mktemp("loud_model"), shared / "models/smollm2_instruct_tokenizer", loudness=30.0)
+
+
+@pytest.fixture(scope="session")
 def run(small_model, tmp_path_factory):
     """Three rollouts, trained once for all the tests that only look."""
     rates = Rates()

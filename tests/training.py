@@ -26,8 +26,11 @@ STEPS = 6  # optimizer steps per rollout: 12 samples are 3 minibatches of 4, twi
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
 
-def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2)):
-    """Save a Llama with random weights from a seed, and a tokenizer of SmolLM2's size, in the directory `out`."""
+def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2), loudness=1.0):
+    """Save a Llama with random weights from a seed, and a tokenizer of SmolLM2's size, in the directory `out`.
+
+    `loudness` scales its final norm, and so its logits.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=49152,
@@ -38,7 +41,9 @@ def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2)):
         pad_token_id=2,
         **dict(zip(SHAPE, shape, strict=True)),
     )
-    LlamaForCausalLM(config).save_pretrained(out)
+    model = LlamaForCausalLM(config)
+    model.model.norm.weight.data *= loudness
+    model.save_pretrained(out)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(out)
     return out
 
@@ -59,6 +64,7 @@ def tiny_trainer(
     policy="action_tokens",
     finetuning="full_top",
     style="compact",
+    prior="raw",
     days=40,
     validate=None,
     publisher=None,
@@ -87,7 +93,7 @@ def tiny_trainer(
     args = PPOConfig(output_dir=str(out), **options)
     set_seed(args.seed)
     base, encoder = load(small_model, style)
-    settings = PolicySettings(policy=policy, finetuning=finetuning, head_width=16)
+    settings = PolicySettings(policy=policy, prior=prior, finetuning=finetuning, head_width=16)
     adapted = attach_adapter(copy.deepcopy(base) if copied else base, settings)
     model = ActorCritic(adapted, encoder.action_paths, settings, args.dropout)
     torch.nn.init.normal_(model.value_head[-1].weight, std=0.1)  # values of 0 would hide what returns are made of

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from flagtrl.errors import FORBIDDEN, AdapterError, CheckpointError, FlagtrlError, disk_trouble
 from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.provenance import same_base
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE, SETTINGS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def _fault(directory: Path, processes: int | None) -> str | None:
                 return f"{directory / name} is damaged (its bytes are not those that were written)"
         if sums and written != processes:
             return f"{directory} was written by {written} processes, this run has {processes} (--num_processes {written})"
-        for name in (STATE_FILE, SETTINGS_FILE, *states, *weights):
+        for name in (STATE_FILE, SETTINGS_FILE, *states, *weights, *_reference_file(directory)):
             if not (directory / name).is_file():
                 return f"{directory} has no {name}: the checkpoint is incomplete or of another number of processes"
             _open(directory / name)
@@ -233,6 +233,15 @@ def _fault(directory: Path, processes: int | None) -> str | None:
     except (ValueError, AttributeError) as error:
         return f"{directory} is damaged ({error})"
     return None
+
+
+def _reference_file(directory: Path) -> tuple[str, ...]:
+    """The file of the KL's reference, where that is not the base model."""
+    try:
+        policy = json.loads((directory / SETTINGS_FILE).read_text())["policy"]
+    except (OSError, ValueError, KeyError):  # settings that are missing or damaged are a fault of their own
+        return ()
+    return (REFERENCE_FILE,) if (policy.get("prior"), policy.get("policy")) == ("baked", "action_tokens") else ()
 
 
 def _generators_file(processes: int) -> Callable[[int], str]:

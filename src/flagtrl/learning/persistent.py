@@ -36,7 +36,7 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.rollout import Collector
 from flagtrl.learning.sharding import load_saved_state, saved_state, without_frozen_weights
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.saving import ADAPTER_FILE, load_heads, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, load_heads, load_reference, save_policy, save_reference
 
 
 class Publisher(Protocol):
@@ -143,6 +143,8 @@ class PersistentTrainer(Trainer):
         self.store_flos()
         with written_whole(final, self.args.should_save, self.accelerator.wait_for_everyone) as beside:
             self.save_model(str(beside), _internal_call=True)
+            if self.args.should_save:
+                save_reference(self._policy(), beside)
             if not self.args.save_only_model:
                 self._save_optimizer_and_scheduler(str(beside))
                 self._save_scaler(str(beside))
@@ -228,6 +230,7 @@ class PersistentTrainer(Trainer):
             load_saved_state(policy, checkpoint)
         else:
             set_peft_model_state_dict(policy.language_model, load_file(checkpoint / ADAPTER_FILE))
+            load_reference(policy, checkpoint)
             load_heads(policy, checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:

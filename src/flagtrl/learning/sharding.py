@@ -33,7 +33,7 @@ def load_saved_state(model: ActorCritic, directory: str | Path) -> None:
     adapter = get_peft_model_state_dict(model.language_model, state_dict=inner, save_embedding_layers=False)
     for name, tensor in load_file(Path(directory) / ADAPTER_FILE).items():
         _fill(adapter[name], tensor)
-    for name, tensor in load_file(Path(directory) / HEADS_FILE).items():
+    for name, tensor in model.load_measured(load_file(Path(directory) / HEADS_FILE)).items():
         _fill(saved[name], tensor)
 
 

@@ -210,8 +210,6 @@ class PPOTrainer(PersistentTrainer):
         return {"rows": torch.from_numpy(micro.rows), "counted": micro.counted, "minibatch": micro.minibatch}
 
     def _begin_rollout(self) -> None:
-        if self._samples is not None and self._micro_step == self._micro_per_rollout:
-            self._first_update()
         self._samples, self._stopped = self._new_samples(), False
         own = range(self.collector.first, self.collector.first + self._local_envs)
         self._schedule = micro_batches(self.args, self._micro_step // self._micro_per_rollout, own)
@@ -271,6 +269,13 @@ class PPOTrainer(PersistentTrainer):
     def _steps_done(self) -> int:
         """Environment steps before this rollout, over all processes."""
         return self._micro_step // self._micro_per_rollout * self.args.rollout_samples
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's; before it, after the first rollout's last step, how far its update went."""
+        first = self._micro_step == self._micro_per_rollout and self._samples is not None
+        if first and self.watch.kl_first_update is None:
+            self._first_update()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     @torch.no_grad()
     def _first_update(self) -> None:

@@ -8,7 +8,7 @@ trunk.py), and a forward runs the top layers alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from flagtrl.policy.trunk import (
 
 # The vocabulary matrix is read once for so many prompts; always so many, so that scores do not depend on what else is scored.
 HEAD_ROWS = 8
+MEASURED = frozenset({"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"})  # of the heads' state
 
 
 class PolicyOutput(NamedTuple):
@@ -279,17 +280,21 @@ class ActorCritic(nn.Module):
 
         Heads of flagtrl 0.1.0's first runs, which read the hidden state as it is, have no measured tensors: they stay so.
         """
-        expected, measured = set(self.head_state()), {"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"}
-        if set(state) not in (expected, expected - measured):
+        expected = set(self.head_state())
+        if set(state) not in (expected, expected - MEASURED):
             raise ConfigError(
                 f"the saved heads hold {sorted(state)}, this policy needs {sorted(expected)}; load it with its own settings"
             )
-        if measured <= set(state):
-            self.standard.load(state["standard.mean"], state["standard.deviation"])
-            self.prior.load(state["prior.legal"], state["prior.offsets"])
-        self.load_state_dict({name: tensor for name, tensor in state.items() if name not in measured}, strict=False)
+        self.load_state_dict(self.load_measured(state), strict=False)
         if self.trunk is not None:
             self.trunk.cache.clear()  # the reference's scores are of the head that was
+
+    def load_measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Load of `head_state` what was measured before training, whose shapes are the saved ones; what is left of it."""
+        if set(state) >= MEASURED:
+            self.standard.load(state["standard.mean"], state["standard.deviation"])
+            self.prior.load(state["prior.legal"], state["prior.offsets"])
+        return {name: tensor for name, tensor in state.items() if name not in MEASURED}
 
     def scores(self, runs: Iterator[ChainRun], reference: bool) -> tuple[Tensor, Tensor]:
         """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the hidden state (B, D)."""

@@ -15,7 +15,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -154,16 +154,33 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
     return policy
 
 
-def add_reference(model: PeftModel) -> None:
-    """Keep a frozen copy of the adapter as it is now, which `use_adapter(model, REFERENCE)` switches to."""
+def add_reference(model: PeftModel, state: dict[str, Tensor] | None = None) -> None:
+    """Keep a frozen copy of the adapter as it is now, which `use_adapter(model, REFERENCE)` switches to.
+
+    Args:
+        model: with its own adapter in force. A reference that it has already is replaced.
+        state: the tensors of another copy (`adapter_tensors`), where it is not the adapter as it is now.
+    """
     trained = model.active_adapter
+    state = adapter_tensors(model, trained) if state is None else state
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[trained]))
-    set_peft_model_state_dict(model, get_peft_model_state_dict(model, adapter_name=trained), adapter_name=REFERENCE)
+    if REFERENCE not in model.peft_config:
+        model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[trained]))
+    set_peft_model_state_dict(model, state, adapter_name=REFERENCE)
     model.set_adapter(trained)
     model.requires_grad_(False)
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
+
+
+def adapter_tensors(model: PeftModel, name: str) -> dict[str, Tensor]:
+    """An adapter's tensors by the names of PEFT's files.
+
+    The frozen base is not asked for a state_dict(), which bitsandbytes' 4-bit layers do not survive on a CPU.
+    """
+    every = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    own = {key: tensor.detach() for key, tensor in every.items() if f".{name}." in f"{key}."}
+    return get_peft_model_state_dict(model, state_dict=own, adapter_name=name, save_embedding_layers=False)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flagtrl.errors import AdapterError, disk_trouble
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import REFERENCE, PolicySettings, quantization_config
+from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors, add_reference, quantization_config
 from flagtrl.policy.pretrained import Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
@@ -41,6 +41,7 @@ DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", 
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
+REFERENCE_FILE = "reference_adapter.safetensors"  # of checkpoints with prior=baked: the adapter as training began with it
 SETTINGS_FILE = "flagtrl.json"
 
 
@@ -112,6 +113,32 @@ def saved_tensors(model: ActorCritic) -> dict[str, Tensor]:
             if tensor is not None and (of_adapter or not name.startswith("language_model.")):
                 found[name] = tensor
     return found
+
+
+def save_reference(model: ActorCritic, directory: str | Path) -> None:
+    """Write the adapter's frozen copy to `directory`, where the policy has one (prior=baked)."""
+    if REFERENCE in model.language_model.peft_config:
+        tensors = adapter_tensors(model.language_model, REFERENCE)
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, Path(directory) / REFERENCE_FILE)
+
+
+def load_reference(model: ActorCritic, directory: str | Path) -> None:
+    """Give `model` the adapter's frozen copy that `save_reference` wrote to `directory`, where there is one.
+
+    Raises:
+        AdapterError: a damaged file.
+    """
+    path = Path(directory) / REFERENCE_FILE
+    if not path.is_file():
+        return
+    adapted = model.language_model
+    try:
+        state = load_file(path)
+        if missing := adapter_tensors(adapted, adapted.active_adapter).keys() ^ state.keys():  # PEFT would not say
+            raise AdapterError(f"{path} is damaged or of another policy ({min(missing)} is in one of the two alone)")
+        add_reference(adapted, state)
+    except (SafetensorError, RuntimeError) as error:
+        raise AdapterError(f"{path} is damaged or of another policy ({' '.join(str(error).split())[:200]})") from error
 
 
 @dataclass(frozen=True, eq=False)

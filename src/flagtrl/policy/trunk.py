@@ -83,23 +83,31 @@ Prefix = tuple[Tensor, KeysValues]
 class LruCache:
     """Least recently used out first, bounded in bytes.
 
-    An entry larger than the bound is not kept.
+    An entry larger than the bound is not kept. What is pinned stays until everything is dropped.
     """
 
     def __init__(self, limit_bytes: int):
-        self.limit_bytes, self.nbytes = limit_bytes, 0
+        self.limit_bytes, self.nbytes, self.pinned_bytes = limit_bytes, 0, 0
         self._entries: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        self._pinned: dict[bytes, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._pinned)
 
     def clear(self) -> None:
         """Drop everything."""
         self._entries.clear()
-        self.nbytes = 0
+        self._pinned.clear()
+        self.nbytes = self.pinned_bytes = 0
+
+    def pinned(self, key: bytes) -> bool:
+        """Whether the entry is there to stay."""
+        return key in self._pinned
 
     def get(self, key: bytes) -> Any | None:
         """The entry, now the most recently used; None where there is none."""
+        if key in self._pinned:
+            return self._pinned[key]
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
@@ -109,10 +117,23 @@ class LruCache:
         """Keep an entry of `nbytes`, dropping the least recently used ones that it displaces."""
         if key in self._entries:
             self.nbytes -= self._entries.pop(key)[1]
-        if nbytes > self.limit_bytes:
+        if nbytes > self.limit_bytes - self.pinned_bytes or key in self._pinned:
             return
         self._entries[key] = (entry, nbytes)
         self.nbytes += nbytes
+        self._shrink()
+
+    def pin(self, key: bytes, entry: Any, nbytes: int) -> None:
+        """Keep an entry of `nbytes` for good, in the place of one of that key; there must be room."""
+        assert nbytes <= self.limit_bytes - self.pinned_bytes and key not in self._pinned
+        if key in self._entries:
+            self.nbytes -= self._entries.pop(key)[1]
+        self._pinned[key] = entry
+        self.pinned_bytes += nbytes
+        self.nbytes += nbytes
+        self._shrink()
+
+    def _shrink(self) -> None:
         while self.nbytes > self.limit_bytes:
             self.nbytes -= self._entries.popitem(last=False)[1][1]
 
@@ -162,15 +183,17 @@ class Trunk:
         device: torch.device | str = "cpu",
         tell: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Keep the boundaries of prompts that are known ahead, computed many at a time; how many were new.
+        """Keep the boundaries of prompts that are known ahead, computed many at a time, for good; how many were new.
 
         Three levels, each read once: what all prompts begin with, what those of a bar share, and each one's own part. Bars
         are taken PREFILL_BARS at a time, in the order given: on a CPU, where last bits depend on what else is in a pass, a
-        resumed run repeats an undisturbed one if both prefill the same. So nothing is done where not all would be kept.
+        resumed run repeats an undisturbed one if both prefill the same. So nothing is done where not all can be kept, and
+        what else comes into the cache later displaces none of it.
         """
-        missing = {key: p for p in prompts if self.cache.get(key := _key("prompt", p.ids, device)) is None}
+        missing = {key: p for p in prompts if not self.cache.pinned(key := _key("prompt", p.ids, device))}
         states = sum((len(p.ids) + len(chain)) * self._state_bytes() for p in missing.values() for chain in self.chains)
-        if not missing or states + len(missing) * _ENTRY_BYTES > PREFILL_SHARE * self.settings.cache_bytes:
+        room = PREFILL_SHARE * self.settings.cache_bytes - self.cache.pinned_bytes
+        if not missing or states + len(missing) * _ENTRY_BYTES > room:
             return 0
         bars: dict[bytes, list[EncodedPrompt]] = {}
         for prompt in missing.values():
@@ -182,7 +205,7 @@ class Trunk:
             prefixes = self._extend(shared[chunk], begun, device)
             own = [(p, prefix) for of_bar, prefix in zip(list(bars.values())[chunk], prefixes, strict=True) for p in of_bar]
             for boundary in self._run([p for p, _ in own], [prefix for _, prefix in own], device):
-                self.cache.put(_key("prompt", boundary.prompt.ids, device), boundary, boundary.nbytes + _ENTRY_BYTES)
+                self.cache.pin(_key("prompt", boundary.prompt.ids, device), boundary, boundary.nbytes + _ENTRY_BYTES)
             tell(min(start + PREFILL_BARS, len(shared)), len(shared))
         return len(missing)
 
