@@ -34,9 +34,10 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.sources import load
-from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, masked_log_softmax
+from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.linear import PackedLinear, one_dnn_helps
+from flagtrl.policy.scoring import masked_log_softmax
 
 ENGINES = ("split", "split_mkl", "plain", "per_action")
 SPLIT = ("split", "split_mkl")

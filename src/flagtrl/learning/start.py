@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.market.env import TradingEnv
-from flagtrl.policy.actor_critic import ActorCritic, masked_log_softmax
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import add_reference
 from flagtrl.policy.countdown import Countdown, Say
 from flagtrl.policy.prior import Survey, describe, visits
+from flagtrl.policy.scoring import masked_log_softmax
 
 BATCH = 8  # prompts of one forward
 BAKE_BATCH, BAKE_RATE, BAKE_STEPS = 32, 1e-4, 100

@@ -12,9 +12,10 @@ from flagtrl.language.prompts import Prompt
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, Observation, TradingEnv
-from flagtrl.policy.actor_critic import ActorCritic, masked_log_softmax
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.countdown import Countdown, Say
 from flagtrl.policy.prior import visits
+from flagtrl.policy.scoring import masked_log_softmax
 
 # Observation -> (A,) log-probabilities, -inf for illegal actions
 Policy = Callable[[Observation], np.ndarray]

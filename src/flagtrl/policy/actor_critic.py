@@ -8,7 +8,7 @@ trunk.py), and a forward runs the top layers alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from flagtrl.policy import heads
 from flagtrl.policy.adapters import REFERENCE, PolicySettings, decoder_layers, use_adapter
 from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.provenance import base_fingerprint
+from flagtrl.policy.scoring import ChainRun, LabelScores, answer_chains, label_scores, masked_log_softmax
 from flagtrl.policy.split import SplitDecoder
 from flagtrl.policy.trunk import (
     DTYPES,
@@ -52,18 +53,6 @@ class PolicyOutput(NamedTuple):
 
     logprobs: Tensor
     values: Tensor
-
-
-class ChainRun(NamedTuple):
-    """The language model's run over B prompts and one answer chain.
-
-    hidden: (B, D) float32, after the final norm at the prompt's end.
-    scores: (depth, tokens, normalised) -> (B, len(tokens)) float32, how likely each token is after the chain's first
-        `depth` tokens: log-probabilities, or if not `normalised` possibly logits.
-    """
-
-    hidden: Tensor
-    scores: Callable[[int, tuple[int, ...], bool], Tensor]
 
 
 @dataclass(frozen=True)
@@ -114,7 +103,7 @@ class ActorCritic(nn.Module):
         self.action_paths = tuple(tuple(path) for path in action_paths)
         self.base_probe: dict[str, float] | None = None  # set by who has base and tokenizer (`provenance.base_probe`)
         self.base_fingerprint = base_fingerprint(language_model)  # now, while every process holds all weights
-        self.chains = _answer_chains(self.action_paths)
+        self.chains = answer_chains(self.action_paths)
         self.split: SplitDecoder | None = None
         self.trunk: Trunk | None = None
         hidden = self.config.get_text_config().hidden_size
@@ -173,8 +162,8 @@ class ActorCritic(nn.Module):
         """
         runs, index = self._runs(legal.device, input_ids, attention_mask, boundaries)
         if survey:
-            scores, hidden, mass = self._label_scores(runs, mass=True)
-            return Survey(legal, scores[index], mass[index], hidden[index])
+            answers = self._label_scores(runs, mass=True)
+            return Survey(legal, answers.scores[index], answers.mass[index], answers.hidden[index])
         with self.as_reference() if reference else nullcontext():
             scores, hidden = self.scores(runs, reference)
         return PolicyOutput(self._logprobs(scores[index], legal), self._values(hidden)[index])
@@ -183,7 +172,7 @@ class ActorCritic(nn.Module):
         """(B, A) scores of the actions' tokens under the language model without its adapter; arguments as `forward`'s."""
         runs, index = self._runs(legal.device, **prompts)
         with self.adapter_off():
-            return self._label_scores(runs)[0][index]
+            return self._label_scores(runs).scores[index]
 
     def _runs(
         self,
@@ -300,40 +289,17 @@ class ActorCritic(nn.Module):
         """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the hidden state (B, D)."""
         head = self.reference_head if reference else self.policy_head
         if head is None:
-            scores, hidden, _ = self._label_scores(runs)
-            return scores, hidden
+            answers = self._label_scores(runs)
+            return answers.scores, answers.hidden
         hidden = next(runs).hidden
         return heads.apply(head, self.standard(hidden)), hidden
 
-    def _label_scores(self, runs: Iterator[ChainRun], mass: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of the actions' own tokens (B, A), the hidden state (B, D) at the prompt's end, and on request the share of
-        the language model's probability that is on action words (B,); else zeros.
-        """
-        token_scores: dict[tuple[int, ...], dict[int, Tensor]] = {}
-        hidden: Tensor | None = None
-        for chain in self.chains:
-            run = next(runs)
-            hidden = run.hidden if hidden is None else hidden
-            for depth in range(len(chain) + 1):
-                if (node := chain[:depth]) not in token_scores:
-                    tokens = tuple(sorted({path[depth] for path in self.action_paths if path[:depth] == node and path != node}))
-                    # Every action begins at the root: unless scores are divided by lengths, its normaliser cancels.
-                    normalised = mass or depth > 0 or self.settings.length_normalisation == "token"
-                    columns = run.scores(depth, tokens, normalised).unbind(-1)
-                    token_scores[node] = dict(zip(tokens, columns, strict=True))
-        assert hidden is not None, "there is at least one chain, the empty one"
-        sums = torch.stack([self._path_score(path, token_scores) for path in self.action_paths], dim=-1)
-        share = sums.exp().sum(-1) if mass else sums.new_zeros(len(sums))
-        if self.settings.length_normalisation == "token":
-            sums = sums / torch.tensor([len(path) for path in self.action_paths], device=sums.device)
-        return sums, hidden, share
+    def _label_scores(self, runs: Iterator[ChainRun], mass: bool = False) -> LabelScores:
+        per_token = self.settings.length_normalisation == "token"
+        return label_scores(runs, self.chains, self.action_paths, per_token, mass)
 
     def _values(self, hidden: Tensor) -> Tensor:
         return heads.apply(self.value_head, self.standard(hidden)).squeeze(-1)
-
-    def _path_score(self, path: tuple[int, ...], token_scores: dict[tuple[int, ...], dict[int, Tensor]]) -> Tensor:
-        """(B,) sum over the path's tokens of log p(token | prompt, tokens before it)."""
-        return torch.stack([token_scores[path[:depth]][token] for depth, token in enumerate(path)]).sum(0)
 
     def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[ChainRun]:
         """One full forward per chain, with logits from the prompt's last position on."""
@@ -383,21 +349,3 @@ class ActorCritic(nn.Module):
                 return split.logits(hidden[:, depth]).float().log_softmax(-1)[:, list(tokens)]
 
             yield ChainRun(hidden[:, 0].float(), scores)
-
-
-def masked_log_softmax(scores: Tensor, legal: Tensor) -> Tensor:
-    """Renormalise (B, A) scores over the legal actions; illegal ones get -inf, that is probability exactly 0."""
-    return scores.masked_fill(~legal, -torch.inf).log_softmax(-1)
-
-
-def _answer_chains(paths: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """The token sequences after which a next token must be scored, without those that others begin with.
-
-    With SmolLM2 (Buy and Hold one token, Sell two) this is one chain, Sell's first token: one forward scores all.
-    """
-    inner = sorted({path[:-1] for path in paths}, key=len, reverse=True)
-    kept: list[tuple[int, ...]] = []
-    for chain in inner:
-        if not any(other[: len(chain)] == chain for other in kept):
-            kept.append(chain)
-    return tuple(kept)
