@@ -17,8 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from flagtrl.policy.merging import merge
+from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import saved_base
-from flagtrl.policy.saving import load_base
+from flagtrl.policy.saving import load_base, read_settings
 from flagtrl.qa.arms import PairedLM, load_arms, run_settings
 from flagtrl.qa.retention import asked_of, general_passages, retention, trading_prompts_or_reason
 
@@ -60,8 +61,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         merged = merge(options.run, Path(folder) / "merged")
-        base, plain = load_base(saved_base(options.run))[0], AutoModelForCausalLM.from_pretrained(merged)
-        models = {"base": base.eval(), "merged": plain.eval()}
+        base = load_base(same_source(saved_base(options.run), read_settings(options.run).content))[0]
+        models = {"base": base.eval(), "merged": AutoModelForCausalLM.from_pretrained(merged).eval()}
         tokenizer = AutoTokenizer.from_pretrained(merged)
         answers = [
             {"prompt": prompt} | {arm: answer(model, tokenizer, prompt) for arm, model in models.items()} for prompt in PROMPTS

@@ -24,6 +24,7 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
 from flagtrl.policy.saving import SETTINGS_FILE, check_base, context_length, load_base
 from flagtrl.qa.arms import PairedLM, arm
@@ -135,8 +136,9 @@ def main() -> None:
     settings = json.loads((like / SETTINGS_FILE).read_text())
     torch.manual_seed(options.seed)
     generator = np.random.default_rng(options.seed)
-    base, tokenizer = load_base(saved_base(like))
-    check_base(base, saved_base(like), like, settings)
+    name = same_source(saved_base(like), settings)
+    base, tokenizer = load_base(name)
+    check_base(base, name, like, settings)
     base.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     encoder = PromptEncoder(tokenizer, PromptSettings(**settings["prompt"]), context_length(base))
     model = attach_adapter(base, PolicySettings(**settings["policy"]))

@@ -107,7 +107,7 @@ def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
     facts = {
         **data_facts(market, "synthetic: news leads price", train=train, test=test),
         "seed": config.seed,
-        "model": "a random Llama of 3 layers",
+        "model": {"id": "a random Llama of 3 layers", "source": "made in memory", "weights": "random"},
     }
     trainer = PPOTrainer(
         model,
