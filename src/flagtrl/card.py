@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE
+from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, markdown_table
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
@@ -88,19 +88,12 @@ def _result_section(results: dict[str, Any], has_curve: bool) -> str:
     rows = results.get("test")
     if not rows:
         return "## Result\n\nNothing was measured on a test window."
-    conventions = list(next(iter(rows.values())))
-    names = list(next(iter(next(iter(rows.values())).values())))
-    titles = [f"{convention} {name}" for convention in conventions for name in names]
-    table = [f"| | {' | '.join(titles)} |", "|---|" + "---:|" * len(titles)]
-    for row, by in rows.items():
-        cells = [by[convention][name] for convention in conventions for name in names]
-        table.append(f"| {row} | {' | '.join('-' if cell is None else f'{cell:.3f}' for cell in cells)} |")
     verdict = "".join(f"\n- {sentence}" for sentence in results.get("verdict", []))
     picture = f"\n\n![Account value over the test window]({CURVE_FILE})" if has_curve else ""
     return (
         "## Result\n\nOn the test window, which training never saw, beside Buy and hold, the flat account and Random policies. "
         "CR, AV and MDD are percentages; `paper` is FLAG-Trader's convention, `standard` the usual one.\n\n"
-        + "\n".join(table)
+        + markdown_table(rows)
         + (f"\n{verdict}" if verdict else "")
         + picture
     )

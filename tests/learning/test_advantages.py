@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from flagtrl.learning.advantages import generalised_advantages, whiten
+from flagtrl.learning.advantages import generalised_advantages, leave_one_out, whiten
 
 GAMMA, LAMBDA = 0.9, 0.5
 
@@ -96,3 +97,25 @@ def test_whitening_uses_everyones_mean_and_deviation():
 def test_whitening_one_value_only_centres_it_and_equal_ones_stay_finite():
     assert whiten(torch.tensor([5.0]), torch.tensor([5.0])).tolist() == [0.0]
     assert whiten(torch.full((3,), 2.0), torch.full((3,), 2.0)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_leave_one_out_is_the_difference_from_the_others_in_the_state():
+    """Against a loop over pairs; and a lone sample has no baseline."""
+    generator = torch.Generator().manual_seed(0)
+    returns, states = torch.randn(40, generator=generator), torch.randint(-3, 3, (40,), generator=generator)
+    states[7] = 99
+    own = slice(5, 30)
+    wanted = []
+    for i in range(own.start, own.stop):
+        others = [returns[j].item() for j in range(40) if j != i and states[j] == states[i]]
+        wanted.append(returns[i].item() - np.mean(others) if others else np.nan)
+    got = leave_one_out(returns, states, own)
+    assert got.isnan().nonzero().flatten().tolist() == [2]
+    np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_state_pays_whatever_the_action_is_no_advantage():
+    """A thousandfold of the others' spread, added to one state, is gone; the critic's baseline would have to learn it."""
+    returns, states = torch.tensor([1.0, 2.0, 4.0, 0.5, 0.25]).double(), torch.tensor([0, 0, 0, 1, 1])
+    raised = returns + torch.tensor([1e3, 1e3, 1e3, 0.0, 0.0]).double()
+    torch.testing.assert_close(leave_one_out(raised, states, slice(0, 5)), leave_one_out(returns, states, slice(0, 5)))

@@ -121,6 +121,17 @@ def curves_figure(window: Window, curves: Mapping[str, np.ndarray], title: str, 
     return figure
 
 
+def markdown_table(rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
+    """A table as results.json has it (row to convention to metric), in Markdown."""
+    first = next(iter(rows.values()))
+    cells = [(convention, name) for convention, metrics in first.items() for name in metrics]
+    lines = [f"| | {' | '.join(f'{convention} {name}' for convention, name in cells)} |", "|---|" + "---:|" * len(cells)]
+    for row, by in rows.items():
+        shown = [by[convention][name] for convention, name in cells]
+        lines.append(f"| {row} | {' | '.join('-' if value is None else f'{value:.3f}' for value in shown)} |")
+    return "\n".join(lines)
+
+
 def data_facts(market: MarketData, source: str, **windows: Window) -> dict[str, Any]:
     """What results.json and flagtrl.json say about the data of a run."""
     return {

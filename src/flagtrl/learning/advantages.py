@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -44,3 +45,26 @@ def whiten(values: Tensor, everyone: Tensor) -> Tensor:
     """
     deviation = everyone.std() if everyone.numel() > 1 else everyone.new_tensor(1.0)
     return (values - everyone.mean()) / (deviation + 1e-8)
+
+
+def leave_one_out(returns: Tensor, states: Tensor, own: slice) -> Tensor:
+    """R_i - mean of R_j over the other samples j in i's state: how much better an action did than others taken there.
+
+    Nothing that an agent does moves a price, so environments that stand in one state face the same future: what it pays
+    whatever the action is in all their returns, and goes out of the difference. (The baseline of Kool et al. 2019, "Buy 4
+    REINFORCE samples, get a baseline for free!", over the samples that share a state.)
+
+    Args:
+        returns: (N,) of all processes.
+        states: (N,) int64, equal where states are.
+        own: which samples are asked for.
+
+    Returns:
+        (n,) advantages; NaN where no other sample is in the state.
+    """
+    assert returns.shape == states.shape and returns.ndim == 1, "returns and states must both be (N,)"
+    _, group, count = states.unique(return_inverse=True, return_counts=True)
+    sums = returns.new_zeros(len(count)).index_add_(0, group, returns)
+    mine, group = returns[own], group[own]
+    others = count[group] - 1
+    return mine - (sums[group] - mine) / torch.where(others > 0, others, torch.nan)

@@ -18,6 +18,7 @@ from flagtrl.policy.trunk import DEVICES, DTYPES, TrunkSettings
 logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "split", "plain")
+ADVANTAGES = ("gae", "leave_one_out")
 TRAIN_DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -49,6 +50,13 @@ class PPOConfig(TrainingArguments):
     update_epochs: int = field(default=1, metadata={"help": "passes over a rollout"})
     minibatch_size: int = field(default=32, metadata={"help": "samples per optimizer step, at most, over all processes"})
     gradient_accumulation_steps: int = field(default=8, metadata={"help": "micro-batches per optimizer step"})
+    advantage: str = field(
+        default="gae",
+        metadata={
+            "help": "gae: the critic is the baseline; leave_one_out: the other environments' mean return in the same state is, "
+            "which needs prompts that tell of the account no more than its position (markov)"
+        },
+    )
     norm_adv: bool = field(default=True, metadata={"help": "whiten the advantages of a rollout, over all processes"})
     clip_coef: float = field(default=0.2, metadata={"help": "clipping of the surrogate, and of the value loss"})
     clip_vloss: bool = field(default=True, metadata={"help": "clip the value loss"})
@@ -206,6 +214,11 @@ class PPOConfig(TrainingArguments):
                 held = False
             if not held:
                 raise ConfigError(f"{name} is {value!r}; it must be {bound}")
+        if self.advantage == "leave_one_out" and self.num_envs < 2:
+            raise ConfigError(
+                f"advantage is leave_one_out, but num_envs is {self.num_envs}, so that there is no other; set num_envs to 8 or "
+                "more, or advantage to gae"
+            )
         if self.total_timesteps < self.rollout_samples:
             raise ConfigError(
                 f"total_timesteps is {self.total_timesteps}, one rollout takes num_steps x num_envs = {self.rollout_samples}; "
@@ -233,6 +246,7 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "early_stopping_patience": (lambda x: x is None or (isinstance(x, int) and x >= 1), "at least 1, or left out"),
     "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
+    "advantage": (lambda x: x in ADVANTAGES, f"one of {', '.join(ADVANTAGES)}"),
     "engine": (lambda x: x in ENGINES, f"one of {', '.join(ENGINES)}"),
     "trunk_cache_mb": _WEIGHT,
     "merge_tokens": (lambda x: isinstance(x, int) and x >= 0, "a whole number of at least 0"),

@@ -6,6 +6,7 @@ its micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -22,7 +23,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, default_data_co
 
 from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
-from flagtrl.learning.advantages import generalised_advantages, whiten
+from flagtrl.learning.advantages import generalised_advantages, leave_one_out, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import entropy, exact_kl, policy_loss, value_loss
 from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
@@ -157,7 +158,12 @@ class PPOTrainer(PersistentTrainer):
         prepared = super()._prepare_for_training(*args, **kwargs)
         policy, env = self._policy(), self._make_env()
         with self.accelerator.autocast():
-            read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")  # of a resumed run too
+            known = read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")  # of a resumed run too
+            if self.args.advantage == "leave_one_out" and not known:
+                raise ConfigError(
+                    f"advantage is leave_one_out, but prompts of the style {self.encoder.settings.prompt_style!r} tell more of "
+                    "the account than its position, so that no two environments meet; use prompt_style markov, or advantage gae"
+                )
             if self.state.global_step == 0 and not policy.prior.known:
                 if policy.settings.prior == "baked" and self.sharded:
                     raise ConfigError("prior is 'baked', which a model spread over processes cannot be; use prior calibrated")
@@ -253,6 +259,8 @@ class PPOTrainer(PersistentTrainer):
         self._meters.add_trunk(self._policy(), set(self._boundaries.values()))
         self.watch.rollout(float(entropy(rollout.logprobs.flatten(0, 1)).mean()), self._steps_done(), self.say)
         advantages = advantages.flatten()
+        if self.args.advantage == "leave_one_out":
+            advantages = self._leave_one_out(rollout, returns, advantages)
         if self.args.norm_adv:
             advantages = whiten(advantages, self.accelerator.gather(advantages.to(self.args.device)).cpu())
         return Samples(
@@ -265,6 +273,15 @@ class PPOTrainer(PersistentTrainer):
             advantages=advantages,
             returns=returns,
         )
+
+    def _leave_one_out(self, rollout: Rollout, returns: Tensor, by_critic: Tensor) -> Tensor:
+        """(N,) against the other samples, of all processes, in the same state; against the critic where there is none."""
+        digests = (hashlib.sha256(prompt.ids.tobytes()).digest()[:8] for prompt in rollout.prompts)
+        states = torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])
+        all_returns, all_states = (self.accelerator.gather(each.to(self.args.device)).cpu() for each in (returns, states))
+        first = self.args.process_index * len(returns)
+        advantages = leave_one_out(all_returns, all_states, slice(first, first + len(returns)))
+        return torch.where(advantages.isnan(), by_critic, advantages)
 
     def _steps_done(self) -> int:
         """Environment steps before this rollout, over all processes."""
