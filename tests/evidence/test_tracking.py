@@ -220,7 +220,8 @@ def test_progress_lines_name_an_evaluation(small_model, tmp_path, capsys):
     printed = capsys.readouterr().out
     learning = sum(value.numel() for value in weights(trainer).values())
     whole = sum(p.numel() for p in trainer.model.parameters())
-    assert printed.startswith(f"trainable: {learning:,} of {whole:,} parameters ({learning / whole:.1%}): adapter ")
+    assert printed.startswith("the policy at the start, flat: P(Buy) ")
+    assert f"\ntrainable: {learning:,} of {whole:,} parameters ({learning / whole:.1%}): adapter " in printed
     assert re.search(r"^ +12/12 steps \| \d+\.\d steps/s \| 0:00 left \| loss", printed, re.MULTILINE)
     line = next(line for line in printed.splitlines() if "validation" in line)
     entry = evaluations(trainer)[0]

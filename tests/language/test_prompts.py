@@ -7,10 +7,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from flagtrl.errors import ConfigError
-from flagtrl.language.prompts import prompt_style, style_names
+from flagtrl.language.prompts import ANSWER_FORMAT, ANSWER_PREFIX, prompt_style, style_names
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.env import MarketSettings, Observation, TradingEnv
+from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.sources import investorbench_json
 
 SELL, HOLD, BUY = 0, 1, 2
@@ -46,12 +47,21 @@ def text_of(style: str, observation: Observation, headlines=()) -> str:
 @pytest.mark.parametrize("style", style_names())
 def test_the_four_parts_come_in_the_papers_order(style):
     text = text_of(style, played()[0].observe(), ["Orders grow."])
-    task, actions, answer = text.index("ACME"), text.index("Actions: {Buy, Sell, Hold}"), text.rindex("Answer")
+    listed = "Actions: {Buy, Sell, Hold}" if style == "paper" else ANSWER_FORMAT  # which lists them too, and costs less there
+    task, actions, answer = text.index("ACME"), text.index(listed), text.rindex("Answer")
     assert task < actions < answer
     for word in ("risk", "Buy", "Sell", "Hold"):  # what to aim at, and what each action is for, stand in the task
         assert word in text[:actions]
     assert "Orders grow." in text[actions:answer] and "JSON" in text[answer:]
     assert "\n" not in text[answer:], "nothing follows the output format"
+
+
+@pytest.mark.parametrize("style", style_names())
+def test_every_style_names_the_three_answers_in_full_once(style):
+    text = text_of(style, played()[0].observe())
+    assert text.count(ANSWER_FORMAT) == 1
+    for word in ACTION_WORDS:
+        assert f'{ANSWER_PREFIX}{word}"}}' in ANSWER_FORMAT, "as the model is to write it, after the prefix that is given"
 
 
 def test_paper_style_holds_every_field_with_its_value():

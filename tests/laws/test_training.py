@@ -67,8 +67,8 @@ def test_the_gradient_of_a_minibatch_does_not_depend_on_its_micro_batches(small_
     for accumulation in (2, 4):
         split = gradients(small_model, tmp_path, accumulation)
         assert split.keys() == whole.keys()
-        for name in whole:
-            torch.testing.assert_close(split[name], whole[name], atol=1e-6, rtol=1e-4)
+        for name in whole:  # float32 sums in another order, as large as the largest entry's
+            torch.testing.assert_close(split[name], whole[name], atol=1e-6 * max(1.0, whole[name].abs().max()), rtol=1e-4)
 
 
 def test_equal_seeds_give_equal_curves_and_other_seeds_others(run, small_model, tmp_path):

@@ -334,6 +334,76 @@ def test_the_cache_drops_the_least_recently_used_and_keeps_its_bound():
     assert cache.get(b"d") is None and cache.nbytes == 100
 
 
+# ------------------------------------------------------------------------------------------- prompts known ahead
+
+
+def prompts_of_bars(bars=11, seed=5):
+    """Two prompts a bar, all beginning alike, with shared and own parts of mixed lengths."""
+    rng, prompts = np.random.default_rng(seed), []
+    begin = rng.integers(20, VOCABULARY, 6)
+    for _ in range(bars):
+        shared = np.concatenate([begin, rng.integers(20, VOCABULARY, rng.integers(1, 12))])
+        for _ in range(2):
+            own = rng.integers(20, VOCABULARY, rng.integers(1, 9))
+            prompts.append(EncodedPrompt(np.concatenate([shared, own]).astype(np.int64), len(shared)))
+    return prompts
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, sliding window", "gemma2"])
+@pytest.mark.parametrize("paths", ["smollm", "three chains"])
+def test_prompts_read_ahead_equal_those_read_one_by_one_and_the_plain_engine(name, paths):
+    model, prompts = policy_of(CONFIGS[name], paths=PATHS[paths]), prompts_of_bars()
+    legal = np.ones((len(prompts), 3), dtype=bool)
+    with torch.no_grad():
+        plain = model(**PromptBatch.of(prompts, legal).inputs()).logprobs.exp()
+        model.use_split()
+        alone = model(**model.inputs(prompts, legal)).logprobs.exp()
+        trunk, told = model.use_split(), []
+        assert trunk.prefill(prompts, tell=lambda *at: told.append(at)) == len(prompts)
+        tokens = trunk.tokens
+        ahead = model(**model.inputs(prompts, legal)).logprobs.exp()
+    assert trunk.tokens == tokens and trunk.lookups["prompt hit"] == len(prompts), "nothing was read again"
+    torch.testing.assert_close(ahead, alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ahead, plain, atol=1e-6, rtol=0)
+    assert told == [(8, 11), (11, 11)]
+    assert trunk.prefill(prompts) == 0 and trunk.tokens == tokens
+
+
+def test_prompts_that_are_all_one_text_but_for_their_ends_are_read_ahead_too():
+    model, prompts = policy_of(CONFIGS["llama"]), prompts_of([3, 7, 5], 9)
+    wanted = model.use_split()(prompts)
+    trunk = model.use_split()
+    assert trunk.prefill(prompts) == 3
+    for one, other in zip(trunk(prompts), wanted, strict=True):
+        torch.testing.assert_close(one.states[0], other.states[0], atol=1e-5, rtol=0)
+
+
+def test_nothing_is_read_ahead_where_not_all_can_be_kept():
+    model, prompts = policy_of(CONFIGS["llama"]), prompts_of_bars()
+    needed = model.use_split()
+    needed.prefill(prompts)
+    for share, done in ((0.89, len(prompts)), (0.91, 0)):
+        trunk = model.use_split(TrunkSettings(cache_bytes=int(needed.cache.pinned_bytes / share)))
+        assert trunk.prefill(prompts) == done and (trunk.tokens > 0) == (done > 0)
+    trunk = model.use_split(TrunkSettings(cache_bytes=int(needed.cache.pinned_bytes / 0.6)))
+    assert trunk.prefill(prompts) == len(prompts)
+    assert trunk.prefill(prompts_of_bars(seed=6)) == 0, "beside them there is no room for as many again"
+
+
+def test_what_was_read_ahead_stays_whatever_comes_after():
+    cache = LruCache(100)
+    cache.put(b"a", "by itself", 30)
+    cache.pin(b"a", "A", 40)
+    for key in (b"b", b"c", b"d"):
+        cache.put(key, key, 30)
+    cache.put(b"a", "again", 10)
+    cache.put(b"e", "too large beside it", 61)
+    assert (cache.get(b"a"), cache.get(b"b"), cache.get(b"c"), cache.get(b"d")) == ("A", None, b"c", b"d")
+    assert (cache.nbytes, cache.pinned_bytes, len(cache)) == (100, 40, 3)
+    cache.clear()
+    assert (cache.nbytes, cache.pinned_bytes, len(cache), cache.pinned(b"a")) == (0, 0, 0, False)
+
+
 def test_pad_left():
     states = [torch.ones(1, 2), 2 * torch.ones(3, 2)]
     assert pad_left(states, 4, torch.device("cpu"))[:, :, 0].tolist() == [[0, 0, 0, 1], [0, 2, 2, 2]]

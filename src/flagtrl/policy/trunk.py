@@ -293,14 +293,14 @@ class Trunk:
         longest = max(map(len, texts)) - states.shape[1]
         if longest <= 0:  # they are all one text
             return [begun] * len(texts)
-        counts = [len(text) - longest for text in texts]  # a shorter row begins earlier, as in `_run`
+        counts = [max(len(text) - longest, 0) for text in texts]  # a shorter row begins earlier, as in `_run`
         cache = LayerCache(0, _stack([keys_values] * len(texts), counts))
         rows = [text[count:] for text, count in zip(texts, counts, strict=True)]
         self.tokens += sum(map(len, rows))
         out = self.split.trunk(_pad_ids(rows, device), left_mask(list(map(len, texts)), max(counts) + longest, device), cache)
         return [
             (
-                torch.cat([states[:, :count], out[row : row + 1]], dim=1),
+                torch.cat([states[:, :count], out[row : row + 1, count - len(text) :]], dim=1),
                 [tuple(t[row : row + 1, :, -len(text) :] for t in pair) for pair in cache.keys_values()],  # type: ignore[misc]
             )
             for row, (text, count) in enumerate(zip(texts, counts, strict=True))
