@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 RUNS: dict[str, list[str]] = {
     "flagtrl": ["--preset", "flagtrl"],
     "flagtrl_head": ["--preset", "flagtrl", "--policy", "head"],
-    "paper_markov": ["--preset", "paper", "--prompt_style", "markov", "--total_timesteps", "4000"],
-    "paper": ["--preset", "paper", "--total_timesteps", "240", "--sampled_paths", "1"],
+    "paper_markov": ["--preset", "paper", "--prompt_style", "markov", "--total_timesteps", "1200"],
+    "paper": ["--preset", "paper", "--total_timesteps", "160", "--sampled_paths", "1", "--test_end", "2020-10-07"],
 }
 SHARES = tuple(f"action_share/{word}" for word in ("Sell", "Hold", "Buy"))
 CURVES = ("reward", "entropy", "kl", "explained_variance", *SHARES)
