@@ -50,14 +50,15 @@ def prepare_policy(
     model.eval()
     survey = _ask(model, wrapped, prompts, legal, device, say)
     model.prior.measure(survey.scores, survey.legal)
+    raw, start = masked_log_softmax(survey.scores, survey.legal), survey
     if model.settings.prior == "baked" and model.policy_head is None:
         _bake(model, prompts, legal, device, say)
-        survey_after = _ask(model, wrapped, prompts, legal, device, say)
-        model.standard.measure(survey_after.hidden)
+        start = _ask(model, wrapped, prompts, legal, device, say)
+    model.standard.measure(start.hidden)
+    if model.policy_head is None:
+        logprobs = model.logprobs(start.scores, start.legal)
     else:
-        model.standard.measure(survey.hidden)
-    raw = masked_log_softmax(survey.scores, survey.legal)
-    logprobs = _logprobs(model, wrapped, prompts, legal, device)
+        logprobs = _logprobs(model, wrapped, prompts, legal, device)
     if not torch.allclose(raw, logprobs, atol=1e-3):
         for line in describe(raw, survey.legal)[0]:
             say(f"the untrained model, {line}")

@@ -166,7 +166,7 @@ class ActorCritic(nn.Module):
             return Survey(legal, answers.scores[index], answers.mass[index], answers.hidden[index])
         with self.as_reference() if reference else nullcontext():
             scores, hidden = self.scores(runs, reference)
-        return PolicyOutput(self._logprobs(scores[index], legal), self._values(hidden)[index])
+        return PolicyOutput(self.logprobs(scores[index], legal), self._values(hidden)[index])
 
     def untrained_scores(self, legal: Tensor, **prompts: Any) -> Tensor:
         """(B, A) scores of the actions' tokens under the language model without its adapter; arguments as `forward`'s."""
@@ -180,17 +180,19 @@ class ActorCritic(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         boundaries: Sequence[Boundary] | None = None,
-    ) -> tuple[Iterator[ChainRun], Tensor | slice]:
+    ) -> tuple[Iterator[ChainRun], Tensor]:
         """The language model's runs of the prompts that differ, not yet begun; and each prompt's row in them."""
         if boundaries is None:
             assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
-            return self.plain_runs(input_ids, attention_mask), slice(None)
+            marked = 2 * input_ids + attention_mask  # where padding is told from the token of its id
+            different, index = marked.unique(dim=0, return_inverse=True)
+            return self.plain_runs(different // 2, different % 2), index
         unique = list(dict.fromkeys(boundaries))  # equal prompts share a boundary, and so one row
         rows = {boundary: row for row, boundary in enumerate(unique)}
         index = torch.tensor([rows[boundary] for boundary in boundaries], device=device)
         return self.split_runs(self.split_hidden(unique, device)), index
 
-    def _logprobs(self, scores: Tensor, legal: Tensor) -> Tensor:
+    def logprobs(self, scores: Tensor, legal: Tensor) -> Tensor:
         """(B, A) scores -> log pi, the label prior taken out where the settings say so."""
         if self.settings.prior == "calibrated" and self.policy_head is None:
             scores = self.prior(scores, legal)
@@ -218,7 +220,7 @@ class ActorCritic(nn.Module):
                 for (boundary, _), row in zip(group, self.scores(runs, reference=True)[0], strict=False):
                     scores[boundary] = row.clone()  # not a view, which would keep the whole batch
                     self.trunk.keep_reference_scores(boundary.prompt, row.clone())
-        return self._logprobs(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
+        return self.logprobs(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
