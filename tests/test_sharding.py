@@ -20,9 +20,12 @@ from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 from training import tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
-# 20 updates: 5 rollouts of 20 samples, 2 minibatches, twice. CleanRL's epsilon for PPO; with Adam's own of 1e-8 a weight
-# whose gradient is 0 but for rounding moves as far as any.
-RUN = {"num_envs": 4, "num_steps": 5, "minibatch_size": 10, "rollouts": 5, "learning_rate": 5e-4, "adam_epsilon": 1e-5}
+# 16 updates: 4 rollouts of 20 samples, 2 minibatches, twice. CleanRL's epsilon for PPO; with Adam's own of 1e-8 a weight
+# whose gradient is 0 but for rounding moves as far as any. Values as small as returns are: larger ones' loss throws the top
+# layers about through the standardisation, and rounding with them.
+RUN = {"num_envs": 4, "num_steps": 5, "minibatch_size": 10, "rollouts": 4, "learning_rate": 5e-4, "adam_epsilon": 1e-5}
+RUN |= {"value_std": 0.004}
+RUN |= {"prior": "calibrated"}  # so every test sees that the processes measured, and a resumed run kept, the same offsets
 SAVED = {"save_strategy": "steps", "save_steps": 8}
 FILES = (ADAPTER_FILE, HEADS_FILE)
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs pip install flagtrl[deepspeed]")
@@ -72,15 +75,15 @@ def largest_difference(a, b):
     for name in FILES:
         ours, theirs = load_file(a / name), load_file(b / name)
         assert ours.keys() == theirs.keys()
-        largest = max(largest, *(float((ours[key] - theirs[key]).abs().max()) for key in ours))
+        largest = max(largest, *(float((ours[key].float() - theirs[key].float()).abs().max()) for key in ours))
     return largest
 
 
 def assert_same_curve(log, trainer):
-    """Every loss term of all 20 updates; the explained variance is each process's own."""
+    """Every loss term of all 16 updates; the explained variance is each process's own."""
     wanted = [entry for entry in trainer.state.log_history if "loss" in entry]
     found = [entry for entry in log if "loss" in entry]
-    assert [entry["step"] for entry in found] == [entry["step"] for entry in wanted] == list(range(1, 21))
+    assert [entry["step"] for entry in found] == [entry["step"] for entry in wanted] == list(range(1, 17))
     for ours, theirs in zip(found, wanted, strict=True):
         for name in ("loss", "policy_loss", "value_loss", "entropy", "kl", "kl_old", "ratio", "reward", "action_share/Buy"):
             assert (name in ours) == (name in theirs)
@@ -102,7 +105,7 @@ def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(sm
 
 
 def sharded_run(small_model, tmp_path, alone, config, finetuning, kinds, *, resumed):
-    """20 updates, equal to the single process's; then resumed from a checkpoint of the middle, with the same end."""
+    """16 updates, equal to the single process's; then resumed from a checkpoint of the middle, with the same end."""
     whole = tmp_path / "whole"
     facts = launch(small_model, whole, config, finetuning=finetuning, **SAVED)
     assert set(kinds) <= set(facts["kinds"])

@@ -65,6 +65,7 @@ def tiny_trainer(
     finetuning="full_top",
     style="compact",
     prior="raw",
+    value_std=0.1,
     days=40,
     validate=None,
     publisher=None,
@@ -96,7 +97,7 @@ def tiny_trainer(
     settings = PolicySettings(policy=policy, prior=prior, finetuning=finetuning, head_width=16)
     adapted = attach_adapter(copy.deepcopy(base) if copied else base, settings)
     model = ActorCritic(adapted, encoder.action_paths, settings, args.dropout)
-    torch.nn.init.normal_(model.value_head[-1].weight, std=0.1)  # values of 0 would hide what returns are made of
+    torch.nn.init.normal_(model.value_head[-1].weight, std=value_std)  # values of 0 would hide what returns are made of
     window = news_leads_price(days=days, seed=2).window()
     market = MarketSettings(reward="log_return", lookback=3, episode_start="random")
     more = {"validate": validate and validate(encoder), "publisher": publisher}

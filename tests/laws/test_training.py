@@ -63,12 +63,13 @@ def gradients(small_model, out, accumulation) -> dict[str, torch.Tensor]:
 
 def test_the_gradient_of_a_minibatch_does_not_depend_on_its_micro_batches(small_model, tmp_path):
     whole = gradients(small_model, tmp_path, 1)
-    assert max(g.abs().max() for g in whole.values()) > 1e-3
+    size = float(torch.stack([g.norm() for g in whole.values()]).norm())  # float32's rounding is relative to it
+    assert 1 < size < 20
     for accumulation in (2, 4):
         split = gradients(small_model, tmp_path, accumulation)
         assert split.keys() == whole.keys()
-        for name in whole:  # float32 sums in another order, as large as the largest entry's
-            torch.testing.assert_close(split[name], whole[name], atol=1e-6 * max(1.0, whole[name].abs().max()), rtol=1e-4)
+        for name in whole:
+            torch.testing.assert_close(split[name], whole[name], atol=1e-6 * size, rtol=1e-4)
 
 
 def test_equal_seeds_give_equal_curves_and_other_seeds_others(run, small_model, tmp_path):
