@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FAST = [
     *("--preset", "paper", "--sampled_paths", "2"),
     *("--total_timesteps", "16", "--num_steps", "8", "--gradient_accumulation_steps", "2"),
-    *("--prompt_style", "compact", "--news_token_budget", "8", "--lookback", "3"),
+    *("--prompt_style", "markov", "--news_token_budget", "8", "--lookback", "3"),
     *("--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"),
 ]
 ROWS = {
@@ -84,7 +84,7 @@ def test_a_recipe_gives_the_published_buy_and_hold(monkeypatch, shared, small_mo
     with open(tmp_path / "trades.csv") as file:
         trades = list(csv.DictReader(file))
     bars = results["windows"]["test"][2]
-    assert len(trades) == 2 * (bars - 1), "one row a decision, greedy and sampled"
+    assert len(trades) == 4 * (bars - 1), "one row a decision: greedy, the first sampled path, untrained raw and calibrated"
     greedy = [float(row["value_after"]) for row in trades if row["row"] == "agent_greedy"]
     assert 100 * np.log(greedy[-1] / 100_000) == pytest.approx(results["test"]["agent_greedy"]["paper"]["CR"])
 

@@ -248,7 +248,7 @@ def test_what_the_cache_holds_does_not_change_a_bit(small_model, tmp_path, style
     ],
 )
 def test_both_engines_train_alike(small_model, tmp_path, monkeypatch, architecture, finetuning):
-    """200 environment steps, every logged loss.
+    """100 environment steps, every logged loss.
 
     With the heads on the hidden state as it is. Standardised it is divided by 1/25 of its size, and the value loss of these
     models, whose values are far larger than their returns, throws the top layers about so much that rounding grows tenfold
@@ -260,13 +260,13 @@ def test_both_engines_train_alike(small_model, tmp_path, monkeypatch, architectu
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(small_model).save_pretrained(tmp_path / "model")
-    options = {"finetuning": finetuning, "num_steps": 10, "total_timesteps": 200, "max_episode_steps": 30, "update_epochs": 1}
+    options = {"finetuning": finetuning, "num_steps": 10, "total_timesteps": 100, "max_episode_steps": 30, "update_epochs": 1}
     logs = []
     for engine in ("plain", "split"):
         trainer = tiny_trainer(tmp_path / "model", tmp_path / engine, engine=engine, **options)
         trainer.train()
         logs.append([entry for entry in entries(trainer) if "loss" in entry])
-    assert len(logs[0]) == len(logs[1]) == 40
+    assert len(logs[0]) == len(logs[1]) == 20
     for plain, split in zip(*logs, strict=True):
         assert plain.keys() == split.keys() - set(LOGGED_BY_SPLIT)
         assert plain == pytest.approx({name: split[name] for name in plain}, abs=1e-4, rel=1e-4), plain["step"]

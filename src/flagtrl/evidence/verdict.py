@@ -80,7 +80,14 @@ def verdict(
     least = TWO_SIDED_5_PERCENT * math.sqrt(periods_per_year / returns)
     said.append(f"{returns} returns cannot show a Sharpe ratio below {least:.2f} at 5%, two-sided.")
     if train_rows and "untrained_calibrated" in train_rows:
-        trained, start = (train_rows[row]["standard"].CR for row in ("agent_greedy", "untrained_calibrated"))
-        learnt = "learnt its training window" if trained > start else "did not even learn its training window"
-        said.append(f"In sample it made {trained:.1f}%, untrained {start:.1f}%: it {learnt}. That is no evidence of skill.")
+        said.append(_in_sample(*(train_rows[row]["standard"].CR for row in ("agent_greedy", "untrained_calibrated", "random_p95"))))
     return said
+
+
+def _in_sample(ours: float, untrained: float, random_p95: float) -> str:
+    made = f"In sample it made {ours:.1f}%, untrained {untrained:.1f}%, and 95% of random policies at most {random_p95:.1f}%"
+    if ours > max(random_p95, untrained):
+        return f"{made}: it learnt its training window, which is no evidence of skill."
+    if ours > untrained:
+        return f"{made}: more than before training, and no more than chance."
+    return f"{made}: it did not even learn its training window."
