@@ -80,7 +80,8 @@ def verdict(
     least = TWO_SIDED_5_PERCENT * math.sqrt(periods_per_year / returns)
     said.append(f"{returns} returns cannot show a Sharpe ratio below {least:.2f} at 5%, two-sided.")
     if train_rows and "untrained_calibrated" in train_rows:
-        said.append(_in_sample(*(train_rows[row]["standard"].CR for row in ("agent_greedy", "untrained_calibrated", "random_p95"))))
+        made = {row: by["standard"].CR for row, by in train_rows.items()}
+        said.append(_in_sample(made["agent_greedy"], made["untrained_calibrated"], made["random_p95"]))
     return said
 
 
