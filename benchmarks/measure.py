@@ -172,7 +172,13 @@ def _positions(mask: Tensor) -> Tensor:
 
 
 class Clocked(PPOTrainer):
-    """A trainer that times its phases; the update is what is left of a rollout's time."""
+    """A trainer that times its phases; the update is what is left of a rollout's time. What is done once a run is left out."""
+
+    def _before_the_first_rollout(self) -> None:
+        pass
+
+    def _first_update(self) -> None:
+        pass
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

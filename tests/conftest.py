@@ -2,7 +2,6 @@
 
 import os
 import time
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +13,6 @@ import torch
 from huggingface_hub import constants
 
 from fake_hub import FakeHub
-from flagtrl.learning import start
-from flagtrl.policy.prior import visits
 from training import Rates, Spy, random_llama, tiny_trainer, weights
 
 torch.set_num_threads(1)
@@ -35,14 +32,6 @@ def shared() -> Path:
 def small_model(shared, tmp_path_factory) -> Path:
     """A directory with a random 4-layer Llama that carries SmolLM2's real tokenizer."""
     return random_llama(tmp_path_factory.mktemp("small_model"), shared / "models/smollm2_instruct_tokenizer")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def few_bars_are_asked_before_training():
-    """64, as a real model is asked about, would take half of every tiny training run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "visits", partial(visits, bars=8))
-        yield
 
 
 @pytest.fixture(scope="session")

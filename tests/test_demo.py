@@ -95,7 +95,7 @@ def test_the_main_job_on_the_real_model_in_short(tmp_path, capsys):
     adapter = json.loads((tmp_path / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert {"entropy", "action_shares", "exposure", "trades"} <= set(results["behaviour"]) and results["verdict"]
-    assert results["behaviour"]["entropy"] > 0.3 and results["preset"] == "flagtrl" and results["collapsed_at"] is None
+    assert results["behaviour"]["entropy"] > 0.05 and results["preset"] == "flagtrl" and results["collapsed_at"] is None
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("preset flagtrl:")
     shown = "\n".join(lines)

@@ -38,7 +38,7 @@ def small_disk(path, mebibytes=16):
     try:
         yield path
     finally:
-        subprocess.run(["umount", path], check=True)
+        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 @pytest.fixture

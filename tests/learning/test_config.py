@@ -61,6 +61,7 @@ OUT_OF_BOUNDS = {
     "early_stopping_patience": [(0, "at least 1"), (1, "it needs eval_strategy steps")],
     "target_kl": [(0.0, "above 0"), (-1.0, "above 0")],
     "dropout": [(-0.1, "at least 0"), (1.0, "below 1")],
+    "advantage": [("exact", "gae, leave_one_out")],
     "engine": [("fast", "auto, split, plain")],
     "trunk_cache_mb": [(-1, "at least 0")],
     "trunk_dtype": [("int4", "auto, float32, bfloat16, float16")],

@@ -19,7 +19,7 @@ from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import LOW_ENTROPY, LabelPrior, describe, visits
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 from flagtrl.policy.scoring import masked_log_softmax
-from training import Spy, tiny_trainer
+from training import BARS_ASKED, Spy, tiny_trainer
 
 PRIORS = ("raw", "calibrated", "baked")
 FLAT, LONG = (False, True, True), (True, True, False)  # the legal actions
@@ -160,7 +160,7 @@ def test_after_calibration_the_mean_score_of_each_action_and_position_is_0(loud_
     trainer = tiny_trainer(loud_model, tmp_path, prior="calibrated", **options)
     trainer.train()
     model, env = trainer.model.eval(), trainer._make_env()
-    seen = visits(env)
+    seen = visits(env, BARS_ASKED)
     prompts, legal = [trainer.encoder.encode(o) for o in seen], np.stack([o.legal for o in seen])
     with torch.no_grad():
         runs, index = model._runs(torch.device("cpu"), boundaries=model.trunk(prompts))

@@ -154,8 +154,12 @@ class PPOTrainer(PersistentTrainer):
     # -- before the first rollout
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's; then, of a run that begins, the label prior and the heads' standardisation are measured."""
         prepared = super()._prepare_for_training(*args, **kwargs)
+        self._before_the_first_rollout()
+        return prepared
+
+    def _before_the_first_rollout(self) -> None:
+        """Read prompts ahead; of a run that begins, measure the label prior and the heads' standardisation."""
         policy, env = self._policy(), self._make_env()
         with self.accelerator.autocast():
             known = read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")  # of a resumed run too
@@ -168,7 +172,6 @@ class PPOTrainer(PersistentTrainer):
                 if policy.settings.prior == "baked" and self.sharded:
                     raise ConfigError("prior is 'baked', which a model spread over processes cannot be; use prior calibrated")
                 prepare_policy(policy, self.model_wrapped, env, self.encoder, self.args.device, self.say)
-        return prepared
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.extra["watch"] = self.watch.state()
