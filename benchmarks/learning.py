@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 RUNS: dict[str, list[str]] = {
     "flagtrl": ["--preset", "flagtrl"],
     "flagtrl_head": ["--preset", "flagtrl", "--policy", "head"],
-    "paper_markov": ["--preset", "paper", "--prompt_style", "markov", "--total_timesteps", "1200"],
+    "paper_markov": ["--preset", "paper", "--prompt_style", "markov", "--total_timesteps", "400", "--sampled_paths", "20"],
     "paper": ["--preset", "paper", "--total_timesteps", "160", "--sampled_paths", "1", "--test_end", "2020-10-07"],
 }
 SHARES = tuple(f"action_share/{word}" for word in ("Sell", "Hold", "Buy"))

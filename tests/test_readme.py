@@ -251,20 +251,13 @@ def test_what_is_said_of_learning_is_what_the_benchmark_wrote():
     rows = written("learning.json")
     assert markdown(rows) in README
     ours = [row for row in rows if row["run"] == "flagtrl"]
-    assert len(ours) == 3
+    assert len(ours) == 3 and {row["run"] for row in rows} >= {"flagtrl", "paper_markov"}
     for row in ours:
         assert min(row["curves"]["entropy"]) > 0.05 and row["collapsed_at"] is None
         assert row["train"]["agent_greedy"]["CR"] > row["train"]["untrained_calibrated"]["CR"]
+    assert all(min(row["curves"]["entropy"]) < 1e-4 for row in rows if row["run"] == "paper_markov"), "said to be dead"
     for run in {row["run"] for row in rows}:
         assert (ROOT / f"docs/learning_{run}.png").is_file()
-
-
-def test_the_page_of_what_is_spoken_is_what_the_benchmark_wrote():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from speech import markdown
-
-    assert (ROOT / "docs/speech.md").read_text() == markdown(written("speech.json"))
-    assert len(written("speech.json")["answers"]) == 5
 
 
 def near(results: dict, recorded: dict) -> None:
