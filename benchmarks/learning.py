@@ -51,7 +51,6 @@ def run(name: str, seed: int, model: str, out: Path) -> dict[str, Any]:
         "curves": {key: [entry.get(key) for entry in logged] for key in CURVES},
         "behaviour": results["behaviour"],
         "deviation": deviation(out / "trades.csv"),
-        "verdict": results["verdict"],
         **{
             window: {row: {k: by["standard"][k] for k in ("CR", "SR")} for row, by in results[window].items()}
             for window in ("train", "test")

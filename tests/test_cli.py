@@ -98,7 +98,10 @@ def test_a_crash_exits_with_1_and_a_traceback(command):
     "args",
     [
         ["demo", "--output_dir", "{occupied}/out"],
+        ["demo", "--synthetic", "--preset", "paper", "--output_dir", "{out}"],
+        ["demo", "--preset", "gold", "--output_dir", "{out}"],
         ["train", "--recipe", "gold"],
+        ["train", "--preset", "gold", "--show"],
         ["train", "--config", "{nothing}.yaml"],
         ["train", "--accelerate_config", "{nothing}.yaml"],
         ["train", "--num_processes", "0"],
@@ -108,7 +111,7 @@ def test_a_crash_exits_with_1_and_a_traceback(command):
         ["pull", "a/b/c"],
         ["data", "download", "NOPE"],
     ],
-    ids=lambda args: " ".join(args[:2]),
+    ids=lambda args: " ".join(args[:3]),
 )
 def test_an_error_to_act_on_is_one_line_and_2(args, capsys, tmp_path):
     (tmp_path / "occupied").write_text("a file")

@@ -16,7 +16,7 @@ def test_the_trainer_uses_it_and_a_lone_sample_has_the_critics_baseline(small_mo
         seen.append((returns, states, leave_one_out(returns, states, own)))
         return seen[-1][2]
 
-    monkeypatch.setattr("flagtrl.learning.trainer.leave_one_out", noted)
+    monkeypatch.setattr("flagtrl.learning.samples.leave_one_out", noted)
     trainer = tiny_trainer(small_model, tmp_path, style="markov", advantage="leave_one_out", num_envs=3, norm_adv=False)
     trainer.train()
     ((_, states, advantages),) = seen

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flagtrl.errors import AdapterError
+from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.learning import start, trainer
 from flagtrl.learning.checkpoints import MANIFEST_FILE, check_checkpoint
 from flagtrl.policy.adapters import REFERENCE, adapter_tensors
@@ -139,3 +139,25 @@ def test_a_run_from_before_anything_was_measured_stays_without(whole, loud_model
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert not trainer.model.prior.known and torch.equal(trainer.model.standard.deviation, torch.ones(48))
     assert "prior" in json.loads((checkpoint / SETTINGS_FILE).read_text())["policy"]
+
+
+def test_a_model_spread_over_processes_cannot_be_baked(small_model, tmp_path):
+    trainer = tiny_trainer(small_model, tmp_path, **OPTIONS, prior="baked")
+    trainer.sharded = True
+    with pytest.raises(ConfigError, match="which a model spread over processes cannot be; use prior calibrated"):
+        trainer._before_the_first_rollout()
+
+
+@pytest.mark.parametrize("engine", ["split", "plain"])
+def test_equal_prompts_are_asked_once_after_a_rollout_and_all_get_their_answer(small_model, tmp_path, engine):
+    trainer = tiny_trainer(small_model, tmp_path, **OPTIONS | {"rollouts": 1, "num_envs": 3}, engine=engine)
+    trainer.train()
+    samples, asked, inputs = trainer._samples, [], trainer._inputs
+    trainer._inputs = lambda prompts, legal: asked.extend(prompts) or inputs(prompts, legal)
+    trainer.model.eval()
+    with torch.no_grad():
+        together = trainer._logprobs(samples.prompts, samples.legal)
+        assert len(asked) == len({prompt.ids.tobytes() for prompt in samples.prompts}) < len(samples.prompts)
+        for row, prompt in enumerate(samples.prompts):
+            one = trainer.model(**inputs([prompt], samples.legal[row : row + 1].numpy())).logprobs[0]
+            torch.testing.assert_close(together[row], one, atol=1e-5, rtol=0)

@@ -118,6 +118,19 @@ def test_the_two_normalisations_differ_where_actions_differ_in_length(small_mode
     assert [len(path) for path in summed.action_paths] == [2, 1, 1]
 
 
+def test_equal_prompts_are_one_row_of_the_plain_engine_too_each_with_its_own_legal_actions(small_model, monkeypatch):
+    model = perturb(build(small_model))
+    first, second, *_ = real_prompts(small_model)
+    prompts, legal = [first, second, first, first], MASKS[[0, 1, 2, 0]]
+    alone = [output_of(model, [prompt], legal[row : row + 1]) for row, prompt in enumerate(prompts)]
+    rows, plain_runs = [], model.plain_runs
+    monkeypatch.setattr(model, "plain_runs", lambda ids, mask: rows.append(len(ids)) or plain_runs(ids, mask))
+    together = output_of(model, prompts, legal)
+    assert rows == [2]
+    torch.testing.assert_close(together.logprobs, torch.cat([one.logprobs for one in alone]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.values, torch.cat([one.values for one in alone]), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_padded_batch_equals_each_prompt_alone(directory, policy):
     model = perturb(build(directory, policy=policy))

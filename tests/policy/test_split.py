@@ -18,8 +18,9 @@ from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
 from flagtrl.policy.adapters import FINETUNING, NORMALISATIONS, PolicySettings, attach_adapter
 from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.engine import choose_engine
+from flagtrl.policy.lru import LruCache
 from flagtrl.policy.split import FORCE_GQA
-from flagtrl.policy.trunk import TOKENS_PER_PASS, LruCache, TrunkSettings, batches, left_mask, pad_left
+from flagtrl.policy.trunk import TOKENS_PER_PASS, TrunkSettings, batches, left_mask, pad_left
 
 # PEFT plans for DeepSeek's fused experts, which a plain LoRA leaves alone.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")

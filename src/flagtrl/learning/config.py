@@ -137,6 +137,25 @@ class PPOConfig(TrainingArguments):
         self.dataloader_pin_memory = False
         super().__post_init__()
 
+    def check_processes(self) -> None:
+        """Refuse what the processes that were started cannot share; ConfigError."""
+        if self.n_gpu > 1:  # the Trainer would wrap the model in DataParallel
+            raise ConfigError(
+                f"this one process sees {self.n_gpu} GPUs; launch a process for each (accelerate_configs/multi_gpu.yaml), "
+                "or show it one of them (CUDA_VISIBLE_DEVICES=0)"
+            )
+        world = self.world_size
+        if self.num_envs % world:
+            raise ConfigError(f"num_envs is {self.num_envs}, shared by {world} processes; set it to a multiple of {world}")
+        if self.minibatch_size < world:
+            raise ConfigError(f"minibatch_size is {self.minibatch_size}, shared by {world} processes; give each a sample")
+        smallest = self.rollout_samples // world // self.num_minibatches
+        if self.gradient_accumulation_steps > smallest:
+            raise ConfigError(
+                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; of the smallest minibatch each of the "
+                f"{world} processes has {smallest} samples, and every micro-batch needs one; raise minibatch_size or lower it"
+            )
+
     @property
     def rollout_samples(self) -> int:
         """Samples of one rollout: num_steps x num_envs."""

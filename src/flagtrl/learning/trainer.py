@@ -6,12 +6,10 @@ its micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,13 @@ from transformers import EarlyStoppingCallback, TrainerCallback, default_data_co
 
 from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
-from flagtrl.learning.advantages import generalised_advantages, leave_one_out, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import entropy, exact_kl, policy_loss, value_loss
 from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
 from flagtrl.learning.rollout import Collector, Rollout
+from flagtrl.learning.samples import Samples, estimate
 from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.learning.watch import Watch
@@ -43,25 +41,11 @@ from flagtrl.policy.trunk import Boundary
 SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 PROBED = 2  # environments whose first prompts the engines are compared on
-REFERENCE_BATCH = 8  # prompts per forward of the reference policy on the plain engine
+REFERENCE_BATCH = 8  # prompts per forward where nothing is learnt: the reference on the plain engine, the first update's KL
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
     "or train in float32 (train_dtype)"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """A rollout as N = T * B samples, ready for updates; all tensors are indexed by sample, float32, on the CPU."""
-
-    prompts: Sequence[EncodedPrompt]
-    legal: Tensor  # (N, A) bool
-    actions: Tensor  # (N,) int64
-    old_logprobs: Tensor  # (N, A)
-    reference: Tensor  # (N, A)
-    old_values: Tensor  # (N,)
-    advantages: Tensor  # (N,)
-    returns: Tensor  # (N,)
 
 
 class PPOTrainer(PersistentTrainer):
@@ -83,6 +67,7 @@ class PPOTrainer(PersistentTrainer):
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the minibatch, whatever its split into micro-batches
+
     def __init__(
         self,
         model: ActorCritic,
@@ -98,32 +83,17 @@ class PPOTrainer(PersistentTrainer):
             raise ConfigError("eval_strategy is set, but there is nothing to evaluate on; give a validation window")
         if args.push_to_hub and publisher is None:
             raise ConfigError("push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)")
-        if args.n_gpu > 1:  # the Trainer would wrap the model in DataParallel
-            raise ConfigError(
-                f"this one process sees {args.n_gpu} GPUs; launch a process for each (accelerate_configs/multi_gpu.yaml), "
-                "or show it one of them (CUDA_VISIBLE_DEVICES=0)"
-            )
-        world = args.world_size
-        if args.num_envs % world:
-            raise ConfigError(f"num_envs is {args.num_envs}, shared by {world} processes; set it to a multiple of {world}")
-        if args.minibatch_size < world:
-            raise ConfigError(f"minibatch_size is {args.minibatch_size}, shared by {world} processes; give each a sample")
-        smallest = args.rollout_samples // world // args.num_minibatches
-        if args.gradient_accumulation_steps > smallest:
-            raise ConfigError(
-                f"gradient_accumulation_steps is {args.gradient_accumulation_steps}; of the smallest minibatch each of the "
-                f"{world} processes has {smallest} samples, and every micro-batch needs one; raise minibatch_size or lower it"
-            )
+        args.check_processes()
         self.encoder, self._validate, self._publisher = encoder, validate, publisher
         self._make_env, self.say = make_env, _nobody
         self.watch = Watch()
         self.extra = {**(extra or {}), "rollout": {name: getattr(args, name) for name in SAME_ON_RESUME}}
-        self._local_envs = args.num_envs // world
+        self._local_envs = args.num_envs // args.world_size
         envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
         # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single process.
         first = args.process_index * self._local_envs
         self.collector = Collector(envs, encoder, args.seed, first, args.num_envs, self._anywhere)
-        self._micro_steps = MicroSteps(args.max_steps * args.gradient_accumulation_steps * world)
+        self._micro_steps = MicroSteps(args.max_steps * args.gradient_accumulation_steps * args.world_size)
         self._micro_per_rollout = args.steps_per_rollout * args.gradient_accumulation_steps
         self._micro_step, self._stopped, self._untrimmed = 0, False, 0
         self._samples: Samples | None = None
@@ -248,43 +218,15 @@ class PPOTrainer(PersistentTrainer):
         rollout = self.collector.collect(self._act, self.args.num_steps)
         reference = self._reference(rollout)
         policy.train(was_training)
-        advantages = generalised_advantages(
-            rollout.rewards,
-            rollout.values,
-            rollout.next_values,
-            rollout.terminated,
-            rollout.ended,
-            self.args.gamma,
-            self.args.gae_lambda,
-        )
-        returns = (advantages + rollout.values).flatten()
+        advantages, returns = estimate(rollout, self.args, self._everyones)
         self._meters.add_rollout(rollout, returns)
         self._meters.add_trunk(self._policy(), set(self._boundaries.values()))
         self.watch.rollout(float(entropy(rollout.logprobs.flatten(0, 1)).mean()), self._steps_done(), self.say)
-        advantages = advantages.flatten()
-        if self.args.advantage == "leave_one_out":
-            advantages = self._leave_one_out(rollout, returns, advantages)
-        if self.args.norm_adv:
-            advantages = whiten(advantages, self.accelerator.gather(advantages.to(self.args.device)).cpu())
-        return Samples(
-            prompts=rollout.prompts,
-            legal=rollout.legal.flatten(0, 1),
-            actions=rollout.actions.flatten(),
-            old_logprobs=rollout.logprobs.flatten(0, 1),
-            reference=reference,
-            old_values=rollout.values.flatten(),
-            advantages=advantages,
-            returns=returns,
-        )
+        return Samples.of(rollout, reference, advantages, returns)
 
-    def _leave_one_out(self, rollout: Rollout, returns: Tensor, by_critic: Tensor) -> Tensor:
-        """(N,) against the other samples, of all processes, in the same state; against the critic where there is none."""
-        digests = (hashlib.sha256(prompt.ids.tobytes()).digest()[:8] for prompt in rollout.prompts)
-        states = torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])
-        all_returns, all_states = (self.accelerator.gather(each.to(self.args.device)).cpu() for each in (returns, states))
-        first = self.args.process_index * len(returns)
-        advantages = leave_one_out(all_returns, all_states, slice(first, first + len(returns)))
-        return torch.where(advantages.isnan(), by_critic, advantages)
+    def _everyones(self, values: Tensor) -> Tensor:
+        """(N,) of this process -> those of all, in the order of their ranks."""
+        return self.accelerator.gather(values.to(self.args.device)).cpu()
 
     def _steps_done(self) -> int:
         """Environment steps before this rollout, over all processes."""
@@ -302,13 +244,11 @@ class PPOTrainer(PersistentTrainer):
         """KL(old || new) of the first rollout's samples, now that its update is done."""
         samples = self._samples
         assert samples is not None, "there is a first rollout"
-        batches = [slice(start, start + REFERENCE_BATCH) for start in range(0, len(samples.prompts), REFERENCE_BATCH)]
-        policy = self.model_wrapped
-        was_training = policy.training
-        policy.eval()
-        new = [policy(**self._inputs(samples.prompts[rows], samples.legal[rows].numpy())).logprobs.cpu() for rows in batches]
-        policy.train(was_training)
-        divergence = exact_kl(samples.old_logprobs, torch.cat(new).float())
+        was_training = self.model_wrapped.training
+        self.model_wrapped.eval()
+        new = self._logprobs(samples.prompts, samples.legal)
+        self.model_wrapped.train(was_training)
+        divergence = exact_kl(samples.old_logprobs, new)
         self._meters.add("kl_first_update", divergence.sum(), len(divergence))
         self.watch.first_update(float(divergence.mean()), self.say)
 
@@ -335,12 +275,22 @@ class PPOTrainer(PersistentTrainer):
             with self.accelerator.autocast():
                 boundaries = [self._boundaries[prompt.ids.tobytes()] for prompt in rollout.prompts]
                 return self._policy().reference_logprobs(boundaries, legal.to(self.args.device)).float().cpu()
-        rows = []
-        for start in range(0, len(rollout), REFERENCE_BATCH):
-            chosen = slice(start, start + REFERENCE_BATCH)
-            inputs = self._inputs(rollout.prompts[chosen], legal[chosen].numpy())
-            rows.append(self.model_wrapped(**inputs, reference=True).logprobs.float().cpu())
-        return torch.cat(rows)
+        return self._logprobs(rollout.prompts, legal, reference=True)
+
+    def _logprobs(self, prompts: Sequence[EncodedPrompt], legal: Tensor, reference: bool = False) -> Tensor:
+        """(N, A) log pi, a few prompts a forward; equal ones once, but where all processes must run as many forwards."""
+        asked = zip(prompts, legal.numpy(), strict=True)
+        keys = [n if self.sharded else (prompt.ids.tobytes(), row.tobytes()) for n, (prompt, row) in enumerate(asked)]
+        first: dict[Any, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+        chosen, place = list(first.values()), {key: row for row, key in enumerate(first)}
+        done = []
+        for start in range(0, len(chosen), REFERENCE_BATCH):
+            rows = chosen[start : start + REFERENCE_BATCH]
+            inputs = self._inputs([prompts[row] for row in rows], legal[rows].numpy())
+            done.append(self.model_wrapped(**inputs, reference=reference).logprobs.float().cpu())
+        return torch.cat(done)[[place[key] for key in keys]]
 
     def _inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> dict[str, Any]:
         """The keyword arguments of the policy's forward for prompts of the current rollout."""
