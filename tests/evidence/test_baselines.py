@@ -7,6 +7,7 @@ from flagtrl.evidence.baselines import (
     buy_and_hold_by_order,
     flat,
     follow,
+    follow_last_move,
     follow_news,
     random_paths,
 )
@@ -196,3 +197,11 @@ def test_random_paths_draw_uniformly_from_the_legal_actions():
     assert np.abs(held.mean(axis=0) - 0.5).max() < 5 * 0.5 / np.sqrt(20_000)
     switched = np.diff(held, axis=1) != 0
     assert abs(switched.mean() - 0.5) < 5 * 0.5 / np.sqrt(switched.size)
+
+
+def test_the_rule_that_reads_no_news_follows_the_last_move():
+    """By hand: bar 1 rose (Buy), bar 2 fell (Sell), bar 3 did not move (Hold); at the first bar of all there is no move."""
+    prices, rules = [100.0, 110.0, 99.0, 99.0, 120.0], MarketSettings(execution="same_price", initial_cash=1000.0)
+    # Held from 110 to 99, and no more; a window that begins later knows the move before it.
+    assert follow_last_move(made(prices), rules) == pytest.approx([1000, 1000, 900, 900, 900])
+    assert follow_last_move(Window(made(prices).market, 1, 5), rules) == pytest.approx([1000, 900, 900, 900])

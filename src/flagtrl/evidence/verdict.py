@@ -71,7 +71,7 @@ def verdict(
         where = "within" if within else "above" if ours > high else "below"
         said.append(
             f"Its return of {ours:.1f}% is {where} the band of random policies, {low:.1f} to {high:.1f}%"
-            + (": chance alone explains it." if within else ", in which 90% of them lie.")
+            + (": chance alone can explain it." if within else ", in which 90% of them lie.")
         )
     if "untrained_calibrated" in rows:
         base = rows["untrained_calibrated"]["standard"].CR
