@@ -212,9 +212,9 @@ class Clocked(PPOTrainer):
         self.phases[name].peak_memory_mb = max(self.phases[name].peak_memory_mb, peak_memory_mb(self.args.device))
         reset_peak_memory(self.args.device)
 
-    def _reference(self, rollout: Any) -> Tensor:
+    def _reference(self, *args: Any) -> Tensor:
         with self.phase("reference"):
-            return super()._reference(rollout)
+            return super()._reference(*args)
 
     def timed_train(self) -> Clocked:
         """Train on a fresh episode, with the clock running from the first environment step to the last optimizer step."""

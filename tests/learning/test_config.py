@@ -61,7 +61,7 @@ OUT_OF_BOUNDS = {
     "early_stopping_patience": [(0, "at least 1"), (1, "it needs eval_strategy steps")],
     "target_kl": [(0.0, "above 0"), (-1.0, "above 0")],
     "dropout": [(-0.1, "at least 0"), (1.0, "below 1")],
-    "advantage": [("exact", "gae, leave_one_out")],
+    "advantage": [("grpo", "gae, leave_one_out, exact")],
     "engine": [("fast", "auto, split, plain")],
     "trunk_cache_mb": [(-1, "at least 0")],
     "trunk_dtype": [("int4", "auto, float32, bfloat16, float16")],
@@ -141,7 +141,7 @@ def test_max_steps_in_conflict_with_total_timesteps_is_refused(tmp_path):
 
 def test_without_annealing_the_learning_rate_is_constant(tmp_path):
     assert str(config(tmp_path).lr_scheduler_type) in ("linear", "SchedulerType.LINEAR")
-    assert config(tmp_path, anneal_lr=False).lr_scheduler_type == "constant"
+    assert config(tmp_path, anneal_lr=False).lr_scheduler_type == "constant_with_warmup"
     assert config(tmp_path, anneal_lr=False, lr_scheduler_type="cosine").lr_scheduler_type == "cosine"
     with pytest.raises(ConfigError, match=r"anneal_lr is a linear decay, but lr_scheduler_type is 'cosine'"):
         config(tmp_path, lr_scheduler_type="cosine")

@@ -23,9 +23,10 @@ def test_the_trainer_uses_it_and_a_lone_sample_has_the_critics_baseline(small_mo
     assert len(states.unique()) < len(states), "environments met"
     samples = trainer._samples
     alone = advantages.isnan()
-    assert samples.advantages[~alone].tolist() == advantages[~alone].tolist()
-    expected = (samples.returns - samples.old_values)[alone]
-    assert samples.advantages[alone].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    chosen = samples.targets.advantages.sum(-1)  # of the action that was taken; the others have none
+    assert chosen[~alone].tolist() == advantages[~alone].tolist()
+    expected = (samples.targets.returns - samples.old_values)[alone]
+    assert chosen[alone].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     assert entries(trainer)
 
 
@@ -35,5 +36,5 @@ def test_it_refuses_where_no_two_environments_meet(small_model, tmp_path):
         trainer.train()
     with pytest.raises(ConfigError, match="num_envs is 1, so that there is no other"):
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, advantage="leave_one_out")
-    with pytest.raises(ConfigError, match="advantage is 'exact'; it must be one of gae, leave_one_out"):
-        PPOConfig(output_dir=str(tmp_path), use_cpu=True, advantage="exact")
+    with pytest.raises(ConfigError, match="advantage is 'grpo'; it must be one of gae, leave_one_out, exact"):
+        PPOConfig(output_dir=str(tmp_path), use_cpu=True, advantage="grpo")

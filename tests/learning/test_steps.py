@@ -10,6 +10,7 @@ from flagtrl.learning.steps import MicroBatch, merged, micro_batches
 
 def settings(**changes):
     numbers = {"num_envs": 4, "num_steps": 5, "minibatch_size": 6, "update_epochs": 2, "gradient_accumulation_steps": 2}
+    numbers["samples_per_step"] = 1
     numbers |= {"seed": 3, **changes}
     samples = numbers["num_envs"] * numbers["num_steps"]
     minibatches = -(-samples // numbers["minibatch_size"])
@@ -37,6 +38,13 @@ def minibatches(config, schedules):
         found.append(sorted(sample for samples, micro in parts for sample in samples[: micro.counted].tolist()))
         assert {micro.minibatch for _, micro in parts} == {len(found[-1])}
     return found
+
+
+def test_the_positions_of_a_step_stay_together():
+    plain, paired = (micro_batches(settings(samples_per_step=count), 0, range(4)) for count in (1, 2))
+    for one, two in zip(plain, paired, strict=True):
+        assert two.rows.tolist() == [2 * row + position for row in one.rows for position in (0, 1)]
+        assert (two.counted, two.minibatch) == (2 * one.counted, 2 * one.minibatch)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

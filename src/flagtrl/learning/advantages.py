@@ -68,3 +68,45 @@ def leave_one_out(returns: Tensor, states: Tensor, own: slice) -> Tensor:
     mine, group = returns[own], group[own]
     others = count[group] - 1
     return mine - (sums[group] - mine) / torch.where(others > 0, others, torch.nan)
+
+
+def occupancies(logprobs: Tensor, after: Tensor, first: Tensor) -> Tensor:
+    """How likely each position is at each decision: d_{t+1}(h') = sum of d_t(h) pi_t(a | h) over h, a that lead to h'.
+
+    Args:
+        logprobs: (T, B, H, A) log pi; -inf where illegal.
+        after: (T, B, H, A) int64, the position that an action leads to.
+        first: (H,) d_0.
+
+    Returns:
+        (T, B, H).
+    """
+    assert logprobs.shape == after.shape and first.shape == logprobs.shape[2:3], "logprobs and after must be (T, B, H, A)"
+    moves, d = logprobs.exp(), first.expand(logprobs.shape[1:3])
+    visited = []
+    for t in range(len(moves)):
+        visited.append(d)
+        d = torch.zeros_like(d).scatter_add(1, after[t].flatten(1), (d[..., None] * moves[t]).flatten(1))
+    return torch.stack(visited)
+
+
+def action_values(logprobs: Tensor, rewards: Tensor, after: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Q and V of a policy on windows whose every transition is known, by dynamic programming from the end.
+
+    Q_t(h, a) = r_t(h, a) + gamma V_{t+1}(h'), V_t(h) = sum_a pi_t(a | h) Q_t(h, a), V_T = 0 (Sutton and Barto 2018, 4.1).
+
+    Args:
+        logprobs: (T, B, H, A) log pi; -inf where illegal.
+        rewards: (T, B, H, A).
+        after: (T, B, H, A) int64, the position that an action leads to.
+        gamma: discount.
+
+    Returns:
+        (T, B, H, A) Q and (T, B, H) V.
+    """
+    assert logprobs.shape == rewards.shape == after.shape, "all must be (T, B, H, A)"
+    q, v = torch.zeros_like(rewards), rewards.new_zeros(len(rewards) + 1, *rewards.shape[1:3])
+    for t in reversed(range(len(rewards))):
+        q[t] = rewards[t] + gamma * v[t + 1].gather(1, after[t].flatten(1)).view_as(after[t])
+        v[t] = (logprobs[t].exp() * q[t]).sum(-1)
+    return q, v[:-1]

@@ -13,12 +13,13 @@ import torch
 from transformers import TrainingArguments
 
 from flagtrl.errors import ConfigError
+from flagtrl.market.transitions import POSITIONS
 from flagtrl.policy.trunk import DEVICES, DTYPES, TrunkSettings
 
 logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "split", "plain")
-ADVANTAGES = ("gae", "leave_one_out")
+ADVANTAGES = ("gae", "leave_one_out", "exact")
 TRAIN_DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -53,11 +54,18 @@ class PPOConfig(TrainingArguments):
     advantage: str = field(
         default="gae",
         metadata={
-            "help": "gae: the critic is the baseline; leave_one_out: the other environments' mean return in the same state is, "
-            "which needs prompts that tell of the account no more than its position (markov)"
+            "help": "gae: the critic is the baseline; leave_one_out: the other environments' mean return in the same state is; "
+            "exact: nothing is sampled, every action's advantage on num_envs windows of num_steps days is computed. The last "
+            "two need prompts that tell of the account no more than its position (markov)"
         },
     )
-    norm_adv: bool = field(default=True, metadata={"help": "whiten the advantages of a rollout, over all processes"})
+    norm_adv: bool = field(
+        default=True,
+        metadata={
+            "help": "whiten the advantages of a rollout, over all processes; exact ones are divided by the deviation of what "
+            "holding the asset for a bar pays, and so the coefficients of entropy and KL are in its units"
+        },
+    )
     clip_coef: float = field(default=0.2, metadata={"help": "clipping of the surrogate, and of the value loss"})
     clip_vloss: bool = field(default=True, metadata={"help": "clip the value loss"})
     ent_coef: float = field(default=0.05, metadata={"help": "weight of the entropy"})
@@ -125,7 +133,7 @@ class PPOConfig(TrainingArguments):
                 f"anneal_lr is a linear decay, but lr_scheduler_type is {str(self.lr_scheduler_type)!r}; set anneal_lr to False"
             )
         if not self.anneal_lr and self.lr_scheduler_type == "linear":
-            self.lr_scheduler_type = "constant"
+            self.lr_scheduler_type = "constant_with_warmup"  # plain `constant` would leave warmup_steps unread
         dropped = self.total_timesteps - self.num_rollouts * self.rollout_samples
         if dropped:
             logger.info("%d of %d steps do not fill a rollout and are left out", dropped, self.total_timesteps)
@@ -157,8 +165,13 @@ class PPOConfig(TrainingArguments):
             )
 
     @property
+    def samples_per_step(self) -> int:
+        """Samples of one step in one environment: exact advantages have one for every position."""
+        return len(POSITIONS) if self.advantage == "exact" else 1
+
+    @property
     def rollout_samples(self) -> int:
-        """Samples of one rollout: num_steps x num_envs."""
+        """Environment steps of one rollout: num_steps x num_envs."""
         return self.num_steps * self.num_envs
 
     @property

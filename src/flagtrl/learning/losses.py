@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def policy_loss(ratio: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
-    """(N,) -min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al. 2017, equation 7)."""
-    assert ratio.shape == advantages.shape, "ratio and advantages must both be (N,)"
+    """-min(r A, clip(r, 1 - eps, 1 + eps) A), of any shape (Schulman et al. 2017, equation 7)."""
+    assert ratio.shape == advantages.shape, "ratio and advantages must be of one shape"
     return -torch.min(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + clip_coef) * advantages)
 
 

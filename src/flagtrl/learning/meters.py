@@ -8,6 +8,8 @@ from torch import Tensor
 
 from flagtrl.learning.losses import explained_variance
 from flagtrl.learning.rollout import Rollout
+from flagtrl.learning.samples import Targets
+from flagtrl.learning.windows import WindowRollout
 from flagtrl.market.ledger import Action
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.trunk import Boundary
@@ -43,10 +45,10 @@ class Meters:
         self._sums: dict[str, Tensor] = {}
         self._minibatch: dict[str, Tensor] = {}
 
-    def add(self, name: str, total: Tensor | float, count: int) -> None:
-        """`count` values that sum to `total`."""
-        entry = torch.tensor([0.0, count], dtype=torch.float32, device=self.accelerator.device)
-        entry[0] = total
+    def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
+        """Values that sum to `total`, `count` of them (or their weights' sum)."""
+        entry = torch.zeros(2, dtype=torch.float32, device=self.accelerator.device)
+        entry[0], entry[1] = total, count
         self._sums[name] = self._sums[name] + entry if name in self._sums else entry
         self._minibatch[name] = self._minibatch[name] + entry if name in self._minibatch else entry
 
@@ -79,6 +81,16 @@ class Meters:
             self.add("explained_variance", variance, 1)
         for action in Action:
             self.add(f"action_share/{action.word}", (rollout.actions == action).sum(), len(rollout))
+
+    def add_windows(self, rollout: WindowRollout, targets: Targets) -> None:
+        """What the policy expects on its windows; no action was sampled."""
+        joint, decisions = rollout.joint, rollout.occupancy.sum()
+        self.add("reward", (joint * rollout.rewards).sum(), decisions)
+        for action in Action:
+            self.add(f"action_share/{action.word}", joint[..., action].sum(), decisions)
+        variance = explained_variance(rollout.values.flatten(), targets.returns)
+        if variance.isfinite():
+            self.add("explained_variance", variance, 1)
 
     def add_trunk(self, model: ActorCritic, boundaries: set[Boundary]) -> None:
         """What the split engine found in its cache since its look-ups were cleared, and what it keeps."""

@@ -8,43 +8,57 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.learning.advantages import generalised_advantages, leave_one_out, whiten
+from flagtrl.learning.advantages import action_values, generalised_advantages, leave_one_out, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.rollout import Rollout
+from flagtrl.learning.windows import WindowRollout
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What an estimator makes of N samples.
+
+    Attributes:
+        advantages: (N, A) float32, of every action that has a weight.
+        weights: (N, A) float32, how much each counts: 1 for the action that was taken, or for every action how likely the
+            old policy was to be there and take it, times the number of positions, so that a decision's add up to their number.
+        returns: (N,) float32, what the critic learns.
+    """
+
+    advantages: Tensor
+    weights: Tensor
+    returns: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """A rollout as N = T * B samples, ready for updates; all tensors are indexed by sample, float32, on the CPU."""
+    """A rollout as N samples, ready for updates; all tensors are indexed by sample, float32, on the CPU."""
 
     prompts: Sequence[EncodedPrompt]
     legal: Tensor  # (N, A) bool
-    actions: Tensor  # (N,) int64
     old_logprobs: Tensor  # (N, A)
     reference: Tensor  # (N, A)
     old_values: Tensor  # (N,)
-    advantages: Tensor  # (N,)
-    returns: Tensor  # (N,)
+    targets: Targets
 
     @classmethod
-    def of(cls, rollout: Rollout, reference: Tensor, advantages: Tensor, returns: Tensor) -> Samples:
-        """A rollout's steps and environments as one axis."""
+    def of(cls, rollout: Rollout | WindowRollout, reference: Tensor, targets: Targets) -> Samples:
+        """A rollout's steps, environments and positions as one axis."""
         return cls(
             prompts=rollout.prompts,
-            legal=rollout.legal.flatten(0, 1),
-            actions=rollout.actions.flatten(),
-            old_logprobs=rollout.logprobs.flatten(0, 1),
+            legal=rollout.legal.flatten(0, -2),
+            old_logprobs=rollout.logprobs.flatten(0, -2),
             reference=reference,
             old_values=rollout.values.flatten(),
-            advantages=advantages,
-            returns=returns,
+            targets=targets,
         )
 
 
-def estimate(rollout: Rollout, config: PPOConfig, everyones: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Advantages (N,) and returns (N,) of a rollout's samples.
+def sampled_targets(rollout: Rollout, config: PPOConfig, everyones: Callable[[Tensor], Tensor]) -> Targets:
+    """Of actions that were sampled: N is steps x environments.
 
     Args:
         rollout: of this process.
@@ -65,7 +79,27 @@ def estimate(rollout: Rollout, config: PPOConfig, everyones: Callable[[Tensor], 
         first = config.process_index * len(returns)
         among = leave_one_out(everyones(returns), everyones(_states(rollout.prompts)), slice(first, first + len(returns)))
         advantages = torch.where(among.isnan(), advantages, among)  # alone in its state: the critic is the baseline
-    return (whiten(advantages, everyones(advantages)) if config.norm_adv else advantages), returns
+    advantages = whiten(advantages, everyones(advantages)) if config.norm_adv else advantages
+    taken = functional.one_hot(rollout.actions.flatten(), rollout.legal.shape[-1]).to(advantages.dtype)
+    return Targets(taken * advantages[:, None], taken, returns)
+
+
+def exact_targets(rollout: WindowRollout, config: PPOConfig, unit: float) -> Targets:
+    """Of every action in every position: the policy gradient of the expected return, without sampling.
+
+    grad J = sum_t gamma^t sum_h d_t(h) sum_a grad pi(a | t, h) A_t(h, a), A = Q - V (Sutton et al. 2000, theorem 1), and the
+    weights gamma^t d_t(h) pi_old(a | t, h) make grad pi of the ratio's gradient.
+
+    Args:
+        rollout: of this process.
+        config: discount, and whether advantages are in units of `unit`.
+        unit: the deviation of what a bar pays.
+    """
+    q, v = action_values(rollout.logprobs.double(), rollout.rewards, rollout.after, config.gamma)
+    discounts = config.gamma ** torch.arange(len(q), dtype=q.dtype) * rollout.counts
+    weights = discounts[:, None, None, None] * rollout.joint * q.shape[2]
+    advantages = (q - v[..., None]) / (unit if config.norm_adv else 1.0)
+    return Targets(advantages.flatten(0, -2).float(), weights.flatten(0, -2).float(), v.flatten().float())
 
 
 def _states(prompts: Sequence[EncodedPrompt]) -> Tensor:

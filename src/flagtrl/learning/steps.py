@@ -33,8 +33,10 @@ def micro_batches(config: PPOConfig, rollout: int, own: range) -> list[MicroBatc
     Args:
         config: numbers of steps, environments, epochs and micro-batches, and the seed.
         rollout: its number, from 0.
-        own: the environments of this process; row t * len(own) + b is step t of its b-th.
+        own: the environments of this process; row t * len(own) + b is step t of its b-th. With exact advantages a step has
+            a row for every position, and they stay together.
     """
+    each = config.samples_per_step
     generator = np.random.default_rng([config.seed, rollout, 0])
     schedule = []
     for _ in range(config.update_epochs):
@@ -42,9 +44,11 @@ def micro_batches(config: PPOConfig, rollout: int, own: range) -> list[MicroBatc
         for minibatch in np.array_split(order, config.num_minibatches):
             step, env = np.divmod(minibatch, config.num_envs)
             mine = (own.start <= env) & (env < own.stop)
-            samples = step[mine] * len(own) + env[mine] - own.start
-            for rows in np.array_split(samples, config.gradient_accumulation_steps):
-                schedule.append(MicroBatch(rows if len(rows) else np.zeros(1, dtype=np.int64), len(rows), len(minibatch)))
+            steps = step[mine] * len(own) + env[mine] - own.start
+            for part in np.array_split(steps, config.gradient_accumulation_steps):
+                rows = (part[:, None] * each + np.arange(each)).ravel()
+                filled = rows if len(rows) else np.zeros(1, dtype=np.int64)
+                schedule.append(MicroBatch(filled, len(rows), len(minibatch) * each))
     return schedule
 
 

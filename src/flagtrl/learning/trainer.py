@@ -26,11 +26,12 @@ from flagtrl.learning.losses import entropy, exact_kl, policy_loss, value_loss
 from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
-from flagtrl.learning.rollout import Collector, Rollout
-from flagtrl.learning.samples import Samples, estimate
+from flagtrl.learning.rollout import Collector
+from flagtrl.learning.samples import Samples, exact_targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.learning.watch import Watch
+from flagtrl.learning.windows import Windows
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
@@ -41,7 +42,8 @@ from flagtrl.policy.trunk import Boundary
 SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 PROBED = 2  # environments whose first prompts the engines are compared on
-REFERENCE_BATCH = 8  # prompts per forward where nothing is learnt: the reference on the plain engine, the first update's KL
+# Prompts per forward where nothing is learnt. On a split model most of a prompt is known.
+UNLEARNT_BATCH, UNLEARNT_BATCH_SPLIT = 8, 32
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
     "or train in float32 (train_dtype)"
@@ -93,6 +95,8 @@ class PPOTrainer(PersistentTrainer):
         # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single process.
         first = args.process_index * self._local_envs
         self.collector = Collector(envs, encoder, args.seed, first, args.num_envs, self._anywhere)
+        own = range(first, first + self._local_envs)
+        self.windows = Windows(make_env(), encoder, args, own) if args.advantage == "exact" else None
         self._micro_steps = MicroSteps(args.max_steps * args.gradient_accumulation_steps * args.world_size)
         self._micro_per_rollout = args.steps_per_rollout * args.gradient_accumulation_steps
         self._micro_step, self._stopped, self._untrimmed = 0, False, 0
@@ -133,10 +137,11 @@ class PPOTrainer(PersistentTrainer):
         policy, env = self._policy(), self._make_env()
         with self.accelerator.autocast():
             known = read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")  # of a resumed run too
-            if self.args.advantage == "leave_one_out" and not known:
+            if self.args.advantage != "gae" and not known:
                 raise ConfigError(
-                    f"advantage is leave_one_out, but prompts of the style {self.encoder.settings.prompt_style!r} tell more of "
-                    "the account than its position, so that no two environments meet; use prompt_style markov, or advantage gae"
+                    f"advantage is {self.args.advantage}, but prompts of the style {self.encoder.settings.prompt_style!r} tell "
+                    "more of the account than its position, so that a state is hardly met twice; use prompt_style markov, or "
+                    "advantage gae"
                 )
             if self.state.global_step == 0 and not policy.prior.known:
                 if policy.settings.prior == "baked" and self.sharded:
@@ -191,7 +196,7 @@ class PPOTrainer(PersistentTrainer):
     def _begin_rollout(self) -> None:
         self._samples, self._stopped = self._new_samples(), False
         own = range(self.collector.first, self.collector.first + self._local_envs)
-        self._schedule = micro_batches(self.args, self._micro_step // self._micro_per_rollout, own)
+        self._schedule = micro_batches(self.args, self._rollout_number(), own)
         if self._boundaries and self.args.merge_tokens:
             lengths = np.array([len(prompt.ids) for prompt in self._samples.prompts])
             each = self.args.gradient_accumulation_steps
@@ -215,22 +220,28 @@ class PPOTrainer(PersistentTrainer):
         if self._untrimmed == TRIM_EVERY:
             return_freed_memory()
             self._untrimmed = 0
-        rollout = self.collector.collect(self._act, self.args.num_steps)
-        reference = self._reference(rollout)
+        if self.windows is None:
+            rollout = self.collector.collect(self._act, self.args.num_steps)
+            targets = sampled_targets(rollout, self.args, self._everyones)
+            self._meters.add_rollout(rollout, targets.returns)
+        else:
+            rollout = self.windows.collect(self._rollout_number(), self._act_on_many)
+            targets = exact_targets(rollout, self.args, self.windows.unit)
+            self._meters.add_windows(rollout, targets)
+        samples = Samples.of(rollout, self._reference(rollout.prompts, rollout.legal.flatten(0, -2)), targets)
         policy.train(was_training)
-        advantages, returns = estimate(rollout, self.args, self._everyones)
-        self._meters.add_rollout(rollout, returns)
         self._meters.add_trunk(self._policy(), set(self._boundaries.values()))
-        self.watch.rollout(float(entropy(rollout.logprobs.flatten(0, 1)).mean()), self._steps_done(), self.say)
-        return Samples.of(rollout, reference, advantages, returns)
+        visited = targets.weights.sum(-1)
+        mean_entropy = (entropy(samples.old_logprobs) * visited).sum() / visited.sum()
+        self.watch.rollout(float(mean_entropy), self._rollout_number() * self.args.rollout_samples, self.say)
+        return samples
+
+    def _rollout_number(self) -> int:
+        return self._micro_step // self._micro_per_rollout
 
     def _everyones(self, values: Tensor) -> Tensor:
         """(N,) of this process -> those of all, in the order of their ranks."""
         return self.accelerator.gather(values.to(self.args.device)).cpu()
-
-    def _steps_done(self) -> int:
-        """Environment steps before this rollout, over all processes."""
-        return self._micro_step // self._micro_per_rollout * self.args.rollout_samples
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's; before it, after the first rollout's last step, how far its update went."""
@@ -267,15 +278,21 @@ class PPOTrainer(PersistentTrainer):
             )
         return PolicyOutput(output.logprobs.float().cpu(), output.values.float().cpu())
 
+    def _act_on_many(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+        """`_act`, a few prompts a forward."""
+        size = UNLEARNT_BATCH if self._policy().trunk is None else UNLEARNT_BATCH_SPLIT
+        starts = range(0, len(prompts), size)
+        parts = [self._act(prompts[i : i + size], legal[i : i + size]) for i in starts]
+        return PolicyOutput(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
     @torch.no_grad()
-    def _reference(self, rollout: Rollout) -> Tensor:
+    def _reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:
         """(N, A) log pi_ref of every sample."""
-        legal = rollout.legal.flatten(0, 1)
         if self._boundaries:
             with self.accelerator.autocast():
-                boundaries = [self._boundaries[prompt.ids.tobytes()] for prompt in rollout.prompts]
+                boundaries = [self._boundaries[prompt.ids.tobytes()] for prompt in prompts]
                 return self._policy().reference_logprobs(boundaries, legal.to(self.args.device)).float().cpu()
-        return self._logprobs(rollout.prompts, legal, reference=True)
+        return self._logprobs(prompts, legal, reference=True)
 
     def _logprobs(self, prompts: Sequence[EncodedPrompt], legal: Tensor, reference: bool = False) -> Tensor:
         """(N, A) log pi, a few prompts a forward; equal ones once, but where all processes must run as many forwards."""
@@ -286,8 +303,8 @@ class PPOTrainer(PersistentTrainer):
             first.setdefault(key, index)
         chosen, place = list(first.values()), {key: row for row, key in enumerate(first)}
         done = []
-        for start in range(0, len(chosen), REFERENCE_BATCH):
-            rows = chosen[start : start + REFERENCE_BATCH]
+        for start in range(0, len(chosen), UNLEARNT_BATCH):
+            rows = chosen[start : start + UNLEARNT_BATCH]
             inputs = self._inputs([prompts[row] for row in rows], legal[rows].numpy())
             done.append(self.model_wrapped(**inputs, reference=reference).logprobs.float().cpu())
         return torch.cat(done)[[place[key] for key in keys]]
@@ -325,19 +342,21 @@ class PPOTrainer(PersistentTrainer):
         prompts = [samples.prompts[i] for i in rows.tolist()]
         output = model(**self._inputs(prompts, samples.legal[rows].numpy()))
         old_logprobs, reference = samples.old_logprobs[rows].to(device), samples.reference[rows].to(device)
-        actions = samples.actions[rows].to(device)[:, None]
-        log_ratio = (output.logprobs.gather(1, actions) - old_logprobs.gather(1, actions)).squeeze(1)
-        ratio = log_ratio.exp()
+        targets = samples.targets
+        weights, advantages = targets.weights[rows].to(device), targets.advantages[rows].to(device)
+        visited = weights.sum(-1)  # (n,) how much a sample counts: 1 where actions are sampled
+        ratio = (output.logprobs - old_logprobs).masked_fill(weights == 0, 0.0).exp()
         terms = {
-            "policy_loss": policy_loss(ratio, samples.advantages[rows].to(device), config.clip_coef),
-            "value_loss": value_loss(
+            "policy_loss": (weights * policy_loss(ratio, advantages, config.clip_coef)).sum(-1),
+            "value_loss": visited
+            * value_loss(
                 output.values,
                 samples.old_values[rows].to(device),
-                samples.returns[rows].to(device),
+                targets.returns[rows].to(device),
                 config.clip_coef if config.clip_vloss else None,
             ),
-            "entropy": entropy(output.logprobs),
-            "kl": exact_kl(output.logprobs, reference),
+            "entropy": visited * entropy(output.logprobs),
+            "kl": visited * exact_kl(output.logprobs, reference),
         }
         per_sample = (
             terms["policy_loss"]
@@ -348,13 +367,14 @@ class PPOTrainer(PersistentTrainer):
         self._check_finite(per_sample, terms)
         with torch.no_grad():
             terms |= {
-                "ratio": ratio,
-                "clip_fraction": ((ratio - 1).abs() > config.clip_coef).float(),
-                "kl_old": exact_kl(old_logprobs, output.logprobs),
+                "ratio": (weights * ratio).sum(-1),
+                "clip_fraction": (weights * ((ratio - 1).abs() > config.clip_coef)).sum(-1),
+                "kl_old": visited * exact_kl(old_logprobs, output.logprobs),
             }
         counted = inputs["counted"]
+        count = visited[:counted].sum()
         for name, values in terms.items():
-            self._meters.add(name, values.detach()[:counted].sum(), counted)
+            self._meters.add(name, values.detach()[:counted].sum(), count)
         # The processes' gradients are averaged: each of W weighs its samples W times.
         loss = per_sample[:counted].sum() / (inputs["minibatch"] / self.args.world_size)
         return (loss, output) if return_outputs else loss

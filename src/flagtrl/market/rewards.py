@@ -21,6 +21,8 @@ MIN_STD = 1e-8
 PRIOR_STEPS = 10
 PRIOR_STD = 0.01
 DIFFERENTIAL_RATE = 0.04
+# Rewards of one step alone: they add up over steps whatever came before.
+ADDITIVE = ("log_return",)
 
 
 @dataclass(frozen=True)

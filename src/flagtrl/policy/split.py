@@ -32,6 +32,7 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class SplitDecoder:
             states = self._run(self._middle, states, mask, positions, cache)
         last = LayerCache(self.layers - 1, past[-1:])
         if body:
-            with last.filling():
+            with last.filling(), _without_queries(self._last):
                 self._run(self._last, states[:, :body], mask[:, :-keep], positions[:, :body], last)
         return self._run(self._last, states[:, body:], mask, positions[:, body:], last)
 
@@ -135,7 +136,7 @@ class SplitDecoder:
         cache, last = LayerCache(self.depth), LayerCache(self.layers - 1)
         if self.depth < self.layers - 1:
             states = self._run(self._middle, states, mask, _positions(mask), cache)
-        with last.filling():
+        with last.filling(), _without_queries(self._last):
             self._run(self._last, states, mask, _positions(mask), last)
         return cache.keys_values() + last.keys_values()
 
@@ -191,6 +192,23 @@ class _Select(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self._shared[0](hidden)[..., self._rows]
+
+
+@contextmanager
+def _without_queries(view: nn.Module) -> Iterator[None]:
+    """Where queries are a map of their own, `q_proj`, zeros stand for them: of a layer that is only filled nobody asks."""
+    maps: list[Any] = [module for name, module in view.named_modules() if name.rpartition(".")[2] == "q_proj"]
+    for each in maps:
+        each.forward = partial(_zeros, each.out_features)
+    try:
+        yield
+    finally:
+        for each in maps:
+            del each.forward
+
+
+def _zeros(width: int, inputs: Tensor) -> Tensor:
+    return inputs.new_zeros(1).expand(*inputs.shape[:-1], width)
 
 
 @contextmanager

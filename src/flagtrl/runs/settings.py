@@ -15,7 +15,7 @@ from flagtrl.errors import ConfigError
 DEFAULT_PRESET = "flagtrl"
 # Name to what it is, in a phrase; presets/NAME.yaml has its settings.
 PRESETS: Mapping[str, str] = {
-    "flagtrl": "keeps a policy on the real SmolLM2-135M-Instruct alive (label prior taken out, leave-one-out advantages)",
+    "flagtrl": "learns with the real SmolLM2-135M-Instruct (label prior taken out, exact advantages)",
     "paper": "FLAG-Trader's Table 3, untouched, which collapses on the real model",
 }
 

@@ -1,0 +1,113 @@
+"""Windows of the market in place of episodes: every position of every bar is visited, as often as the policy would.
+
+No action moves a price. So on a window that has happened, all that a policy can expect is computed, not sampled, with the
+window's own transitions (`market/transitions.py`). The future enters the advantages only, never a prompt, as the rewards of
+an episode do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flagtrl.errors import ConfigError
+from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.learning.advantages import occupancies
+from flagtrl.learning.config import PPOConfig
+from flagtrl.market.env import TradingEnv
+from flagtrl.market.ledger import Action
+from flagtrl.market.transitions import LONG, POSITIONS, observation, transitions
+from flagtrl.policy.actor_critic import PolicyOutput
+
+
+@dataclass(frozen=True, eq=False)
+class WindowRollout:
+    """T decisions of B windows in H positions, by A actions.
+
+    Attributes:
+        prompts: T * B * H prompts; position h of step t of window b is at (t * B + b) * H + h.
+        legal: (T, B, H, A) bool.
+        logprobs: (T, B, H, A) float32, log pi_old.
+        values: (T, B, H) float32, V.
+        occupancy: (T, B, H) float64, how likely the policy is in that position then; over H it adds up to 1.
+        rewards: (T, B, H, A) float64.
+        after: (T, B, H, A) int64, the next position.
+        counts: (T,) float64, 0 for a last decision that can earn nothing, else 1.
+    """
+
+    prompts: tuple[EncodedPrompt, ...]
+    legal: Tensor
+    logprobs: Tensor
+    values: Tensor
+    occupancy: Tensor
+    rewards: Tensor
+    after: Tensor
+    counts: Tensor
+
+    @property
+    def joint(self) -> Tensor:
+        """(T, B, H, A) float64, how likely the policy is in that position then, and takes that action."""
+        return self.occupancy[..., None] * self.logprobs.double().exp()
+
+
+class Windows:
+    """Windows of `num_steps` decisions, drawn from (seed, rollout): the same whatever was drawn before.
+
+    A window is entered flat or long with equal chances, as if joined in mid-run. Ruin, which would end an episode, is left out.
+
+    Args:
+        env: an environment of the training window.
+        encoder: observation to prompt; prompts must tell of the account no more than its position.
+        config: seed, `num_steps` of a window, and `num_envs` windows of a rollout over all processes.
+        own: which of a rollout's windows are this process's.
+
+    Attributes:
+        unit: the deviation of what holding pays, per bar; 1 where nothing moves.
+
+    Raises:
+        ConfigError: a reward that does not add up over steps, or windows longer than the training window.
+    """
+
+    def __init__(self, env: TradingEnv, encoder: PromptEncoder, config: PPOConfig, own: range):
+        self.encoder, self.window, self.settings, self.own = encoder, env.window, env.settings, own
+        self.steps, self.windows, self.seed = config.num_steps, config.num_envs, config.seed
+        self.table = transitions(env.window, env.settings)
+        if self.steps > len(self.table.rewards):
+            raise ConfigError(
+                f"num_steps is {self.steps}, the training window of {len(self.window)} bars has {len(self.table.rewards)} "
+                "decisions; lower num_steps"
+            )
+        self.unit = float(self.table.rewards[:, LONG, Action.HOLD].std()) or 1.0
+        self._prompts: dict[tuple[int, int], EncodedPrompt] = {}
+
+    def collect(self, number: int, ask: Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]) -> WindowRollout:
+        """The windows of rollout `number`, under the policy behind `ask`."""
+        last = len(self.table.rewards) - self.steps
+        starts = np.random.default_rng([self.seed, number, 1]).integers(0, last + 1, self.windows)[self.own.start : self.own.stop]
+        bars = np.arange(self.steps)[:, None] + starts  # (T, B)
+        prompts = [self._prompt(int(bar), position) for bar in bars.flat for position in POSITIONS]
+        legal = np.broadcast_to(self.table.legal, (*bars.shape, *self.table.legal.shape))
+        output = ask(prompts, legal.reshape(len(prompts), -1))
+        logprobs = output.logprobs.view(legal.shape)
+        after, counts = torch.from_numpy(self.table.after[bars]), torch.ones(self.steps, dtype=torch.float64)
+        counts[-1] = float(self.table.last_counts)
+        return WindowRollout(
+            prompts=tuple(prompts),
+            legal=torch.from_numpy(legal.copy()),
+            logprobs=logprobs,
+            values=output.values.view(legal.shape[:-1]),
+            occupancy=occupancies(logprobs.double(), after, torch.full((len(POSITIONS),), 1 / len(POSITIONS)).double()),
+            rewards=torch.from_numpy(self.table.rewards[bars]),
+            after=after,
+            counts=counts,
+        )
+
+    def _prompt(self, bar: int, position: int) -> EncodedPrompt:
+        if (bar, position) not in self._prompts:
+            seen = observation(self.window, self.settings, bar, position)
+            self._prompts[bar, position] = self.encoder.encode(seen)
+        return self._prompts[bar, position]

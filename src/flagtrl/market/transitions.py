@@ -1,0 +1,92 @@
+"""What every action does at every bar, in every position: the market as tables.
+
+No action moves a price, and an account that is all in or all out is its value times its position. So where a reward is of one
+step alone, all that can happen between two bars is known: positions are the states, and these are their rewards and ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flagtrl.errors import ConfigError
+from flagtrl.market.data import Window
+from flagtrl.market.env import MarketSettings, Observation
+from flagtrl.market.ledger import NUM_ACTIONS, Account, legal_actions, step_account
+from flagtrl.market.rewards import ADDITIVE, EpisodeHistory, load_reward
+
+FLAT, LONG = POSITIONS = (0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """T decisions in H positions, by A actions.
+
+    legal: (H, A) bool.
+    rewards: (T, H, A) float64 of the step; 0 where illegal.
+    after: (T, H, A) int64, the next position; where illegal, the same one.
+    last_counts: whether the last decision can earn anything: an order that fills at the next bar's price only costs there.
+    """
+
+    legal: np.ndarray
+    rewards: np.ndarray
+    after: np.ndarray
+    last_counts: bool
+
+
+def transitions(window: Window, settings: MarketSettings) -> Transitions:
+    """The tables of a window's decisions, one fewer than it has bars, by the ledger itself.
+
+    Raises:
+        ConfigError: a reward that is not of one step alone.
+    """
+    if settings.reward not in ADDITIVE:
+        raise ConfigError(
+            f"reward is {settings.reward!r}, which depends on the steps before; exact advantages need one that adds up over "
+            f"steps: {', '.join(ADDITIVE)}"
+        )
+    reward = load_reward(settings.reward)
+    now, then = window.prices[:-1], window.prices[1:]
+    shape = (len(now), len(POSITIONS), NUM_ACTIONS)
+    rewards, after, legal = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros(shape[1:], dtype=bool)
+    for position in POSITIONS:
+        account = standing(position, now)
+        legal[position] = legal_actions(account)[0]
+        for action in range(NUM_ACTIONS):
+            new, _ = step_account(account, np.full(len(now), action), now, then, settings.execution, settings.costs)
+            after[:, position, action] = new.shares > 0
+            for t, value in enumerate(new.value(then)):
+                shares = np.array([account.shares[t], new.shares[t]])
+                step = EpisodeHistory(
+                    np.array([value - 1]), np.array([1, value]), shares, np.array([action]), settings.risk_free_rate
+                )
+                rewards[t, position, action] = reward(step)
+    return Transitions(legal, rewards, after, settings.execution == "same_price")
+
+
+def standing(position: int, price: np.ndarray | float, value: float = 1.0) -> Account:
+    """The account of that value in a position, at a price."""
+    price = np.asarray(price, dtype=np.float64)
+    return Account.of(np.full(price.shape, value * (1 - position)), value * position / price)
+
+
+def observation(window: Window, settings: MarketSettings, bar: int, position: int) -> Observation:
+    """What an agent sees at the window's `bar` (0 is its first) in a position, with nothing done before."""
+    market, bar = window.market, window.start + bar
+    back = slice(max(0, bar + 1 - settings.lookback), bar + 1)
+    account = standing(position, market.prices[bar], settings.initial_cash)
+    return Observation(
+        symbol=market.symbol,
+        date=market.dates[bar],
+        bar=bar,
+        prices=market.prices[back],
+        news=market.news[back],
+        cash=float(account.cash),
+        shares=float(account.shares),
+        value=settings.initial_cash,
+        rewards=(),
+        net_values=(),
+        actions=(),
+        legal=legal_actions(account),
+    )

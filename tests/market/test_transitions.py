@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from flagtrl.errors import ConfigError
+from flagtrl.market.data import Window
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.synthetic import news_leads_price, random_walk
+from flagtrl.market.transitions import FLAT, LONG, observation, standing, transitions
+
+
+@pytest.mark.parametrize("execution", ["next_price", "same_price"])
+@pytest.mark.parametrize("bps", [0.0, 30.0])
+def test_the_tables_are_what_the_environment_does(execution, bps):
+    """A random walk through the environment, whose every step is looked up; the account grows, the tables are shares of it."""
+    settings = MarketSettings(reward="log_return", execution=execution, cost_bps=bps, slippage_bps=bps / 2)
+    env = TradingEnv(random_walk(days=60, seed=1, volatility_per_bar=0.03).window(), settings)
+    env.reset(seed=0)
+    table, generator, seen = transitions(env.window, settings), np.random.default_rng(0), set()
+    for t in range(59):
+        position = int(env.account.shares > 0)
+        assert table.legal[position].tolist() == env.legal.tolist()
+        action = int(generator.choice(np.flatnonzero(env.legal)))
+        _, reward, *_ = env.step(action)
+        assert reward == pytest.approx(table.rewards[t, position, action], abs=1e-12)
+        assert int(env.account.shares > 0) == table.after[t, position, action]
+        seen.add((position, action))
+    assert len(seen) == 4, "every legal action was taken in both positions"
+    assert table.last_counts == (execution == "same_price")
+
+
+def test_an_order_at_the_last_bar_can_only_cost_when_it_fills_at_the_next_price():
+    window = random_walk(days=30, seed=1).window()
+    free, dear = (transitions(window, MarketSettings(reward="log_return", cost_bps=bps)) for bps in (0.0, 50.0))
+    last = free.rewards[-1]
+    assert last[FLAT, 2] == pytest.approx(last[FLAT, 1]) and last[LONG, 0] == pytest.approx(last[LONG, 1])
+    assert dear.rewards[-1][FLAT, 2] < dear.rewards[-1][FLAT, 1]
+
+
+def test_an_observation_of_a_position_is_the_environments_own():
+    market = news_leads_price(days=30, seed=0)
+    window, settings = Window(market, 5, 25), MarketSettings(reward="log_return", lookback=4)
+    env = TradingEnv(window, settings)
+    env.reset(seed=0, options={"start": 7})
+    ours, theirs = observation(window, settings, 7, FLAT), env.observe()
+    for name in ("symbol", "date", "bar", "news", "cash", "shares", "value", "rewards", "net_values", "actions"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.prices.tolist() == theirs.prices.tolist() and ours.legal.tolist() == theirs.legal.tolist()
+    env.account = standing(LONG, market.prices[12], settings.initial_cash)
+    ours, theirs = observation(window, settings, 7, LONG), env.observe()
+    assert (ours.cash, ours.shares, ours.value) == (theirs.cash, theirs.shares, theirs.value)
+    assert ours.legal.tolist() == theirs.legal.tolist() == [True, True, False]
+
+
+def test_a_reward_that_does_not_add_up_is_refused():
+    window = random_walk(days=30, seed=1).window()
+    with pytest.raises(ConfigError, match=r"reward is 'sharpe_difference', which depends on the steps before; .*: log_return"):
+        transitions(window, MarketSettings(reward="sharpe_difference"))
