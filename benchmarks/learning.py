@@ -24,8 +24,11 @@ from matplotlib.figure import Figure
 RUNS: dict[str, list[str]] = {
     "flagtrl": ["--preset", "flagtrl"],
     "flagtrl_head": ["--preset", "flagtrl", "--policy", "head"],
-    "leave_one_out": "--preset flagtrl --advantage leave_one_out --num_envs 64 --num_steps 64 --total_timesteps 28672 --gamma 0.5 "
-    "--minibatch_size 4096 --update_epochs 4 --warmup_steps 4 --kl_coef 0.05 --ent_coef 0 --vf_coef 0.01".split(),
+    "leave_one_out": [
+        *("--preset", "flagtrl", "--advantage", "leave_one_out", "--num_envs", "64", "--num_steps", "64"),
+        *("--total_timesteps", "28672", "--gamma", "0.5", "--minibatch_size", "4096", "--update_epochs", "4"),
+        *("--warmup_steps", "4", "--kl_coef", "0.05", "--ent_coef", "0", "--vf_coef", "0.01"),
+    ],
     "paper_markov": ["--preset", "paper", "--prompt_style", "markov", "--total_timesteps", "400", "--sampled_paths", "20"],
     "paper": ["--preset", "paper", "--total_timesteps", "160", "--sampled_paths", "1", "--test_end", "2020-10-07"],
 }

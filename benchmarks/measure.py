@@ -200,6 +200,13 @@ class Clocked(PPOTrainer):
             return rollout
 
         self.collector.collect = timed  # type: ignore[method-assign]
+        reference = self.asking.reference
+
+        def timed_reference(*arguments: Any) -> Tensor:
+            with self.phase("reference"):
+                return reference(*arguments)
+
+        self.asking.reference = timed_reference  # type: ignore[method-assign]
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -211,10 +218,6 @@ class Clocked(PPOTrainer):
         self.phases[name].seconds += time.perf_counter() - began
         self.phases[name].peak_memory_mb = max(self.phases[name].peak_memory_mb, peak_memory_mb(self.args.device))
         reset_peak_memory(self.args.device)
-
-    def _reference(self, *args: Any) -> Tensor:
-        with self.phase("reference"):
-            return super()._reference(*args)
 
     def timed_train(self) -> Clocked:
         """Train on a fresh episode, with the clock running from the first environment step to the last optimizer step."""

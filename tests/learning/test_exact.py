@@ -132,13 +132,11 @@ def test_windows_are_the_rollouts_own_and_all_processes_share_them_out(small_mod
     trainer = tiny_trainer(small_model, tmp_path, **EXACT | {"num_envs": 4})
 
     def drawn(windows, number):
-        bars = []
-        windows.collect(number, lambda prompts, legal: bars.append([prompt.ids.tobytes() for prompt in prompts]) or answer(legal))
-        return bars[0]
+        return [prompt.ids.tobytes() for prompt in windows.collect(number, uniform).prompts]
 
-    def answer(legal):
-        uniform = torch.from_numpy(np.where(legal, 0.0, -np.inf)).log_softmax(-1).float()
-        return SimpleNamespace(logprobs=uniform, values=torch.zeros(len(legal)))
+    def uniform(prompts, legal):
+        logprobs = torch.from_numpy(np.where(legal, 0.0, -np.inf)).log_softmax(-1).float()
+        return SimpleNamespace(logprobs=logprobs, values=torch.zeros(len(legal)))
 
     windows = trainer.windows
     whole = drawn(windows, 3)

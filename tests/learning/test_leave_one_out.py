@@ -25,7 +25,7 @@ def test_the_trainer_uses_it_and_a_lone_sample_has_the_critics_baseline(small_mo
     alone = advantages.isnan()
     chosen = samples.targets.advantages.sum(-1)  # of the action that was taken; the others have none
     assert chosen[~alone].tolist() == advantages[~alone].tolist()
-    expected = (samples.targets.returns - samples.old_values)[alone]
+    expected = (samples.targets.returns - samples.old.values)[alone]
     assert chosen[alone].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     assert entries(trainer)
 

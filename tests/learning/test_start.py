@@ -152,11 +152,11 @@ def test_a_model_spread_over_processes_cannot_be_baked(small_model, tmp_path):
 def test_equal_prompts_are_asked_once_after_a_rollout_and_all_get_their_answer(small_model, tmp_path, engine):
     trainer = tiny_trainer(small_model, tmp_path, **OPTIONS | {"rollouts": 1, "num_envs": 3}, engine=engine)
     trainer.train()
-    samples, asked, inputs = trainer._samples, [], trainer._inputs
-    trainer._inputs = lambda prompts, legal: asked.extend(prompts) or inputs(prompts, legal)
+    samples, asked, inputs = trainer._samples, [], trainer.asking.inputs
+    trainer.asking.inputs = lambda prompts, legal: asked.extend(prompts) or inputs(prompts, legal)
     trainer.model.eval()
     with torch.no_grad():
-        together = trainer._logprobs(samples.prompts, samples.legal)
+        together = trainer.asking.logprobs(samples.prompts, samples.legal)
         assert len(asked) == len({prompt.ids.tobytes() for prompt in samples.prompts}) < len(samples.prompts)
         for row, prompt in enumerate(samples.prompts):
             one = trainer.model(**inputs([prompt], samples.legal[row : row + 1].numpy())).logprobs[0]

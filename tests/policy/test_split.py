@@ -211,12 +211,15 @@ def test_the_last_layer_and_the_head_work_where_they_are_read_only():
     model, prompts = policy_of(CONFIGS["llama"]), prompts_of([6], 10)
     model.use_split()
     last = model.language_model.get_base_model().get_decoder().layers[-1]
-    tokens, rows = [], []
-    last.modules_to_save["default"].mlp.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[1]))
+    tokens, rows, queries = [], [], []
+    trained = last.modules_to_save["default"]
+    trained.mlp.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[1]))
+    trained.self_attn.q_proj.register_forward_hook(lambda _, __, output: queries.append((output.shape[1], output.any().item())))
     logits = model.split.logits
     model.split.logits = lambda hidden, wanted=None: rows.append(wanted) or logits(hidden, wanted)
     model(**model.inputs(prompts, np.ones((1, 3), dtype=bool)))
     assert tokens == [2], "the prompt's end, and Sell's first token"
+    assert queries == [(18, False), (2, True)], "elsewhere, padding included, zeros stand for them"
     assert rows == [(5, 7, 8), None], "first tokens of the actions; after Sell's first one, a probability over all tokens"
 
 

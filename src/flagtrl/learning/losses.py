@@ -2,8 +2,67 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from flagtrl.learning.config import PPOConfig
+from flagtrl.policy.actor_critic import PolicyOutput
+
+
+class Targets(NamedTuple):
+    """What an estimator makes of N samples.
+
+    advantages: (N, A) float32, of every action that has a weight.
+    weights: (N, A) float32, how much each counts: 1 for the action that was taken; or, with exact advantages, for every action
+        how likely the old policy was to be there and take it, times the number of positions, so that they average 1 a sample.
+    returns: (N,) float32, what the critic learns.
+    """
+
+    advantages: Tensor
+    weights: Tensor
+    returns: Tensor
+
+
+def ppo_loss(
+    output: PolicyOutput, old: PolicyOutput, reference: Tensor, targets: Targets, config: PPOConfig
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """L = policy loss + c1 value loss - c2 H + c3 KL(pi || pi_ref), one loss for every estimator.
+
+    Args:
+        output: policy and values of N samples now.
+        old: the same of the policy that acted.
+        reference: (N, A) log pi_ref.
+        targets: of the same samples.
+        config: the coefficients, and the clipping.
+
+    Returns:
+        (N,) per sample, the terms (N,) that it is made of and others that are logged, and how much each sample counts (N,):
+        1 where actions were sampled.
+    """
+    visited = targets.weights.sum(-1)
+    ratio = (output.logprobs - old.logprobs).masked_fill(targets.weights == 0, 0.0).exp()
+    clip_value = config.clip_coef if config.clip_vloss else None
+    terms = {
+        "policy_loss": (targets.weights * policy_loss(ratio, targets.advantages, config.clip_coef)).sum(-1),
+        "value_loss": visited * value_loss(output.values, old.values, targets.returns, clip_value),
+        "entropy": visited * entropy(output.logprobs),
+        "kl": visited * exact_kl(output.logprobs, reference),
+    }
+    per_sample = (
+        terms["policy_loss"]
+        + config.vf_coef * terms["value_loss"]
+        - config.ent_coef * terms["entropy"]
+        + config.kl_coef * terms["kl"]
+    )
+    with torch.no_grad():
+        terms |= {
+            "ratio": (targets.weights * ratio).sum(-1),
+            "clip_fraction": (targets.weights * ((ratio - 1).abs() > config.clip_coef)).sum(-1),
+            "kl_old": visited * exact_kl(old.logprobs, output.logprobs),
+        }
+    return per_sample, terms, visited
 
 
 def policy_loss(ratio: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:

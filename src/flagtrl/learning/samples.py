@@ -13,24 +13,10 @@ from torch.nn import functional
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.learning.advantages import action_values, generalised_advantages, leave_one_out, whiten
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.losses import Targets
 from flagtrl.learning.rollout import Rollout
 from flagtrl.learning.windows import WindowRollout
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """What an estimator makes of N samples.
-
-    Attributes:
-        advantages: (N, A) float32, of every action that has a weight.
-        weights: (N, A) float32, how much each counts: 1 for the action that was taken, or for every action how likely the
-            old policy was to be there and take it, times the number of positions, so that a decision's add up to their number.
-        returns: (N,) float32, what the critic learns.
-    """
-
-    advantages: Tensor
-    weights: Tensor
-    returns: Tensor
+from flagtrl.policy.actor_critic import PolicyOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,22 +25,22 @@ class Samples:
 
     prompts: Sequence[EncodedPrompt]
     legal: Tensor  # (N, A) bool
-    old_logprobs: Tensor  # (N, A)
-    reference: Tensor  # (N, A)
-    old_values: Tensor  # (N,)
+    old: PolicyOutput  # of the policy that acted
+    reference: Tensor  # (N, A) log pi_ref
     targets: Targets
 
     @classmethod
     def of(cls, rollout: Rollout | WindowRollout, reference: Tensor, targets: Targets) -> Samples:
         """A rollout's steps, environments and positions as one axis."""
-        return cls(
-            prompts=rollout.prompts,
-            legal=rollout.legal.flatten(0, -2),
-            old_logprobs=rollout.logprobs.flatten(0, -2),
-            reference=reference,
-            old_values=rollout.values.flatten(),
-            targets=targets,
-        )
+        old = PolicyOutput(rollout.logprobs.flatten(0, -2), rollout.values.flatten())
+        return cls(rollout.prompts, rollout.legal.flatten(0, -2), old, reference, targets)
+
+    def chosen(self, rows: Tensor, device: torch.device) -> Samples:
+        """Those of `rows` (n,), on a device."""
+        old, targets = ([part[rows].to(device) for part in parts] for parts in (self.old, self.targets))
+        prompts = [self.prompts[row] for row in rows.tolist()]
+        reference = self.reference[rows].to(device)
+        return Samples(prompts, self.legal[rows].to(device), PolicyOutput(*old), reference, Targets(*targets))
 
 
 def sampled_targets(rollout: Rollout, config: PPOConfig, everyones: Callable[[Tensor], Tensor]) -> Targets:

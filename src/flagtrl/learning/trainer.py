@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +22,27 @@ from transformers import EarlyStoppingCallback, TrainerCallback, default_data_co
 
 from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.learning.asking import Asking
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.losses import entropy, exact_kl, policy_loss, value_loss
+from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
 from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
-from flagtrl.learning.rollout import Collector
-from flagtrl.learning.samples import Samples, exact_targets, sampled_targets
+from flagtrl.learning.rollout import Act, Collector, Rollout
+from flagtrl.learning.samples import Samples, Targets, exact_targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.learning.watch import Watch
-from flagtrl.learning.windows import Windows
+from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.policy.acting import read_ahead
-from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import SETTINGS_FILE
-from flagtrl.policy.trunk import Boundary
 
 SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 PROBED = 2  # environments whose first prompts the engines are compared on
-# Prompts per forward where nothing is learnt. On a split model most of a prompt is known.
-UNLEARNT_BATCH, UNLEARNT_BATCH_SPLIT = 8, 32
 _NON_FINITE_REMEDY = (
     "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
     "or train in float32 (train_dtype)"
@@ -102,7 +101,6 @@ class PPOTrainer(PersistentTrainer):
         self._micro_step, self._stopped, self._untrimmed = 0, False, 0
         self._samples: Samples | None = None
         self._schedule: list[MicroBatch] = []
-        self._boundaries: dict[bytes, Boundary] = {}  # of the current rollout, by a prompt's ids
         self._rollout_began: float | None = None
         try:
             super().__init__(
@@ -120,6 +118,7 @@ class PPOTrainer(PersistentTrainer):
             keep_freed_memory()
         self._meters = Meters(self.accelerator)
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        self.asking = Asking(self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded)
         if self.sharded and args.engine == "split":
             raise ConfigError("engine is 'split', which needs the whole model in each process; FSDP and DeepSpeed need auto")
         with self.accelerator.autocast():
@@ -197,7 +196,7 @@ class PPOTrainer(PersistentTrainer):
         self._samples, self._stopped = self._new_samples(), False
         own = range(self.collector.first, self.collector.first + self._local_envs)
         self._schedule = micro_batches(self.args, self._rollout_number(), own)
-        if self._boundaries and self.args.merge_tokens:
+        if self.asking.boundaries and self.args.merge_tokens:
             lengths = np.array([len(prompt.ids) for prompt in self._samples.prompts])
             each = self.args.gradient_accumulation_steps
             self._schedule = merged(self._schedule, lengths, each, self.args.merge_tokens)
@@ -213,28 +212,34 @@ class PPOTrainer(PersistentTrainer):
         policy = self.model_wrapped
         was_training = policy.training
         policy.eval()
-        self._boundaries = {}
+        self.asking.begin()
         if (trunk := self._policy().trunk) is not None:
             trunk.lookups.clear()  # those of an evaluation between rollouts
         self._untrimmed += 1
         if self._untrimmed == TRIM_EVERY:
             return_freed_memory()
             self._untrimmed = 0
-        if self.windows is None:
-            rollout = self.collector.collect(self._act, self.args.num_steps)
-            targets = sampled_targets(rollout, self.args, self._everyones)
-            self._meters.add_rollout(rollout, targets.returns)
-        else:
-            rollout = self.windows.collect(self._rollout_number(), self._act_on_many)
-            targets = exact_targets(rollout, self.args, self.windows.unit)
-            self._meters.add_windows(rollout, targets)
-        samples = Samples.of(rollout, self._reference(rollout.prompts, rollout.legal.flatten(0, -2)), targets)
+        rollout, targets = self._sampled() if self.windows is None else self._expected(self.windows)
+        reference = self.asking.reference(rollout.prompts, rollout.legal.flatten(0, -2))
+        samples = Samples.of(rollout, reference, targets)
         policy.train(was_training)
-        self._meters.add_trunk(self._policy(), set(self._boundaries.values()))
+        self._meters.add_trunk(self._policy(), set(self.asking.boundaries.values()))
         visited = targets.weights.sum(-1)
-        mean_entropy = (entropy(samples.old_logprobs) * visited).sum() / visited.sum()
+        mean_entropy = (entropy(samples.old.logprobs) * visited).sum() / visited.sum()
         self.watch.rollout(float(mean_entropy), self._rollout_number() * self.args.rollout_samples, self.say)
         return samples
+
+    def _sampled(self) -> tuple[Rollout, Targets]:
+        rollout = self.collector.collect(partial(self._finite, self.asking.act), self.args.num_steps)
+        targets = sampled_targets(rollout, self.args, self._everyones)
+        self._meters.add_rollout(rollout, targets.returns)
+        return rollout, targets
+
+    def _expected(self, windows: Windows) -> tuple[WindowRollout, Targets]:
+        rollout = windows.collect(self._rollout_number(), partial(self._finite, self.asking.act_on_many))
+        targets = exact_targets(rollout, self.args, windows.unit)
+        self._meters.add_windows(rollout, targets)
+        return rollout, targets
 
     def _rollout_number(self) -> int:
         return self._micro_step // self._micro_per_rollout
@@ -257,66 +262,20 @@ class PPOTrainer(PersistentTrainer):
         assert samples is not None, "there is a first rollout"
         was_training = self.model_wrapped.training
         self.model_wrapped.eval()
-        new = self._logprobs(samples.prompts, samples.legal)
+        new = self.asking.logprobs(samples.prompts, samples.legal)
         self.model_wrapped.train(was_training)
-        divergence = exact_kl(samples.old_logprobs, new)
+        divergence = exact_kl(samples.old.logprobs, new)
         self._meters.add("kl_first_update", divergence.sum(), len(divergence))
         self.watch.first_update(float(divergence.mean()), self.say)
 
-    @torch.no_grad()
-    def _act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
-        trunk = self._policy().trunk
-        if trunk is not None:
-            new = [prompt for prompt in prompts if prompt.ids.tobytes() not in self._boundaries]
-            with self.accelerator.autocast():
-                self._boundaries |= {b.prompt.ids.tobytes(): b for b in trunk(new, self.args.device)}
-        output = self.model_wrapped(**self._inputs(prompts, legal))
+    def _finite(self, act: Act, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+        output = act(prompts, legal)
         if output.logprobs.isnan().any() or not output.values.isfinite().all():
             raise NonFiniteLossError(
                 f"the policy's probabilities or values are not finite in the rollout before optimizer step "
                 f"{self.state.global_step + 1}: its weights broke in the update before; {_NON_FINITE_REMEDY}"
             )
-        return PolicyOutput(output.logprobs.float().cpu(), output.values.float().cpu())
-
-    def _act_on_many(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
-        """`_act`, a few prompts a forward."""
-        size = UNLEARNT_BATCH if self._policy().trunk is None else UNLEARNT_BATCH_SPLIT
-        starts = range(0, len(prompts), size)
-        parts = [self._act(prompts[i : i + size], legal[i : i + size]) for i in starts]
-        return PolicyOutput(*(torch.cat(each) for each in zip(*parts, strict=True)))
-
-    @torch.no_grad()
-    def _reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:
-        """(N, A) log pi_ref of every sample."""
-        if self._boundaries:
-            with self.accelerator.autocast():
-                boundaries = [self._boundaries[prompt.ids.tobytes()] for prompt in prompts]
-                return self._policy().reference_logprobs(boundaries, legal.to(self.args.device)).float().cpu()
-        return self._logprobs(prompts, legal, reference=True)
-
-    def _logprobs(self, prompts: Sequence[EncodedPrompt], legal: Tensor, reference: bool = False) -> Tensor:
-        """(N, A) log pi, a few prompts a forward; equal ones once, but where all processes must run as many forwards."""
-        asked = zip(prompts, legal.numpy(), strict=True)
-        keys = [n if self.sharded else (prompt.ids.tobytes(), row.tobytes()) for n, (prompt, row) in enumerate(asked)]
-        first: dict[Any, int] = {}
-        for index, key in enumerate(keys):
-            first.setdefault(key, index)
-        chosen, place = list(first.values()), {key: row for row, key in enumerate(first)}
-        done = []
-        for start in range(0, len(chosen), UNLEARNT_BATCH):
-            rows = chosen[start : start + UNLEARNT_BATCH]
-            inputs = self._inputs([prompts[row] for row in rows], legal[rows].numpy())
-            done.append(self.model_wrapped(**inputs, reference=reference).logprobs.float().cpu())
-        return torch.cat(done)[[place[key] for key in keys]]
-
-    def _inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> dict[str, Any]:
-        """The keyword arguments of the policy's forward for prompts of the current rollout."""
-        if not self._boundaries:
-            return PromptBatch.of(prompts, legal, self.args.device).inputs()
-        return {
-            "legal": torch.from_numpy(legal).to(self.args.device),
-            "boundaries": [self._boundaries[prompt.ids.tobytes()] for prompt in prompts],
-        }
+        return output
 
     def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
         """Prompts of the first environments, each also without its first token, so that lengths are mixed."""
@@ -340,37 +299,10 @@ class PPOTrainer(PersistentTrainer):
         assert self._samples is not None, "a micro-batch is handed out only after a rollout"
         samples, rows, config, device = self._samples, inputs["rows"], self.args, self.args.device
         prompts = [samples.prompts[i] for i in rows.tolist()]
-        output = model(**self._inputs(prompts, samples.legal[rows].numpy()))
-        old_logprobs, reference = samples.old_logprobs[rows].to(device), samples.reference[rows].to(device)
-        targets = samples.targets
-        weights, advantages = targets.weights[rows].to(device), targets.advantages[rows].to(device)
-        visited = weights.sum(-1)  # (n,) how much a sample counts: 1 where actions are sampled
-        ratio = (output.logprobs - old_logprobs).masked_fill(weights == 0, 0.0).exp()
-        terms = {
-            "policy_loss": (weights * policy_loss(ratio, advantages, config.clip_coef)).sum(-1),
-            "value_loss": visited
-            * value_loss(
-                output.values,
-                samples.old_values[rows].to(device),
-                targets.returns[rows].to(device),
-                config.clip_coef if config.clip_vloss else None,
-            ),
-            "entropy": visited * entropy(output.logprobs),
-            "kl": visited * exact_kl(output.logprobs, reference),
-        }
-        per_sample = (
-            terms["policy_loss"]
-            + config.vf_coef * terms["value_loss"]
-            - config.ent_coef * terms["entropy"]
-            + config.kl_coef * terms["kl"]
-        )
+        output = model(**self.asking.inputs(prompts, samples.legal[rows].numpy()))
+        batch = samples.chosen(rows, device)
+        per_sample, terms, visited = ppo_loss(output, batch.old, batch.reference, batch.targets, config)
         self._check_finite(per_sample, terms)
-        with torch.no_grad():
-            terms |= {
-                "ratio": (weights * ratio).sum(-1),
-                "clip_fraction": (weights * ((ratio - 1).abs() > config.clip_coef)).sum(-1),
-                "kl_old": visited * exact_kl(old_logprobs, output.logprobs),
-            }
         counted = inputs["counted"]
         count = visited[:counted].sum()
         for name, values in terms.items():

@@ -87,7 +87,8 @@ class Windows:
     def collect(self, number: int, ask: Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]) -> WindowRollout:
         """The windows of rollout `number`, under the policy behind `ask`."""
         last = len(self.table.rewards) - self.steps
-        starts = np.random.default_rng([self.seed, number, 1]).integers(0, last + 1, self.windows)[self.own.start : self.own.stop]
+        everyones = np.random.default_rng([self.seed, number, 1]).integers(0, last + 1, self.windows)
+        starts = everyones[self.own.start : self.own.stop]
         bars = np.arange(self.steps)[:, None] + starts  # (T, B)
         prompts = [self._prompt(int(bar), position) for bar in bars.flat for position in POSITIONS]
         legal = np.broadcast_to(self.table.legal, (*bars.shape, *self.table.legal.shape))

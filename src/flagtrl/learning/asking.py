@@ -1,0 +1,98 @@
+"""Forwards of the trained policy over the prompts of a rollout, with what the trunk makes of each kept until the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
+from flagtrl.policy.trunk import Boundary
+
+# Prompts per forward where nothing is learnt. On a split model most of a prompt is known.
+BATCH, BATCH_SPLIT = 8, 32
+
+
+class Asking:
+    """What a trainer asks its policy.
+
+    Args:
+        policy: gives the actor-critic.
+        wrapped: gives it as the Trainer calls it, so that the hooks of DDP, FSDP and ZeRO fire.
+        accelerator: its device, and its autocast for the trunk.
+        sharded: all processes must run as many forwards.
+
+    Attributes:
+        boundaries: the trunk's states of the rollout's prompts, by their ids; empty on the plain engine.
+    """
+
+    def __init__(
+        self,
+        policy: Callable[[], ActorCritic],
+        wrapped: Callable[[], nn.Module],
+        accelerator: Accelerator,
+        sharded: bool,
+    ):
+        self.policy, self.wrapped, self.accelerator, self.sharded = policy, wrapped, accelerator, sharded
+        self.device = accelerator.device
+        self.boundaries: dict[bytes, Boundary] = {}
+
+    def begin(self) -> None:
+        """A new rollout: nothing is kept of the one before."""
+        self.boundaries = {}
+
+    @torch.no_grad()
+    def act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+        """Policy and value of B prompts that the rollout came to, legal (B, A); float32, on the CPU."""
+        if (trunk := self.policy().trunk) is not None:
+            new = [prompt for prompt in prompts if prompt.ids.tobytes() not in self.boundaries]
+            with self.accelerator.autocast():
+                self.boundaries |= {b.prompt.ids.tobytes(): b for b in trunk(new, self.device)}
+        output = self.wrapped()(**self.inputs(prompts, legal))
+        return PolicyOutput(output.logprobs.float().cpu(), output.values.float().cpu())
+
+    def act_on_many(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+        """`act`, a few prompts a forward."""
+        size = BATCH if self.policy().trunk is None else BATCH_SPLIT
+        starts = range(0, len(prompts), size)
+        parts = [self.act(prompts[i : i + size], legal[i : i + size]) for i in starts]
+        return PolicyOutput(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:
+        """(N, A) log pi_ref of the rollout's prompts."""
+        if not self.boundaries:
+            return self.logprobs(prompts, legal, reference=True)
+        with self.accelerator.autocast():
+            boundaries = [self.boundaries[prompt.ids.tobytes()] for prompt in prompts]
+            return self.policy().reference_logprobs(boundaries, legal.to(self.device)).float().cpu()
+
+    @torch.no_grad()
+    def logprobs(self, prompts: Sequence[EncodedPrompt], legal: Tensor, reference: bool = False) -> Tensor:
+        """(N, A) log pi, a few prompts a forward; equal ones once, but where all processes must run as many forwards."""
+        asked = zip(prompts, legal.numpy(), strict=True)
+        keys = [n if self.sharded else (prompt.ids.tobytes(), row.tobytes()) for n, (prompt, row) in enumerate(asked)]
+        first: dict[Any, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+        chosen, place = list(first.values()), {key: row for row, key in enumerate(first)}
+        done = []
+        for start in range(0, len(chosen), BATCH):
+            rows = chosen[start : start + BATCH]
+            inputs = self.inputs([prompts[row] for row in rows], legal[rows].numpy())
+            done.append(self.wrapped()(**inputs, reference=reference).logprobs.float().cpu())
+        return torch.cat(done)[[place[key] for key in keys]]
+
+    def inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> dict[str, Any]:
+        """The keyword arguments of the policy's forward for prompts of the rollout."""
+        if not self.boundaries:
+            return PromptBatch.of(prompts, legal, self.device).inputs()
+        return {
+            "legal": torch.from_numpy(legal).to(self.device),
+            "boundaries": [self.boundaries[prompt.ids.tobytes()] for prompt in prompts],
+        }
