@@ -66,8 +66,8 @@ def short(shared, small_model):
     return [*options, "--num_envs", "2", "--total_timesteps", "32", "--save_strategy", "steps", "--save_steps", "1"]
 
 
-def assert_trained_saved_and_resumed(config, options, tmp_path):
-    """Two processes train one policy; from the first checkpoint they come to the same end."""
+def assert_trained_saved_and_resumed(config, options, tmp_path, resumed=True):
+    """Two processes train one policy; if `resumed`, from the first checkpoint they come to the same end."""
     whole, again = tmp_path / "whole", tmp_path / "resumed"
     out = run(config, *options, "--output_dir", whole)
     assert out.count("│ agent_greedy ") == 1, "only the main process reports"
@@ -76,6 +76,8 @@ def assert_trained_saved_and_resumed(config, options, tmp_path):
     states = [json.loads((first / f"rollout_state_{rank}.json").read_text()) for rank in range(2)]
     assert states[0]["environments"] != states[1]["environments"], "each process has environments of its own"
     assert states[0]["generator"] == states[1]["generator"], "each draws the actions of all"
+    if not resumed:
+        return
     run(config, *options, "--output_dir", again, "--resume_from_checkpoint", first)
     for name in (ADAPTER_FILE, HEADS_FILE):
         ours, theirs = load_file(whole / name), load_file(again / name)
@@ -84,8 +86,9 @@ def assert_trained_saved_and_resumed(config, options, tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_many_gpus(tmp_path, short):
-    assert_trained_saved_and_resumed("multi_gpu", short, tmp_path)
+@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_many_gpus(tmp_path, short, resumed):
+    assert_trained_saved_and_resumed("multi_gpu", short, tmp_path, resumed)
 
 
 @pytest.mark.slow

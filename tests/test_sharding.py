@@ -98,10 +98,11 @@ def assert_learnt_the_same(out, log, single):
     assert largest_difference(out, directory) < 1e-5
 
 
-def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(small_model, tmp_path, alone):
-    facts = launch(small_model, tmp_path, "multi_gpu")
+@pytest.mark.parametrize("options", [{}, {"advantage": "exact", "style": "markov"}], ids=["sampled", "exact"])
+def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(small_model, tmp_path, alone, options):
+    facts = launch(small_model, tmp_path, "multi_gpu", **options)
     assert facts["kinds"][0] == "DistributedDataParallel"
-    assert_learnt_the_same(tmp_path, facts["log"], alone())
+    assert_learnt_the_same(tmp_path, facts["log"], alone(**options))
 
 
 def sharded_run(small_model, tmp_path, alone, config, finetuning, kinds, *, resumed):
@@ -121,8 +122,9 @@ def sharded_run(small_model, tmp_path, alone, config, finetuning, kinds, *, resu
     return facts
 
 
-def test_fsdp2_learns_the_same_and_resumes(small_model, tmp_path, alone):
-    sharded_run(small_model, tmp_path, alone, "fsdp2", "full_top", ["FSDPActorCritic", "DTensor"], resumed=True)
+@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_fsdp2_learns_the_same_and_resumes(small_model, tmp_path, alone, resumed):
+    sharded_run(small_model, tmp_path, alone, "fsdp2", "full_top", ["FSDPActorCritic", "DTensor"], resumed=resumed)
 
 
 @needs_deepspeed

@@ -52,6 +52,7 @@ def growth(small_model, tmp_path, style, shape, steps, settled, timeout):
     return median(late) / median(early)
 
 
+@pytest.mark.slow
 def test_memory_stays_level_and_the_cache_within_its_bound(small_model, tmp_path):
     """A small model's size levels off once oneDNN has made its code for most shapes: some 60 MiB, much beside it."""
     assert growth(small_model, tmp_path, "paper", (128, 256, 4, 4, 2), 720, settled=400, timeout=500) <= 1.05
