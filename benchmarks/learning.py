@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import subprocess
 import sys
 import time
@@ -27,10 +28,10 @@ RUNS: dict[str, list[str]] = {
     "leave_one_out": [
         *("--preset", "flagtrl", "--advantage", "leave_one_out", "--num_envs", "64", "--num_steps", "64"),
         *("--total_timesteps", "28672", "--gamma", "0.5", "--minibatch_size", "4096", "--update_epochs", "4"),
-        *("--warmup_steps", "4", "--kl_coef", "0.05", "--ent_coef", "0", "--vf_coef", "0.01"),
+        *("--warmup_steps", "4", "--kl_coef", "0.05", "--ent_coef", "0", "--vf_coef", "0.01", "--logging_steps", "4"),
     ],
-    "paper_markov": ["--preset", "paper", "--prompt_style", "markov", "--total_timesteps", "400", "--sampled_paths", "20"],
-    "paper": ["--preset", "paper", "--total_timesteps", "160", "--sampled_paths", "1", "--test_end", "2020-10-07"],
+    "paper_markov": ["--preset", "paper", "--prompt_style", "markov", "--total_timesteps", "1600", "--sampled_paths", "20"],
+    "paper": ["--preset", "paper", "--total_timesteps", "400", "--sampled_paths", "1", "--test_end", "2020-10-07"],
 }
 SHARES = tuple(f"action_share/{word}" for word in ("Sell", "Hold", "Buy"))
 CURVES = ("reward", "entropy", "kl", "explained_variance", *SHARES)
@@ -44,7 +45,9 @@ def run(name: str, seed: int, model: str, out: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     results = json.loads((out / "results.json").read_text())
     logged = [entry for entry in json.loads((out / "trainer_state.json").read_text())["log_history"] if "entropy" in entry]
-    steps = results["settings"]["ppo"]["num_steps"] * results["settings"]["ppo"]["num_envs"]
+    ppo = results["settings"]["ppo"]
+    rollout = ppo["num_steps"] * ppo["num_envs"]
+    per_update = rollout / (ppo["update_epochs"] * math.ceil(rollout / ppo["minibatch_size"]))
     return {
         "run": name,
         "seed": seed,
@@ -52,7 +55,7 @@ def run(name: str, seed: int, model: str, out: Path) -> dict[str, Any]:
         "minutes": round(seconds / 60, 1),
         "collapsed_at": results["collapsed_at"],
         "kl_first_update": results["kl_first_update"],
-        "steps": [steps * (i + 1) for i in range(len(logged))],
+        "steps": [round(per_update * entry["step"]) for entry in logged],
         "curves": {key: [entry.get(key) for entry in logged] for key in CURVES},
         "behaviour": results["behaviour"],
         "deviation": deviation(out / "trades.csv"),
@@ -86,7 +89,7 @@ def figure(rows: list[dict[str, Any]], title: str) -> Figure:
         for row in rows:
             label = key.partition("/")[2] if row is rows[0] else None
             axes.flat[3].plot(row["steps"], row["curves"][key], color=colour, label=label)
-    axes.flat[3].set_title("share of sampled actions")
+    axes.flat[3].set_title("share of actions")
     axes.flat[3].set_ylim(0, 1)
     for axis in axes.flat:
         axis.set_xlabel("environment steps")

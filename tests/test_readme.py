@@ -11,6 +11,7 @@ import pytest
 
 from flagtrl.demo import PPO
 from flagtrl.evidence.report import markdown_table
+from flagtrl.language.prompts import style_names
 from flagtrl.launch import RECIPES
 from flagtrl.options import parse
 from flagtrl.recipe import parse_arguments
@@ -179,7 +180,7 @@ def test_every_benchmark_command_in_the_readme_parses(monkeypatch):
 
     commands = re.findall(r"^python benchmarks/(\w+).py (.*)$", shell_commands(), re.MULTILINE)
     scripts = {script.__name__: script.arguments for script in (scaling, step_profile, throughput)}
-    others = [name for name, _ in commands if name not in ("qa", "label_prior", "learning", "speech")]
+    others = [name for name, _ in commands if name not in ("qa", "label_prior", "learning", "speech", "start")]
     assert others == ["throughput", "step_profile", "throughput", "scaling"]
     for name, options in commands:
         if name in scripts:
@@ -250,14 +251,41 @@ def test_what_is_said_of_learning_is_what_the_benchmark_wrote():
 
     rows = written("learning.json")
     assert markdown(rows) in README
-    ours = [row for row in rows if row["run"] == "flagtrl"]
-    assert len(ours) == 3 and {row["run"] for row in rows} >= {"flagtrl", "paper_markov"}
-    for row in ours:
-        assert min(row["curves"]["entropy"]) > 0.05 and row["collapsed_at"] is None
-        assert row["train"]["agent_greedy"]["CR"] > row["train"]["untrained_calibrated"]["CR"]
-    assert all(min(row["curves"]["entropy"]) < 1e-4 for row in rows if row["run"] == "paper_markov"), "said to be dead"
+    for run in ("flagtrl", "flagtrl_head", "paper_markov"):
+        assert sum(row["run"] == run for row in rows) == 3
+    for row in rows:
+        if not row["run"].startswith("paper"):
+            assert min(row["curves"]["entropy"]) > 0.05 and row["collapsed_at"] is None
+            assert row["train"]["agent_greedy"]["CR"] > row["train"]["untrained_calibrated"]["CR"]
+        if row["run"].startswith("flagtrl"):
+            assert row["train"]["agent_greedy"]["CR"] > row["train"]["random_p95"]["CR"] and row["behaviour"]["depends_on_day"]
+            assert row["deviation"] >= 0.02 and row["curves"]["explained_variance"][-1] > 0.1, "said of heads too"
     for run in {row["run"] for row in rows}:
         assert (ROOT / f"docs/learning_{run}.png").is_file()
+
+
+def test_where_training_starts_is_what_the_benchmark_wrote():
+    """And hesitant on every asset, in every style, which this project asks of its calibration."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from start import ASSETS, markdown
+
+    rows = written("start.json")
+    assert markdown(rows) in README
+    assert {(row["asset"], row["style"]) for row in rows} == {(asset, style) for asset in ASSETS for style in style_names()}
+    assert min(min(row["calibrated"].values()) for row in rows) >= 0.6
+    assert min(row["on_action_words"] for row in rows) >= 0.9
+
+
+def test_the_page_of_what_the_model_says_is_what_the_benchmark_wrote():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from speech import PROMPTS, markdown
+
+    measured = written("speech.json")
+    assert (ROOT / "docs/speech.md").read_text() == markdown(measured)
+    assert [answers["prompt"] for answers in measured["answers"]] == list(PROMPTS)
+    text, trading = measured["rows"]
+    assert f"is {trading['adapter']:.2f} nats of KL from its base" in README
+    assert f"takes {text['adapter']:.3f} bits a byte, the base {text['base']:.3f}" in README
 
 
 def near(results: dict, recorded: dict) -> None:

@@ -143,6 +143,8 @@ def test_without_annealing_the_learning_rate_is_constant(tmp_path):
     assert str(config(tmp_path).lr_scheduler_type) in ("linear", "SchedulerType.LINEAR")
     assert config(tmp_path, anneal_lr=False).lr_scheduler_type == "constant_with_warmup"
     assert config(tmp_path, anneal_lr=False, lr_scheduler_type="cosine").lr_scheduler_type == "cosine"
+    with pytest.raises(ConfigError, match="warmup_steps is 5, which lr_scheduler_type constant does not read"):
+        config(tmp_path, anneal_lr=False, lr_scheduler_type="constant", warmup_steps=5)
     with pytest.raises(ConfigError, match=r"anneal_lr is a linear decay, but lr_scheduler_type is 'cosine'"):
         config(tmp_path, lr_scheduler_type="cosine")
 

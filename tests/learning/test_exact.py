@@ -1,20 +1,23 @@
 """Exact advantages: against the enumeration of every path of actions through the environment; and a trainer that uses them."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.learning.advantages import action_values, occupancies
-from flagtrl.learning.losses import policy_loss
+from flagtrl.learning.losses import ppo_loss
 from flagtrl.learning.samples import exact_targets
-from flagtrl.learning.windows import WindowRollout
+from flagtrl.learning.windows import WindowRollout, Windows
+from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import random_walk
-from flagtrl.market.transitions import POSITIONS, standing, transitions
+from flagtrl.market.transitions import POSITIONS, observation, standing, transitions
+from flagtrl.policy.actor_critic import PolicyOutput
 from training import entries, equal, tiny_trainer, weights
 
 STEPS = 5
@@ -66,6 +69,23 @@ def rollout_of(env, logprobs):
     )
 
 
+def loss_of(rollout, logprobs, targets, **coefficients):
+    """Per window: the sum over its days of what a day's positions lose, as often as the policy is there."""
+    none = {"clip_coef": 0.2, "clip_vloss": False, "vf_coef": 0.0, "ent_coef": 0.0, "kl_coef": 0.0}
+    uniform = rollout.legal.flatten(0, 2).double().log().log_softmax(-1)
+    now = PolicyOutput(logprobs.flatten(0, 1), torch.zeros(STEPS * len(POSITIONS)))
+    old = PolicyOutput(rollout.logprobs.flatten(0, 2), now.values)
+    return ppo_loss(now, old, uniform, targets, SimpleNamespace(**none | coefficients))[0].sum() / len(POSITIONS)
+
+
+def test_the_critic_learns_as_often_as_the_policy_is_there(market):
+    rollout = rollout_of(market, masked(market, torch.zeros(STEPS, 2, 3, dtype=torch.float64)))
+    targets = exact_targets(rollout, SimpleNamespace(gamma=0.9, norm_adv=False), unit=1.0)
+    loss = loss_of(rollout, rollout.logprobs[:, 0], targets, vf_coef=1.0) - loss_of(rollout, rollout.logprobs[:, 0], targets)
+    _, v = action_values(rollout.logprobs, rollout.rewards, rollout.after, 0.9)
+    assert loss.item() == pytest.approx((rollout.occupancy * v**2).sum().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_the_losses_gradient_is_the_enumerated_gradient_of_the_expected_return(market, gamma):
     torch.manual_seed(0)
@@ -77,11 +97,18 @@ def test_the_losses_gradient_is_the_enumerated_gradient_of_the_expected_return(m
     _, v = action_values(rollout.logprobs, rollout.rewards, rollout.after, gamma)
     assert float(v[0, 0] @ START) == pytest.approx(expected.item(), abs=1e-12)
     targets = exact_targets(rollout, SimpleNamespace(gamma=gamma, norm_adv=False), unit=1.0)
-    ratio = (logprobs.flatten(0, 1) - rollout.logprobs.flatten(0, 2)).masked_fill(targets.weights == 0, 0.0).exp()
-    loss = (targets.weights * policy_loss(ratio, targets.advantages, 0.2)).sum() / len(POSITIONS)
-    [got] = torch.autograd.grad(-loss, logits)
-    assert got.abs().max() > 1e-4
+    [got] = torch.autograd.grad(-loss_of(rollout, logprobs, targets), logits, retain_graph=True)
+    assert wanted.abs().max() > 1e-4
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-8)  # advantages are kept in float32
+
+    # Entropy and KL count a day and position as often as the policy is there, whatever the discount.
+    d, uniform = rollout.occupancy[:, 0], masked(market, torch.zeros_like(logits))
+    p, legal = logprobs.exp(), rollout.legal[:, 0]
+    away = (p * (logprobs - uniform).masked_fill(~legal, 0.0)).sum(-1)
+    bonus = (d * (-(p * logprobs.masked_fill(~legal, 0.0)).sum(-1) * 0.3 - away * 0.7)).sum()
+    [wanted] = torch.autograd.grad(expected + bonus, logits, retain_graph=True)
+    [got] = torch.autograd.grad(-loss_of(rollout, logprobs, targets, ent_coef=0.3, kl_coef=0.7), logits)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-7)
 
 
 def test_occupancies_by_hand():
@@ -99,10 +126,10 @@ def test_advantages_are_in_the_markets_unit_and_a_decision_that_earns_nothing_ha
     scaled = exact_targets(rollout, SimpleNamespace(gamma=1.0, norm_adv=True), unit=0.01)
     torch.testing.assert_close(scaled.advantages, 100 * plain.advantages)
     assert torch.equal(scaled.returns, plain.returns), "the critic learns rewards as they are"
-    assert plain.weights.sum().item() == pytest.approx(len(POSITIONS) * STEPS)
+    assert plain.weights.sum().item() == plain.visits.sum().item() == pytest.approx(len(POSITIONS) * STEPS)
     rollout.counts[-1] = 0.0
-    last = exact_targets(rollout, SimpleNamespace(gamma=1.0, norm_adv=False), unit=1.0).weights[-len(POSITIONS) :]
-    assert last.abs().max() == 0
+    last = exact_targets(rollout, SimpleNamespace(gamma=1.0, norm_adv=False), unit=1.0)
+    assert last.weights[-len(POSITIONS) :].abs().max() == last.visits[-len(POSITIONS) :].abs().max() == 0
 
 
 EXACT = {"style": "markov", "advantage": "exact", "num_envs": 2, "num_steps": 6, "gamma": 1.0}
@@ -128,15 +155,16 @@ def test_the_trainer_learns_what_it_is_paid_for(small_model, tmp_path):
     assert first["ratio"] == pytest.approx(1.0, abs=1e-5) and first["clip_fraction"] == 0.0
 
 
+def uniform(prompts, legal):
+    logprobs = torch.from_numpy(np.where(legal, 0.0, -np.inf)).log_softmax(-1).float()
+    return SimpleNamespace(logprobs=logprobs, values=torch.zeros(len(legal)))
+
+
 def test_windows_are_the_rollouts_own_and_all_processes_share_them_out(small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, **EXACT | {"num_envs": 4})
 
     def drawn(windows, number):
         return [prompt.ids.tobytes() for prompt in windows.collect(number, uniform).prompts]
-
-    def uniform(prompts, legal):
-        logprobs = torch.from_numpy(np.where(legal, 0.0, -np.inf)).log_softmax(-1).float()
-        return SimpleNamespace(logprobs=logprobs, values=torch.zeros(len(legal)))
 
     windows = trainer.windows
     whole = drawn(windows, 3)
@@ -146,6 +174,43 @@ def test_windows_are_the_rollouts_own_and_all_processes_share_them_out(small_mod
     for own in (range(0, 2), range(2, 4)):
         windows.own = own
         assert np.array(drawn(windows, 3), dtype=object).reshape(6, 2, positions).tolist() == by_window[:, list(own)].tolist()
+
+
+@pytest.mark.parametrize("execution", ["next_price", "same_price"])
+def test_a_windows_record_is_of_its_own_bars(small_model, tmp_path, execution):
+    """Every action in every position is tried in the environment, on the window's own bars."""
+    trainer = tiny_trainer(small_model, tmp_path, **EXACT)
+    market = MarketSettings(reward="log_return", lookback=3, execution=execution, cost_bps=20.0)
+    env = TradingEnv(Window(trainer.windows.window.market, 3, 20), market)
+    windows = Windows(env, trainer.encoder, trainer.args, range(0, 2))
+    record = windows.collect(5, uniform)
+    texts = {}
+    for bar, position in itertools.product(range(16), POSITIONS):
+        texts[trainer.encoder.encode(observation(env.window, market, bar, position)).ids.tobytes()] = bar, position
+    starts = set()
+    for t, b, position in itertools.product(range(6), range(2), POSITIONS):
+        bar, found = texts[record.prompts[(t * 2 + b) * 2 + position].ids.tobytes()]
+        assert found == position
+        starts.add((b, bar - t))
+        for action in range(3):
+            env.reset(seed=0, options={"start": bar})
+            env.account = standing(position, env.window.prices[bar], market.initial_cash)
+            if record.legal[t, b, position, action]:
+                assert env.legal[action] and env.step(action)[1] == pytest.approx(record.rewards[t, b, position, action].item())
+                assert int(env.account.shares > 0) == record.after[t, b, position, action]
+    assert len(starts) == 2, "each window is a run of consecutive bars"
+    assert record.occupancy[0].tolist() == [[0.5, 0.5]] * 2
+    assert record.counts.tolist() == [1.0] * 5 + [float(execution == "same_price")]
+
+
+def test_equal_prompts_of_overlapping_windows_are_asked_once(small_model, tmp_path):
+    trainer = tiny_trainer(small_model, tmp_path, days=9, **EXACT | {"num_envs": 4})
+    asked, act = [], trainer.asking.act
+    trainer.asking.act = lambda prompts, legal: asked.extend(prompts) or act(prompts, legal)
+    record = trainer.windows.collect(0, trainer.asking.act_on_many)
+    assert len(asked) == len({prompt.ids.tobytes() for prompt in record.prompts}) < len(record.prompts)
+    one = trainer.asking.act(record.prompts[-1:], record.legal.flatten(0, -2)[-1:].numpy())
+    torch.testing.assert_close(one.logprobs[0], record.logprobs.flatten(0, -2)[-1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("engine", ["split", "plain"])
@@ -172,9 +237,32 @@ def test_engines_agree(small_model, tmp_path):
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
 
 
+def test_a_minibatch_of_decisions_that_earn_nothing_teaches_nothing(small_model, tmp_path):
+    options = {"num_envs": 1, "num_steps": 3, "minibatch_size": 1, "gradient_accumulation_steps": 1, "target_kl": 0.5}
+    trainer = tiny_trainer(small_model, tmp_path, **EXACT | options)
+    trainer.train()
+    assert all(np.isfinite(value) for entry in entries(trainer) for value in entry.values())
+
+
+def test_a_price_that_grows_evenly_has_no_deviation_to_measure_in(small_model, tmp_path):
+    trainer = tiny_trainer(small_model, tmp_path, **EXACT)
+    market = replace(trainer.windows.window.market, prices=100 * 1.01 ** np.arange(40))
+    windows = Windows(TradingEnv(market.window(), MarketSettings(reward="log_return")), trainer.encoder, trainer.args, range(2))
+    assert windows.unit == 1.0
+
+
+def test_a_checkpoint_of_another_estimator_is_refused(small_model, tmp_path):
+    tiny_trainer(small_model, tmp_path, save_strategy="steps", save_steps=1, **EXACT).train()
+    trainer = tiny_trainer(small_model, tmp_path / "again", **EXACT | {"advantage": "gae"})
+    with pytest.raises(AdapterError, match=r"rollout.advantage = 'exact', this run has 'gae'"):
+        trainer.train(resume_from_checkpoint=str(next(tmp_path.glob("checkpoint-*"))))
+
+
 def test_what_it_cannot_do_is_refused(small_model, tmp_path):
     with pytest.raises(ConfigError, match="num_steps is 40, the training window of 40 bars has 39 decisions; lower num_steps"):
         tiny_trainer(small_model, tmp_path, **EXACT | {"num_steps": 40})
+    with pytest.raises(ConfigError, match="num_steps is 1, but an order that fills at the next price earns a bar later"):
+        tiny_trainer(small_model, tmp_path, **EXACT | {"num_steps": 1, "minibatch_size": 2, "gradient_accumulation_steps": 1})
     trainer = tiny_trainer(small_model, tmp_path, **EXACT | {"style": "compact"})
     with pytest.raises(ConfigError, match=r"advantage is exact, but prompts of the style 'compact' tell more of the account"):
         trainer.train()

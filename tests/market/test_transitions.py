@@ -53,5 +53,5 @@ def test_an_observation_of_a_position_is_the_environments_own():
 
 def test_a_reward_that_does_not_add_up_is_refused():
     window = random_walk(days=30, seed=1).window()
-    with pytest.raises(ConfigError, match=r"reward is 'sharpe_difference', which depends on the steps before; .*: log_return"):
+    with pytest.raises(ConfigError, match=r"is not known to be of one step alone; .*: log_return"):
         transitions(window, MarketSettings(reward="sharpe_difference"))

@@ -57,11 +57,14 @@ class Asking:
         return PolicyOutput(output.logprobs.float().cpu(), output.values.float().cpu())
 
     def act_on_many(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
-        """`act`, a few prompts a forward."""
+        """`act`, a few prompts a forward; equal ones once, as in `logprobs`."""
+        rows, place = self._different(prompts, legal)
         size = BATCH if self.policy().trunk is None else BATCH_SPLIT
-        starts = range(0, len(prompts), size)
-        parts = [self.act(prompts[i : i + size], legal[i : i + size]) for i in starts]
-        return PolicyOutput(*(torch.cat(each) for each in zip(*parts, strict=True)))
+        parts = []
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            parts.append(self.act([prompts[row] for row in some], legal[some]))
+        return PolicyOutput(*(torch.cat(each)[place] for each in zip(*parts, strict=True)))
 
     @torch.no_grad()
     def reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:
@@ -75,18 +78,23 @@ class Asking:
     @torch.no_grad()
     def logprobs(self, prompts: Sequence[EncodedPrompt], legal: Tensor, reference: bool = False) -> Tensor:
         """(N, A) log pi, a few prompts a forward; equal ones once, but where all processes must run as many forwards."""
-        asked = zip(prompts, legal.numpy(), strict=True)
+        rows, place = self._different(prompts, legal.numpy())
+        done = []
+        for start in range(0, len(rows), BATCH):
+            some = rows[start : start + BATCH]
+            inputs = self.inputs([prompts[row] for row in some], legal[some].numpy())
+            done.append(self.wrapped()(**inputs, reference=reference).logprobs.float().cpu())
+        return torch.cat(done)[place]
+
+    def _different(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> tuple[list[int], list[int]]:
+        """The first row of each different prompt, or all rows of a sharded model; and where among them each prompt's is."""
+        asked = zip(prompts, legal, strict=True)
         keys = [n if self.sharded else (prompt.ids.tobytes(), row.tobytes()) for n, (prompt, row) in enumerate(asked)]
         first: dict[Any, int] = {}
-        for index, key in enumerate(keys):
-            first.setdefault(key, index)
-        chosen, place = list(first.values()), {key: row for row, key in enumerate(first)}
-        done = []
-        for start in range(0, len(chosen), BATCH):
-            rows = chosen[start : start + BATCH]
-            inputs = self.inputs([prompts[row] for row in rows], legal[rows].numpy())
-            done.append(self.wrapped()(**inputs, reference=reference).logprobs.float().cpu())
-        return torch.cat(done)[[place[key] for key in keys]]
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
+        place = {key: n for n, key in enumerate(first)}
+        return list(first.values()), [place[key] for key in keys]
 
     def inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> dict[str, Any]:
         """The keyword arguments of the policy's forward for prompts of the rollout."""

@@ -49,14 +49,15 @@ class PPOConfig(TrainingArguments):
     gamma: float = field(default=0.95, metadata={"help": "discount"})
     gae_lambda: float = field(default=0.98, metadata={"help": "trace decay of generalised advantage estimation"})
     update_epochs: int = field(default=1, metadata={"help": "passes over a rollout"})
-    minibatch_size: int = field(default=32, metadata={"help": "samples per optimizer step, at most, over all processes"})
+    minibatch_size: int = field(default=32, metadata={"help": "environment steps of an optimizer step, at most, of all processes"})
     gradient_accumulation_steps: int = field(default=8, metadata={"help": "micro-batches per optimizer step"})
     advantage: str = field(
         default="gae",
         metadata={
             "help": "gae: the critic is the baseline; leave_one_out: the other environments' mean return in the same state is; "
-            "exact: nothing is sampled, every action's advantage on num_envs windows of num_steps days is computed. The last "
-            "two need prompts that tell of the account no more than its position (markov)"
+            "exact: nothing is sampled, every action's advantage on num_envs windows of num_steps bars, drawn from the whole "
+            "training window, is computed (gae_lambda, max_episode_steps, episode_start and ruin_fraction are not asked for). "
+            "The last two need prompts that tell of the account no more than its position (markov)"
         },
     )
     norm_adv: bool = field(
@@ -131,6 +132,10 @@ class PPOConfig(TrainingArguments):
         if self.anneal_lr and self.lr_scheduler_type != "linear":
             raise ConfigError(
                 f"anneal_lr is a linear decay, but lr_scheduler_type is {str(self.lr_scheduler_type)!r}; set anneal_lr to False"
+            )
+        if str(self.lr_scheduler_type) in ("constant", "SchedulerType.CONSTANT") and self.warmup_steps:
+            raise ConfigError(
+                f"warmup_steps is {self.warmup_steps}, which lr_scheduler_type constant does not read; use constant_with_warmup"
             )
         if not self.anneal_lr and self.lr_scheduler_type == "linear":
             self.lr_scheduler_type = "constant_with_warmup"  # plain `constant` would leave warmup_steps unread

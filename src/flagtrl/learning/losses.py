@@ -16,18 +16,21 @@ class Targets(NamedTuple):
 
     advantages: (N, A) float32, of every action that has a weight.
     weights: (N, A) float32, how much each counts: 1 for the action that was taken; or, with exact advantages, for every action
-        how likely the old policy was to be there and take it, times the number of positions, so that they average 1 a sample.
+        gamma^t times how likely the old policy was to be there and take it, times the number of positions.
     returns: (N,) float32, what the critic learns.
+    visits: (N,) float32, how much a sample counts in entropy, KL and value loss: 1; or, with exact advantages, how likely the
+        old policy was to be there, times the number of positions: but for a last decision that earns nothing, their mean is 1.
     """
 
     advantages: Tensor
     weights: Tensor
     returns: Tensor
+    visits: Tensor
 
 
 def ppo_loss(
     output: PolicyOutput, old: PolicyOutput, reference: Tensor, targets: Targets, config: PPOConfig
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """L = policy loss + c1 value loss - c2 H + c3 KL(pi || pi_ref), one loss for every estimator.
 
     Args:
@@ -38,10 +41,9 @@ def ppo_loss(
         config: the coefficients, and the clipping.
 
     Returns:
-        (N,) per sample, the terms (N,) that it is made of and others that are logged, and how much each sample counts (N,):
-        1 where actions were sampled.
+        (N,) per sample; and the terms (N,) that it is made of and others that are logged, all weighted.
     """
-    visited = targets.weights.sum(-1)
+    visited = targets.visits
     ratio = (output.logprobs - old.logprobs).masked_fill(targets.weights == 0, 0.0).exp()
     clip_value = config.clip_coef if config.clip_vloss else None
     terms = {
@@ -58,11 +60,17 @@ def ppo_loss(
     )
     with torch.no_grad():
         terms |= {
-            "ratio": (targets.weights * ratio).sum(-1),
-            "clip_fraction": (targets.weights * ((ratio - 1).abs() > config.clip_coef)).sum(-1),
+            "ratio": visited * _mean(ratio, targets.weights),
+            "clip_fraction": visited * _mean(((ratio - 1).abs() > config.clip_coef).float(), targets.weights),
             "kl_old": visited * exact_kl(old.logprobs, output.logprobs),
         }
-    return per_sample, terms, visited
+    return per_sample, terms
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """(N,) the weighted mean of (N, A); 0 where there is no weight."""
+    total = weights.sum(-1)
+    return (weights * values).sum(-1) / total.where(total > 0, 1.0)
 
 
 def policy_loss(ratio: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
@@ -92,10 +100,15 @@ def exact_kl(logprobs: Tensor, other: Tensor) -> Tensor:
     return _weighted(logprobs, logprobs.masked_fill(logprobs.isinf(), 0.0) - other.masked_fill(other.isinf(), 0.0))
 
 
-def explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:
-    """() 1 - Var(targets - predictions) / Var(targets); NaN where the targets do not vary."""
-    variance = targets.var()
-    return 1 - (targets - predictions).var() / variance if variance > 0 else variance.new_tensor(torch.nan)
+def explained_variance(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """() 1 - Var(targets - predictions) / Var(targets), (N,) each, weighted; NaN where the targets do not vary."""
+    share = torch.full_like(targets, 1 / len(targets)) if weights is None else weights / weights.sum()
+
+    def variance(values: Tensor) -> Tensor:
+        return (share * (values - (share * values).sum()) ** 2).sum()
+
+    total = variance(targets)
+    return 1 - variance(targets - predictions) / total if total > 0 else total.new_tensor(torch.nan)
 
 
 def _weighted(logprobs: Tensor, values: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Meters:
     def of_minibatch(self, name: str) -> float:
         """The mean of a name's entries since `begin_minibatch`, over all processes."""
         total, count = self.accelerator.reduce(self._minibatch[name], reduction="sum").tolist()
-        return total / count
+        return total / count if count else 0.0  # none: nothing that can be learnt from
 
     def means(self) -> dict[str, float]:
         """Every name's mean, of those that have a value in any process; begins anew."""
@@ -88,7 +88,7 @@ class Meters:
         self.add("reward", (joint * rollout.rewards).sum(), decisions)
         for action in Action:
             self.add(f"action_share/{action.word}", joint[..., action].sum(), decisions)
-        variance = explained_variance(rollout.values.flatten(), targets.returns)
+        variance = explained_variance(rollout.values.flatten(), targets.returns, targets.visits)
         if variance.isfinite():
             self.add("explained_variance", variance, 1)
 

@@ -36,11 +36,11 @@ class Samples:
         return cls(rollout.prompts, rollout.legal.flatten(0, -2), old, reference, targets)
 
     def chosen(self, rows: Tensor, device: torch.device) -> Samples:
-        """Those of `rows` (n,), on a device."""
+        """Those of `rows` (n,), what a loss needs of them on a device."""
         old, targets = ([part[rows].to(device) for part in parts] for parts in (self.old, self.targets))
         prompts = [self.prompts[row] for row in rows.tolist()]
         reference = self.reference[rows].to(device)
-        return Samples(prompts, self.legal[rows].to(device), PolicyOutput(*old), reference, Targets(*targets))
+        return Samples(prompts, self.legal[rows], PolicyOutput(*old), reference, Targets(*targets))
 
 
 def sampled_targets(rollout: Rollout, config: PPOConfig, everyones: Callable[[Tensor], Tensor]) -> Targets:
@@ -67,14 +67,15 @@ def sampled_targets(rollout: Rollout, config: PPOConfig, everyones: Callable[[Te
         advantages = torch.where(among.isnan(), advantages, among)  # alone in its state: the critic is the baseline
     advantages = whiten(advantages, everyones(advantages)) if config.norm_adv else advantages
     taken = functional.one_hot(rollout.actions.flatten(), rollout.legal.shape[-1]).to(advantages.dtype)
-    return Targets(taken * advantages[:, None], taken, returns)
+    return Targets(taken * advantages[:, None], taken, returns, torch.ones_like(returns))
 
 
 def exact_targets(rollout: WindowRollout, config: PPOConfig, unit: float) -> Targets:
     """Of every action in every position: the policy gradient of the expected return, without sampling.
 
-    grad J = sum_t gamma^t sum_h d_t(h) sum_a grad pi(a | t, h) A_t(h, a), A = Q - V (Sutton et al. 2000, theorem 1), and the
-    weights gamma^t d_t(h) pi_old(a | t, h) make grad pi of the ratio's gradient.
+    grad J = sum_t gamma^t sum_h d_t(h) sum_a grad pi(a | t, h) A_t(h, a), A = Q - V (Sutton et al. 2000, theorem 1). The
+    weights gamma^t d_t(h) pi_old(a | t, h) turn the ratio's gradient into that of pi; the number of positions multiplies them,
+    since a loss is a mean over samples, and a last decision that earns nothing has none.
 
     Args:
         rollout: of this process.
@@ -84,8 +85,10 @@ def exact_targets(rollout: WindowRollout, config: PPOConfig, unit: float) -> Tar
     q, v = action_values(rollout.logprobs.double(), rollout.rewards, rollout.after, config.gamma)
     discounts = config.gamma ** torch.arange(len(q), dtype=q.dtype) * rollout.counts
     weights = discounts[:, None, None, None] * rollout.joint * q.shape[2]
+    visits = rollout.counts[:, None, None] * rollout.occupancy * q.shape[2]
     advantages = (q - v[..., None]) / (unit if config.norm_adv else 1.0)
-    return Targets(advantages.flatten(0, -2).float(), weights.flatten(0, -2).float(), v.flatten().float())
+    rows = (advantages.flatten(0, -2), weights.flatten(0, -2), v.flatten(), visits.flatten())
+    return Targets(*(each.float() for each in rows))
 
 
 def _states(prompts: Sequence[EncodedPrompt]) -> Tensor:

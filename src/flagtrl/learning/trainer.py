@@ -40,7 +40,9 @@ from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import SETTINGS_FILE
 
-SAME_ON_RESUME = ("num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed")
+SAME_ON_RESUME = (
+    *("advantage", "num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed"),
+)
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 PROBED = 2  # environments whose first prompts the engines are compared on
 _NON_FINITE_REMEDY = (
@@ -55,7 +57,7 @@ class PPOTrainer(PersistentTrainer):
     Args:
         model: the actor-critic.
         args: settings.
-        make_env: makes one training environment; called once per environment.
+        make_env: makes a training environment, as often as it is called.
         encoder: observation to prompt.
         callbacks: more of transformers' callbacks.
         extra: more entries of the saved flagtrl.json (market settings, data, versions).
@@ -63,7 +65,7 @@ class PPOTrainer(PersistentTrainer):
         publisher: where `push_to_hub` pushes to.
 
     Raises:
-        ConfigError: environments that the processes cannot share.
+        ConfigError: environments that the processes cannot share, or what `advantage` cannot do.
         NonFiniteLossError: a loss that is NaN or infinite, at once, before the weights change or are saved.
     """
 
@@ -139,8 +141,8 @@ class PPOTrainer(PersistentTrainer):
             if self.args.advantage != "gae" and not known:
                 raise ConfigError(
                     f"advantage is {self.args.advantage}, but prompts of the style {self.encoder.settings.prompt_style!r} tell "
-                    "more of the account than its position, so that a state is hardly met twice; use prompt_style markov, or "
-                    "advantage gae"
+                    "more of the account than its position, so that the position is not all of the state; use prompt_style "
+                    "markov, or advantage gae"
                 )
             if self.state.global_step == 0 and not policy.prior.known:
                 if policy.settings.prior == "baked" and self.sharded:
@@ -224,8 +226,7 @@ class PPOTrainer(PersistentTrainer):
         samples = Samples.of(rollout, reference, targets)
         policy.train(was_training)
         self._meters.add_trunk(self._policy(), set(self.asking.boundaries.values()))
-        visited = targets.weights.sum(-1)
-        mean_entropy = (entropy(samples.old.logprobs) * visited).sum() / visited.sum()
+        mean_entropy = (entropy(samples.old.logprobs) * targets.visits).sum() / targets.visits.sum()
         self.watch.rollout(float(mean_entropy), self._rollout_number() * self.args.rollout_samples, self.say)
         return samples
 
@@ -265,8 +266,9 @@ class PPOTrainer(PersistentTrainer):
         new = self.asking.logprobs(samples.prompts, samples.legal)
         self.model_wrapped.train(was_training)
         divergence = exact_kl(samples.old.logprobs, new)
-        self._meters.add("kl_first_update", divergence.sum(), len(divergence))
-        self.watch.first_update(float(divergence.mean()), self.say)
+        visits = samples.targets.visits
+        self._meters.add("kl_first_update", (visits * divergence).sum(), visits.sum())
+        self.watch.first_update(float((visits * divergence).sum() / visits.sum()), self.say)
 
     def _finite(self, act: Act, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
         output = act(prompts, legal)
@@ -297,14 +299,12 @@ class PPOTrainer(PersistentTrainer):
     ) -> Any:
         """L = E[policy loss] + c1 E[value loss] - c2 E[H] + c3 E[KL(pi || pi_ref)], this micro-batch's share of it."""
         assert self._samples is not None, "a micro-batch is handed out only after a rollout"
-        samples, rows, config, device = self._samples, inputs["rows"], self.args, self.args.device
-        prompts = [samples.prompts[i] for i in rows.tolist()]
-        output = model(**self.asking.inputs(prompts, samples.legal[rows].numpy()))
-        batch = samples.chosen(rows, device)
-        per_sample, terms, visited = ppo_loss(output, batch.old, batch.reference, batch.targets, config)
+        batch = self._samples.chosen(inputs["rows"], self.args.device)
+        output = model(**self.asking.inputs(batch.prompts, batch.legal.numpy()))
+        per_sample, terms = ppo_loss(output, batch.old, batch.reference, batch.targets, self.args)
         self._check_finite(per_sample, terms)
         counted = inputs["counted"]
-        count = visited[:counted].sum()
+        count = batch.targets.visits[:counted].sum()
         for name, values in terms.items():
             self._meters.add(name, values.detach()[:counted].sum(), count)
         # The processes' gradients are averaged: each of W weighs its samples W times.

@@ -42,8 +42,8 @@ class Watch:
             self.collapsed_at = steps if self.collapsed_at is None else self.collapsed_at
             say(
                 f"the policy has collapsed: its entropy was below {DEAD_ENTROPY} nats in {DEAD_ROLLOUTS} rollouts, at {steps} "
-                "steps; it samples one action and can learn no other: use --preset flagtrl, or --prior calibrated with a "
-                "lower learning_rate"
+                "steps; it takes one action and can learn no other: use --preset flagtrl; or --prior calibrated, a lower "
+                "learning_rate, a larger ent_coef"
             )
 
     def first_update(self, divergence: float, say: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Windows of the market in place of episodes: every position of every bar is visited, as often as the policy would.
+"""Windows of the market in place of episodes: both positions of every bar of a window, each as often as the policy is there.
 
 No action moves a price. So on a window that has happened, all that a policy can expect is computed, not sampled, with the
 window's own transitions (`market/transitions.py`). The future enters the advantages only, never a prompt, as the rewards of
@@ -20,6 +20,7 @@ from flagtrl.learning.advantages import occupancies
 from flagtrl.learning.config import PPOConfig
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import Action
+from flagtrl.market.rewards import MIN_STD
 from flagtrl.market.transitions import LONG, POSITIONS, observation, transitions
 from flagtrl.policy.actor_critic import PolicyOutput
 
@@ -69,7 +70,8 @@ class Windows:
         unit: the deviation of what holding pays, per bar; 1 where nothing moves.
 
     Raises:
-        ConfigError: a reward that does not add up over steps, or windows longer than the training window.
+        ConfigError: a reward that does not add up over steps, windows longer than the training window, or of one decision
+            that can earn nothing.
     """
 
     def __init__(self, env: TradingEnv, encoder: PromptEncoder, config: PPOConfig, own: range):
@@ -81,7 +83,13 @@ class Windows:
                 f"num_steps is {self.steps}, the training window of {len(self.window)} bars has {len(self.table.rewards)} "
                 "decisions; lower num_steps"
             )
-        self.unit = float(self.table.rewards[:, LONG, Action.HOLD].std()) or 1.0
+        if self.steps == 1 and not self.table.last_counts:
+            raise ConfigError(
+                "num_steps is 1, but an order that fills at the next price earns a bar later: a window of one decision teaches "
+                "nothing; set num_steps to 40"
+            )
+        deviation = float(self.table.rewards[:, LONG, Action.HOLD].std())
+        self.unit = deviation if deviation > MIN_STD else 1.0
         self._prompts: dict[tuple[int, int], EncodedPrompt] = {}
 
     def collect(self, number: int, ask: Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]) -> WindowRollout:

@@ -24,7 +24,7 @@ class Transitions:
     """T decisions in H positions, by A actions.
 
     legal: (H, A) bool.
-    rewards: (T, H, A) float64 of the step; 0 where illegal.
+    rewards: (T, H, A) float64 of the step; where illegal, as Hold's.
     after: (T, H, A) int64, the next position; where illegal, the same one.
     last_counts: whether the last decision can earn anything: an order that fills at the next bar's price only costs there.
     """
@@ -43,8 +43,8 @@ def transitions(window: Window, settings: MarketSettings) -> Transitions:
     """
     if settings.reward not in ADDITIVE:
         raise ConfigError(
-            f"reward is {settings.reward!r}, which depends on the steps before; exact advantages need one that adds up over "
-            f"steps: {', '.join(ADDITIVE)}"
+            f"reward is {settings.reward!r}, which is not known to be of one step alone; exact advantages need one that is: "
+            f"{', '.join(ADDITIVE)}"
         )
     reward = load_reward(settings.reward)
     now, then = window.prices[:-1], window.prices[1:]

@@ -197,18 +197,23 @@ class _Select(nn.Module):
 @contextmanager
 def _without_queries(view: nn.Module) -> Iterator[None]:
     """Where queries are a map of their own, `q_proj`, zeros stand for them: of a layer that is only filled nobody asks."""
-    maps: list[Any] = [module for name, module in view.named_modules() if name.rpartition(".")[2] == "q_proj"]
-    for each in maps:
-        each.forward = partial(_zeros, each.out_features)
+    named = {module: name.rpartition(".")[2] for name, module in view.named_modules()}
+    maps: list[Any] = [module for module, name in named.items() if name == "q_proj" and hasattr(module, "out_features")]
+    hooked = {each: each.__dict__.get("forward") for each in maps}  # one of its own, as accelerate's hooks set it
     try:
+        for each in maps:
+            each.forward = partial(_zeros, each.out_features)
         yield
     finally:
-        for each in maps:
-            del each.forward
+        for each, forward in hooked.items():
+            if forward is None:
+                del each.forward
+            else:
+                each.forward = forward
 
 
 def _zeros(width: int, inputs: Tensor) -> Tensor:
-    return inputs.new_zeros(1).expand(*inputs.shape[:-1], width)
+    return inputs.new_zeros(*inputs.shape[:-1], width)  # whole: some models clamp queries in place
 
 
 @contextmanager
