@@ -49,7 +49,7 @@ class PPOConfig(TrainingArguments):
     gamma: float = field(default=0.95, metadata={"help": "discount"})
     gae_lambda: float = field(default=0.98, metadata={"help": "trace decay of generalised advantage estimation"})
     update_epochs: int = field(default=1, metadata={"help": "passes over a rollout"})
-    minibatch_size: int = field(default=32, metadata={"help": "environment steps of an optimizer step, at most, of all processes"})
+    minibatch_size: int = field(default=32, metadata={"help": "most environment steps an optimizer step, over all processes"})
     gradient_accumulation_steps: int = field(default=8, metadata={"help": "micro-batches per optimizer step"})
     advantage: str = field(
         default="gae",
