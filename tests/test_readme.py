@@ -260,6 +260,9 @@ def test_what_is_said_of_learning_is_what_the_benchmark_wrote():
         if row["run"].startswith("flagtrl"):
             assert row["train"]["agent_greedy"]["CR"] > row["train"]["random_p95"]["CR"] and row["behaviour"]["depends_on_day"]
             assert row["deviation"] >= 0.02 and row["curves"]["explained_variance"][-1] > 0.1, "said of heads too"
+    papers = [row for row in rows if row["run"].startswith("paper")]
+    assert [row["collapsed_at"] for row in papers] == [120, 480, None, 320], "said to be dead within 480 steps, and after 320"
+    assert not any(row["behaviour"]["depends_on_day"] for row in papers)
     for run in {row["run"] for row in rows}:
         assert (ROOT / f"docs/learning_{run}.png").is_file()
 
