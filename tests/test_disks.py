@@ -154,6 +154,7 @@ def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_bef
         load_policy(run / "checkpoint-6")
 
 
+@pytest.mark.slow
 def test_a_full_cache_of_the_hub_is_one_line_and_leaves_the_checkpoints(monkeypatch, shared, small_model, tmp_path):
     data = shared / "data" / FILES["msft"]
     out = tmp_path / "out"

@@ -17,13 +17,16 @@ from flagtrl import recipe
 from flagtrl.errors import ConfigError
 from flagtrl.evidence import saved
 from flagtrl.evidence.backtest import backtest
+from flagtrl.evidence.baselines import buy_and_hold
+from flagtrl.launch import RECIPES
 from flagtrl.market.download import INVESTORBENCH
 from flagtrl.market.embedded import SHIPPED, SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
+from flagtrl.market.metrics import paper
 from flagtrl.market.sources import investorbench_json
 from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.saving import load_policy
-from flagtrl.recipe import DataArguments
+from flagtrl.recipe import DataArguments, parse_arguments, training_and_test_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [
@@ -61,27 +64,39 @@ def run_recipe(monkeypatch, name, *args):
     runpy.run_path(str(ROOT / f"recipes/train_{name}.py"), run_name="__main__")
 
 
-@pytest.mark.parametrize("asset", FILES)
-def test_a_recipe_gives_the_published_buy_and_hold(monkeypatch, shared, small_model, tmp_path, capsys, asset):
-    data = shared / "data" / FILES[asset]
-    run_recipe(monkeypatch, asset, "--data", data, "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST)
+@pytest.fixture(scope="module")
+def msft_run(shared, small_model, tmp_path_factory):
+    """A whole run of the recipe MSFT, in short."""
+    out = tmp_path_factory.mktemp("msft")
+    data = shared / "data" / FILES["msft"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_recipe(monkeypatch, "msft", "--data", data, "--model_name_or_path", small_model, "--output_dir", out, *FAST)
+    return out
 
-    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
-    assert set(results["test"]) == ROWS
+
+@pytest.mark.parametrize("asset", FILES)
+def test_a_recipes_windows_give_the_published_buy_and_hold(shared, tmp_path, asset):
+    data = str(shared / "data" / FILES[asset])
+    arguments = parse_arguments(RECIPES[asset], ["--data", data, "--output_dir", str(tmp_path)], asset)
+    _, test = training_and_test_windows(arguments, arguments.data.load())
+    ours = paper(buy_and_hold(test, arguments.market), arguments.data.volatility_periods).as_dict()
     with open(shared / "spec/paper_tables.csv") as file:
         published = next(r for r in csv.DictReader(file) if r["model"] == "Buy & Hold" and r["asset"] == asset.upper())
-    ours = results["test"]["buy_and_hold"]["paper"]
     for metric in ("CR", "SR", "AV", "MDD"):
         # BTC's published CR, 21.821, is its rounding cut off: 21.8216 from the public prices.
         tolerance = 0.001 if (asset, metric) == ("btc", "CR") else 0.0005
         assert ours[metric] == pytest.approx(float(published[metric]), abs=tolerance), metric
 
-    assert results["data"]["sha256"] == investorbench_json(data, asset.upper()).fingerprint()
+
+def test_a_recipe_writes_a_whole_run(shared, msft_run):
+    results = json.loads((msft_run / "results.json").read_text(), parse_constant=pytest.fail)
+    assert set(results["test"]) == ROWS
+    assert results["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(15.340, abs=0.0005), "the published one"
+    assert results["data"]["sha256"] == investorbench_json(shared / "data" / FILES["msft"], "MSFT").fingerprint()
     assert results["seed"] == 42
     assert results["versions"]["torch"] == version("torch")
-    assert (tmp_path / "equity_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "agent_greedy" in capsys.readouterr().out
-    with open(tmp_path / "trades.csv") as file:
+    assert (msft_run / "equity_curve.png").read_bytes().startswith(b"\x89PNG")
+    with open(msft_run / "trades.csv") as file:
         trades = list(csv.DictReader(file))
     bars = results["windows"]["test"][2]
     assert len(trades) == 4 * (bars - 1), "one row a decision: greedy, the first sampled path, untrained raw and calibrated"
@@ -143,14 +158,12 @@ def steps_of(run):
     return [int(path.name.split("-")[1]) for path in run.glob("checkpoint-*")]
 
 
-def test_a_saved_run_reloads_with_identical_action_probabilities(monkeypatch, shared, small_model, tmp_path):
-    data = shared / "data" / FILES["msft"]
-    run_recipe(monkeypatch, "msft", "--data", data, "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST)
-    with open(tmp_path / "trades.csv") as file:
+def test_a_saved_run_reloads_with_identical_action_probabilities(shared, msft_run):
+    with open(msft_run / "trades.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["row"] == "agent_greedy"]
     saved = [[float(row[f"p_{action}"]) for action in ("sell", "hold", "buy")] for row in rows]
-    policy = load_policy(tmp_path)
-    market = investorbench_json(data, "MSFT")
+    policy = load_policy(msft_run)
+    market = investorbench_json(shared / "data" / FILES["msft"], "MSFT")
     window = market.window(*policy.settings["windows"]["test"][:2])
     settings = MarketSettings(**policy.settings["market"])
     read_ahead(policy.model, policy.encoder, window, settings, lambda line: None, "test")  # as then, to the last bit
@@ -158,9 +171,7 @@ def test_a_saved_run_reloads_with_identical_action_probabilities(monkeypatch, sh
     np.testing.assert_array_equal(again.probabilities, np.array(saved))
 
 
-def test_the_adapter_loads_without_flagtrl_and_changes_the_logits(monkeypatch, shared, small_model, tmp_path):
-    data = shared / "data" / FILES["msft"]
-    run_recipe(monkeypatch, "msft", "--data", data, "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST)
+def test_the_adapter_loads_without_flagtrl_and_changes_the_logits(small_model, msft_run):
     code = (
         "import sys, torch\n"
         "from peft import PeftModel\n"
@@ -171,21 +182,20 @@ def test_the_adapter_loads_without_flagtrl_and_changes_the_logits(monkeypatch, s
         "assert 'flagtrl' not in sys.modules\n"
         "print(float((tuned - base).abs().max()))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, small_model, tmp_path], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, small_model, msft_run], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 1e-6
 
 
-def test_a_yaml_file_sets_options_and_the_command_line_wins(monkeypatch, shared, small_model, tmp_path):
+def test_a_yaml_file_sets_options_and_the_command_line_wins(small_model, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text(f"model_name_or_path: {small_model}\nseed: 5\nlearning_rate: 1e-3\nreward: log_return\n")
-    data = shared / "data" / FILES["msft"]
-    out = tmp_path / "out"
-    run_recipe(monkeypatch, "msft", "--config", config, "--data", data, "--output_dir", out, "--seed", 6, *FAST)
-    results = json.loads((out / "results.json").read_text())
-    assert results["seed"] == 6
-    assert results["settings"]["ppo"]["learning_rate"] == 1e-3
-    assert results["settings"]["market"]["reward"] == "log_return"
+    words = ["--config", str(config), "--output_dir", str(tmp_path / "out"), "--seed", "6", *FAST]
+    settings = parse_arguments(RECIPES["msft"], words, "msft").settings()
+    assert settings["ppo"]["seed"] == 6
+    assert settings["ppo"]["learning_rate"] == 1e-3
+    assert settings["market"]["reward"] == "log_return"
+    assert settings["data"]["model_name_or_path"] == str(small_model)
 
 
 def series(**changes):

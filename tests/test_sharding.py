@@ -128,6 +128,7 @@ def test_fsdp2_learns_the_same_and_resumes(small_model, tmp_path, alone, resumed
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_zero3_learns_the_same(small_model, tmp_path, alone):
     facts = sharded_run(small_model, tmp_path, alone, ZERO[3], "lora", ["DeepSpeedEngine"], resumed=False)
     assert facts["zero_stage"] == 3

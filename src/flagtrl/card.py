@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from flagtrl.errors import AdapterError
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, markdown_table
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.pretrained import model_record
@@ -18,6 +19,21 @@ from flagtrl.policy.saving import SETTINGS_FILE
 
 CARD_FILE = "README.md"
 QA_FILE, QA_FIGURE = "qa.md", "qa.png"  # what `flagtrl qa` leaves in a run's directory
+
+
+def check_results_are_the_runs(directory: str | Path) -> None:
+    """Refuse results of other windows than the run's own, as a backtest of other days would leave; AdapterError."""
+    found = []
+    for name in (SETTINGS_FILE, RESULTS_FILE):
+        path = Path(directory) / name
+        windows = json.loads(path.read_text()).get("windows", {}) if path.is_file() else {}
+        found.append({window: days[:2] for window, days in windows.items() if window in ("train", "test")})
+    ours, measured = found
+    if ours and measured and ours != measured:
+        raise AdapterError(
+            f"{directory}: {RESULTS_FILE} is of the windows {measured}, the run's own are {ours}; measure them again "
+            f"(flagtrl backtest --adapter {directory}), and put those results there"
+        )
 
 
 def model_card(directory: str | Path, repo_id: str) -> str:
@@ -129,7 +145,7 @@ makes one plain model of base and adapter; `flagtrl.policy.saving.load_policy` l
 
 
 def _settings_section(settings: dict[str, Any]) -> str:
-    shown = {name: settings[name] for name in ("policy", "prompt", "market", "rollout", "versions") if name in settings}
+    shown = {name: settings[name] for name in ("policy", "prompt", "market", "learning", "versions") if name in settings}
     return f"## Settings\n\n```json\n{json.dumps(without_paths(shown), indent=1)}\n```"
 
 

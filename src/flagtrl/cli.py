@@ -53,8 +53,9 @@ def _backtest(options: argparse.Namespace) -> None:
     from flagtrl.evidence.saved import backtest_saved
     from flagtrl.hub import local_or_pulled
     from flagtrl.recipe import check_output_dir
+    from flagtrl.runs.directory import numbered, refuse_a_runs_own
 
-    out = check_output_dir(options.output_dir)
+    refuse_a_runs_own(check_output_dir(options.output_dir or "runs"))
     done = backtest_saved(
         local_or_pulled(options.adapter, options.revision),
         data=options.data,
@@ -68,6 +69,7 @@ def _backtest(options: argparse.Namespace) -> None:
         device=options.device,
         say=partial(print, flush=True),
     )
+    out = options.output_dir or numbered("runs/backtest")
     done.report.write(out, **done.facts, adapter=options.adapter)
     done.report.print()
     print(f"results.json, trades.csv and equity_curve.png: {out}")
@@ -101,6 +103,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     out = str(check_output_dir(options.output_dir))
     overrides = {name: getattr(options, name) for name in ("seed", "total_timesteps") if getattr(options, name) is not None}
+    overrides["overwrite_output_dir"] = options.overwrite_output_dir
     if not options.synthetic:
         run_demo(out, options.preset, **overrides)
     elif options.preset is not None:
@@ -127,6 +130,8 @@ def _qa(options: argparse.Namespace) -> None:
     _need_lm_eval()
     from flagtrl.qa.report import markdown, write
     from flagtrl.qa.run import Comparison, run
+    from flagtrl.recipe import check_output_dir
+    from flagtrl.runs.directory import numbered
 
     fields = ("base", "accept_base", "data", "limit", "seed", "device", "dtype", "batch_size", "model", "retention_prompts")
     names = tuple(name for name in (options.tasks or "").split(",") if name)
@@ -136,8 +141,9 @@ def _qa(options: argparse.Namespace) -> None:
         texts=tuple(options.text or ()),
         **{name: getattr(options, name) for name in (*fields, "market")},
     )
+    check_output_dir(options.output_dir or "runs")  # before the work, not after
     rows, notes = run(settings)
-    write(options.output_dir, rows, notes, options.json)
+    write(str(options.output_dir or numbered("runs/qa")), rows, notes, options.json)
     print(markdown(rows, notes))
 
 

@@ -35,6 +35,8 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.pretrained import PACKAGE
 from flagtrl.policy.saving import context_length
+from flagtrl.recipe import check_output_dir
+from flagtrl.runs.directory import claimed
 from flagtrl.train import run_recipe
 
 TRAIN_BARS, TEST_BARS = 2000, 200
@@ -98,6 +100,11 @@ def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
     """
     began = time.perf_counter()
     config = PPOConfig(**{**PPO, "output_dir": output_dir, **overrides})
+    with claimed(check_output_dir(output_dir), overwrite=config.overwrite_output_dir):
+        return _synthetic(config, began)
+
+
+def _synthetic(config: PPOConfig, began: float) -> Report:
     set_seed(config.seed)
     market, train, test = demo_market(config.seed)
     tokenizer = demo_tokenizer(market)
@@ -121,7 +128,7 @@ def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
         trainer.train()
         trainer.save_model()
         report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, more=RULES)
-    report.write(output_dir, **facts, seconds=time.perf_counter() - began)
+    report.write(str(config.output_dir), **facts, seconds=time.perf_counter() - began)
     return report
 
 

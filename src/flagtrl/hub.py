@@ -27,7 +27,7 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, model_card
+from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, check_results_are_the_runs, model_card
 from flagtrl.errors import AdapterError, FlagtrlError, HubError
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, TRADES_FILE
 from flagtrl.evidence.tracking import PICTURE
@@ -86,6 +86,7 @@ def push(
     for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, "adapter_config.json"):
         if not (directory / name).is_file():
             raise AdapterError(f"{directory} has no {name}; give the output directory of a finished flagtrl run")
+    check_results_are_the_runs(directory)
     card = model_card(directory, repo_id)
     _say_what_is_renamed(directory)
     if lacks_offsets(PolicySettings(**json.loads((directory / SETTINGS_FILE).read_text())["policy"])):

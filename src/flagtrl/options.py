@@ -103,6 +103,7 @@ def _demo(commands: Commands) -> None:
     )
     _preset(command)
     _file(command, "--output_dir", directory=True, default="runs/demo", help="where the run is written (default: %(default)s)")
+    command.add_argument("--overwrite_output_dir", action="store_true", help="replace the run that is there")
     command.add_argument("--seed", type=int, help="of heads, sampling and the synthetic market (default: 0)")
     command.add_argument("--total_timesteps", type=int, help="environment steps (default: the preset's)")
 
@@ -175,7 +176,7 @@ def _backtest(commands: Commands) -> None:
         "--volatility_periods", type=int, help="bars a year in the paper convention's AV (default: as in training)"
     )
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    _file(command, "--output_dir", directory=True, default="runs/backtest", help="where to write (default: %(default)s)")
+    _file(command, "--output_dir", directory=True, help="where to write (default: runs/backtest-1, or the next number)")
 
 
 def _merge(commands: Commands) -> None:
@@ -269,7 +270,7 @@ def _qa(commands: Commands) -> None:
     _file(qa, "--data", directory=True, default="qa_data", help="folder of prepared data (default: %(default)s)")
     _file(qa, "--json", metavar="FILE", help="also write the rows as JSON")
     _file(
-        qa, "--output_dir", directory=True, default="runs/qa", help="where qa.md, qa.png and qa.json go (default: %(default)s)"
+        qa, "--output_dir", directory=True, help="where qa.md, qa.png and qa.json go (default: runs/qa-1, or the next number)"
     )
     qa.add_argument("--limit", type=int, help="samples per task")
     qa.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")

@@ -6,7 +6,8 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -24,7 +25,7 @@ from flagtrl.evidence.report import data_facts
 from flagtrl.evidence.tracking import METRICS, Validation
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.checkpoints import checkpoint_to_go_on_from
-from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.config import INHERITED, PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
@@ -36,13 +37,10 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
 from flagtrl.policy.saving import SETTINGS_FILE, context_length, load_base
+from flagtrl.runs.directory import claimed
 from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
 
 logger = logging.getLogger(__name__)
-
-# Of what PPOConfig inherits, that which also determines the course of training.
-INHERITED = ("lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon")
-
 
 @dataclass
 class DataArguments:
@@ -233,6 +231,42 @@ def check_output_dir(directory: str) -> Path:
     except OSError as error:
         raise ConfigError(f"output_dir {directory!r} cannot be written: {error.strerror or error}; choose another") from error
     return path
+
+
+@contextmanager
+def claimed_output_dir(arguments: Arguments) -> Iterator[Path]:
+    """Within it `output_dir` is this run's own; one process sees to that.
+
+    Raises:
+        ConfigError: it cannot be written, another run is at work there, or one is there that is neither resumed nor replaced.
+    """
+    config = arguments.ppo
+    path = check_output_dir(str(config.output_dir))
+    if config.process_index:
+        yield path
+        return
+    checkpoint = checkpoint_to_resume(config)
+    resumed = checkpoint is not None and Path(checkpoint).resolve().parent == path.resolve()
+    with claimed(path, resumed, config.overwrite_output_dir):
+        yield path
+
+
+def training_and_test_windows(arguments: Arguments, market: MarketData) -> tuple[Window, Window]:
+    """The windows that a run trains on and is judged on.
+
+    Raises:
+        ConfigError: test days that training sees, or that lie before it.
+    """
+    data = arguments.data
+    train = market.window(data.train_start, data.train_end)
+    test = market.window(data.test_start, data.test_end)
+    if test.start < train.stop:
+        where = "lies before" if test.stop <= train.start else "overlaps"
+        raise ConfigError(
+            f"the test window {test.dates[0]} to {test.dates[-1]} {where} the training window {train.dates[0]} to "
+            f"{train.dates[-1]}; test on days after it (--test_start, --test_end)"
+        )
+    return train, test
 
 
 def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tuple[ActorCritic, PromptEncoder]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from flagtrl.errors import one_line_errors
 from flagtrl.evidence.judging import judge
@@ -18,7 +19,16 @@ from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
-from flagtrl.recipe import build_policy, check_output_dir, checkpoint_to_resume, close, parse_arguments, validation
+from flagtrl.recipe import (
+    Arguments,
+    build_policy,
+    checkpoint_to_resume,
+    claimed_output_dir,
+    close,
+    parse_arguments,
+    training_and_test_windows,
+    validation,
+)
 
 
 def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type[TradingEnv] = TradingEnv) -> None:
@@ -32,10 +42,13 @@ def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type
     arguments = parse_arguments(RECIPES[recipe], args, recipe)
     if arguments.ppo.process_index == 0:
         print(arguments.announcement(), flush=True)
-    out = check_output_dir(str(arguments.ppo.output_dir))
+    with claimed_output_dir(arguments) as out:
+        _run(arguments, out, environment)
+
+
+def _run(arguments: Arguments, out: Path, environment: type[TradingEnv]) -> None:
     market = arguments.data.load()
-    train = market.window(arguments.data.train_start, arguments.data.train_end)
-    test = market.window(arguments.data.test_start, arguments.data.test_end)
+    train, test = training_and_test_windows(arguments, market)
     facts = arguments.facts(market, train, test)
 
     def make_env() -> TradingEnv:

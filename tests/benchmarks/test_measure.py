@@ -99,6 +99,7 @@ def run(monkeypatch, tmp_path, module, options):
     return json.loads((tmp_path / "rows.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_throughput_writes_a_row_per_engine_prompt_type_and_phase(monkeypatch, tmp_path, capsys):
     rows = run(monkeypatch, tmp_path, throughput, "--steps 8 --seconds 0 --prompts compact --envs 1 4")
     assert {(r["engine"], r["dtype"], r["num_envs"]) for r in rows} == {
@@ -145,6 +146,7 @@ def test_markov_prompts_are_all_known_in_the_steady_state(shared):
     assert measure.measure(measure.Case("split", "compact", steps=8), shared, seconds=0.5).known_prompts < 0.2
 
 
+@pytest.mark.slow
 def test_scaling_varies_one_thing_at_a_time(monkeypatch, tmp_path):
     monkeypatch.setattr(scaling, "VARIED", {"num_envs": [1, 2], "news_tokens": [0, 64], "trainable_layers": [1, 2]})
     rows = run(monkeypatch, tmp_path, scaling, "--steps 8 --seconds 0 --vary num_envs news_tokens trainable_layers")

@@ -7,7 +7,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from flagtrl.errors import AdapterError, CheckpointError, ConfigError
 from flagtrl.language.tokens import PromptSettings
@@ -164,12 +164,40 @@ def test_a_checkpoint_of_other_settings_is_refused(run, small_model, tmp_path):
     newest = str(checkpoints(run)[0])
     for change, named in (
         ({"finetuning": "lora"}, "policy.finetuning = 'full_top', this run has 'lora'"),
-        ({"seed": 12}, "rollout.seed"),
-        ({"rollouts": 4}, "rollout.total_timesteps"),
+        ({"seed": 12}, "learning.seed = 1, this run has 12"),
+        ({"rollouts": 2}, "learning.total_timesteps = 36, this run has 24"),
+        ({"learning_rate": 0.01}, "learning.learning_rate = 0.002, this run has 0.01"),
+        ({"gamma": 0.5}, "learning.gamma = 0.95, this run has 0.5"),
+        ({"kl_coef": 0.9}, "learning.kl_coef = 0.05, this run has 0.9"),
+        ({"clip_vloss": False}, "learning.clip_vloss = True, this run has False"),
+        ({"adam_beta2": 0.9}, "learning.adam_beta2 = 0.999, this run has 0.9"),
+        ({"weight_decay": 0.1}, "learning.weight_decay = 0.0, this run has 0.1"),
+        ({"anneal_lr": False}, "learning.anneal_lr = True, this run has False"),
+        ({"warmup_steps": 2}, "learning.warmup_steps"),
     ):
         trainer = tiny_trainer(small_model, tmp_path / "other", **{"rollouts": 3, **change})
         with pytest.raises(AdapterError, match=named):
             trainer.train(resume_from_checkpoint=newest)
+
+
+def test_a_run_may_go_on_for_longer_and_say_and_keep_more(run, small_model, tmp_path):
+    """From its end, with what does not change its course changed."""
+    last = checkpoints(run)[-1]
+    rates = []
+
+    class Rates(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    options = {"rollouts": 5, "logging_steps": 3, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    trainer = tiny_trainer(small_model, tmp_path / "longer", callbacks=[Rates()], **options)
+    trainer.train(resume_from_checkpoint=str(last))
+    assert int(last.name.split("-")[1]) == 18 < trainer.state.global_step == trainer.state.max_steps == 30
+    assert rates == pytest.approx([2e-3 * (30 - step) / 30 for step in range(18, 30)]), "the new schedule, from the first step"
+    logged = [entry["step"] for entry in trainer.state.log_history if entry["step"] > 18 and "loss" in entry]
+    assert logged == [21, 24, 27, 30]
+    saved = json.loads((checkpoints(tmp_path / "longer")[-1] / SETTINGS_FILE).read_text())
+    assert saved["learning"]["total_timesteps"] == 60
 
 
 def test_a_checkpoint_of_another_base_or_of_prompts_that_read_otherwise_is_refused(run, small_model, tmp_path):

@@ -254,7 +254,7 @@ def test_a_price_that_grows_evenly_has_no_deviation_to_measure_in(small_model, t
 def test_a_checkpoint_of_another_estimator_is_refused(small_model, tmp_path):
     tiny_trainer(small_model, tmp_path, save_strategy="steps", save_steps=1, **EXACT).train()
     trainer = tiny_trainer(small_model, tmp_path / "again", **EXACT | {"advantage": "gae"})
-    with pytest.raises(AdapterError, match=r"rollout.advantage = 'exact', this run has 'gae'"):
+    with pytest.raises(AdapterError, match=r"learning.advantage = 'exact', this run has 'gae'"):
         trainer.train(resume_from_checkpoint=str(next(tmp_path.glob("checkpoint-*"))))
 
 

@@ -87,7 +87,8 @@ def assert_resumes_to(small_model, out, calm):
     [
         # within the second rollout's update: 12 micro-steps are a rollout
         pytest.param("training_step", 20, 6, marks=pytest.mark.slow),
-        ("_save_rng_state", 3, 12),  # the third checkpoint has weights and optimizer, but no generators
+        # the third checkpoint has weights and optimizer, but no generators
+        pytest.param("_save_rng_state", 3, 12, marks=pytest.mark.slow),
         ("replace", 2, 6),  # the second checkpoint is complete, but not yet renamed
         pytest.param("rmtree", 1, 18, marks=pytest.mark.slow),  # the first is being removed, as the third is there
     ],

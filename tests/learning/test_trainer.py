@@ -283,7 +283,7 @@ def test_a_saved_checkpoint_is_the_policy_of_its_step(small_model, tmp_path):
 def test_resuming_with_other_settings_inside_a_rollout_is_refused(small_model, tmp_path):
     tiny_trainer(small_model, tmp_path, rollouts=2, save_strategy="steps", save_steps=6).train()
     longer = tiny_trainer(small_model, tmp_path, rollouts=2, update_epochs=3)  # 9 steps to a rollout
-    with pytest.raises(AdapterError, match=r"rollout\.update_epochs = 2, this run has 3"):
+    with pytest.raises(AdapterError, match=r"learning\.update_epochs = 2, this run has 3"):
         longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 

@@ -276,6 +276,7 @@ def test_mmlus_finance_subjects_are_lm_evals_own(monkeypatch):
     assert all(name == f"mmlu_{subject}" for name, _, subject in loaded)
 
 
+@pytest.mark.slow
 def test_the_benchmark_loads_as_the_command_does(shared, data, tmp_path):
     """At a tiny shape: its rows are those that README cites, and one copy of the weights is held."""
     command = [sys.executable, "benchmarks/qa.py", "--data", data, "--tokenizer", shared / "models/smollm2_135m_tokenizer"]

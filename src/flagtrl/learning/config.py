@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
@@ -21,6 +22,16 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "split", "plain")
 ADVANTAGES = ("gae", "leave_one_out", "exact")
 TRAIN_DTYPES = ("float16", "bfloat16", "float32")
+# Of what PPOConfig inherits, that which also determines the course of training.
+INHERITED = (
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "optim", "optim_args"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "seed"),
+)
+# What a run that is resumed may change: where it writes, what it says and keeps, and how its sums are shared out.
+FREE_ON_RESUME = frozenset(
+    {"output_dir", "overwrite_output_dir", "llm", "save_steps", "logging_steps", "report_to", "early_stopping_patience"}
+    | {"engine", "trunk_cache_mb", "boundary_device", "merge_tokens", "ddp_find_unused_parameters", "ddp_broadcast_buffers"}
+)
 
 
 @dataclass
@@ -36,6 +47,9 @@ class PPOConfig(TrainingArguments):
     """
 
     output_dir: str | None = field(default="runs/flagtrl", metadata={"help": "where adapter, results and checkpoints go"})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "replace the run that is in output_dir; else a directory with one in it is refused"}
+    )
     llm: str = field(default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "backbone; --model_name_or_path wins"})
     total_timesteps: int = field(default=13_860, metadata={"help": "environment steps in all, over all environments"})
     num_envs: int = field(default=1, metadata={"help": "parallel environments, over all processes"})
@@ -168,6 +182,12 @@ class PPOConfig(TrainingArguments):
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; of the smallest minibatch each of the "
                 f"{world} processes has {smallest} samples, and every micro-batch needs one; raise minibatch_size or lower it"
             )
+
+    def course(self) -> dict[str, Any]:
+        """Every setting that determines the course of training, by name; JSON-serialisable."""
+        names = [name for name in PPOConfig.__annotations__ if name not in FREE_ON_RESUME]
+        found = {name: getattr(self, name) for name in (*names, *INHERITED)}
+        return {name: value.value if isinstance(value, Enum) else value for name, value in found.items()}
 
     @property
     def samples_per_step(self) -> int:

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, save_fsdp_optimizer
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer import SCHEDULER_NAME
@@ -195,6 +196,17 @@ class PersistentTrainer(Trainer):
             assert self.lr_scheduler is not None, "made before training"
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The Trainer's; then the rates of this run's schedule, which may be longer than the one that was saved."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        if checkpoint is None or not isinstance(scheduler, LambdaLR) or self.optimizer is None:
+            return
+        scales = [scale(scheduler.last_epoch) for scale in scheduler.lr_lambdas]
+        scheduler._last_lr = [rate * scale for rate, scale in zip(scheduler.base_lrs, scales, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
+            group["lr"] = rate
+
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """The Trainer's, which would look for the frozen weights too in a checkpoint of DeepSpeed."""
         if not (self.is_deepspeed_enabled and resume_from_checkpoint):
@@ -219,7 +231,7 @@ class PersistentTrainer(Trainer):
         policy, encoder = self._policy(), self.encoder
         ours: dict[str, Any] = {"policy": asdict(policy.settings), "prompt": asdict(encoder.settings)}
         ours |= {"action_paths": policy.action_paths, "prompt_fingerprint": encoder.fingerprint()}
-        ours |= {name: self.extra[name] for name in ("data", "windows", "market", "rollout") if name in self.extra}
+        ours |= {name: self.extra[name] for name in ("data", "windows", "market", "learning") if name in self.extra}
         if "data" in ours:  # the hash says that they are the same, wherever they lie
             ours["data"] = {name: value for name, value in ours["data"].items() if name != "source"}
         return ours

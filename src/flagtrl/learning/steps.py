@@ -98,7 +98,10 @@ class MicroSteps(Dataset):
 
 
 class AtRolloutEnd(TrainerCallback):
-    """Put off a checkpoint or an evaluation that falls due within a rollout to its end: only there is resuming exact."""
+    """Put off a checkpoint or an evaluation that falls due within a rollout to its end: only there is resuming exact.
+
+    And log the last steps of a run, however few they are.
+    """
 
     def __init__(self, steps_per_rollout: int):
         self.steps_per_rollout = steps_per_rollout
@@ -109,6 +112,7 @@ class AtRolloutEnd(TrainerCallback):
     ) -> TrainerControl:
         """Called after the Trainer's own flow callback has decided what is due."""
         at_end = state.global_step % self.steps_per_rollout == 0
+        control.should_log = control.should_log or state.global_step >= state.max_steps  # the last steps too
         for name, pending in self.pending.items():
             due = pending or getattr(control, name)
             setattr(control, name, due and at_end)

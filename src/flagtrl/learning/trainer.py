@@ -40,9 +40,6 @@ from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import SETTINGS_FILE
 
-SAME_ON_RESUME = (
-    *("advantage", "num_steps", "num_envs", "update_epochs", "minibatch_size", "max_episode_steps", "total_timesteps", "seed"),
-)
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 PROBED = 2  # environments whose first prompts the engines are compared on
 _NON_FINITE_REMEDY = (
@@ -90,7 +87,7 @@ class PPOTrainer(PersistentTrainer):
         self.encoder, self._validate, self._publisher = encoder, validate, publisher
         self._make_env, self.say = make_env, _nobody
         self.watch = Watch()
-        self.extra = {**(extra or {}), "rollout": {name: getattr(args, name) for name in SAME_ON_RESUME}}
+        self.extra = {**(extra or {}), "learning": args.course()}
         self._local_envs = args.num_envs // args.world_size
         envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
         # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single process.
@@ -166,6 +163,7 @@ class PPOTrainer(PersistentTrainer):
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         result = super()._init_training_state(*args, **kwargs)
+        self.state.compute_steps(self.args, self.args.max_steps)  # not the saved run's intervals of logging and saving
         self._micro_step = self.state.global_step * self.args.gradient_accumulation_steps
         self._samples, self._rollout_began = None, None
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flagtrl.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SENTIMENTS = ("positive", "neutral", "negative")
 
@@ -91,6 +94,12 @@ class MarketData:
                 f"{self.symbol}: the window {first}..{last} holds {hi - lo} bars, at least 2 are needed; "
                 f"the data covers {self.dates[0]}..{self.dates[-1]}"
             )
+        for day, beyond in ((first, first < self.dates[0]), (last, last > self.dates[-1])):
+            if beyond:
+                logger.warning(
+                    "%s: the window %s..%s goes beyond the data, which cover %s..%s: %s is not in it",
+                    *(self.symbol, first, last, self.dates[0], self.dates[-1], day),
+                )
         return Window(self, lo, hi)
 
     def fingerprint(self) -> str:
