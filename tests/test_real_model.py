@@ -36,7 +36,9 @@ def policy():
     return build_policy(arguments, [])
 
 
-@pytest.mark.parametrize("style", style_names())
+@pytest.mark.parametrize(
+    "style", [pytest.param(name, marks=pytest.mark.slow if name == "paper" else ()) for name in style_names()]
+)
 def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(policy, style, monkeypatch):
     model, encoder = policy
     monkeypatch.setattr("flagtrl.learning.start.visits", lambda env: visits(env, BARS))

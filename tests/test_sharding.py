@@ -98,7 +98,10 @@ def assert_learnt_the_same(out, log, single):
     assert largest_difference(out, directory) < 1e-5
 
 
-@pytest.mark.parametrize("options", [{}, {"advantage": "exact", "style": "markov"}], ids=["sampled", "exact"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, id="sampled", marks=pytest.mark.slow), pytest.param({"advantage": "exact", "style": "markov"}, id="exact")],
+)
 def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(small_model, tmp_path, alone, options):
     facts = launch(small_model, tmp_path, "multi_gpu", **options)
     assert facts["kinds"][0] == "DistributedDataParallel"

@@ -71,7 +71,8 @@ OUT_OF_BOUNDS = {
     "gradient_accumulation_steps": [(0, "smallest minibatch has 20"), (21, "smallest minibatch has 20")],
 }
 UNBOUNDED = {
-    *("output_dir", "overwrite_output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss", "save_steps", "logging_steps", "report_to"),
+    *("output_dir", "overwrite_output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss"),
+    *("save_steps", "logging_steps", "report_to"),
     *("ddp_find_unused_parameters", "ddp_broadcast_buffers"),  # read by transformers' Trainer
 }
 
