@@ -100,7 +100,10 @@ def assert_learnt_the_same(out, log, single):
 
 @pytest.mark.parametrize(
     "options",
-    [pytest.param({}, id="sampled", marks=pytest.mark.slow), pytest.param({"advantage": "exact", "style": "markov"}, id="exact")],
+    [
+        pytest.param({}, id="sampled", marks=pytest.mark.slow),
+        pytest.param({"advantage": "exact", "style": "markov"}, id="exact"),
+    ],
 )
 def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(small_model, tmp_path, alone, options):
     facts = launch(small_model, tmp_path, "multi_gpu", **options)
