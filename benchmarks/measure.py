@@ -34,8 +34,9 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.sources import load
-from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.batch import PolicyOutput
 from flagtrl.policy.linear import PackedLinear, one_dnn_helps
 from flagtrl.policy.scoring import masked_log_softmax
 

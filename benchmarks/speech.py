@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import saved_base
-from flagtrl.policy.saving import load_base, read_settings
+from flagtrl.policy.saving import read_settings
 from flagtrl.qa.arms import PairedLM, load_arms, run_settings
 from flagtrl.qa.retention import asked_of, general_passages, retention, trading_prompts_or_reason
 

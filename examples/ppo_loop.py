@@ -19,8 +19,9 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import Targets, ppo_loss
 from flagtrl.learning.start import prepare_policy
 from flagtrl.market.env import TradingEnv
-from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
+from flagtrl.policy.batch import PolicyOutput, PromptBatch
 
 
 def ask(model: ActorCritic, prompts: list[EncodedPrompt], legal: np.ndarray, reference: bool = False) -> PolicyOutput:

@@ -24,9 +24,10 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.bases import check_base, context_length, load_base
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
-from flagtrl.policy.saving import SETTINGS_FILE, check_base, context_length, load_base
+from flagtrl.policy.saving import SETTINGS_FILE
 from flagtrl.qa.arms import PairedLM, arm
 from flagtrl.qa.retention import Prompt, divergence
 from flagtrl.recipe import check_output_dir

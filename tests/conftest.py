@@ -61,7 +61,7 @@ def hub(monkeypatch, tmp_path):
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    monkeypatch.setattr("flagtrl.hub.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("flagtrl.patience.FIRST_WAIT", 0.01)
     # The Hub's client too waits before it tries again.
     for module in ("utils._http", "file_download"):
         monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))

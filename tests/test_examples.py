@@ -1,6 +1,5 @@
 """What a reader learns the algorithm from does what the trainer does."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,4 +30,3 @@ def test_the_loop_in_one_file_gives_the_trainers_weights(small_model, tmp_path, 
 
 def test_it_is_short_enough_to_read():
     assert len((ROOT / "examples/ppo_loop.py").read_text().splitlines()) <= 120
-    assert sys.version_info >= (3, 10)

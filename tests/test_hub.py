@@ -18,9 +18,10 @@ from flagtrl.card import model_card
 from flagtrl.cli import main
 from flagtrl.errors import one_line_errors
 from flagtrl.evidence.report import evaluate
-from flagtrl.hub import LONGEST_WAIT, Publisher, _seconds
+from flagtrl.hub import Publisher
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.patience import LONGEST_WAIT, _seconds
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 from training import AtStep, digests, entries, equal, tiny_trainer, weights
@@ -211,7 +212,7 @@ def test_a_hub_that_asks_for_a_long_wait_is_not_waited_for(run, hub, wait, flagt
 
 def test_a_hub_that_asks_for_a_short_wait_gets_it(run, hub, flagtrl, monkeypatch):
     waits = []
-    monkeypatch.setattr("flagtrl.hub.time", SimpleNamespace(**{**vars(time), "sleep": waits.append}))
+    monkeypatch.setattr("flagtrl.patience.time", SimpleNamespace(**{**vars(time), "sleep": waits.append}))
     hub.fail("/commit/", 429, times=1, Retry_After="7")
     hub.fail("/commit/", 503, times=1, Retry_After="no number")
     assert flagtrl("push", run, REPO).returncode == 0

@@ -33,8 +33,8 @@ from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.bases import context_length
 from flagtrl.policy.pretrained import PACKAGE
-from flagtrl.policy.saving import context_length
 from flagtrl.recipe import check_output_dir
 from flagtrl.runs.directory import claimed
 from flagtrl.train import run_recipe

@@ -45,6 +45,16 @@ class NonFiniteLossError(FlagtrlError):
     """Training produced a NaN or an infinity; nothing was saved after it."""
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's own words, or else its kind: a message of ours stays one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def in_one_line(error: BaseException) -> str:
+    """All of an error's own words, as far as one line holds them."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
 def disk_trouble(error: BaseException | None) -> str | None:
     """What is wrong with the disk, where that is what `error` is about or came of; else None.
 

@@ -5,22 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import time
-from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TypeVar
 
-from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,  # of the HTTP library that the Hub's client uses: httpx, or its successor
-    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import filter_repo_objects
@@ -28,9 +17,10 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, check_results_are_the_runs, model_card
-from flagtrl.errors import AdapterError, FlagtrlError, HubError
+from flagtrl.errors import AdapterError, FlagtrlError, reason
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, TRADES_FILE
 from flagtrl.evidence.tracking import PICTURE
+from flagtrl.patience import patiently
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import ADAPTER_CONFIG, HUB_FILE, is_hub_name, public_name, without_paths
@@ -48,10 +38,6 @@ PUSHED = (
     *(QA_FILE, QA_FIGURE),
 )
 NOT_PULLED = ["*.pt", "*.pth", "*.bin", "*.pkl", "*.py", f"{LAST_CHECKPOINT}/*", "checkpoint-*"]
-LONGEST_WAIT = 60.0  # seconds that the Hub may ask for; the other processes of a run wait for the one that pushes
-ATTEMPTS, FIRST_WAIT = 4, 2.0  # seconds; doubled after every attempt
-
-T = TypeVar("T")
 
 
 def push(
@@ -108,7 +94,7 @@ def push(
             )
         return str(commit.commit_url)
 
-    return _patiently(upload, f"{repo_id} was not pushed", f"{directory} is whole: push it again")
+    return patiently(upload, f"{repo_id} was not pushed", f"{directory} is whole: push it again")
 
 
 class Publisher:
@@ -145,7 +131,7 @@ class Publisher:
             _need_token(self.token)
             return api.create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
 
-        self.repo_id = _patiently(make, f"{self.repo_id} cannot be pushed to", "or train without --push_to_hub")
+        self.repo_id = patiently(make, f"{self.repo_id} cannot be pushed to", "or train without --push_to_hub")
         return self.repo_id
 
     def push_checkpoint(self, directory: Path) -> None:
@@ -161,7 +147,7 @@ class Publisher:
         except FlagtrlError as error:
             logger.warning("%s", error)
         except Exception as error:  # whatever it is: a push is not worth the run
-            logger.warning("%s was not pushed: %s: %s", directory, type(error).__name__, _first_line(error))
+            logger.warning("%s was not pushed: %s: %s", directory, type(error).__name__, reason(error))
 
     def push(self, directory: Path) -> str:
         """Push the finished run; the commit's address."""
@@ -204,7 +190,7 @@ def pull(
             _check_arrived(path, info, whole, "*.py")
         return path
 
-    return _patiently(download, f"{repo_id} was not pulled", "pull it again")
+    return patiently(download, f"{repo_id} was not pulled", "pull it again")
 
 
 def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = False) -> Path:
@@ -228,7 +214,7 @@ def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = F
     def download() -> Path:
         return Path(api.snapshot_download(run, revision=revision, ignore_patterns=NOT_PULLED))
 
-    path = _patiently(download, f"{run} was not pulled", "try again")
+    path = patiently(download, f"{run} was not pulled", "try again")
     if not any_adapter:
         _check_is_run(run, {file.name for file in path.iterdir()})
     return path
@@ -292,64 +278,3 @@ def _say_what_is_renamed(directory: Path) -> None:
             "who loads it must have that model, and say where (--base)",
             public_name(base),
         )
-
-
-def _patiently(work: Callable[[], T], failed: str, remedy: str) -> T:
-    """Do `work`, again where the Hub or the network is busy; one clear HubError where it cannot be done."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return work()
-        except (HTTPError, HFValidationError, OSError) as error:
-            reason, wait = _judge(error)
-            if wait is None:
-                raise HubError(f"{failed}: {reason}; {remedy}") from error
-            if wait > LONGEST_WAIT:
-                longer = f"asks to wait {wait:.0f} s, more than the {LONGEST_WAIT:.0f} s that are waited here"
-                raise HubError(f"{failed}: {reason} and {longer}; {remedy} then") from error
-            if attempt == ATTEMPTS:
-                raise HubError(f"{failed}: {reason}, {ATTEMPTS} times; {remedy} later") from error
-            time.sleep(max(wait, FIRST_WAIT * 2 ** (attempt - 1)))
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _judge(error: Exception) -> tuple[str, float | None]:
-    """Why it failed, and how many seconds the Hub asks to wait before trying again; None where that is of no use."""
-    for kind, reason in _HOPELESS.items():
-        if isinstance(error, kind):
-            return reason, None
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status in (408, 429) or status >= 500:
-            return f"the Hub answered {status}", _seconds(error.response.headers.get("Retry-After"))
-        return _REFUSED.get(status, _first_line(error)), None
-    if isinstance(error, HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError):
-        return f"no connection to {constants.ENDPOINT} ({_first_line(error)})", 0.0
-    return _first_line(error), None
-
-
-def _seconds(retry_after: str | None) -> float:
-    """What a Retry-After header asks for: seconds, or a date; 0 where it is missing or neither."""
-    try:
-        wait = float(retry_after or 0)
-    except ValueError:
-        try:
-            wait = parsedate_to_datetime(str(retry_after)).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return max(wait, 0.0) if math.isfinite(wait) else 0.0
-
-
-_HOPELESS = {
-    LocalTokenNotFoundError: "there is no token: set HF_TOKEN, or run `hf auth login`",
-    OfflineModeIsEnabled: "HF_HUB_OFFLINE is set: unset it",
-    HFValidationError: "the name is none of a repository: give owner/name",
-    RepositoryNotFoundError: "there is no such repository, or it is private and the token (HF_TOKEN) may not read it",
-}
-_REFUSED = {
-    401: "the Hub does not know the token (401): set HF_TOKEN to one with write access, or run `hf auth login`",
-    403: "the token may not do this (403): use one with write access to the repository's owner",
-}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

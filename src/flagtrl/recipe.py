@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from flagtrl.evidence.report import data_facts
 from flagtrl.evidence.tracking import METRICS, Validation
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.checkpoints import checkpoint_to_go_on_from
-from flagtrl.learning.config import INHERITED, PPOConfig
+from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
@@ -34,9 +33,10 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
-from flagtrl.policy.saving import SETTINGS_FILE, context_length, load_base
+from flagtrl.policy.saving import SETTINGS_FILE
 from flagtrl.runs.directory import claimed
 from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
 
@@ -135,9 +135,8 @@ class Arguments:
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting by concern and name, JSON-serialisable."""
-        ppo = {name: getattr(self.ppo, name) for name in (*PPOConfig.__annotations__, *INHERITED)}
-        plain = {name: value.value if isinstance(value, Enum) else value for name, value in ppo.items()}
-        return {"ppo": plain} | {name: asdict(getattr(self, name)) for name in ("data", "market", "prompt", "policy")}
+        others = {name: asdict(getattr(self, name)) for name in ("data", "market", "prompt", "policy")}
+        return {"ppo": self.ppo.settings(), **others}
 
     def shown(self) -> str:
         """Every setting as YAML that `--config` reads."""

@@ -18,14 +18,15 @@ ORDER = (
     ("policy",),
     ("learning",),
     ("evidence",),
-    ("card", "hub", "qa"),
+    ("card", "patience", "hub", "qa"),
     ("runs",),
     ("recipe", "launch", "train", "demo", "options", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")
 LATE_IMPORTS = {
-    "flagtrl.market.sources": {"pandas", "datasets", "pyarrow.parquet"},
+    "flagtrl.market.sources": {"datasets"},
+    "flagtrl.market.tables": {"pandas", "pyarrow.parquet"},
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
     "flagtrl.policy.pretrained": {"gguf"},  # an extra
     "flagtrl.cli": None,  # any

@@ -8,8 +8,9 @@ from hypothesis.extra import numpy as hnp
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.scoring import masked_log_softmax
 
 relaxed = settings(deadline=None, max_examples=100)

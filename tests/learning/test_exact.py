@@ -17,7 +17,7 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import random_walk
 from flagtrl.market.transitions import POSITIONS, observation, standing, transitions
-from flagtrl.policy.actor_critic import PolicyOutput
+from flagtrl.policy.batch import PolicyOutput
 from training import entries, equal, tiny_trainer, weights
 
 STEPS = 5

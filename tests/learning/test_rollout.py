@@ -9,7 +9,7 @@ from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.market.data import MarketData
 from flagtrl.market.env import MarketSettings, TradingEnv, VectorTradingEnv
-from flagtrl.policy.actor_critic import PolicyOutput
+from flagtrl.policy.batch import PolicyOutput
 
 SELL, HOLD, BUY = 0, 1, 2
 PRICES = (100.0, 102.0, 101.0, 105.0, 104.0, 108.0, 107.0, 110.0, 109.0)

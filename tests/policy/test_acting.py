@@ -9,7 +9,7 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy import countdown
 from flagtrl.policy.acting import language_policy, prompts_known_ahead, read_ahead, untrained_policies
-from flagtrl.policy.actor_critic import PromptBatch
+from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.countdown import Countdown
 from flagtrl.policy.prior import visits
 from training import load, tiny_trainer

@@ -11,9 +11,10 @@ from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
 from flagtrl.learning.losses import entropy
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
-from flagtrl.policy.saving import context_length
+from flagtrl.policy.bases import context_length
+from flagtrl.policy.batch import PromptBatch
 
 MASKS = np.array([[True, True, True], [False, True, True], [True, True, False], [False, True, False], [True, True, True]])
 LOG_TOLERANCE = 5e-6  # the language models compute in float64, the sums over tokens and actions in float32

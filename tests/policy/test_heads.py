@@ -6,7 +6,7 @@ import torch
 from test_split import policy_of, prompts_of
 
 from architectures import CONFIGS
-from flagtrl.policy.actor_critic import PromptBatch
+from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.heads import VARIANCE_FLOOR, Standardise, mlp
 
 

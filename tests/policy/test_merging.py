@@ -16,8 +16,9 @@ from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.checkpoints import written_whole
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
+from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
-from flagtrl.policy.saving import ADAPTER_FILE, load_base, load_policy, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, load_policy, save_policy
 from training import random_llama
 
 IDS = torch.arange(5, 45)[None]

@@ -22,9 +22,10 @@ from flagtrl.options import parse
 from flagtrl.policy import pretrained
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
+from flagtrl.policy.bases import load_base
 from flagtrl.policy.pretrained import INSTALL, PACKAGE, PACKAGE_FILE, SMOLLM2, find_pretrained, model_record, same_source
 from flagtrl.policy.provenance import base_probe, bits_per_byte, saved_base
-from flagtrl.policy.saving import SETTINGS_FILE, load_base, load_policy, save_policy
+from flagtrl.policy.saving import SETTINGS_FILE, load_policy, save_policy
 from flagtrl.recipe import parse_arguments
 
 if find_spec("gguf") is None:

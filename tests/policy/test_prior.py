@@ -14,8 +14,9 @@ from flagtrl.learning import start
 from flagtrl.market.env import RECENT, MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.prior import LOW_ENTROPY, LabelPrior, describe, visits
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 from flagtrl.policy.scoring import masked_log_softmax

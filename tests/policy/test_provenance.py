@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from flagtrl.errors import AdapterError
 from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
+from flagtrl.policy.bases import load_base
 from flagtrl.policy.provenance import base_fingerprint, came_from_hub, is_hub_name, public_name, same_base, without_paths
-from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, load_base, load_policy, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, load_policy, save_policy
 from training import random_llama
 
 

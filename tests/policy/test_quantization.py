@@ -14,8 +14,9 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
+from flagtrl.policy.bases import load_base
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.saving import load_base, load_policy, save_policy
+from flagtrl.policy.saving import load_policy, save_policy
 from flagtrl.policy.trunk import TrunkSettings
 from training import random_llama, weights
 

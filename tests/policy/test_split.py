@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GraniteConfig, Lfm2Co
 from architectures import CONFIGS, SHAPE, VOCABULARY
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import FINETUNING, NORMALISATIONS, PolicySettings, attach_adapter
+from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.lru import LruCache

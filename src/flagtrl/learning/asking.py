@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.batch import PolicyOutput, PromptBatch
 from flagtrl.policy.trunk import Boundary
 
 # Prompts per forward where nothing is learnt. On a split model most of a prompt is known.

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from flagtrl.errors import FORBIDDEN, AdapterError, CheckpointError, FlagtrlError, disk_trouble
+from flagtrl.errors import FORBIDDEN, AdapterError, CheckpointError, FlagtrlError, disk_trouble, reason
 from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.provenance import same_base
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE, SETTINGS_FILE
@@ -100,7 +100,7 @@ def not_written(directory: Path, run: Path, error: BaseException) -> CheckpointE
     forbidden = disk_trouble(error) in [os.strerror(code) for code in FORBIDDEN]
     remedy = "allow it" if forbidden else "make room, or lower --save_total_limit"
     return CheckpointError(
-        f"{directory} could not be written ({_first_line(error)}; {free:.0f} MiB are free there); "
+        f"{directory} could not be written ({reason(error)}; {free:.0f} MiB are free there); "
         f"the last whole checkpoint is {last or 'none'}; {remedy}, and resume from it"
     )
 
@@ -298,7 +298,3 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
     if isinstance(tree, dict):
         return [leaf for key, value in tree.items() for leaf in _leaves(value, (*path, key))]
     return [(path, tree)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -147,7 +147,7 @@ class PPOConfig(TrainingArguments):
             raise ConfigError(
                 f"anneal_lr is a linear decay, but lr_scheduler_type is {str(self.lr_scheduler_type)!r}; set anneal_lr to False"
             )
-        if str(self.lr_scheduler_type) in ("constant", "SchedulerType.CONSTANT") and self.warmup_steps:
+        if self.lr_scheduler_type == "constant" and self.warmup_steps:
             raise ConfigError(
                 f"warmup_steps is {self.warmup_steps}, which lr_scheduler_type constant does not read; use constant_with_warmup"
             )
@@ -183,11 +183,14 @@ class PPOConfig(TrainingArguments):
                 f"{world} processes has {smallest} samples, and every micro-batch needs one; raise minibatch_size or lower it"
             )
 
-    def course(self) -> dict[str, Any]:
-        """Every setting that determines the course of training, by name; JSON-serialisable."""
-        names = [name for name in PPOConfig.__annotations__ if name not in FREE_ON_RESUME]
-        found = {name: getattr(self, name) for name in (*names, *INHERITED)}
+    def settings(self) -> dict[str, Any]:
+        """Every setting of ours, and of the inherited ones those that matter to training, by name; JSON-serialisable."""
+        found = {name: getattr(self, name) for name in (*PPOConfig.__annotations__, *INHERITED)}
         return {name: value.value if isinstance(value, Enum) else value for name, value in found.items()}
+
+    def course(self) -> dict[str, Any]:
+        """Of `settings()` those that determine the course of training: what a resumed run has in common."""
+        return {name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME}
 
     @property
     def samples_per_step(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flagtrl.learning.config import PPOConfig
-from flagtrl.policy.actor_critic import PolicyOutput
+from flagtrl.policy.batch import PolicyOutput
 
 
 class Targets(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.market.env import VectorTradingEnv
-from flagtrl.policy.actor_critic import PolicyOutput
+from flagtrl.policy.batch import PolicyOutput
 
 # prompts and legal (B, A) -> the policy's output, on the CPU
 Act = Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]

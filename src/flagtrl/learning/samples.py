@@ -16,7 +16,7 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import Targets
 from flagtrl.learning.rollout import Rollout
 from flagtrl.learning.windows import WindowRollout
-from flagtrl.policy.actor_critic import PolicyOutput
+from flagtrl.policy.batch import PolicyOutput
 
 
 @dataclass(frozen=True, eq=False)

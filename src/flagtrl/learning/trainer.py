@@ -36,7 +36,9 @@ from flagtrl.learning.watch import Watch
 from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.market.env import TradingEnv, VectorTradingEnv
 from flagtrl.policy.acting import read_ahead
-from flagtrl.policy.actor_critic import ActorCritic, PolicyOutput
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.batch import PolicyOutput
+from flagtrl.policy.countdown import Say
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import SETTINGS_FILE
 
@@ -85,16 +87,16 @@ class PPOTrainer(PersistentTrainer):
             raise ConfigError("push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)")
         args.check_processes()
         self.encoder, self._validate, self._publisher = encoder, validate, publisher
-        self._make_env, self.say = make_env, _nobody
+        self._make_env = make_env
+        self.say: Say = lambda line: None  # `show_progress_lines` has somebody to tell
         self.watch = Watch()
         self.extra = {**(extra or {}), "learning": args.course()}
-        self._local_envs = args.num_envs // args.world_size
-        envs = VectorTradingEnv([make_env() for _ in range(self._local_envs)])
         # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single process.
-        first = args.process_index * self._local_envs
-        self.collector = Collector(envs, encoder, args.seed, first, args.num_envs, self._anywhere)
-        own = range(first, first + self._local_envs)
-        self.windows = Windows(make_env(), encoder, args, own) if args.advantage == "exact" else None
+        each = args.num_envs // args.world_size
+        self._own = range(args.process_index * each, (args.process_index + 1) * each)
+        envs = VectorTradingEnv([make_env() for _ in self._own])
+        self.collector = Collector(envs, encoder, args.seed, self._own.start, args.num_envs, self._anywhere)
+        self.windows = Windows(make_env(), encoder, args, self._own) if args.advantage == "exact" else None
         self._micro_steps = MicroSteps(args.max_steps * args.gradient_accumulation_steps * args.world_size)
         self._micro_per_rollout = args.steps_per_rollout * args.gradient_accumulation_steps
         self._micro_step, self._stopped, self._untrimmed = 0, False, 0
@@ -194,8 +196,7 @@ class PPOTrainer(PersistentTrainer):
 
     def _begin_rollout(self) -> None:
         self._samples, self._stopped = self._new_samples(), False
-        own = range(self.collector.first, self.collector.first + self._local_envs)
-        self._schedule = micro_batches(self.args, self._rollout_number(), own)
+        self._schedule = micro_batches(self.args, self._rollout_number(), self._own)
         if self.asking.boundaries and self.args.merge_tokens:
             lengths = np.array([len(prompt.ids) for prompt in self._samples.prompts])
             each = self.args.gradient_accumulation_steps
@@ -264,9 +265,9 @@ class PPOTrainer(PersistentTrainer):
         new = self.asking.logprobs(samples.prompts, samples.legal)
         self.model_wrapped.train(was_training)
         divergence = exact_kl(samples.old.logprobs, new)
-        visits = samples.targets.visits
-        self._meters.add("kl_first_update", (visits * divergence).sum(), visits.sum())
-        self.watch.first_update(float((visits * divergence).sum() / visits.sum()), self.say)
+        total, count = (samples.targets.visits * divergence).sum(), samples.targets.visits.sum()
+        self._meters.add("kl_first_update", total, count)
+        self.watch.first_update(float(total / count), self.say)
 
     def _finite(self, act: Act, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
         output = act(prompts, legal)
@@ -343,10 +344,6 @@ class PPOTrainer(PersistentTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's entries, and the means of the meters since the last call."""
         super().log({**logs, **self._meters.means()}, start_time)
-
-
-def _nobody(line: str) -> None:
-    """What is said while a trainer has nobody to tell."""
 
 
 def _early_stopping(args: PPOConfig) -> list[TrainerCallback]:

@@ -22,7 +22,7 @@ from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.rewards import MIN_STD
 from flagtrl.market.transitions import LONG, POSITIONS, observation, transitions
-from flagtrl.policy.actor_critic import PolicyOutput
+from flagtrl.policy.batch import PolicyOutput
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,16 @@
-"""Single values of market files: dates, prices, news items and their labels; what cannot be used is a DataError of one line."""
+"""What all sources share: single values of market files, and the market made of them; what cannot be used is a DataError."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flagtrl.errors import DataError
-from flagtrl.market.data import SENTIMENTS, NewsItem, parse_date
+from flagtrl.market.data import SENTIMENTS, MarketData, NewsItem, parse_date
 
 _LABEL = re.compile(r"\(\s*sentiment\s*:\s*([^()]*?)\s*\)\s*$", re.IGNORECASE)
 _ISO_DAY = re.compile(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?=$|[ T])")
@@ -64,3 +65,38 @@ def shown(value: object) -> str:
     """A value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "..."
+
+
+def market_of(
+    where: str,
+    symbol: str,
+    days: Sequence[np.datetime64],
+    prices: Sequence[float],
+    news: Sequence[tuple[NewsItem, ...]],
+    periods_per_year: int | None,
+) -> MarketData:
+    """MarketData, whose own complaints are given the file they are about."""
+    dates = np.array(days, dtype="datetime64[D]")
+    periods = _bars_per_year(dates) if periods_per_year is None else periods_per_year
+    try:
+        return MarketData(symbol, dates, np.array(prices, dtype=np.float64), tuple(news), periods)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _bars_per_year(dates: np.ndarray) -> int:
+    """365 where a bar falls on a weekend (the market trades every day), else 252."""
+    return 252 if np.is_busday(dates).all() else 365
+
+
+def symbol_of(stem: str) -> str:
+    """A file's name up to its first underscore, in capitals."""
+    return stem.split("_")[0].upper()
+
+
+def check_file(path: Path) -> None:
+    """DataError where there is no such file."""
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; give one file in it")
+    if not path.exists():
+        raise DataError(f"{path} does not exist; check the path (it is relative to {Path.cwd()})")

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy import heads
 from flagtrl.policy.adapters import REFERENCE, PolicySettings, decoder_layers, use_adapter
+from flagtrl.policy.batch import PolicyOutput, PromptBatch
 from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.provenance import base_fingerprint
 from flagtrl.policy.scoring import ChainRun, LabelScores, answer_chains, label_scores, masked_log_softmax
@@ -42,41 +42,6 @@ from flagtrl.policy.trunk import (
 # The vocabulary matrix is read once for so many prompts; always so many, so that scores do not depend on what else is scored.
 HEAD_ROWS = 8
 MEASURED = frozenset({"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"})  # of the heads' state
-
-
-class PolicyOutput(NamedTuple):
-    """Policy and value of B prompts.
-
-    logprobs: (B, A) float32, log pi(a | s); -inf for illegal actions, the legal ones' exponentials sum to 1.
-    values: (B,) float32, V(s).
-    """
-
-    logprobs: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """B left-padded prompts: input_ids (B, L) int64, attention_mask (B, L) int64, legal (B, A) bool."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    legal: Tensor
-
-    def inputs(self) -> dict[str, Tensor]:
-        """The keyword arguments of ActorCritic.forward."""
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "legal": self.legal}
-
-    @classmethod
-    def of(cls, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device | str = "cpu") -> PromptBatch:
-        """Pad prompts on the left with id 0, which the mask hides."""
-        length = max(len(p.ids) for p in prompts)
-        ids = np.zeros((len(prompts), length), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, length - len(prompt.ids) :] = prompt.ids
-            mask[row, length - len(prompt.ids) :] = 1
-        return cls(*(torch.from_numpy(x).to(device) for x in (ids, mask, np.ascontiguousarray(legal))))
 
 
 class ActorCritic(nn.Module):

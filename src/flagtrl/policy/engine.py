@@ -10,7 +10,8 @@ import torch
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.actor_critic import ActorCritic, PromptBatch
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.trunk import DTYPES, TrunkSettings
 
 logger = logging.getLogger(__name__)

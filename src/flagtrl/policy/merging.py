@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from flagtrl.errors import AdapterError, ConfigError, disk_trouble
+from flagtrl.errors import AdapterError, ConfigError, disk_trouble, in_one_line
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.saving import WEIGHT_DTYPES, load_adapted, read_settings
 
@@ -68,6 +68,6 @@ def merge(
         # On a full disk tokenizers raises a bare Exception with the system's words.
         if not isinstance(error, OSError | SafetensorError) and not disk_trouble(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise AdapterError(f"{out} could not be written ({reason}); make room, or name another directory") from error
+        why = in_one_line(error)
+        raise AdapterError(f"{out} could not be written ({why}); make room, or name another directory") from error
     return out

@@ -26,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations import deepspeed
 
-from flagtrl.errors import AdapterError, disk_trouble
+from flagtrl.errors import AdapterError, disk_trouble, reason
 from flagtrl.market.download import cache_root, sha256_of
 from flagtrl.policy.provenance import HUB_FILE
 
@@ -169,9 +169,9 @@ def _downloaded(name: str, offline: bool) -> Path:
     try:
         return Path(hf_hub_download(repository, file, local_files_only=bool(why)))
     except (HTTPError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = disk_trouble(error) or why or (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        trouble = disk_trouble(error) or why or reason(error)
         raise AdapterError(
-            f"the model {name!r} cannot be downloaded: {reason}; check the name and the network, or give a local file"
+            f"the model {name!r} cannot be downloaded: {trouble}; check the name and the network, or give a local file"
         ) from error
 
 

@@ -11,25 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.constants import HF_HUB_CACHE
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from flagtrl.errors import AdapterError, disk_trouble
+from flagtrl.errors import AdapterError, in_one_line
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors, add_reference, quantization_config
-from flagtrl.policy.pretrained import Pretrained, find_pretrained, same_source
+from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors, add_reference
+from flagtrl.policy.bases import check_base, context_length, load_base
+from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
-    base_fingerprint,
-    base_probe,
     check_adapter_config,
     is_hub_name,
-    same_base,
     saved_base,
 )
 from flagtrl.policy.trunk import TrunkSettings
@@ -37,7 +34,6 @@ from flagtrl.policy.trunk import TrunkSettings
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
-DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop", "resid_dropout", "dropout")
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
@@ -138,7 +134,7 @@ def load_reference(model: ActorCritic, directory: str | Path) -> None:
             raise AdapterError(f"{path} is damaged or of another policy ({min(missing)} is in one of the two alone)")
         add_reference(adapted, state)
     except (SafetensorError, RuntimeError) as error:
-        raise AdapterError(f"{path} is damaged or of another policy ({' '.join(str(error).split())[:200]})") from error
+        raise AdapterError(f"{path} is damaged or of another policy ({in_one_line(error)})") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,47 +236,10 @@ def load_adapted(
     try:
         return PeftModel.from_pretrained(model, str(directory)), tokenizer
     except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise AdapterError(
-            f"{directory}: its adapter cannot be put on the base {name!r} ({reason}); the file is damaged, or the base another"
+            f"{directory}: its adapter cannot be put on the base {name!r} ({in_one_line(error)}); the file is damaged, or the "
+            "base another"
         ) from error
-
-
-def check_base(
-    model: PreTrainedModel,
-    name: str,
-    directory: Path,
-    content: dict[str, Any],
-    accepted_with: PreTrainedTokenizerBase | None = None,
-) -> bool:
-    """Whether `content`, a run's flagtrl.json, names its base's weights, so that they could be checked.
-
-    Args:
-        model: the base that was loaded.
-        name: it goes by this name.
-        directory: of the run.
-        content: of its flagtrl.json.
-        accepted_with: the tokenizer, where another base is accepted: the measured difference is said instead.
-
-    Raises:
-        AdapterError: they are others than those of `model`.
-    """
-    trained_on, found = content.get("base_fingerprint"), base_fingerprint(model)
-    if trained_on and found is not None and not same_base(trained_on, found):
-        if accepted_with is None:
-            raise AdapterError(
-                f"{directory}: the base {name!r} has other weights than the one that the adapter was trained on; an adapter "
-                "acts as trained on its own base alone: name that one (--base), or take this one as it is (--accept_base)"
-            )
-        here, there = base_probe(model, accepted_with), content.get("base_probe")
-        measured = "what it was in training was not recorded"
-        if isinstance(there, dict) and here is not None:
-            measured = f"{float(there['bits_per_byte']):.3f} in training"
-        logger.warning(
-            "base %s: its weights differ from those in training; bits per byte of a fixed text %s here, %s",
-            name, "unknown" if here is None else f"{here['bits_per_byte']:.3f}", measured,
-        )
-    return bool(trained_on)
 
 
 def load_heads(model: ActorCritic, directory: str | Path) -> None:
@@ -293,66 +252,9 @@ def load_heads(model: ActorCritic, directory: str | Path) -> None:
     try:
         model.load_head_state(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise AdapterError(f"{path} is damaged or of another policy ({' '.join(str(error).split())[:200]})") from error
-
-
-def load_base(
-    model: str | Pretrained,
-    tokenizer_from: str | None = None,
-    settings: PolicySettings | None = None,
-    revision: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32, its dropout off, and its tokenizer; `model` is any name of `find_pretrained`.
-
-    With `settings`, its frozen layers are quantised as they say. Code that comes with a model is never run, and no
-    pickle is read: weights are safetensors.
-
-    With dropout a policy would not score its own actions twice alike, and the first ratio would not be 1.
-
-    Raises:
-        AdapterError: not found, no network, or no such model.
-    """
-    found = find_pretrained(model, revision=revision) if isinstance(model, str) else model
-    try:
-        # Said outright: by default transformers asks at a terminal whether a repository's code may run.
-        source: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "local_files_only": found.local}
-        config = AutoConfig.from_pretrained(found.path, **source)
-        for name in DROPOUTS:
-            if hasattr(config, name):
-                setattr(config, name, 0.0)
-        quantised = quantization_config(settings or PolicySettings(), config.get_text_config().num_hidden_layers)
-        options = source if quantised is None else {**source, "quantization_config": quantised}
-        loaded = AutoModelForCausalLM.from_pretrained(
-            found.path, config=config, dtype=torch.float32, use_safetensors=True, **options
-        )
-        words = source if tokenizer_from is None else {"trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or found.path, **words)
-    except (OSError, ValueError, RuntimeError) as error:
-        if trouble := disk_trouble(error):
-            raise AdapterError(
-                f"the model {found.id!r} could not be downloaded to {HF_HUB_CACHE}: {trouble}; "
-                "make room there, or set HF_HOME to a directory on another disk"
-            ) from error
-        if isinstance(error, RuntimeError):
-            raise
-        first = str(error).strip().splitlines()[0]
-        raise AdapterError(
-            f"the model {found.id!r} cannot be loaded: {first}; check the name and the network, "
-            "or give a local directory with --model_name_or_path"
-        ) from error
-    # What adapter_config.json will name: never the cache of this machine.
-    loaded.name_or_path = loaded.config._name_or_path = found.id
-    return loaded, tokenizer
+        raise AdapterError(f"{path} is damaged or of another policy ({in_one_line(error)})") from error
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def context_length(model: PreTrainedModel) -> int:
-    """The longest sequence the model was made for, in tokens."""
-    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not length:
-        raise AdapterError(f"{type(model).__name__}: the configuration has no max_position_embeddings to bound a prompt by")
-    return int(length)

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.errors import AdapterError, ConfigError, in_one_line, reason
 from flagtrl.hub import local_or_pulled
+from flagtrl.policy.bases import check_base, load_base
 from flagtrl.policy.pretrained import find_pretrained, same_source
 from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, is_hub_name, saved_base
-from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, WEIGHT_DTYPES, check_base, load_base
+from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, WEIGHT_DTYPES
 from flagtrl.qa.shared import SharedTrunk, shared_trunk
 
 logger = logging.getLogger(__name__)
@@ -175,9 +176,9 @@ def load_arms(
             else:
                 policy.load_adapter(str(directory), name)
         except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise AdapterError(
-                f"{directory}: it cannot be put on the base {named!r} ({reason}); give adapters of one kind, and their own base"
+                f"{directory}: it cannot be put on the base {named!r} ({in_one_line(error)}); give adapters of one kind, "
+                "and their own base"
             ) from error
     assert policy is not None
     return policy.eval(), tokenizer, names, directories
@@ -203,8 +204,7 @@ def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32")
     try:
         lm = get_model("vllm")(pretrained=find_pretrained(named, revision=revision).path, **engine)
     except ImportError as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError(f"vLLM cannot be used: {first_line}; install it on a GPU machine, or use --model hf") from error
+        raise ConfigError(f"vLLM cannot be used: {reason(error)}; install it on a GPU machine, or use --model hf") from error
     names = tuple(f"adapter_{i}" for i in range(len(directories)))
     request = type(lm.lora_request)
     requests = {

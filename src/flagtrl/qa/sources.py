@@ -16,7 +16,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import HTTPError
 
-from flagtrl.errors import DataError
+from flagtrl.errors import DataError, reason
 from flagtrl.qa.records import Malformed, attempt, fields_of
 
 Row = tuple[str, dict[str, Any] | Malformed]  # where it stands (file:line), and its fields
@@ -178,5 +178,5 @@ def _from_hub(repo: str, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except (DatasetsError, HTTPError, OSError, ValueError, TypeError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"the data set {repo!r} cannot be loaded from the Hub: {first}; give its file instead") from error
+        why = reason(error)
+        raise DataError(f"the data set {repo!r} cannot be loaded from the Hub: {why}; give its file instead") from error

@@ -11,12 +11,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flagtrl.errors import ConfigError
+from flagtrl.evidence.report import RESULTS_FILE
+from flagtrl.policy.saving import SETTINGS_FILE
 
 LOCK_FILE = ".flagtrl.lock"
-RECORD_FILE, RESULTS_FILE = "flagtrl.json", "results.json"
 # What a run writes: all that overwriting one removes.
 _RUN_FILES = (
-    *(RECORD_FILE, RESULTS_FILE, "trades.csv", "equity_curve.png", "trainer_state.json", "README.md", "training_args.bin"),
+    *(SETTINGS_FILE, RESULTS_FILE, "trades.csv", "equity_curve.png", "trainer_state.json", "README.md", "training_args.bin"),
     *("adapter_*", "flagtrl_*.safetensors", "*_adapter.safetensors", "tokenizer*", "special_tokens_map.json"),
     *("chat_template.*", "vocab.json", "merges.txt", "added_tokens.json", "checkpoint-*", "incomplete-*", "eval"),
     *("qa.md", "qa.png", "qa.json"),
@@ -26,7 +27,7 @@ _RUN_FILES = (
 def what_is_there(directory: str | Path) -> str | None:
     """What of a run `directory` holds, in a phrase; None: nothing."""
     path = Path(directory)
-    found = [name for name in (RECORD_FILE, RESULTS_FILE) if (path / name).is_file()]
+    found = [name for name in (SETTINGS_FILE, RESULTS_FILE) if (path / name).is_file()]
     checkpoints = sorted(path.glob("checkpoint-*"), key=lambda each: (len(each.name), each.name))
     if checkpoints:
         found.append(f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) > 1)} up to {checkpoints[-1].name}")
@@ -76,15 +77,13 @@ def numbered(directory: str | Path) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror or error}; choose another") from error
         return path
     raise AssertionError("there is always another number")
 
 
 def refuse_a_runs_own(directory: str | Path) -> None:
     """ConfigError where `directory` is a run's: its results are those that it ended with."""
-    if (Path(directory) / RECORD_FILE).is_file():
+    if (Path(directory) / SETTINGS_FILE).is_file():
         raise ConfigError(
             f"output_dir {str(directory)!r} is a run's own, and holds the results that it ended with; choose another"
         )
