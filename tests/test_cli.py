@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from fake_hub import FakeHub
 from flagtrl import cli, hub, launch
 from flagtrl.cli import _COMMANDS
-from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.errors import AdapterError, ConfigError, FlagtrlError
 from flagtrl.evidence import saved
 from flagtrl.evidence.report import POLICY_MODES
 from flagtrl.launch import RECIPES, chosen_recipe
@@ -287,6 +287,17 @@ def test_a_metric_that_is_not_measured_is_refused_before_training(small_model, d
     with pytest.raises(ConfigError, match=r"load_best_model_at_end is set, which needs a metric_for_best_model"):
         run_recipe("msft", [*words, "--load_best_model_at_end", "true"])
     assert not list(tmp_path.glob("eval"))
+
+
+def test_a_run_that_is_to_be_overwritten_stays_where_the_new_one_is_refused(small_model, data, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    words = ["--model_name_or_path", str(small_model), "--output_dir", str(tmp_path), "--overwrite_output_dir", "true", *FAST]
+    for wrong in (["--data", str(tmp_path / "none.csv")], ["--data", str(data), "--test_start", "2020-09-01"]):
+        with pytest.raises(FlagtrlError):
+            run_recipe("msft", [*words, *wrong])
+        assert (tmp_path / "results.json").is_file()
+    run_recipe("msft", [*words, "--data", str(data)])
+    assert "test" in json.loads((tmp_path / "results.json").read_text())
 
 
 def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_anew(small_model, data, tmp_path):

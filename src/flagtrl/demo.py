@@ -100,7 +100,8 @@ def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
     """
     began = time.perf_counter()
     config = PPOConfig(**{**PPO, "output_dir": output_dir, **overrides})
-    with claimed(check_output_dir(output_dir), overwrite=config.overwrite_output_dir):
+    with claimed(check_output_dir(output_dir), overwrite=config.overwrite_output_dir) as clear:
+        clear()
         return _synthetic(config, began)
 
 

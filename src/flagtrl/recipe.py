@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -41,6 +41,7 @@ from flagtrl.runs.directory import claimed
 from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
 
 logger = logging.getLogger(__name__)
+
 
 @dataclass
 class DataArguments:
@@ -233,8 +234,8 @@ def check_output_dir(directory: str) -> Path:
 
 
 @contextmanager
-def claimed_output_dir(arguments: Arguments) -> Iterator[Path]:
-    """Within it `output_dir` is this run's own; one process sees to that.
+def claimed_output_dir(arguments: Arguments) -> Iterator[Callable[[], None]]:
+    """Within it `output_dir` is this run's own; one process sees to that. What it gives removes a run that it overwrites.
 
     Raises:
         ConfigError: it cannot be written, another run is at work there, or one is there that is neither resumed nor replaced.
@@ -242,12 +243,12 @@ def claimed_output_dir(arguments: Arguments) -> Iterator[Path]:
     config = arguments.ppo
     path = check_output_dir(str(config.output_dir))
     if config.process_index:
-        yield path
+        yield lambda: None
         return
     checkpoint = checkpoint_to_resume(config)
     resumed = checkpoint is not None and Path(checkpoint).resolve().parent == path.resolve()
-    with claimed(path, resumed, config.overwrite_output_dir):
-        yield path
+    with claimed(path, resumed, config.overwrite_output_dir) as clear:
+        yield clear
 
 
 def training_and_test_windows(arguments: Arguments, market: MarketData) -> tuple[Window, Window]:

@@ -8,8 +8,7 @@ MarketSettings, PromptSettings and PolicySettings is an option (`python -m flagt
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from flagtrl.errors import one_line_errors
 from flagtrl.evidence.judging import judge
@@ -42,11 +41,11 @@ def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type
     arguments = parse_arguments(RECIPES[recipe], args, recipe)
     if arguments.ppo.process_index == 0:
         print(arguments.announcement(), flush=True)
-    with claimed_output_dir(arguments) as out:
-        _run(arguments, out, environment)
+    with claimed_output_dir(arguments) as clear:
+        _run(arguments, clear, environment)
 
 
-def _run(arguments: Arguments, out: Path, environment: type[TradingEnv]) -> None:
+def _run(arguments: Arguments, clear: Callable[[], None], environment: type[TradingEnv]) -> None:
     market = arguments.data.load()
     train, test = training_and_test_windows(arguments, market)
     facts = arguments.facts(market, train, test)
@@ -60,6 +59,7 @@ def _run(arguments: Arguments, out: Path, environment: type[TradingEnv]) -> None
     trainer = PPOTrainer(model, arguments.ppo, make_env, encoder, extra=saved, validate=valid, publisher=publisher)
     trainer.add_callback(Tracking(trainer, facts, valid))
     show_progress_lines(trainer)
+    clear()  # only now: what could be refused has been read
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
     trainer.save_model()
     trainer.save_state()  # the learning curve: trainer_state.json
@@ -76,7 +76,7 @@ def _run(arguments: Arguments, out: Path, environment: type[TradingEnv]) -> None
             say=trainer.say,
         )
         if trainer.is_world_process_zero():
-            report.write(out, **facts, **trainer.watch.told())
+            report.write(str(arguments.ppo.output_dir), **facts, **trainer.watch.told())
             report.print()
             if publisher is not None:
                 print(f"pushed: {trainer.push_to_hub()}")

@@ -31,8 +31,9 @@ def used(tmp_path):
 
 
 def test_a_new_directory_is_claimed(tmp_path):
-    with claimed(tmp_path) as path:
-        assert path == tmp_path and what_is_there(tmp_path) is None
+    with claimed(tmp_path) as clear:
+        clear()
+        assert what_is_there(tmp_path) is None
 
 
 def test_a_used_one_is_refused_with_what_is_there_and_the_remedies(used):
@@ -54,12 +55,16 @@ def test_what_a_broken_off_run_left_is_a_run_too(tmp_path, left):
 
 
 def test_a_run_that_goes_on_finds_all_as_it_was(used):
-    with claimed(used, resumed=True):
+    with claimed(used, resumed=True, overwrite=True) as clear:
+        clear()
         assert (used / "checkpoint-10/flagtrl.json").is_file() and (used / "results.json").is_file()
 
 
 def test_overwriting_removes_the_run_and_nothing_else(used):
-    with claimed(used, overwrite=True):
+    before = {path.name for path in used.iterdir()}
+    with claimed(used, overwrite=True) as clear:
+        assert {path.name for path in used.iterdir()} - {LOCK_FILE} == before, "not before it is said"
+        clear()
         assert {path.name for path in used.iterdir()} - {LOCK_FILE} == {"notes.txt"}
 
 

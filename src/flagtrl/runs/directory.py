@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -35,13 +36,16 @@ def what_is_there(directory: str | Path) -> str | None:
 
 
 @contextmanager
-def claimed(directory: str | Path, resumed: bool = False, overwrite: bool = False) -> Iterator[Path]:
+def claimed(directory: str | Path, resumed: bool = False, overwrite: bool = False) -> Iterator[Callable[[], None]]:
     """Within it the directory is this process's: the lock is the operating system's, and dies with the process.
+
+    What it gives removes the run that is to be overwritten, if there is one: to be called once all that could fail before any
+    work has not.
 
     Args:
         directory: an output directory, made and writable.
         resumed: the run goes on from a checkpoint.
-        overwrite: remove what another run left there.
+        overwrite: what another run left there may be removed.
 
     Raises:
         ConfigError: another run is at work there, or a finished or broken-off one's files are there, and it is neither
@@ -62,9 +66,7 @@ def claimed(directory: str | Path, resumed: bool = False, overwrite: bool = Fals
                 f"output_dir {str(directory)!r} holds another run ({found}); go on with it (--resume_from_checkpoint true), "
                 "replace it (--overwrite_output_dir true), or choose another directory"
             )
-        if found:
-            _remove_run(path)
-        yield path
+        yield partial(_remove_run, path) if found else _nothing
     finally:
         lock.release()
 
@@ -87,6 +89,10 @@ def refuse_a_runs_own(directory: str | Path) -> None:
         raise ConfigError(
             f"output_dir {str(directory)!r} is a run's own, and holds the results that it ended with; choose another"
         )
+
+
+def _nothing() -> None:
+    """There is nothing to remove."""
 
 
 def _remove_run(path: Path) -> None:
