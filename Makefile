@@ -19,6 +19,7 @@ test: $(VENV)/installed-dev $(VENV)/installed-smollm2
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # What takes minutes each: processes that are killed, sharded models, full demos.

@@ -1,9 +1,12 @@
-"""What a base reads of a text, in the classification tasks' cloze form and in the question form that they had before.
+r"""What a base reads of a text, in the classification tasks' cloze form and in the question form
+that they had before.
 
-Per task and form: accuracy and balanced accuracy of raw scores and with the label prior taken out, the shares of the labels
-that raw scores say, and the correlation of log p(last label) - log p(first label) with the label; beside it the majority.
+Per task and form: accuracy and balanced accuracy of raw scores and with the label prior taken out,
+the shares of the labels that raw scores say, and the correlation of log p(last label) - log p(first
+label) with the label; beside it the majority.
 
-    python benchmarks/label_prior.py --data qa_data --base SMOLLM2_DIR --threads 1 --json docs/qa_prior.json
+    python benchmarks/label_prior.py --data qa_data --base SMOLLM2_DIR --threads 1 \
+        --json docs/qa_prior.json
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from flagtrl.qa.records import read_records
 
 BEFORE = {  # doc_to_text of version 1 of the tasks
     "phrasebank": "Is the news negative, neutral or positive for investors?\nNews: {text}\nAnswer:",
-    "twitter_fin": "Is the tweet negative, neutral or positive for the stock?\nTweet: {text}\nAnswer:",
+    "twitter_fin": (
+        "Is the tweet negative, neutral or positive for the stock?\nTweet: {text}\nAnswer:"
+    ),
     "fiqa_sa": "Is the text negative, neutral or positive for {about}?\nText: {text}\nAnswer:",
 }
 
@@ -32,21 +37,29 @@ BEFORE = {  # doc_to_text of version 1 of the tasks
 def measured(logs: np.ndarray, labels: np.ndarray) -> dict[str, float | list[float]]:
     """Figures of one form: logs (n, K) in nats, labels (n,)."""
     raw = credits(logs, labels)
-    calibrated = right([Judged(tuple(row), int(label)) for row, label in zip(logs, labels, strict=True)])
+    calibrated = right(
+        [Judged(tuple(row), int(label)) for row, label in zip(logs, labels, strict=True)]
+    )
     figures = {"raw_acc": raw.mean(), "raw_bal_acc": mean_of_cells(raw, labels.tolist())}
     figures |= {"acc": calibrated.mean(), "bal_acc": mean_of_cells(calibrated, labels.tolist())}
     figures["correlation"] = np.corrcoef(logs[:, -1] - logs[:, 0], labels)[0, 1]
     figures["majority_acc"] = np.bincount(labels).max() / len(labels)
     said = np.bincount(logs.argmax(axis=1), minlength=logs.shape[1]) / len(labels)
-    return {name: round(float(value), 4) for name, value in figures.items()} | {"raw_shares": said.round(4).tolist()}
+    return {name: round(float(value), 4) for name, value in figures.items()} | {
+        "raw_shares": said.round(4).tolist()
+    }
 
 
 def main() -> None:
     """Measure and print; one JSON row a task and form."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder of prepared data")
     parser.add_argument("--base", required=True, help="model directory or Hub id")
-    parser.add_argument("--tasks", nargs="+", choices=tuple(BEFORE), default=["twitter_fin", "fiqa_sa"])
+    parser.add_argument(
+        "--tasks", nargs="+", choices=tuple(BEFORE), default=["twitter_fin", "fiqa_sa"]
+    )
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="file for the rows")
@@ -62,10 +75,15 @@ def main() -> None:
         labels = np.array([record.label for record in records])
         for form in ("before", "now"):
             docs = [vars(record) for record in records]
-            texts = [BEFORE[name].format(**doc) if form == "before" else task.doc_to_text(doc) for doc in docs]
+            texts = [
+                BEFORE[name].format(**doc) if form == "before" else task.doc_to_text(doc)
+                for doc in docs
+            ]
             pairs = [(text, f" {word}") for text in texts for word in words]
             asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-            logs = np.array([log for log, _ in lm.loglikelihood(asked, disable_tqdm=True)]).reshape(len(texts), -1)
+            logs = np.array([log for log, _ in lm.loglikelihood(asked, disable_tqdm=True)]).reshape(
+                len(texts), -1
+            )
             rows.append({"task": name, "form": form, "n": len(texts)} | measured(logs, labels))
             print(rows[-1], flush=True)
     if options.json:

@@ -1,4 +1,5 @@
-"""What the trunk's lean forward saves: a step of the split engine with it and with transformers' own, in turn.
+"""What the trunk's lean forward saves: a step of the split engine with it and with transformers'
+own, in turn.
 
     python benchmarks/lean_forward.py  # about 2 minutes on 2 cores
 
@@ -17,7 +18,9 @@ from flagtrl.policy.lean import LeanDecoder
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", nargs="+", default=["compact", "paper"])
     parser.add_argument("--rounds", type=int, default=8, help="of each")
     return parsed(parser, steps=20)

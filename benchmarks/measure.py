@@ -1,10 +1,13 @@
-"""What the benchmarks share: a model of SmolLM2's shape on real prompts, three engines, a clock for each phase.
+"""What the benchmarks share: a model of SmolLM2's shape on real prompts, three engines, a clock for
+each phase.
 
 The engines train the same policy on the same data with the same trainer:
 
-- `split` and `plain` are flagtrl's own; `split_mkl` is `split` on torch's own matrix products instead of oneDNN's.
-- `per_action` is how TWOSOME and others score actions: one full sequence per action, with logits over the whole
-  vocabulary at every position, and a separate pass for the critic; the reference policy likewise.
+- `split` and `plain` are flagtrl's own; `split_mkl` is `split` on torch's own matrix products
+  instead of oneDNN's.
+- `per_action` is how TWOSOME and others score actions: one full sequence per action, with logits
+  over the whole vocabulary at every position, and a separate pass for the critic; the reference
+  policy likewise.
 """
 
 from __future__ import annotations
@@ -26,7 +29,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback, set_seed
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PrinterCallback,
+    TrainerCallback,
+    set_seed,
+)
 
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
@@ -44,13 +54,24 @@ ENGINES = ("split", "split_mkl", "plain", "per_action")
 SPLIT = ("split", "split_mkl")
 PHASES = ("rollout", "reference", "update", "all")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
 SHAPES = {
     "135M": dict(zip(SHAPE, (576, 1536, 30, 9, 3), strict=True)),
     "360M": dict(zip(SHAPE, (960, 2560, 32, 15, 5), strict=True)),
 }
 SKIPPED = 12  # steps of an episode before the clock runs
-TABLE_3 = {"num_steps": 40, "minibatch_size": 32, "gradient_accumulation_steps": 8, "max_episode_steps": 65}
+TABLE_3 = {
+    "num_steps": 40,
+    "minibatch_size": 32,
+    "gradient_accumulation_steps": 8,
+    "max_episode_steps": 65,
+}
 LEAST_STEPS = 8  # of a round: one for each micro-batch
 
 
@@ -82,8 +103,8 @@ class Phase:
 class Measured:
     """A case's rounds, and what it takes to judge them.
 
-    `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where environments may share
-    work. `known_prompts` is the share of prompts that the split engine had seen before.
+    `first_visit_seconds` are per bar, `necessary_flops` per step; they are None where environments
+    may share work. `known_prompts` is the share of prompts that the split engine had seen before.
     """
 
     case: Case
@@ -93,12 +114,15 @@ class Measured:
     first_visit_seconds: float = 0.0
     known_prompts: float = 0.0
     cache_mb: float = 0.0
-    rounds: list[dict[str, float]] = field(default_factory=list)  # each phase's seconds per environment step
+    # each phase's seconds per environment step
+    rounds: list[dict[str, float]] = field(default_factory=list)
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
 
     def add(self, trainer: Clocked) -> None:
         """One round of training."""
-        self.rounds.append({name: phase.seconds / len(trainer.prompts) for name, phase in trainer.phases.items()})
+        self.rounds.append(
+            {name: phase.seconds / len(trainer.prompts) for name, phase in trainer.phases.items()}
+        )
         self._raise_peaks({name: phase.peak_memory_mb for name, phase in trainer.phases.items()})
         self.steps += len(trainer.prompts)
         self.tokens += sum(len(prompt.ids) for prompt in trainer.prompts)
@@ -112,11 +136,17 @@ class Measured:
         self.tokens += other.tokens
 
     def seconds(self, phase: str) -> float:
-        """Per environment step, in the round whose whole step is the median (of an even number the faster one)."""
-        return sorted(self.rounds, key=lambda seconds: seconds["all"])[(len(self.rounds) - 1) // 2][phase]
+        """Per environment step, in the round whose whole step is the median (of an even number the
+        faster one).
+        """
+        return sorted(self.rounds, key=lambda seconds: seconds["all"])[(len(self.rounds) - 1) // 2][
+            phase
+        ]
 
     def _raise_peaks(self, peaks: dict[str, float]) -> None:
-        self.peak_memory_mb = {name: max(peak, self.peak_memory_mb.get(name, 0.0)) for name, peak in peaks.items()}
+        self.peak_memory_mb = {
+            name: max(peak, self.peak_memory_mb.get(name, 0.0)) for name, peak in peaks.items()
+        }
 
     def row(self, phase: str, peak_flops: float = 0.0) -> dict[str, Any]:
         """One row of the JSON file; without a share of the peak where that is not given."""
@@ -149,12 +179,22 @@ class PerAction(ActorCritic):
         """As ActorCritic's on the plain engine."""
         assert input_ids is not None and attention_mask is not None and boundaries is None
         with self.adapter_off() if reference else nullcontext():
-            scores = torch.stack([self._action(input_ids, attention_mask, path) for path in self.action_paths], dim=-1)
+            scores = torch.stack(
+                [self._action(input_ids, attention_mask, path) for path in self.action_paths],
+                dim=-1,
+            )
             if reference:
-                return PolicyOutput(masked_log_softmax(scores, legal), scores.new_zeros(len(scores)))
+                return PolicyOutput(
+                    masked_log_softmax(scores, legal), scores.new_zeros(len(scores))
+                )
             decoder = self.language_model.get_base_model().get_decoder()
             positions = _positions(attention_mask)
-            out = decoder(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
+            out = decoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                use_cache=False,
+            )
             values = self.value_head(out.last_hidden_state[:, -1].float()).squeeze(-1)
         return PolicyOutput(masked_log_softmax(scores, legal), values)
 
@@ -162,7 +202,10 @@ class PerAction(ActorCritic):
         answer = torch.tensor(path, device=input_ids.device).expand(len(input_ids), -1)
         mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
         logits = self.language_model(
-            input_ids=torch.cat([input_ids, answer], dim=1), attention_mask=mask, position_ids=_positions(mask), use_cache=False
+            input_ids=torch.cat([input_ids, answer], dim=1),
+            attention_mask=mask,
+            position_ids=_positions(mask),
+            use_cache=False,
         ).logits
         logprobs = logits[:, -1 - len(path) : -1].float().log_softmax(-1)
         return logprobs.gather(-1, answer[..., None]).sum((1, 2))
@@ -173,7 +216,9 @@ def _positions(mask: Tensor) -> Tensor:
 
 
 class Clocked(PPOTrainer):
-    """A trainer that times its phases; the update is what is left of a rollout's time. What is done once a run is left out."""
+    """A trainer that times its phases; the update is what is left of a rollout's time. What is done
+    once a run is left out.
+    """
 
     def _before_the_first_rollout(self) -> None:
         pass
@@ -217,24 +262,34 @@ class Clocked(PPOTrainer):
         yield
         synchronize(self.args.device)
         self.phases[name].seconds += time.perf_counter() - began
-        self.phases[name].peak_memory_mb = max(self.phases[name].peak_memory_mb, peak_memory_mb(self.args.device))
+        self.phases[name].peak_memory_mb = max(
+            self.phases[name].peak_memory_mb, peak_memory_mb(self.args.device)
+        )
         reset_peak_memory(self.args.device)
 
     def timed_train(self) -> Clocked:
-        """Train on a fresh episode, with the clock running from the first environment step to the last optimizer step."""
+        """Train on a fresh episode, with the clock running from the first environment step to the
+        last optimizer step.
+        """
         self.phases, self.prompts, self.began = {name: Phase() for name in PHASES}, (), 0.0
         self.rounds += 1
-        # Other actions in every round: prompts that hold account values must not have been seen before.
+        # Other actions in every round: prompts that hold account values must not have been seen
+        # before.
         envs, actions = self.collector.envs, np.random.default_rng(self.rounds)
         envs.reset(seed=self.rounds)
         for _ in range(SKIPPED):
             envs.step(np.array([actions.choice(np.flatnonzero(row)) for row in envs.legal()]))
-        if self.model.trunk is not None:  # a rollout's first prompts are known: the last one's bootstrap asked for their values
-            self.model.trunk([self.encoder.encode(seen) for seen in envs.observe()], self.args.device)
+        # a rollout's first prompts are known: the last one's bootstrap asked for their values
+        if self.model.trunk is not None:
+            self.model.trunk(
+                [self.encoder.encode(seen) for seen in envs.observe()], self.args.device
+            )
         self.train()
         whole, update = self.phases["all"], self.phases["update"]
         whole.seconds = self.ended - self.began
-        update.seconds = whole.seconds - self.phases["rollout"].seconds - self.phases["reference"].seconds
+        update.seconds = (
+            whole.seconds - self.phases["rollout"].seconds - self.phases["reference"].seconds
+        )
         update.peak_memory_mb = peak_memory_mb(self.args.device)
         whole.peak_memory_mb = max(phase.peak_memory_mb for phase in self.phases.values())
         return self
@@ -253,10 +308,12 @@ class _StopClock(TrainerCallback):
 
 
 def measure(case: Case, shared: Path, seconds: float = 0.0, rounds: int = 1) -> Measured:
-    """Train for `case.steps` environment steps in the steady state, and say how long each phase took.
+    """Train for `case.steps` environment steps in the steady state, and say how long each phase
+    took.
 
-    The steady state: the bars ahead were visited once, as they are in 63 of the paper's 13,860 steps; that first visit is
-    timed by itself. Episodes are SKIPPED steps old, so that prompts hold the whole history that they have room for.
+    The steady state: the bars ahead were visited once, as they are in 63 of the paper's 13,860
+    steps; that first visit is timed by itself. Episodes are SKIPPED steps old, so that prompts hold
+    the whole history that they have room for.
 
     Args:
         case: what to measure.
@@ -273,7 +330,9 @@ def measure(case: Case, shared: Path, seconds: float = 0.0, rounds: int = 1) -> 
             clock += trainer.phases["all"].seconds
     model = trainer.model
     if case.num_envs == 1:
-        measured.necessary_flops = necessary_flops(model, trainer.prompts, known=case.prompt == "markov")
+        measured.necessary_flops = necessary_flops(
+            model, trainer.prompts, known=case.prompt == "markov"
+        )
     if model.trunk is not None:
         measured.cache_mb = model.trunk.cache.nbytes / 2**20
         measured.known_prompts = trainer.hits / trainer.lookups
@@ -281,12 +340,18 @@ def measure(case: Case, shared: Path, seconds: float = 0.0, rounds: int = 1) -> 
 
 
 def settled_trainer(case: Case, shared: Path, out: str) -> tuple[Clocked, float]:
-    """A trainer that visited the bars ahead once, and how many seconds that took for each of them."""
-    window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window("2020-07-01", "2020-09-30")
+    """A trainer that visited the bars ahead once, and how many seconds that took for each of
+    them.
+    """
+    window = load(str(shared / "data/investorbench/msft.json"), symbol="MSFT").window(
+        "2020-07-01", "2020-09-30"
+    )
     market = MarketSettings(lookback=case.lookback)
     model, encoder = make_policy(case, shared)
     args = settings(case, out)
-    trainer = Clocked(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder)
+    trainer = Clocked(
+        model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder
+    )
     trainer.pop_callback(PrinterCallback)
     model.to(args.device)
     if case.engine == "split_mkl":
@@ -310,13 +375,19 @@ def settings(case: Case, out: str) -> PPOConfig:
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
-        **{**TABLE_3, "num_steps": min(case.steps // case.num_envs, TABLE_3["num_steps"]), "num_envs": case.num_envs},
+        **{
+            **TABLE_3,
+            "num_steps": min(case.steps // case.num_envs, TABLE_3["num_steps"]),
+            "num_envs": case.num_envs,
+        },
     )
 
 
 @torch.no_grad()
 def first_visit(trainer: PPOTrainer, prompts: list[EncodedPrompt]) -> float:
-    """Seconds that the split engine takes to see prompts for the first time; the other engines are warmed up."""
+    """Seconds that the split engine takes to see prompts for the first time; the other engines are
+    warmed up.
+    """
     model, device = trainer.model.eval(), trainer.args.device
     legal = torch.ones(len(prompts), 3, dtype=torch.bool, device=device)
     began = time.perf_counter()
@@ -325,7 +396,9 @@ def first_visit(trainer: PPOTrainer, prompts: list[EncodedPrompt]) -> float:
             model.reference_logprobs(model.trunk(prompts, device), legal)
         else:
             with torch.enable_grad():  # the first backward too
-                model(**model.inputs(prompts[:1], legal[:1].cpu().numpy(), device)).logprobs[0, 0].backward()
+                model(**model.inputs(prompts[:1], legal[:1].cpu().numpy(), device)).logprobs[
+                    0, 0
+                ].backward()
             model.zero_grad()
     synchronize(device)
     return time.perf_counter() - began
@@ -345,13 +418,19 @@ def make_policy(case: Case, shared: Path) -> tuple[ActorCritic, PromptEncoder]:
         **SHAPES[case.shape],
     )
     tokenizer = AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer")
-    encoder = PromptEncoder(tokenizer, PromptSettings(case.prompt, case.news_tokens), config.max_position_embeddings)
+    encoder = PromptEncoder(
+        tokenizer, PromptSettings(case.prompt, case.news_tokens), config.max_position_embeddings
+    )
     settings = PolicySettings(trainable_layers=case.trainable_layers)
     kind = PerAction if case.engine == "per_action" else ActorCritic
-    return kind(attach_adapter(LlamaForCausalLM(config), settings), encoder.action_paths, settings), encoder
+    return kind(
+        attach_adapter(LlamaForCausalLM(config), settings), encoder.action_paths, settings
+    ), encoder
 
 
-def visits(env: TradingEnv, encoder: PromptEncoder, both_positions: bool) -> list[list[EncodedPrompt]]:
+def visits(
+    env: TradingEnv, encoder: PromptEncoder, both_positions: bool
+) -> list[list[EncodedPrompt]]:
     """The prompts of an episode that buys at once and holds; and of one that never buys."""
     episodes = []
     for first in (Action.BUY, Action.HOLD) if both_positions else (Action.BUY,):
@@ -365,12 +444,15 @@ def visits(env: TradingEnv, encoder: PromptEncoder, both_positions: bool) -> lis
     return episodes
 
 
-def necessary_flops(model: ActorCritic, prompts: Sequence[EncodedPrompt], known: bool) -> dict[str, float]:
+def necessary_flops(
+    model: ActorCritic, prompts: Sequence[EncodedPrompt], known: bool
+) -> dict[str, float]:
     """Floating-point operations of one step's matrix products that are left to do, per phase.
 
-    Given one environment, a frozen trunk and a shared part that was seen: the trunk over the own part; the top over all of
-    the prompt, its last layer at the positions read (keys and values elsewhere); the reference over the own part; forward
-    and twice that backward in the update. With `known` prompts (markov) the trunk's and the reference's part is none.
+    Given one environment, a frozen trunk and a shared part that was seen: the trunk over the own
+    part; the top over all of the prompt, its last layer at the positions read (keys and values
+    elsewhere); the reference over the own part; forward and twice that backward in the update. With
+    `known` prompts (markov) the trunk's and the reference's part is none.
     """
     config = model.config
     width, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
@@ -392,22 +474,29 @@ def necessary_flops(model: ActorCritic, prompts: Sequence[EncodedPrompt], known:
         return layers(top - 1, positions) + (positions - read) * kv + layers(1, read)
 
     scored = chain * width * vocabulary + len(model.action_paths) * width
-    rollout = (0.0 if known else layers(config.num_hidden_layers - top, own)) + upper(length) + scored
+    rollout = (
+        (0.0 if known else layers(config.num_hidden_layers - top, own)) + upper(length) + scored
+    )
     reference = 0.0 if known else upper(own) + scored
     update = 3 * upper(length) + 2 * scored  # the head is frozen: no gradient of its weights
-    # Nor is a gradient needed at the boundary: the lowest trainable layer's projections pass none down.
+    # Nor is a gradient needed at the boundary: the lowest trainable layer's projections pass none
+    # down.
     update -= length * (width * width + kv)
     flops = {"rollout": 2.0 * rollout, "reference": 2.0 * reference, "update": 2.0 * update}
     return {**flops, "all": sum(flops.values())}
 
 
 def matmul_peak(dtype: str, device: str) -> float:
-    """The best rate of matrix products that this machine shows, in operations a second: torch's own, or on a CPU oneDNN's."""
+    """The best rate of matrix products that this machine shows, in operations a second: torch's
+    own, or on a CPU oneDNN's.
+    """
     size = 2048 if device == "cpu" else 8192
     a = torch.randn(size, size, device=device).to(DTYPES[dtype])
     product = torch.nn.Linear(size, size, bias=False, device=device, dtype=DTYPES[dtype])
     best = float("inf")
-    for linear in (product, PackedLinear.of(product)) if one_dnn_helps(torch.device(device)) else (product,):
+    for linear in (
+        (product, PackedLinear.of(product)) if one_dnn_helps(torch.device(device)) else (product,)
+    ):
         for _ in range(8):
             synchronize(device)
             began = time.perf_counter()
@@ -419,13 +508,16 @@ def matmul_peak(dtype: str, device: str) -> float:
 
 
 def parsed(parser: argparse.ArgumentParser, steps: int) -> argparse.Namespace:
-    """The command line's arguments, --steps among them: of one rollout, one for each micro-batch at least.
+    """The command line's arguments, --steps among them: of one rollout, one for each micro-batch at
+    least.
 
     Raises:
         SystemExit: out of bounds.
     """
     least, most = LEAST_STEPS, TABLE_3["num_steps"]
-    parser.add_argument("--steps", type=int, default=steps, help=f"environment steps per round, {least} to {most}")
+    parser.add_argument(
+        "--steps", type=int, default=steps, help=(f"environment steps per round, {least} to {most}")
+    )
     args = parser.parse_args()
     if not least <= args.steps <= most:
         raise SystemExit(f"--steps is {args.steps}; give {least} to {most}")
@@ -436,7 +528,10 @@ def shared_folder() -> Path:
     """The real data that the benchmarks run on."""
     path = Path(os.environ.get("FLAGTRL_SHARED", "../shared"))
     if not (path / "data/investorbench/msft.json").is_file():
-        print(f"no benchmark data at {path}; set FLAGTRL_SHARED to the folder with data/ and models/", file=sys.stderr)
+        print(
+            f"no benchmark data at {path}; set FLAGTRL_SHARED to the folder with data/ and models/",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
     return path
 
@@ -446,7 +541,8 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # glibc only; elsewhere the peak is an upper bound
+    # glibc only; elsewhere the peak is an upper bound
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
@@ -470,4 +566,8 @@ def peak_memory_mb(device: torch.device | str) -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         return float("nan")
-    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) / 1024
+        for line in status.read_text().splitlines()
+        if line.startswith("VmHWM")
+    )

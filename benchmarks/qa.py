@@ -1,9 +1,12 @@
-"""Seconds and memory of one run with base and one adapter: 200 classification items with one-token labels, both arms.
+"""Seconds and memory of one run with base and one adapter: 200 classification items with one-token
+labels, both arms.
 
-`flagtrl` runs the frozen layers once for both arms, as `flagtrl qa` does; `apart` runs each arm by itself, with logits only
-where they are read; `lm_eval` is lm-eval's own model class. SmolLM2-135M's shape with random weights, or a base of yours;
-real tweets; a LoRA adapter on the two top layers. Base and adapter are written to disk by a process of their own and loaded
-as `flagtrl qa` loads them; engines take turns; peak memory is the process's so far, above what it held before the model came.
+`flagtrl` runs the frozen layers once for both arms, as `flagtrl qa` does; `apart` runs each arm by
+itself, with logits only where they are read; `lm_eval` is lm-eval's own model class. SmolLM2-135M's
+shape with random weights, or a base of yours; real tweets; a LoRA adapter on the two top layers.
+Base and adapter are written to disk by a process of their own and loaded as `flagtrl qa` loads
+them; engines take turns; peak memory is the process's so far, above what it held before the model
+came.
 
     python benchmarks/qa.py --data FOLDER --tokenizer DIR --threads 1 --json docs/qa_speed.json
 """
@@ -47,16 +50,25 @@ SIZES = {
 
 
 def write_arms(directory: Path, tokenizer: str, size: str, known: str | None) -> None:
-    """A base (a known one, or a shape of SIZES with random weights), and a LoRA adapter on its two top layers."""
+    """A base (a known one, or a shape of SIZES with random weights), and a LoRA adapter on its two
+    top layers.
+    """
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(known, dtype=torch.float32) if known else random_model(size)
+    base = (
+        AutoModelForCausalLM.from_pretrained(known, dtype=torch.float32)
+        if known
+        else random_model(size)
+    )
     base.save_pretrained(directory / "base")
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(directory / "base")
     top = [base.config.num_hidden_layers - 2, base.config.num_hidden_layers - 1]
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=names, layers_to_transform=top))
+    adapted = get_peft_model(
+        base, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=names, layers_to_transform=top)
+    )
     for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:  # one of zeros changes nothing, and its layer would be taken for a frozen one
+        # one of zeros changes nothing, and its layer would be taken for a frozen one
+        if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     adapted.save_pretrained(directory / "adapter")
 
@@ -64,7 +76,12 @@ def write_arms(directory: Path, tokenizer: str, size: str, known: str | None) ->
 def random_model(size: str) -> LlamaForCausalLM:
     """A shape of SIZES with random weights."""
     config = LlamaConfig(
-        **SIZES[size], vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192, bos_token_id=1, eos_token_id=2
+        **SIZES[size],
+        vocab_size=49152,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     return LlamaForCausalLM(config)
 
@@ -76,7 +93,11 @@ def peak_mb() -> float:
 
 def run_both(engine: str, lm: HFLM, adapter: str, tasks: dict, items: int) -> list[dict]:
     """Both arms' samples."""
-    together = lm.together([adapter]) if engine == "flagtrl" else nullcontext(lambda name: arm(lm.model, name))
+    together = (
+        lm.together([adapter])
+        if engine == "flagtrl"
+        else nullcontext(lambda name: arm(lm.model, name))
+    )
     results = []
     with together as switch:
         for name in (None, adapter):
@@ -87,7 +108,9 @@ def run_both(engine: str, lm: HFLM, adapter: str, tasks: dict, items: int) -> li
 
 def main() -> None:
     """Measure and print; one JSON row an engine, of its quickest turn."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder of prepared data")
     parser.add_argument("--tokenizer", required=True, help="directory of SmolLM2's tokenizer")
     parser.add_argument("--base", help="directory of a base of yours (default: random weights)")
@@ -111,7 +134,9 @@ def main() -> None:
         model, tokenizer, (adapter,), _ = load_arms(f"{folder}/base", [f"{folder}/adapter"], "cpu")
     weights_mb = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
     ours = PairedLM(model, tokenizer, options.batch_size)
-    theirs = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=options.batch_size)
+    theirs = HFLM(
+        pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=options.batch_size
+    )
     rows: dict[str, dict] = {}
     for turn in range(options.turns):
         for engine in options.engines:
@@ -130,7 +155,9 @@ def main() -> None:
             }
             print(turn, row, flush=True)
             if engine not in rows or row["cpu_seconds"] < rows[engine]["cpu_seconds"]:
-                rows[engine] = row | {"peak_above_start_mb": rows.get(engine, row)["peak_above_start_mb"]}
+                rows[engine] = row | {
+                    "peak_above_start_mb": rows.get(engine, row)["peak_above_start_mb"]
+                }
     if options.json:
         Path(options.json).write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 

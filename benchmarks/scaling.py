@@ -1,11 +1,13 @@
-"""How the cost of a step grows with environments, prompt length, trainable layers and model size, on the split engine.
+"""How the cost of a step grows with environments, prompt length, trainable layers and model size,
+on the split engine.
 
     python benchmarks/scaling.py                # about 15 minutes on 2 cores
     python benchmarks/scaling.py --device cuda
 
-One thing is varied at a time from the paper's settings: compact prompts, one environment, two trainable layers, SmolLM2-135M's
-shape. Prompt length is varied by the tokens of news, which are in the part that a bar's visits share. All cases take a second
-turn, in the opposite order, so that a machine that gets slower meanwhile does not look like a trend; the median round counts.
+One thing is varied at a time from the paper's settings: compact prompts, one environment, two
+trainable layers, SmolLM2-135M's shape. Prompt length is varied by the tokens of news, which are in
+the part that a bar's visits share. All cases take a second turn, in the opposite order, so that a
+machine that gets slower meanwhile does not look like a trend; the median round counts.
 """
 
 from __future__ import annotations
@@ -28,13 +30,22 @@ VARIED = {
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--prompt", default="compact")
     parser.add_argument("--vary", nargs="+", default=list(VARIED), choices=VARIED)
-    parser.add_argument("--seconds", type=float, default=5, help="a case has rounds until it was timed for so long")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5,
+        help=("a case has rounds until it was timed for so long"),
+    )
     parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--plot", type=Path, default=Path("runs/scaling.png"), help="write the plot here")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("runs/scaling.png"), help="write the plot here"
+    )
     return parsed(parser, steps=16)
 
 
@@ -42,8 +53,13 @@ def main() -> None:
     args = arguments()
     shared = shared_folder()
     base = Case("split", args.prompt, device=args.device, steps=args.steps)
-    cases = {(name, value): replace(base, **{name: value}) for name in args.vary for value in VARIED[name]}
-    # As many bars for every number of environments: an update needs the value of one bar more, known to the next.
+    cases = {
+        (name, value): replace(base, **{name: value})
+        for name in args.vary
+        for value in VARIED[name]
+    }
+    # As many bars for every number of environments: an update needs the value of one bar more,
+    # known to the next.
     cases = {key: replace(case, steps=args.steps * case.num_envs) for key, case in cases.items()}
     once = list(dict.fromkeys(cases.values()))  # the paper's settings are in every series
     measured: dict[Case, Measured] = {}
@@ -55,13 +71,25 @@ def main() -> None:
         else:
             measured[case] = turn
         names = [f"{name} {value}" for (name, value), of in cases.items() if of == case]
-        print(f"turn {number} of {len(turns)}: {turn.seconds('all'):.4f} s a step with {', '.join(names)}", flush=True)
+        print(
+            f"turn {number} of {len(turns)}: {turn.seconds('all'):.4f} s a step with "
+            f"{', '.join(names)}",
+            flush=True,
+        )
     done = {key: measured[case] for key, case in cases.items()}
-    print(f"{'varied':<17}{'value':>7}{'tokens':>8}" + "".join(f"{phase:>11}" for phase in PHASES) + "  s/step")
+    print(
+        f"{'varied':<17}{'value':>7}{'tokens':>8}"
+        + "".join(f"{phase:>11}" for phase in PHASES)
+        + "  s/step"
+    )
     for (name, value), case in done.items():
         seconds = "".join(f"{case.seconds(phase):>11.4f}" for phase in PHASES)
         print(f"{name:<17}{value:>7}{case.tokens / case.steps:>8.0f}{seconds}")
-    rows = [{"varied": name, "value": value, **case.row(phase)} for (name, value), case in done.items() for phase in PHASES]
+    rows = [
+        {"varied": name, "value": value, **case.row(phase)}
+        for (name, value), case in done.items()
+        for phase in PHASES
+    ]
     if args.json:
         args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     args.plot.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
-"""Does a trained model still speak English? Five general prompts, the base against the merged model, and what it lost.
+"""Does a trained model still speak English? Five general prompts, the base against the merged
+model, and what it lost.
 
     python benchmarks/speech.py --run runs/demo --json docs/speech.json
 
-Greedy continuations of the base and of base and adapter merged into one plain model; KL(base || adapter) on trading prompts
-where the action begins, and bits per byte of a general text, as `flagtrl qa` measures them.
+Greedy continuations of the base and of base and adapter merged into one plain model; KL(base ||
+adapter) on trading prompts where the action begins, and bits per byte of a general text, as
+`flagtrl qa` measures them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
@@ -39,15 +46,22 @@ MEASURED = (("retention_trading", "kl_at_answer"), ("retention_general_text", "b
 def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The greedy continuation of a chat's first turn, at most NEW_TOKENS long."""
     chat = [{"role": "user", "content": prompt}]
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     out = model.generate(**ids, max_new_tokens=NEW_TOKENS, do_sample=False)
-    return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+    return str(
+        tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    ).strip()
 
 
 def markdown(measured: dict) -> str:
     """The page: figures, then the answers side by side."""
     lines = ["| measured | base | adapter |", "|---|---:|---:|"]
-    lines += [f"| {row['task']} {row['metric']} | {row['base']:.4f} | {row['adapter']:.4f} |" for row in measured["rows"]]
+    lines += [
+        f"| {row['task']} {row['metric']} | {row['base']:.4f} | {row['adapter']:.4f} |"
+        for row in measured["rows"]
+    ]
     for answers in measured["answers"]:
         lines += ["", f"**{answers['prompt']}**", ""]
         lines += [f"- {arm}: {' '.join(answers[arm].split())}" for arm in ("base", "merged")]
@@ -56,17 +70,26 @@ def markdown(measured: dict) -> str:
 
 def main() -> None:
     """Measure, write JSON and the page beside it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", required=True, help="output directory of a run")
     parser.add_argument("--json", default="docs/speech.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         merged = merge(options.run, Path(folder) / "merged")
-        base = load_base(same_source(saved_base(options.run), read_settings(options.run).content))[0]
-        models = {"base": base.eval(), "merged": AutoModelForCausalLM.from_pretrained(merged).eval()}
+        base = load_base(same_source(saved_base(options.run), read_settings(options.run).content))[
+            0
+        ]
+        models = {
+            "base": base.eval(),
+            "merged": AutoModelForCausalLM.from_pretrained(merged).eval(),
+        }
         tokenizer = AutoTokenizer.from_pretrained(merged)
         answers = [
-            {"prompt": prompt} | {arm: answer(model, tokenizer, prompt) for arm, model in models.items()} for prompt in PROMPTS
+            {"prompt": prompt}
+            | {arm: answer(model, tokenizer, prompt) for arm, model in models.items()}
+            for prompt in PROMPTS
         ]
     model, tokenizer, names, directories = load_arms(None, (options.run,), "cpu", "float32")
     lm = PairedLM(model, tokenizer, 4)
@@ -75,7 +98,10 @@ def main() -> None:
     rows, _ = retention(lm, names, asked_of([]), {"general_text": general_passages()}, trading, 0)
     kept = [row.as_dict() for row in rows if (row.task, row.metric) in MEASURED]
     assert len(kept) == len(MEASURED), sorted((row.task, row.metric) for row in rows)
-    measured = {"rows": [{k: row[k] for k in ("task", "metric", "n", "base", "adapter")} for row in kept], "answers": answers}
+    measured = {
+        "rows": [{k: row[k] for k in ("task", "metric", "n", "base", "adapter")} for row in kept],
+        "answers": answers,
+    }
     path = Path(options.json)
     path.write_text(json.dumps(measured, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(measured))

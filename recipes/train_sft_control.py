@@ -1,11 +1,13 @@
-"""Control for `flagtrl qa`: plain fine-tuning on a run's own prompts until it is as far from the base as that run.
+"""Control for `flagtrl qa`: plain fine-tuning on a run's own prompts until it is as far from the
+base as that run.
 
     python recipes/train_sft_control.py --like runs/msft --data msft.json --output_dir runs/msft_sft
 
-The same base, the same trainable weights, the prompts of the run's training window with random legal actions as answers,
-and the usual next-token loss over prompt and answer. It stops where KL(base || adapter), over all positions of prompts that
-it does not train on, is the run's within --tolerance: the weights of the last two measurements, one below it and one above, are
-mixed to get there. What such an adapter changes in financial QA, any training on these prompts does.
+The same base, the same trainable weights, the prompts of the run's training window with random
+legal actions as answers, and the usual next-token loss over prompt and answer. It stops where
+KL(base || adapter), over all positions of prompts that it does not train on, is the run's within
+--tolerance: the weights of the last two measurements, one below it and one above, are mixed to get
+there. What such an adapter changes in financial QA, any training on these prompts does.
 """
 
 import argparse
@@ -36,13 +38,19 @@ OWN = "default"  # PEFT's name of the adapter that is trained here
 Weights = list[Tensor]
 
 
-def episode(window: Window, market: MarketSettings, encoder: PromptEncoder, generator: np.random.Generator) -> list[list[int]]:
-    """Token ids of the prompts of one random trader, each with one random legal action as its answer."""
+def episode(
+    window: Window, market: MarketSettings, encoder: PromptEncoder, generator: np.random.Generator
+) -> list[list[int]]:
+    """Token ids of the prompts of one random trader, each with one random legal action as its
+    answer.
+    """
     env, sequences = TradingEnv(window, market), []
     env.reset(seed=0, options={"start": 0})
     while not env.ended:
         action = int(generator.choice(np.flatnonzero(env.legal)))
-        sequences.append([*encoder.encode(env.observe()).ids.tolist(), *encoder.action_paths[action]])
+        sequences.append(
+            [*encoder.encode(env.observe()).ids.tolist(), *encoder.action_paths[action]]
+        )
         env.step(action)
     return sequences
 
@@ -53,10 +61,19 @@ def mean_kl(lm: PairedLM, adapter: str, prompts: list[Prompt]) -> float:
     return float(measured.kl.sum() / measured.positions.sum())
 
 
-def matched(lm: PairedLM, prompts: list[Prompt], target: float, tolerance: float, below: Weights, above: Weights) -> float:
-    """Set the adapter's weights to below + x (above - below), with x bisected until the KL is the target's; return that KL.
+def matched(
+    lm: PairedLM,
+    prompts: list[Prompt],
+    target: float,
+    tolerance: float,
+    below: Weights,
+    above: Weights,
+) -> float:
+    """Set the adapter's weights to below + x (above - below), with x bisected until the KL is the
+    target's; return that KL.
 
-    Along the line the KL goes from below the target to above it without a jump, so that such an x exists.
+    Along the line the KL goes from below the target to above it without a jump, so that such an x
+    exists.
     """
     low, high = 0.0, 1.0
     for _ in range(50):
@@ -69,7 +86,8 @@ def matched(lm: PairedLM, prompts: list[Prompt], target: float, tolerance: float
             return reached
         low, high = (share, high) if reached < target else (low, share)
     raise ConfigError(
-        f"KL {reached:g} of {target:g} is as near as weights can be told apart; raise --tolerance ({tolerance:g})"
+        f"KL {reached:g} of {target:g} is as near as weights can be told apart; raise --tolerance "
+        f"({tolerance:g})"
     )
 
 
@@ -86,9 +104,15 @@ def measured(lm: PairedLM, prompts: list[Prompt]) -> float:
 
 
 def train(
-    lm: PairedLM, sequences: list[list[int]], held_out: list[Prompt], target: float, options: argparse.Namespace
+    lm: PairedLM,
+    sequences: list[list[int]],
+    held_out: list[Prompt],
+    target: float,
+    options: argparse.Namespace,
 ) -> tuple[float, int]:
-    """Steps until the KL passes the target, then back to it; the KL that was reached, and the steps."""
+    """Steps until the KL passes the target, then back to it; the KL that was reached, and the
+    steps.
+    """
     optimizer = torch.optim.AdamW(trainable(lm), lr=options.learning_rate)
     generator = np.random.default_rng(options.seed + 1)
     reached = 0.0
@@ -112,19 +136,30 @@ def train(
 
 def main() -> None:
     """Train to the run's distance and save a plain PEFT adapter."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--like", required=True, help="output directory of the run to match")
     parser.add_argument("--data", required=True, help="the market file that it was trained on")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--max_steps", type=int, default=2000)
-    parser.add_argument("--measure_every", type=int, default=5, help="steps between two measurements of the KL")
     parser.add_argument(
-        "--tolerance", type=float, default=0.02, help="of the KL, as a share of the run's (default: %(default)s)"
+        "--measure_every", type=int, default=5, help=("steps between two measurements of the KL")
     )
-    parser.add_argument("--prompts", type=int, default=12, help="held-out prompts that the KL is measured on")
-    parser.add_argument("--reward", help="FILE.py:FUNCTION, where the run was trained on a reward of that kind")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.02,
+        help=("of the KL, as a share of the run's (default: %(default)s)"),
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=12, help=("held-out prompts that the KL is measured on")
+    )
+    parser.add_argument(
+        "--reward", help=("FILE.py:FUNCTION, where the run was trained on a reward of that kind")
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda ... (default: a GPU where there is one)")
     options = parser.parse_args()
@@ -132,7 +167,9 @@ def main() -> None:
         raise ConfigError(f"tolerance is {options.tolerance}; it must be above 0 and below 1")
     out, like = check_output_dir(options.output_dir), Path(options.like)
     if not (like / SETTINGS_FILE).is_file():
-        raise AdapterError(f"{like} has no {SETTINGS_FILE}; give the output directory of a flagtrl run")
+        raise AdapterError(
+            f"{like} has no {SETTINGS_FILE}; give the output directory of a flagtrl run"
+        )
     check_adapter_config(like)
     settings = json.loads((like / SETTINGS_FILE).read_text())
     torch.manual_seed(options.seed)
@@ -153,16 +190,29 @@ def main() -> None:
     model.load_adapter(str(like), "like")
     target = mean_kl(lm, "like", held_out)
     if target <= 0:
-        raise ConfigError(f"{like} is its base on these prompts (KL {target:g}): there is no distance to match")
+        raise ConfigError(
+            f"{like} is its base on these prompts (KL {target:g}): there is no distance to match"
+        )
     model.set_adapter(OWN)
     model.delete_adapter("like")
-    reached, steps = train(lm, episode(training, market, encoder, generator), held_out, target, options)
+    reached, steps = train(
+        lm, episode(training, market, encoder, generator), held_out, target, options
+    )
     print(f"KL {reached:.5f} of {target:.5f}, within {options.tolerance:.1%}")
     model.save_pretrained(str(out), save_embedding_layers=False)
     tokenizer.save_pretrained(out)
-    note = {"control": "sft", "like": like.name, "kl": reached, "kl_of_the_run": target, "steps": steps, "seed": options.seed}
+    note = {
+        "control": "sft",
+        "like": like.name,
+        "kl": reached,
+        "kl_of_the_run": target,
+        "steps": steps,
+        "seed": options.seed,
+    }
     kept = {name: settings[name] for name in ("prompt", "market", "model", "data", "windows")}
-    kept |= {name: settings[name] for name in ("base_revision", "base_fingerprint") if name in settings}
+    kept |= {
+        name: settings[name] for name in ("base_revision", "base_fingerprint") if name in settings
+    }
     (out / SETTINGS_FILE).write_text(json.dumps(note | kept, indent=2) + "\n")
 
 

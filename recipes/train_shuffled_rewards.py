@@ -1,9 +1,11 @@
-"""Control for `flagtrl qa`: train as train_msft.py does, but with rewards that say nothing about the action.
+"""Control for `flagtrl qa`: train as train_msft.py does, but with rewards that say nothing about
+the action.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/train_shuffled_rewards.py
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml
+    recipes/train_shuffled_rewards.py
 
-Each reward is put into a pool and one of the pool's is paid in its place: the same rewards, at random times. What such an
-adapter changes in financial QA, trading did not.
+Each reward is put into a pool and one of the pool's is paid in its place: the same rewards, at
+random times. What such an adapter changes in financial QA, trading did not.
 """
 
 from typing import Any
@@ -16,7 +18,9 @@ from flagtrl.train import run_recipe
 
 
 class ShuffledRewards(TradingEnv):
-    """A TradingEnv whose rewards are paid at random times; the pool begins with those of one random episode."""
+    """A TradingEnv whose rewards are paid at random times; the pool begins with those of one random
+    episode.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -38,7 +42,10 @@ class ShuffledRewards(TradingEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """The pool and its generator too, so that a resumed run is the same."""
-        return super().state_dict() | {"pool": list(self._pool), "draw": self._draw.bit_generator.state}
+        return super().state_dict() | {
+            "pool": list(self._pool),
+            "draw": self._draw.bit_generator.state,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""

@@ -1,9 +1,11 @@
-"""Train on Microsoft, push the run, compare base and adapter in financial QA, and put the table into the model card.
+"""Train on Microsoft, push the run, compare base and adapter in financial QA, and put the table
+into the model card.
 
     flagtrl qa prepare tatqa hub --data qa_data
     python recipes/train_then_qa.py --repo_id OWNER/NAME --qa_tasks tatqa --qa_data qa_data
 
-All other options are train_msft.py's. Without --repo_id nothing is pushed: table, picture and card stay in output_dir.
+All other options are train_msft.py's. Without --repo_id nothing is pushed: table, picture and card
+stay in output_dir.
 """
 
 import argparse
@@ -22,7 +24,9 @@ from flagtrl.train import run_recipe
 
 
 def main() -> None:
-    """Check what can be checked first: hours of training stand between a wrong name and its error."""
+    """Check what can be checked first: hours of training stand between a wrong name and its
+    error.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--repo_id")
     parser.add_argument("--qa_tasks", default="tatqa,finqa")
@@ -31,7 +35,10 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     tasks = tuple(options.qa_tasks.split(","))
     if (many := PartialState().num_processes) > 1:
-        raise ConfigError(f"{many} processes were started, the comparison needs one: start one, or use `flagtrl qa` later")
+        raise ConfigError(
+            f"{many} processes were started, the comparison needs one: start one, or use `flagtrl "
+            "qa` later"
+        )
     load_tasks(tasks, options.qa_data)
     out = Path(str(parse_arguments({}, rest).ppo.output_dir))
     run_recipe("msft", rest)

@@ -1,11 +1,14 @@
-"""Fixtures: the shared data, a small random Llama with SmolLM2's tokenizer, and synthetic markets."""
+"""Fixtures: the shared data, a small random Llama with SmolLM2's tokenizer, and synthetic
+markets.
+"""
 
 import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-# Models here are tiny: threads would only wait for one another, most of all where several tests run at once.
+# Models here are tiny: threads would only wait for one another, most of all where several tests run
+# at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -31,20 +34,30 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def small_model(shared, tmp_path_factory) -> Path:
     """A directory with a random 4-layer Llama that carries SmolLM2's real tokenizer."""
-    return random_llama(tmp_path_factory.mktemp("small_model"), shared / "models/smollm2_instruct_tokenizer")
+    return random_llama(
+        tmp_path_factory.mktemp("small_model"), shared / "models/smollm2_instruct_tokenizer"
+    )
 
 
 @pytest.fixture(scope="session")
 def loud_model(shared, tmp_path_factory) -> Path:
-    """As `small_model`, but with a strong favourite among the actions, as pretrained models have."""
-    return random_llama(tmp_path_factory.mktemp("loud_model"), shared / "models/smollm2_instruct_tokenizer", loudness=30.0)
+    """As `small_model`, but with a strong favourite among the actions, as pretrained models
+    have.
+    """
+    return random_llama(
+        tmp_path_factory.mktemp("loud_model"),
+        shared / "models/smollm2_instruct_tokenizer",
+        loudness=30.0,
+    )
 
 
 @pytest.fixture(scope="session")
 def run(small_model, tmp_path_factory):
     """Three rollouts, trained once for all the tests that only look."""
     rates = Rates()
-    trainer = tiny_trainer(small_model, tmp_path_factory.mktemp("run"), rollouts=3, kind=Spy, callbacks=[rates])
+    trainer = tiny_trainer(
+        small_model, tmp_path_factory.mktemp("run"), rollouts=3, kind=Spy, callbacks=[rates]
+    )
     trainer.rates = rates
     trainer.start = weights(trainer)
     trainer.train()
@@ -57,13 +70,18 @@ def hub(monkeypatch, tmp_path):
     server = FakeHub()
     settings = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
     settings |= {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN_PATH": str(tmp_path / "token")}
-    settings["HUGGINGFACE_CO_URL_TEMPLATE"] = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    settings["HUGGINGFACE_CO_URL_TEMPLATE"] = server.url + (
+        "/{repo_id}/resolve/{revision}/{filename}"
+    )
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.setattr("flagtrl.patience.FIRST_WAIT", 0.01)
     # The Hub's client too waits before it tries again.
     for module in ("utils._http", "file_download"):
-        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))
+        monkeypatch.setattr(
+            f"huggingface_hub.{module}.time",
+            SimpleNamespace(**{**vars(time), "sleep": lambda _: None}),
+        )
     yield server
     server.close()

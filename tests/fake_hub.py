@@ -1,4 +1,6 @@
-"""A local server that speaks the part of the Hub's HTTP protocol that pushing and pulling needs, and fails on request."""
+"""A local server that speaks the part of the Hub's HTTP protocol that pushing and pulling needs,
+and fails on request.
+"""
 
 import base64
 import hashlib
@@ -15,10 +17,12 @@ WRONG = {"X-Error-Message": "Invalid credentials in Authorization header"}
 
 
 class FakeHub:
-    """`repos` maps a repository's id to its files. `fail(path, status, times)` makes requests whose path holds `path` fail.
+    """`repos` maps a repository's id to its files. `fail(path, status, times)` makes requests whose
+    path holds `path` fail.
 
-    A status of 0 closes the connection without an answer; CUT, in the middle of the request's body where it has one, else
-    in the middle of the answer's. Who writes needs one of `tokens`, as does who reads a repository in `private`.
+    A status of 0 closes the connection without an answer; CUT, in the middle of the request's body
+    where it has one, else in the middle of the answer's. Who writes needs one of `tokens`, as does
+    who reads a repository in `private`.
     """
 
     def __init__(self):
@@ -28,12 +32,21 @@ class FakeHub:
         self.private: set[str] = set()
         self.tokens = {"hf_x"}
         hub = self
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+        self.server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub})
+        )
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def fail(self, path, status, times=1, **headers):
-        self.failures.append([path, status, times, {name.replace("_", "-"): value for name, value in headers.items()}])
+        self.failures.append(
+            [
+                path,
+                status,
+                times,
+                {name.replace("_", "-"): value for name, value in headers.items()},
+            ]
+        )
 
     def close(self):
         self.server.shutdown()
@@ -52,7 +65,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests[f"{self.command} {path}"] += 1
         self.cut = False
         for failure in self.hub.failures:
-            if failure[0] in path and failure[2] > 0 and not (failure[1] == CUT and self.command == "HEAD"):
+            if (
+                failure[0] in path
+                and failure[2] > 0
+                and not (failure[1] == CUT and self.command == "HEAD")
+            ):
                 failure[2] -= 1
                 if failure[1] == CUT and self.command == "GET":
                     self.cut = True
@@ -85,7 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
             return WRONG
         if self.command == "POST" and "validate-yaml" not in path:
             return {"X-Error-Message": "Invalid username or password."}
-        private = any(path.startswith((f"/api/models/{repo}", f"/{repo}/")) for repo in self.hub.private)
+        private = any(
+            path.startswith((f"/api/models/{repo}", f"/{repo}/")) for repo in self.hub.private
+        )
         return {"X-Error-Code": "RepoNotFound"} if private else None
 
     def _body(self):
@@ -118,19 +137,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _who(self, _):
         token = {"displayName": "test", "role": "write"}
-        self._send(200, {"type": "user", "name": "me", "orgs": [], "auth": {"type": "access_token", "accessToken": token}})
+        self._send(
+            200,
+            {
+                "type": "user",
+                "name": "me",
+                "orgs": [],
+                "auth": {"type": "access_token", "accessToken": token},
+            },
+        )
 
     def _create(self, body):
         wanted = json.loads(body)
         repo = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
         status = 409 if repo in self.hub.repos else 200
         self.hub.repos.setdefault(repo, {})
-        if wanted.get("private") or wanted.get("visibility") == "private":  # before and since huggingface_hub 2
+        # before and since huggingface_hub 2
+        if wanted.get("private") or wanted.get("visibility") == "private":
             self.hub.private.add(repo)
         self._send(status, {"url": f"{self.hub.url}/{repo}", "name": repo, "id": "1"})
 
     def _preupload(self, body, _repo, _revision):
-        files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+        files = [
+            {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+            for f in json.loads(body)["files"]
+        ]
         self._send(200, {"files": files})
 
     def _commit(self, body, repo, _revision):
@@ -138,20 +169,37 @@ class _Handler(BaseHTTPRequestHandler):
             if line["key"] == "deletedFile":
                 self.hub.repos[repo].pop(line["value"]["path"])
             if line["key"] == "file":
-                self.hub.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-        self._send(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+                self.hub.repos[repo][line["value"]["path"]] = base64.b64decode(
+                    line["value"]["content"]
+                )
+        self._send(
+            200,
+            {
+                "commitUrl": f"{self.hub.url}/{repo}/commit/{COMMIT}",
+                "commitOid": COMMIT,
+                "success": True,
+            },
+        )
 
     def _info(self, _body, repo, _revision=None):
         if repo not in self.hub.repos:
             return self._missing("RepoNotFound")
-        files = [{"rfilename": name, "size": len(c), "blobId": _sha(c)} for name, c in self.hub.repos[repo].items()]
-        return self._send(200, {"id": repo, "sha": COMMIT, "private": False, "tags": ["peft"], "siblings": files})
+        files = [
+            {"rfilename": name, "size": len(c), "blobId": _sha(c)}
+            for name, c in self.hub.repos[repo].items()
+        ]
+        return self._send(
+            200, {"id": repo, "sha": COMMIT, "private": False, "tags": ["peft"], "siblings": files}
+        )
 
     def _tree(self, _body, repo, _revision):
         if repo not in self.hub.repos:
             return self._missing("RepoNotFound")
         files = self.hub.repos[repo].items()
-        return self._send(200, [{"type": "file", "path": name, "size": len(c), "oid": _sha(c)} for name, c in files])
+        return self._send(
+            200,
+            [{"type": "file", "path": name, "size": len(c), "oid": _sha(c)} for name, c in files],
+        )
 
     def _resolve(self, _body, repo, _revision, name):
         content = self.hub.repos.get(repo, {}).get(name)

@@ -1,4 +1,6 @@
-"""Each file of accelerate_configs/ is one that accelerate reads, says when to use it, and fits its command in the README."""
+"""Each file of accelerate_configs/ is one that accelerate reads, says when to use it, and fits its
+command in the README.
+"""
 
 import re
 from pathlib import Path
@@ -48,12 +50,18 @@ def test_accelerate_reads_it_and_a_comment_says_when_to_use_it(name):
 @pytest.mark.parametrize("name", FILES)
 def test_the_launcher_takes_it(name, monkeypatch):
     monkeypatch.setattr("accelerate.commands.launch.is_bf16_available", lambda *_: False)
-    args = launch_command_parser().parse_args(["--config_file", str(FILES[name]), "recipes/train_msft.py"])
+    args = launch_command_parser().parse_args(
+        ["--config_file", str(FILES[name]), "recipes/train_msft.py"]
+    )
     args, config, _ = _validate_launch_command(args)
     assert args.num_processes == config.num_processes
     assert args.use_deepspeed == (KINDS[name] == DistributedType.DEEPSPEED)
     if name == "fsdp2":
-        assert (args.use_fsdp, str(args.fsdp_version), args.fsdp_state_dict_type) == (True, "2", "FULL_STATE_DICT")
+        assert (args.use_fsdp, str(args.fsdp_version), args.fsdp_state_dict_type) == (
+            True,
+            "2",
+            "FULL_STATE_DICT",
+        )
     if args.use_deepspeed:
         assert args.zero_stage == int(name[-1])
 
@@ -65,13 +73,26 @@ def test_every_pair_of_configuration_and_options_in_the_readme_is_one_that_the_t
     seen = set()
     for name, launcher, options in COMMAND.findall(shell_commands()):
         config = load_config_from_file(str(FILES[name]))
-        processes = int((re.search(r"--num_processes (\d+)", launcher) or [None, config.num_processes])[1])
+        processes = int(
+            (re.search(r"--num_processes (\d+)", launcher) or [None, config.num_processes])[1]
+        )
         words = options.replace("DIR", str(tmp_path)).split()
-        wanted = parse_arguments({}, [*words, "--output_dir", str(tmp_path), "--use_cpu", "true"]).ppo
-        shape = ("num_envs", "num_steps", "minibatch_size", "gradient_accumulation_steps", "update_epochs", "total_timesteps")
+        wanted = parse_arguments(
+            {}, [*words, "--output_dir", str(tmp_path), "--use_cpu", "true"]
+        ).ppo
+        shape = (
+            "num_envs",
+            "num_steps",
+            "minibatch_size",
+            "gradient_accumulation_steps",
+            "update_epochs",
+            "total_timesteps",
+        )
         with monkeypatch.context() as patch:
             patch.setattr(PPOConfig, "world_size", property(lambda self, n=processes: n))
             patch.setattr(PPOConfig, "process_index", property(lambda self: 0))
-            tiny_trainer(small_model, tmp_path, **{field: getattr(wanted, field) for field in shape})
+            tiny_trainer(
+                small_model, tmp_path, **{field: getattr(wanted, field) for field in shape}
+            )
         seen.add(name)
     assert seen >= {"single_gpu", "cpu", "multi_gpu", "fsdp2", "deepspeed_zero3", "multi_node"}

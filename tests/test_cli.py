@@ -1,4 +1,6 @@
-"""The commands as a user runs them: what they say of themselves, what they exit with, and a run's way through them."""
+"""The commands as a user runs them: what they say of themselves, what they exit with, and a run's
+way through them.
+"""
 
 import csv
 import json
@@ -55,7 +57,7 @@ def refused(capsys, *args) -> str:
     return line
 
 
-# --------------------------------------------------------------------------------------- what every command must do
+# ----------------------------------------------------------------------- what every command must do
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
@@ -80,16 +82,32 @@ def test_every_option_says_what_it_is():
 
     options = list(walk(parser()))
     assert len(options) > 25
-    assert not [(prog, action.dest) for prog, action in options if not action.help and action.dest != "shell"]
+    assert not [
+        (prog, action.dest)
+        for prog, action in options
+        if not action.help and action.dest != "shell"
+    ]
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_a_crash_exits_with_1_and_a_traceback(command):
     """The command's function fails for a reason that nobody foresaw."""
-    needed = {"backtest": "--adapter x", "merge": "x y", "push": "x a/b", "pull": "a/b", "completion": "bash"}
+    needed = {
+        "backtest": "--adapter x",
+        "merge": "x y",
+        "push": "x a/b",
+        "pull": "a/b",
+        "completion": "bash",
+    }
     needed["qa prepare"] = "x y"
-    args = [*command.split(), *needed.get(command, "MSFT" if command == "data download" else "").split()]
-    code = f"import flagtrl.cli as c; c._COMMANDS[{command!r}] = lambda options: 1 / 0; c.main({args!r})"
+    args = [
+        *command.split(),
+        *needed.get(command, "MSFT" if command == "data download" else "").split(),
+    ]
+    code = (
+        f"import flagtrl.cli as c; c._COMMANDS[{command!r}] = lambda options: 1 / 0; "
+        f"c.main({args!r})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
@@ -120,7 +138,9 @@ def test_an_error_to_act_on_is_one_line_and_2(args, capsys, tmp_path):
     refused(capsys, *(word.format(**places) for word in args))
 
 
-@pytest.mark.parametrize("args", [[], ["sell"], ["push"], ["backtest"], ["pull", REPO, "--fast"], ["completion", "vim"]])
+@pytest.mark.parametrize(
+    "args", [[], ["sell"], ["push"], ["backtest"], ["pull", REPO, "--fast"], ["completion", "vim"]]
+)
 def test_a_mistyped_command_is_2(args, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(args)
@@ -136,13 +156,18 @@ def test_the_choices_are_those_of_the_code():
 
 
 def _subparser(name):
-    return next(action.choices[name] for action in parser()._actions if isinstance(action.choices, dict))
+    return next(
+        action.choices[name] for action in parser()._actions if isinstance(action.choices, dict)
+    )
 
 
 def test_bash_completes_commands_and_options(tmp_path, capsys):
     cli.main(["completion", "bash"])
     (tmp_path / "script").write_text(capsys.readouterr().out)
-    ask = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_flagtrl; echo "${COMPREPLY[@]}"'
+    ask = (
+        'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); '
+        '_shtab_flagtrl; echo "${COMPREPLY[@]}"'
+    )
 
     def completed(*words):
         command = ["bash", "-c", ask, "bash", tmp_path / "script", *words]
@@ -168,7 +193,7 @@ def test_data_download_says_what_it_holds(data, monkeypatch, capsys):
     assert capsys.readouterr().out == f"MSFT: 291 bars, 2020-03-12 to 2021-05-06: {data}\n"
 
 
-# ------------------------------------------------------------------------------------------------------------ train
+# -------------------------------------------------------------------------------------------- train
 
 
 def test_the_recipe_is_the_options_or_the_files_or_msfts(tmp_path):
@@ -194,29 +219,64 @@ def test_the_files_recipe_key_is_no_unknown_setting_and_a_recipe_keeps_to_itself
     with pytest.raises(ConfigError, match="flagtrl train --recipe btc"):
         parse_arguments(RECIPES["msft"], ["--config", str(config)], "msft")
     for recipe in ("mine.py", "dir/mine.py"):
-        assert parse_arguments({}, ["--recipe", recipe, "--output_dir", str(tmp_path)]).data.symbol == "MSFT"
+        assert (
+            parse_arguments({}, ["--recipe", recipe, "--output_dir", str(tmp_path)]).data.symbol
+            == "MSFT"
+        )
 
 
 def test_accelerate_gets_its_file_and_the_run_everything_else(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(launch, "launch_command", seen.append)
     ours = Path(__file__).parents[1] / "accelerate_configs/cpu.yaml"
-    words = ["--seed", "6", "--risk_free_rate", "-0.1", "--num_envs", "2", "--disable_tqdm", "--conf", "x"]
-    cli.main(["train", "--recipe", "hon", *words, "--accelerate_config", str(ours), "--num_processes", "1"])
+    words = [
+        "--seed",
+        "6",
+        "--risk_free_rate",
+        "-0.1",
+        "--num_envs",
+        "2",
+        "--disable_tqdm",
+        "--conf",
+        "x",
+    ]
+    cli.main(
+        [
+            "train",
+            "--recipe",
+            "hon",
+            *words,
+            "--accelerate_config",
+            str(ours),
+            "--num_processes",
+            "1",
+        ]
+    )
     assert (seen[0].config_file, seen[0].num_processes, seen[0].module) == (str(ours), 1, True)
-    assert (seen[0].training_script, seen[0].training_script_args) == ("flagtrl.train", ["--recipe", "hon", *words])
+    assert (seen[0].training_script, seen[0].training_script_args) == (
+        "flagtrl.train",
+        ["--recipe", "hon", *words],
+    )
 
     monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "none"))
     script = tmp_path / "mine.py"
     script.write_text("")
     cli.main(["train", "--recipe", str(script), "--num_processes", "2"])
-    assert (seen[1].training_script, seen[1].num_processes, seen[1].multi_gpu) == (str(script), 2, True)
+    assert (seen[1].training_script, seen[1].num_processes, seen[1].multi_gpu) == (
+        str(script),
+        2,
+        True,
+    )
     assert not seen[1].module
     cli.main(["train"])
-    assert seen[2].num_processes == 1 and not seen[2].multi_gpu and seen[2].training_script_args == []
+    assert (
+        seen[2].num_processes == 1 and not seen[2].multi_gpu and seen[2].training_script_args == []
+    )
 
 
-@pytest.mark.parametrize(("ending", "code"), [("sys.exit(0)", 0), ("sys.exit(2)", 2), ("sys.exit(7)", 7), ("1 / 0", 1)])
+@pytest.mark.parametrize(
+    ("ending", "code"), [("sys.exit(0)", 0), ("sys.exit(2)", 2), ("sys.exit(7)", 7), ("1 / 0", 1)]
+)
 def test_a_runs_exit_code_is_passed_on(monkeypatch, tmp_path, ending, code):
     monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "none"))
     script = tmp_path / "mine.py"
@@ -239,7 +299,8 @@ def test_many_processes_pass_their_exit_code_on_too(tmp_path, config):
         """import os, sys, time
 from pathlib import Path
 
-# Each to a file of its own, as lines that two processes print at once can mix; and the first to end stops the other.
+# Each to a file of its own, as lines that two processes print at once can mix; and the first to end
+# stops the other.
 here = Path(__file__).parent
 (here / os.environ["RANK"]).write_text(repr(sys.argv[1:]))
 while not all((here / rank).exists() for rank in "01"):
@@ -248,10 +309,22 @@ sys.exit(2)
 """
     )
     named = [] if config is None else ["--accelerate_config", CONFIGS / f"{config}.yaml"]
-    done = flagtrl("train", "--recipe", script, *named, "--num_processes", 2, "--seed", 3, HF_HOME=str(tmp_path))
+    done = flagtrl(
+        "train",
+        "--recipe",
+        script,
+        *named,
+        "--num_processes",
+        2,
+        "--seed",
+        3,
+        HF_HOME=str(tmp_path),
+    )
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
-    assert [(tmp_path / rank).read_text() for rank in "01"] == [repr(["--recipe", str(script), "--seed", "3"])] * 2
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [
+        repr(["--recipe", str(script), "--seed", "3"])
+    ] * 2
 
 
 def test_a_file_for_one_process_on_the_cpu_keeps_many_there(monkeypatch, tmp_path):
@@ -280,19 +353,45 @@ def test_a_bad_accelerate_file_is_one_line(tmp_path, capsys):
 def test_a_metric_that_is_not_measured_is_refused_before_training(small_model, data, tmp_path):
     window = ["--eval_strategy", "steps", "--train_end", "2020-08-31"]
     window += ["--valid_start", "2020-09-01", "--valid_end", "2020-09-10"]
-    words = ["--data", str(data), "--model_name_or_path", str(small_model), "--output_dir", str(tmp_path), *FAST, *window]
+    words = [
+        "--data",
+        str(data),
+        "--model_name_or_path",
+        str(small_model),
+        "--output_dir",
+        str(tmp_path),
+        *FAST,
+        *window,
+    ]
     for wrong in ("sharpe", "loss"):
-        with pytest.raises(ConfigError, match=f"metric_for_best_model is '{wrong}'.* one of .*standard_SR"):
+        with pytest.raises(
+            ConfigError, match=(f"metric_for_best_model is '{wrong}'.* one of .*standard_SR")
+        ):
             run_recipe("msft", [*words, "--metric_for_best_model", wrong])
-    with pytest.raises(ConfigError, match=r"load_best_model_at_end is set, which needs a metric_for_best_model"):
+    with pytest.raises(
+        ConfigError, match=(r"load_best_model_at_end is set, which needs a metric_for_best_model")
+    ):
         run_recipe("msft", [*words, "--load_best_model_at_end", "true"])
     assert not list(tmp_path.glob("eval"))
 
 
-def test_a_run_that_is_to_be_overwritten_stays_where_the_new_one_is_refused(small_model, data, tmp_path):
+def test_a_run_that_is_to_be_overwritten_stays_where_the_new_one_is_refused(
+    small_model, data, tmp_path
+):
     (tmp_path / "results.json").write_text("{}")
-    words = ["--model_name_or_path", str(small_model), "--output_dir", str(tmp_path), "--overwrite_output_dir", "true", *FAST]
-    for wrong in (["--data", str(tmp_path / "none.csv")], ["--data", str(data), "--test_start", "2020-09-01"]):
+    words = [
+        "--model_name_or_path",
+        str(small_model),
+        "--output_dir",
+        str(tmp_path),
+        "--overwrite_output_dir",
+        "true",
+        *FAST,
+    ]
+    for wrong in (
+        ["--data", str(tmp_path / "none.csv")],
+        ["--data", str(data), "--test_start", "2020-09-01"],
+    ):
         with pytest.raises(FlagtrlError):
             run_recipe("msft", [*words, *wrong])
         assert (tmp_path / "results.json").is_file()
@@ -300,23 +399,42 @@ def test_a_run_that_is_to_be_overwritten_stays_where_the_new_one_is_refused(smal
     assert "test" in json.loads((tmp_path / "results.json").read_text())
 
 
-def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_anew(small_model, data, tmp_path):
-    words = ["--data", str(data), "--model_name_or_path", str(small_model), "--use_cpu", "true", *FAST, "--save_steps", "1"]
+def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_anew(
+    small_model, data, tmp_path
+):
+    words = [
+        "--data",
+        str(data),
+        "--model_name_or_path",
+        str(small_model),
+        "--use_cpu",
+        "true",
+        *FAST,
+        "--save_steps",
+        "1",
+    ]
     words += ["--save_strategy", "steps", "--resume_from_checkpoint", "true"]
     calm, out = tmp_path / "calm", tmp_path / "out"
     run_recipe("msft", [*words, "--output_dir", str(calm)])  # there is nothing to resume from yet
-    newest, oldest = sorted(calm.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    newest, oldest = sorted(
+        calm.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True
+    )
     shutil.copytree(oldest, out / oldest.name)
     stamp = (out / oldest.name / "optimizer.pt").stat().st_mtime_ns
     elsewhere = shutil.copy(data, tmp_path / "same.json")
     run_recipe("msft", [*words, "--data", str(elsewhere), "--output_dir", str(out)])
     for name in (ADAPTER_FILE, HEADS_FILE):
         assert (out / name).read_bytes() == (calm / name).read_bytes()
-    assert (out / oldest.name / "optimizer.pt").stat().st_mtime_ns == stamp, "it was not written anew"
+    assert (out / oldest.name / "optimizer.pt").stat().st_mtime_ns == stamp, (
+        "it was not written anew"
+    )
     for path in out.glob("checkpoint-*"):
         (path / "optimizer.pt").unlink()
     before = digests(out)
-    with pytest.raises(AdapterError, match=rf"none of the 2 checkpoints in .*{newest.name} has no optimizer.pt.*output_dir"):
+    with pytest.raises(
+        AdapterError,
+        match=(rf"none of the 2 checkpoints in .*{newest.name} has no optimizer.pt.*output_dir"),
+    ):
         run_recipe("msft", [*words, "--output_dir", str(out)])
     assert digests(out) == before
 
@@ -324,10 +442,12 @@ def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_an
 def test_a_bad_setting_of_a_run_is_one_line_and_2():
     done = flagtrl("train", "--gamma", "1.5")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == ["flagtrl: ConfigError: gamma is 1.5; it must be in [0, 1]"]
+    assert done.stderr.strip().splitlines() == [
+        "flagtrl: ConfigError: gamma is 1.5; it must be in [0, 1]"
+    ]
 
 
-# --------------------------------------------------------------------------------------------- a run's way through
+# ------------------------------------------------------------------------------ a run's way through
 
 
 @pytest.fixture(scope="module")
@@ -337,11 +457,27 @@ def data(shared):
 
 @pytest.fixture(scope="module")
 def finished(small_model, data, tmp_path_factory):
-    """A run of `flagtrl train`: two months of Microsoft, settings in a file and on the command line."""
+    """A run of `flagtrl train`: two months of Microsoft, settings in a file and on the command
+    line.
+    """
     out = tmp_path_factory.mktemp("trained")
     config = out / "run.yaml"
-    config.write_text(f"recipe: msft\nmodel_name_or_path: {small_model}\ntest_end: '2020-11-30'\nvolatility_periods: 365\n")
-    done = flagtrl("train", "--config", config, "--data", data, "--output_dir", out / "run", "--cost_bps", 5, *FAST)
+    config.write_text(
+        f"recipe: msft\nmodel_name_or_path: {small_model}\ntest_end: '2020-11-30'\n"
+        "volatility_periods: 365\n"
+    )
+    done = flagtrl(
+        "train",
+        "--config",
+        config,
+        "--data",
+        data,
+        "--output_dir",
+        out / "run",
+        "--cost_bps",
+        5,
+        *FAST,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "agent_greedy" in done.stdout
     return out / "run"
@@ -361,14 +497,22 @@ def backtest(capsys, *args):
     return capsys.readouterr().out
 
 
-def test_a_backtest_gives_the_very_numbers_that_training_ended_with(finished, data, tmp_path, capsys, caplog):
-    """The training was another process's: adapter, heads, prompts, costs, seed and convention come from its files."""
+def test_a_backtest_gives_the_very_numbers_that_training_ended_with(
+    finished, data, tmp_path, capsys, caplog
+):
+    """The training was another process's: adapter, heads, prompts, costs, seed and convention come
+    from its files.
+    """
     shown = backtest(capsys, "--adapter", finished, "--data", data, "--output_dir", tmp_path)
-    ours, theirs = (json.loads((place / "results.json").read_text()) for place in (tmp_path, finished))
+    ours, theirs = (
+        json.loads((place / "results.json").read_text()) for place in (tmp_path, finished)
+    )
     assert ours["test"] == theirs["test"] and set(ours["test"]) == ROWS
     for name in ("data", "windows", "seed", "model", "versions"):
         assert ours[name] == theirs[name]
-    assert ours["settings"] == {name: theirs["settings"][name] for name in ("market", "prompt", "policy")}
+    assert ours["settings"] == {
+        name: theirs["settings"][name] for name in ("market", "prompt", "policy")
+    }
     assert (tmp_path / "trades.csv").read_bytes() == (finished / "trades.csv").read_bytes()
     assert (tmp_path / "equity_curve.png").read_bytes().startswith(b"\x89PNG")
     assert all(row in shown for row in ROWS) and "2020-10-01 to 2020-11-30" in shown
@@ -377,7 +521,18 @@ def test_a_backtest_gives_the_very_numbers_that_training_ended_with(finished, da
 
 def test_another_window_and_one_way_to_act(finished, data, tmp_path, capsys, caplog):
     window = ("--start", "2021-01-04", "--end", "2021-01-20")
-    backtest(capsys, "--adapter", finished, "--data", data, "--output_dir", tmp_path, "--policy-mode", "sampled", *window)
+    backtest(
+        capsys,
+        "--adapter",
+        finished,
+        "--data",
+        data,
+        "--output_dir",
+        tmp_path,
+        "--policy-mode",
+        "sampled",
+        *window,
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["test"]) == ROWS - {"agent_greedy"}
     assert results["windows"]["test"] == ["2021-01-04", "2021-01-20", 12]
@@ -389,16 +544,32 @@ def test_another_window_and_one_way_to_act(finished, data, tmp_path, capsys, cap
     assert "overlaps that of training" in caplog.text
 
 
-def test_other_data_than_those_of_training_are_pointed_out(finished, data, tmp_path, capsys, caplog):
+def test_other_data_than_those_of_training_are_pointed_out(
+    finished, data, tmp_path, capsys, caplog
+):
     days = json.loads(data.read_text())
     days["2021-01-05"]["prices"] += 0.01
     (tmp_path / "msft.json").write_text(json.dumps(days))
     window = ("--start", "2021-01-04", "--end", "2021-01-08")
-    backtest(capsys, "--adapter", finished, "--data", tmp_path / "msft.json", "--output_dir", tmp_path, *window)
-    assert "not those of training" in caplog.text and investorbench_json(data, "MSFT").fingerprint()[:12] in caplog.text
+    backtest(
+        capsys,
+        "--adapter",
+        finished,
+        "--data",
+        tmp_path / "msft.json",
+        "--output_dir",
+        tmp_path,
+        *window,
+    )
+    assert (
+        "not those of training" in caplog.text
+        and investorbench_json(data, "MSFT").fingerprint()[:12] in caplog.text
+    )
 
 
-def test_investorbenchs_data_are_found_again_and_a_path_in_a_file_never_is(run_, data, tmp_path, capsys, monkeypatch):
+def test_investorbenchs_data_are_found_again_and_a_path_in_a_file_never_is(
+    run_, data, tmp_path, capsys, monkeypatch
+):
     fetched = []
     monkeypatch.setattr(saved, "fetch_investorbench", lambda symbol: fetched.append(symbol) or data)
     told = json.loads((run_ / "flagtrl.json").read_text())["data"]
@@ -413,7 +584,10 @@ def test_investorbenchs_data_are_found_again_and_a_path_in_a_file_never_is(run_,
 def test_code_that_a_file_names_is_run_only_if_the_user_names_it(run_, data, tmp_path, capsys):
     reward = tmp_path / "mine.py"
     ran = tmp_path / "ran"
-    reward.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef mine(history):\n    return 0.5\n")
+    reward.write_text(
+        f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef mine(history):\n    return "
+        "0.5\n"
+    )
     market = json.loads((run_ / "flagtrl.json").read_text())["market"]
     edit(run_ / "flagtrl.json", market={**market, "reward": f"{reward}:mine"})
     options = ["--adapter", run_, "--data", data, "--output_dir", tmp_path / "out"]
@@ -429,15 +603,26 @@ def test_a_run_that_does_not_say_how_it_was_traded_is_refused(run_, data, tmp_pa
     content = json.loads((run_ / "flagtrl.json").read_text())
     del content[gone]
     (run_ / "flagtrl.json").write_text(json.dumps(content))
-    line = refused(capsys, "backtest", "--adapter", run_, "--data", data, "--output_dir", tmp_path / "out")
+    line = refused(
+        capsys, "backtest", "--adapter", run_, "--data", data, "--output_dir", tmp_path / "out"
+    )
     assert gone in line
 
 
 def test_bad_data_and_an_empty_window_are_refused(finished, tmp_path, capsys):
     (tmp_path / "short.json").write_text(json.dumps(series()))
-    options = ("--adapter", finished, "--data", tmp_path / "short.json", "--output_dir", tmp_path / "out")
+    options = (
+        "--adapter",
+        finished,
+        "--data",
+        tmp_path / "short.json",
+        "--output_dir",
+        tmp_path / "out",
+    )
     assert "2020-10-01" in refused(capsys, "backtest", *options)
-    assert "none.json" in refused(capsys, "backtest", *options[:2], "--data", tmp_path / "none.json", *options[4:])
+    assert "none.json" in refused(
+        capsys, "backtest", *options[:2], "--data", tmp_path / "none.json", *options[4:]
+    )
 
 
 def test_merge_writes_a_plain_model(finished, tmp_path, capsys):
@@ -446,7 +631,7 @@ def test_merge_writes_a_plain_model(finished, tmp_path, capsys):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == torch.float16
 
 
-# -------------------------------------------------------------------------------------------------------- the Hub
+# ------------------------------------------------------------------------------------------ the Hub
 
 
 @pytest.fixture
@@ -464,8 +649,14 @@ def far(monkeypatch, tmp_path):
 
 def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, far, caplog):
     before = {path.name: path.read_bytes() for path in run_.iterdir() if path.name != "README.md"}
-    named = [name for name, content in before.items() if str(small_model).encode() in content or str(data).encode() in content]
-    assert {"adapter_config.json", "flagtrl.json", "results.json"} <= set(named), "a run on disk says where its base lies"
+    named = [
+        name
+        for name, content in before.items()
+        if str(small_model).encode() in content or str(data).encode() in content
+    ]
+    assert {"adapter_config.json", "flagtrl.json", "results.json"} <= set(named), (
+        "a run on disk says where its base lies"
+    )
     cli.main(["push", str(run_), REPO])
     pushed = far.repos[REPO]
     for name, content in pushed.items():
@@ -474,10 +665,18 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, f
     assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == small_model.name
     told = json.loads(pushed["flagtrl.json"])
     weights = {"source": "directory", "weights": "as saved there, in float32"}
-    assert (told["model"], told["data"]["source"]) == ({"id": small_model.name, **weights}, "msft.json")
+    assert (told["model"], told["data"]["source"]) == (
+        {"id": small_model.name, **weights},
+        "msft.json",
+    )
     assert repr(small_model.name) in caplog.text and "without its path" in caplog.text
-    assert {path.name: path.read_bytes() for path in run_.iterdir() if path.name != "README.md"} == before
-    rewritten, kept_here = {"adapter_config.json", "flagtrl.json", "results.json"}, {"trainer_state.json", LOCK_FILE}
+    assert {
+        path.name: path.read_bytes() for path in run_.iterdir() if path.name != "README.md"
+    } == before
+    rewritten, kept_here = (
+        {"adapter_config.json", "flagtrl.json", "results.json"},
+        {"trainer_state.json", LOCK_FILE},
+    )
     same = set(before) - rewritten - kept_here
     assert all(pushed[name] == before[name] for name in same), "all else is as it was"
 
@@ -491,41 +690,70 @@ def test_a_run_on_the_hub_is_backtested_and_merged_on_the_base_that_the_user_nam
     # The repository's owner names a directory of this machine, which is there.
     for path in (str(small_model), small_model.name, "../../" + small_model.name):
         config = json.loads(far.repos[REPO]["adapter_config.json"])
-        far.repos[REPO]["adapter_config.json"] = json.dumps({**config, "base_model_name_or_path": path}).encode()
+        far.repos[REPO]["adapter_config.json"] = json.dumps(
+            {**config, "base_model_name_or_path": path}
+        ).encode()
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         line = refused(capsys, "backtest", "--adapter", REPO, *options)
         assert "never opened" in line and "--base" in line and path in line
     backtest(capsys, "--adapter", REPO, "--base", small_model, *options)
     near = tmp_path / "near"
     backtest(capsys, "--adapter", run_, "--data", data, "--output_dir", near, *window)
-    here, there = (json.loads((place / "results.json").read_text()) for place in (near, tmp_path / "out"))
+    here, there = (
+        json.loads((place / "results.json").read_text()) for place in (near, tmp_path / "out")
+    )
     assert here["test"] == there["test"]
     cli.main(["merge", REPO, str(tmp_path / "far"), "--base", str(small_model)])
     cli.main(["merge", str(run_), str(tmp_path / "by")])
-    far_weights, near_weights = (load_file(tmp_path / name / "model.safetensors") for name in ("far", "by"))
+    far_weights, near_weights = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("far", "by")
+    )
     assert all(torch.equal(far_weights[name], near_weights[name]) for name in near_weights)
 
 
 def test_a_pulled_directory_is_of_the_hub_too(run_, small_model, far, tmp_path, capsys):
     cli.main(["push", str(run_), REPO])
     config = json.loads(far.repos[REPO]["adapter_config.json"])
-    far.repos[REPO]["adapter_config.json"] = json.dumps({**config, "base_model_name_or_path": str(small_model)}).encode()
+    far.repos[REPO]["adapter_config.json"] = json.dumps(
+        {**config, "base_model_name_or_path": str(small_model)}
+    ).encode()
     cli.main(["pull", REPO, "--output_dir", str(tmp_path / "back")])
     line = refused(capsys, "merge", tmp_path / "back", tmp_path / "merged")
     assert re.search("came from the Hub.*never opened.*--base", line)
 
 
 def test_a_run_and_its_base_come_from_the_hub_by_name_alone(run_, small_model, data, far, tmp_path):
-    """With no option but the data: the base is a repository of the Hub, at the commit of training."""
+    """With no option but the data: the base is a repository of the Hub, at the commit of
+    training.
+    """
     cli.main(["push", str(run_), REPO])
     far.repos["me/base"] = {path.name: path.read_bytes() for path in small_model.iterdir()}
     config = json.loads(far.repos[REPO]["adapter_config.json"])
-    far.repos[REPO]["adapter_config.json"] = json.dumps({**config, "base_model_name_or_path": "me/base"}).encode()
+    far.repos[REPO]["adapter_config.json"] = json.dumps(
+        {**config, "base_model_name_or_path": "me/base"}
+    ).encode()
     told = json.loads(far.repos[REPO]["flagtrl.json"])
     far.repos[REPO]["flagtrl.json"] = json.dumps({**told, "base_revision": "b" * 40}).encode()
-    away = {"HF_ENDPOINT": far.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    away = {
+        "HF_ENDPOINT": far.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "home"),
+    }
     window = ("--start", "2021-01-04", "--end", "2021-01-08")
-    done = flagtrl("backtest", "--adapter", REPO, "--data", data, "--output_dir", tmp_path / "out", *window, **away)
+    done = flagtrl(
+        "backtest",
+        "--adapter",
+        REPO,
+        "--data",
+        data,
+        "--output_dir",
+        tmp_path / "out",
+        *window,
+        **away,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     asked = [path for path in far.requests if "/me/base/resolve/" in path]
-    assert asked and all("b" * 40 in path for path in asked if "safetensors" in path or "config.json" in path), asked
+    assert asked and all(
+        "b" * 40 in path for path in asked if "safetensors" in path or "config.json" in path
+    ), asked

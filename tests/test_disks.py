@@ -1,6 +1,8 @@
-"""Disks that are full or may not be written to: one clear line, and the last checkpoint can be loaded.
+"""Disks that are full or may not be written to: one clear line, and the last checkpoint can be
+loaded.
 
-Each is a file system of its own in memory: who may mount is root, whom no permission stops from writing.
+Each is a file system of its own in memory: who may mount is root, whom no permission stops from
+writing.
 """
 
 import ctypes
@@ -53,7 +55,10 @@ def forbid_writing(disk):
 
 def fill(disk):
     """Leave no room at all."""
-    with open(disk / "filling", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with (
+        open(disk / "filling", "wb", buffering=0) as file,
+        pytest.raises(OSError, match="No space left"),
+    ):
         while True:
             file.write(bytes(2**16))
 
@@ -64,12 +69,22 @@ def the_line(error, code):
     return [line for line in error.splitlines() if line.startswith("flagtrl: ")][-1]
 
 
-def test_a_read_only_output_directory_is_refused_before_any_work(monkeypatch, capfd, shared, small_model, disk):
+def test_a_read_only_output_directory_is_refused_before_any_work(
+    monkeypatch, capfd, shared, small_model, disk
+):
     forbid_writing(disk)
     data = shared / "data" / FILES["msft"]
     with pytest.raises(SystemExit) as stop:
         run_recipe(
-            monkeypatch, "msft", "--data", data, "--model_name_or_path", small_model, "--output_dir", disk / "out", *FAST
+            monkeypatch,
+            "msft",
+            "--data",
+            data,
+            "--model_name_or_path",
+            small_model,
+            "--output_dir",
+            disk / "out",
+            *FAST,
         )
     line = the_line(capfd.readouterr().err, stop.value.code)
     assert "Read-only file system; choose another" in line and str(disk / "out") in line
@@ -77,11 +92,22 @@ def test_a_read_only_output_directory_is_refused_before_any_work(monkeypatch, ca
 
 def test_a_disk_that_turns_read_only_leaves_the_checkpoint_before(small_model, disk):
     kept = {}
-    remember = AtStep(lambda model: kept.update({n: p.detach().clone() for n, p in model.named_parameters()}), 6)
+    remember = AtStep(
+        lambda model: kept.update({n: p.detach().clone() for n, p in model.named_parameters()}), 6
+    )
     turn = AtStep(lambda model: forbid_writing(disk), 7)
     run = disk / "run"
-    trainer = tiny_trainer(small_model, run, rollouts=3, save_strategy="steps", save_steps=1, callbacks=[remember, turn])
-    with pytest.raises(CheckpointError, match=r"checkpoint-12 could not be written .*Read-only file system") as caught:
+    trainer = tiny_trainer(
+        small_model,
+        run,
+        rollouts=3,
+        save_strategy="steps",
+        save_steps=1,
+        callbacks=[remember, turn],
+    )
+    with pytest.raises(
+        CheckpointError, match=(r"checkpoint-12 could not be written .*Read-only file system")
+    ) as caught:
         trainer.train()
     assert "\n" not in str(caught.value)
     last = last_checkpoint(run)
@@ -97,12 +123,16 @@ def test_the_end_of_a_run_on_a_full_disk(small_model, disk, capsys):
     trainer = tiny_trainer(small_model, run, save_strategy="steps", save_steps=1)
     trainer.train()
     fill(disk)
-    with pytest.raises(CheckpointError, match=r"run could not be written .*No space left on device.* 0 MiB are") as caught:
+    with pytest.raises(
+        CheckpointError, match=(r"run could not be written .*No space left on device.* 0 MiB are")
+    ) as caught:
         trainer.save_model()
     assert "\n" not in str(caught.value) and str(run / "checkpoint-6") in str(caught.value)
     load_policy(run / "checkpoint-6")
     window = news_leads_price(days=30, seed=3).window()
-    report = evaluate(language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3))
+    report = evaluate(
+        language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3)
+    )
     with pytest.raises(SystemExit) as stop, one_line_errors():
         report.write(disk / "results")
     line = the_line(capsys.readouterr().err, stop.value.code)
@@ -117,7 +147,9 @@ class Capabilities(ctypes.Structure):
 
 @contextmanager
 def obeying_permissions():
-    """Root without CAP_DAC_OVERRIDE (bit 1): it still reads what is its own, as a private virtual environment."""
+    """Root without CAP_DAC_OVERRIDE (bit 1): it still reads what is its own, as a private virtual
+    environment.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     own = (Capabilities * 2)()
@@ -132,18 +164,24 @@ def obeying_permissions():
         assert libc.capset(header, own) == 0, os.strerror(ctypes.get_errno())
 
 
-def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_before(small_model, capsys):
+def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_before(
+    small_model, capsys
+):
     with tempfile.TemporaryDirectory() as place:
         run = Path(place) / "run"
         trainer = tiny_trainer(small_model, run, save_strategy="steps", save_steps=1)
         trainer.train()
         window = news_leads_price(days=30, seed=3).window()
-        report = evaluate(language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3))
+        report = evaluate(
+            language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3)
+        )
         for path in (Path(place), run, *run.rglob("*")):
             path.chmod(0o555)
         with (
             obeying_permissions(),
-            pytest.raises(CheckpointError, match=r"not be written .*Permission denied.*; allow it") as caught,
+            pytest.raises(
+                CheckpointError, match=(r"not be written .*Permission denied.*; allow it")
+            ) as caught,
         ):
             trainer.save_model()
         assert str(run / "checkpoint-6") in str(caught.value) and "\n" not in str(caught.value)
@@ -155,11 +193,23 @@ def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_bef
 
 
 @pytest.mark.slow
-def test_a_full_cache_of_the_hub_is_one_line_and_leaves_the_checkpoints(monkeypatch, shared, small_model, tmp_path):
+def test_a_full_cache_of_the_hub_is_one_line_and_leaves_the_checkpoints(
+    monkeypatch, shared, small_model, tmp_path
+):
     data = shared / "data" / FILES["msft"]
     out = tmp_path / "out"
     saving = [*FAST, "--save_strategy", "steps", "--save_steps", "1"]
-    run_recipe(monkeypatch, "msft", "--data", data, "--model_name_or_path", small_model, "--output_dir", out, *saving)
+    run_recipe(
+        monkeypatch,
+        "msft",
+        "--data",
+        data,
+        "--model_name_or_path",
+        small_model,
+        "--output_dir",
+        out,
+        *saving,
+    )
     last = last_checkpoint(out)
     hub = FakeHub()
     hub.repos["me/base"] = {file.name: file.read_bytes() for file in small_model.iterdir()}
@@ -167,13 +217,32 @@ def test_a_full_cache_of_the_hub_is_one_line_and_leaves_the_checkpoints(monkeypa
         with small_disk(tmp_path / "cache", mebibytes=4) as cache:  # the weights alone are 9 MiB
             env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(cache)}
             env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-            command = [sys.executable, "recipes/train_msft.py", "--data", data, "--model_name_or_path", "me/base", *saving]
+            command = [
+                sys.executable,
+                "recipes/train_msft.py",
+                "--data",
+                data,
+                "--model_name_or_path",
+                "me/base",
+                *saving,
+            ]
             command += ["--output_dir", out, "--resume_from_checkpoint", "true"]
-            done = subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
+            done = subprocess.run(
+                list(map(str, command)),
+                cwd=ROOT,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=200,
+            )
     finally:
         hub.close()
     line = the_line(done.stderr, done.returncode)
-    assert "'me/base'" in line and str(cache) in line and "No space left on device; make room there, or set HF_HOME" in line
+    assert (
+        "'me/base'" in line
+        and str(cache) in line
+        and "No space left on device; make room there, or set HF_HOME" in line
+    )
     assert last_checkpoint(out) == last
     load_policy(last)
     assert json.loads((Path(last) / "trainer_state.json").read_text())["global_step"] > 0

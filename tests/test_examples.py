@@ -11,14 +11,26 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("policy", ["action_tokens", "head"])
-def test_the_loop_in_one_file_gives_the_trainers_weights(small_model, tmp_path, monkeypatch, policy):
-    """After three rollouts, of two updates of two minibatches each, with episodes that end on the way."""
+def test_the_loop_in_one_file_gives_the_trainers_weights(
+    small_model, tmp_path, monkeypatch, policy
+):
+    """After three rollouts, of two updates of two minibatches each, with episodes that end on the
+    way.
+    """
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import ppo_loop
 
-    options = {"rollouts": 3, "policy": policy, "engine": "plain", "prior": "calibrated", "minibatch_size": 6}
+    options = {
+        "rollouts": 3,
+        "policy": policy,
+        "engine": "plain",
+        "prior": "calibrated",
+        "minibatch_size": 6,
+    }
     options |= {"learning_rate": 5e-4, "adam_epsilon": 1e-5, "value_std": 0.004}
-    trainer, twin = (tiny_trainer(small_model, tmp_path / name, **options) for name in ("trainer", "twin"))
+    trainer, twin = (
+        tiny_trainer(small_model, tmp_path / name, **options) for name in ("trainer", "twin")
+    )
     start = weights(trainer)
     trainer.train()
     ppo_loop.train(twin.model, twin.encoder, twin._make_env, twin.args, say=lambda line: None)

@@ -1,4 +1,6 @@
-"""A run goes to the Hub and comes back as it was, over real HTTP to a local server; what can fail says so in one line."""
+"""A run goes to the Hub and comes back as it was, over real HTTP to a local server; what can fail
+says so in one line.
+"""
 
 import json
 import os
@@ -32,7 +34,8 @@ LOGITS = """
 import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sys.argv[1]), sys.argv[2]).eval()
+base = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = PeftModel.from_pretrained(base, sys.argv[2]).eval()
 assert "flagtrl" not in sys.modules
 print(model(torch.arange(5, 45)[None]).logits[0, -1, :50].tolist())
 """
@@ -46,7 +49,9 @@ def finished(small_model, tmp_path_factory):
     trainer.train()
     trainer.save_model()
     window = news_leads_price(days=40, seed=3).window()
-    evaluate(language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3)).write(out)
+    evaluate(
+        language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3)
+    ).write(out)
     return out
 
 
@@ -88,9 +93,16 @@ def flagtrl(command, hub):
 def away(hub, tmp_path, arguments, **more):
     """Run a program of its own that knows this Hub alone."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    env |= {
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": "hf_x",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "home"),
+    }
     env = {k: v for k, v in {**env, "HF_HUB_OFFLINE": "0", **more}.items() if v is not None}
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, env=env)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, env=env
+    )
 
 
 def the_line(done):
@@ -99,13 +111,24 @@ def the_line(done):
     return [line for line in done.stderr.splitlines() if line.startswith("flagtrl:")][-1]
 
 
-def test_a_run_comes_back_as_it_was_and_plain_peft_loads_it(small_model, run, hub, tmp_path, flagtrl):
+def test_a_run_comes_back_as_it_was_and_plain_peft_loads_it(
+    small_model, run, hub, tmp_path, flagtrl
+):
     pushed = flagtrl("push", run, REPO)
     assert pushed.returncode == 0, pushed.stderr[-2000:]
     assert hub.url in pushed.stdout
     names = set(hub.repos[REPO])
-    assert {ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "adapter_config.json", "results.json", "README.md"} <= names
-    assert not [name for name in names if "checkpoint" in name or name.endswith((".pt", ".bin"))], "no pickles, no checkpoints"
+    assert {
+        ADAPTER_FILE,
+        HEADS_FILE,
+        SETTINGS_FILE,
+        "adapter_config.json",
+        "results.json",
+        "README.md",
+    } <= names
+    assert not [name for name in names if "checkpoint" in name or name.endswith((".pt", ".bin"))], (
+        "no pickles, no checkpoints"
+    )
     back = tmp_path / "back"
     pulled = flagtrl("pull", REPO, "--output_dir", back)
     assert pulled.returncode == 0 and str(back) in pulled.stdout
@@ -121,10 +144,22 @@ def test_the_card_says_what_was_measured_and_no_local_path(run, small_model):
     card = model_card(run, REPO)
     results = json.loads((run / "results.json").read_text())["test"]
     for row in ("agent_greedy", "buy_and_hold", "random_p95"):
-        cells = [f"{value:.3f}" for by in results[row].values() for value in by.values() if value is not None]
+        cells = [
+            f"{value:.3f}"
+            for by in results[row].values()
+            for value in by.values()
+            if value is not None
+        ]
         line = next(line for line in card.splitlines() if line.startswith(f"| {row} |"))
         assert all(cell in line for cell in cells)
-    for part in ("library_name: peft", "equity_curve.png", "PeftModel.from_pretrained", "2502.11433", "Limits", "Licence"):
+    for part in (
+        "library_name: peft",
+        "equity_curve.png",
+        "PeftModel.from_pretrained",
+        "2502.11433",
+        "Limits",
+        "Licence",
+    ):
         assert part in card
     assert str(small_model) not in card and str(run) not in card
     assert "base_model:" not in card, "a local directory is no base that the Hub could link to"
@@ -133,14 +168,21 @@ def test_the_card_says_what_was_measured_and_no_local_path(run, small_model):
 def test_the_card_links_a_base_of_the_hub(run):
     path = run / "adapter_config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}))
+    path.write_text(
+        json.dumps({**config, "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"})
+    )
     card = model_card(run, REPO)
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card
     assert 'AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")' in card
 
 
-@pytest.mark.parametrize(("path", "status"), [("/commit/", 503), ("/commit/", 429), ("/commit/", 0), ("/repos/create", 500)])
-def test_a_busy_hub_and_a_lost_connection_are_tried_again(run, hub, tmp_path, path, status, flagtrl):
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/commit/", 503), ("/commit/", 429), ("/commit/", 0), ("/repos/create", 500)],
+)
+def test_a_busy_hub_and_a_lost_connection_are_tried_again(
+    run, hub, tmp_path, path, status, flagtrl
+):
     hub.fail(path, status, times=2)
     done = flagtrl("push", run, REPO)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -154,14 +196,23 @@ def test_a_connection_lost_within_a_request_is_tried_again_and_all_arrives(run, 
     done = flagtrl("push", run, REPO)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not [failure for failure in hub.failures if failure[2]]
-    for name in (ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "results.json", "trades.csv", "tokenizer.json"):
+    for name in (
+        ADAPTER_FILE,
+        HEADS_FILE,
+        SETTINGS_FILE,
+        "results.json",
+        "trades.csv",
+        "tokenizer.json",
+    ):
         assert name in hub.repos[REPO]
     assert hub.repos[REPO][ADAPTER_FILE] == (run / ADAPTER_FILE).read_bytes()
     assert digests(run) == before, "the local copy is as it was"
 
 
 @pytest.mark.parametrize("times", [1, 100])
-def test_a_connection_lost_within_a_file_is_continued_by_the_next_pull(run, hub, tmp_path, times, flagtrl):
+def test_a_connection_lost_within_a_file_is_continued_by_the_next_pull(
+    run, hub, tmp_path, times, flagtrl
+):
     assert flagtrl("push", run, REPO).returncode == 0
     hub.fail(f"/resolve/main/{ADAPTER_FILE}", CUT, times)
     hub.fail(f"/{ADAPTER_FILE}", CUT, times)
@@ -212,7 +263,9 @@ def test_a_hub_that_asks_for_a_long_wait_is_not_waited_for(run, hub, wait, flagt
 
 def test_a_hub_that_asks_for_a_short_wait_gets_it(run, hub, flagtrl, monkeypatch):
     waits = []
-    monkeypatch.setattr("flagtrl.patience.time", SimpleNamespace(**{**vars(time), "sleep": waits.append}))
+    monkeypatch.setattr(
+        "flagtrl.patience.time", SimpleNamespace(**{**vars(time), "sleep": waits.append})
+    )
     hub.fail("/commit/", 429, times=1, Retry_After="7")
     hub.fail("/commit/", 503, times=1, Retry_After="no number")
     assert flagtrl("push", run, REPO).returncode == 0
@@ -220,9 +273,10 @@ def test_a_hub_that_asks_for_a_short_wait_gets_it(run, hub, flagtrl, monkeypatch
 
 
 def test_retry_after_is_seconds_or_a_date():
-    assert [_seconds(text) for text in (None, "", "3", "-1", "nan", "inf", "soon", "Wed, 21 Oct 2015 07:28:00 GMT")] == [
-        *(0, 0, 3, 0, 0, 0, 0, 0)
-    ]
+    assert [
+        _seconds(text)
+        for text in (None, "", "3", "-1", "nan", "inf", "soon", "Wed, 21 Oct 2015 07:28:00 GMT")
+    ] == [*(0, 0, 3, 0, 0, 0, 0, 0)]
     assert _seconds(formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=2)
 
 
@@ -271,9 +325,14 @@ def test_a_new_repository_can_be_private(run, hub, tmp_path, flagtrl):
     assert hub.private == {REPO}
 
 
-def test_a_private_repository_is_read_with_its_token_alone(run, hub, tmp_path, flagtrl, monkeypatch):
+def test_a_private_repository_is_read_with_its_token_alone(
+    run, hub, tmp_path, flagtrl, monkeypatch
+):
     assert flagtrl("push", run, REPO, "--private").returncode == 0
-    for token, named in (("hf_wrong", "does not know the token"), (None, "or it is private and the token")):
+    for token, named in (
+        ("hf_wrong", "does not know the token"),
+        (None, "or it is private and the token"),
+    ):
         monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
         assert named in the_line(flagtrl("pull", REPO, "--output_dir", tmp_path / "back"))
         assert not (tmp_path / "back" / SETTINGS_FILE).exists()
@@ -291,8 +350,22 @@ def test_what_flagtrl_did_not_write_is_not_uploaded(run, hub, flagtrl):
     (run / "eval/equity_curve-6.png").write_bytes(b"picture")
     assert flagtrl("push", run, REPO).returncode == 0
     assert set(hub.repos[REPO]) == {
-        *(ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "adapter_config.json", "results.json", "trades.csv", "README.md"),
-        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "equity_curve.png", "eval/equity_curve-6.png"),
+        *(
+            ADAPTER_FILE,
+            HEADS_FILE,
+            SETTINGS_FILE,
+            "adapter_config.json",
+            "results.json",
+            "trades.csv",
+            "README.md",
+        ),
+        *(
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+            "equity_curve.png",
+            "eval/equity_curve-6.png",
+        ),
     }
 
 
@@ -311,33 +384,53 @@ def commits(hub):
     return sum(count for request, count in hub.requests.items() if "/commit/" in request)
 
 
-@pytest.mark.parametrize(("strategy", "expected"), [("end", 1), ("every_save", 3), ("checkpoint", 5)])
+@pytest.mark.parametrize(
+    ("strategy", "expected"), [("end", 1), ("every_save", 3), ("checkpoint", 5)]
+)
 def test_a_run_is_pushed_as_it_trains(small_model, hub, tmp_path, strategy, expected, command):
     done = command(train, small_model, tmp_path / "run", strategy)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"pushed {hub.url}/{REPO}/commit" in done.stdout
     assert commits(hub) == expected, "two checkpoints and the end"
     files, out = hub.repos[REPO], tmp_path / "run"
-    assert files[HEADS_FILE] == (out / HEADS_FILE).read_bytes() and files[ADAPTER_FILE] == (out / ADAPTER_FILE).read_bytes()
+    assert (
+        files[HEADS_FILE] == (out / HEADS_FILE).read_bytes()
+        and files[ADAPTER_FILE] == (out / ADAPTER_FILE).read_bytes()
+    )
     if strategy == "every_save":
         assert not [name for name in files if "trainer_state" in name]
-    whole = {name.removeprefix("last-checkpoint/") for name in files if name.startswith("last-checkpoint/")}
+    whole = {
+        name.removeprefix("last-checkpoint/")
+        for name in files
+        if name.startswith("last-checkpoint/")
+    }
     if strategy == "checkpoint":
         last = {path.name for path in (out / "checkpoint-12").iterdir()}
         assert whole == last and {"optimizer.pt", "trainer_state.json", HEADS_FILE} <= whole
-        assert files["last-checkpoint/optimizer.pt"] == (out / "checkpoint-12/optimizer.pt").read_bytes()
+        assert (
+            files["last-checkpoint/optimizer.pt"]
+            == (out / "checkpoint-12/optimizer.pt").read_bytes()
+        )
     else:
         assert not whole
 
 
-def test_a_run_is_resumed_from_the_checkpoint_that_the_hub_keeps(small_model, hub, tmp_path, flagtrl):
+def test_a_run_is_resumed_from_the_checkpoint_that_the_hub_keeps(
+    small_model, hub, tmp_path, flagtrl
+):
     saves = {"save_strategy": "steps", "save_steps": 6}
     calm = tiny_trainer(small_model, tmp_path / "calm", rollouts=3, **saves)
     calm.train()
     stop = AtStep(lambda model: 1 / 0, 13)
     publisher = Publisher("flagtrl-msft", "checkpoint")
     lost = tiny_trainer(
-        small_model, tmp_path / "lost", rollouts=3, publisher=publisher, push_to_hub=True, callbacks=[stop], **saves
+        small_model,
+        tmp_path / "lost",
+        rollouts=3,
+        publisher=publisher,
+        push_to_hub=True,
+        callbacks=[stop],
+        **saves,
     )
     with pytest.raises(ZeroDivisionError):
         lost.train()
@@ -349,16 +442,24 @@ def test_a_run_is_resumed_from_the_checkpoint_that_the_hub_keeps(small_model, hu
     resumed = tiny_trainer(small_model, tmp_path / "again", rollouts=3, **saves)
     resumed.train(resume_from_checkpoint=str(back / "last-checkpoint"))
     assert resumed.state.global_step == 18 and equal(weights(resumed), weights(calm))
-    assert entries(resumed, 13)[:-1] == entries(calm, 13)[:-1], "but the last, which averages over a process's life"
+    assert entries(resumed, 13)[:-1] == entries(calm, 13)[:-1], (
+        "but the last, which averages over a process's life"
+    )
 
 
 def test_a_checkpoint_that_is_not_there_is_said(run, hub, tmp_path, flagtrl):
     assert flagtrl("push", run, REPO).returncode == 0
-    assert "has no last-checkpoint" in the_line(flagtrl("pull", REPO, "--output_dir", tmp_path / "back", "--checkpoint"))
+    assert "has no last-checkpoint" in the_line(
+        flagtrl("pull", REPO, "--output_dir", tmp_path / "back", "--checkpoint")
+    )
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("what nobody foresaw")])
-def test_training_goes_on_whatever_a_push_of_a_checkpoint_meets(small_model, hub, tmp_path, monkeypatch, caplog, error):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("what nobody foresaw")]
+)
+def test_training_goes_on_whatever_a_push_of_a_checkpoint_meets(
+    small_model, hub, tmp_path, monkeypatch, caplog, error
+):
     def fail(*_):
         raise error
 
@@ -371,7 +472,9 @@ def test_training_goes_on_whatever_a_push_of_a_checkpoint_meets(small_model, hub
     assert "was not pushed" in caplog.text and str(error) in caplog.text
 
 
-def test_training_goes_on_without_the_hub_and_the_end_carries_all(small_model, hub, tmp_path, command, caplog):
+def test_training_goes_on_without_the_hub_and_the_end_carries_all(
+    small_model, hub, tmp_path, command, caplog
+):
     hub.fail("/commit/", 0, times=4)  # the first checkpoint's four attempts
     done = command(train, small_model, tmp_path / "run", "every_save")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -379,7 +482,9 @@ def test_training_goes_on_without_the_hub_and_the_end_carries_all(small_model, h
     assert hub.repos[REPO][ADAPTER_FILE] == (tmp_path / "run" / ADAPTER_FILE).read_bytes()
 
 
-def test_a_hub_that_stays_away_at_the_end_leaves_the_run_and_the_command(small_model, hub, tmp_path, flagtrl, command):
+def test_a_hub_that_stays_away_at_the_end_leaves_the_run_and_the_command(
+    small_model, hub, tmp_path, flagtrl, command
+):
     hub.fail("/commit/", 503, times=1000)
     line = the_line(command(train, small_model, tmp_path / "run", "end"))
     assert "answered 503" in line and "push it again" in line
@@ -388,8 +493,12 @@ def test_a_hub_that_stays_away_at_the_end_leaves_the_run_and_the_command(small_m
     assert flagtrl("push", tmp_path / "run", REPO).returncode == 0
 
 
-@pytest.mark.parametrize(("token", "named"), [("hf_wrong", "does not know the token"), (None, "there is no token")])
-def test_a_token_that_will_not_do_is_known_before_training(small_model, hub, tmp_path, monkeypatch, token, named, command):
+@pytest.mark.parametrize(
+    ("token", "named"), [("hf_wrong", "does not know the token"), (None, "there is no token")]
+)
+def test_a_token_that_will_not_do_is_known_before_training(
+    small_model, hub, tmp_path, monkeypatch, token, named, command
+):
     monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
     line = the_line(command(train, small_model, tmp_path / "run", "end"))
     assert named in line and "without --push_to_hub" in line
@@ -397,13 +506,33 @@ def test_a_token_that_will_not_do_is_known_before_training(small_model, hub, tmp
 
 
 def test_a_recipe_pushes_what_it_measured(small_model, shared, hub, tmp_path):
-    fast = "--preset paper --sampled_paths 1 --total_timesteps 16 --num_steps 8 --gradient_accumulation_steps 2"
+    fast = (
+        "--preset paper --sampled_paths 1 --total_timesteps 16 --num_steps 8 "
+        "--gradient_accumulation_steps 2"
+    )
     fast += " --prompt_style compact --news_token_budget 8"
-    recipe = [ROOT / "recipes/train_msft.py", "--data", shared / "data/investorbench/msft.json", *fast.split()]
-    recipe += ["--model_name_or_path", small_model, "--output_dir", tmp_path / "msft", "--save_strategy", "no"]
+    recipe = [
+        ROOT / "recipes/train_msft.py",
+        "--data",
+        shared / "data/investorbench/msft.json",
+        *fast.split(),
+    ]
+    recipe += [
+        "--model_name_or_path",
+        small_model,
+        "--output_dir",
+        tmp_path / "msft",
+        "--save_strategy",
+        "no",
+    ]
     recipe += ["--push_to_hub", "true", "--hub_model_id", REPO, "--hub_private_repo", "true"]
     done = away(hub, tmp_path, recipe, ACCELERATE_USE_CPU="true")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "pushed: " in done.stdout and hub.private == {REPO}
-    assert json.loads(hub.repos[REPO]["results.json"])["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(15.340, abs=5e-4)
-    assert b"| buy_and_hold |" in hub.repos[REPO]["README.md"] and b"equity_curve.png" in hub.repos[REPO]["README.md"]
+    assert json.loads(hub.repos[REPO]["results.json"])["test"]["buy_and_hold"]["paper"][
+        "CR"
+    ] == pytest.approx(15.340, abs=5e-4)
+    assert (
+        b"| buy_and_hold |" in hub.repos[REPO]["README.md"]
+        and b"equity_curve.png" in hub.repos[REPO]["README.md"]
+    )

@@ -1,4 +1,6 @@
-"""The README's commands for many GPUs and for big models, shortened, in real processes on a CPU: trained, saved, resumed."""
+"""The README's commands for many GPUs and for big models, shortened, in real processes on a CPU:
+trained, saved, resumed.
+"""
 
 import json
 import os
@@ -24,7 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def command(config):
     """The README's command for this configuration, of the sections `Many GPUs` and `Big models`."""
     between = README.split("## Many GPUs", 1)[1].split("## Push and reuse", 1)[0]
-    [found] = re.findall(rf"^accelerate launch .*accelerate_configs/{config}\.yaml .*$", shell_commands(between), re.MULTILINE)
+    [found] = re.findall(
+        rf"^accelerate launch .*accelerate_configs/{config}\.yaml .*$",
+        shell_commands(between),
+        re.MULTILINE,
+    )
     return shlex.split(found)
 
 
@@ -35,7 +41,9 @@ def free_port():
 
 
 def start(config, launcher, options):
-    """Start the README's command with more options for the launcher and the recipe, which win over its own."""
+    """Start the README's command with more options for the launcher and the recipe, which win over
+    its own.
+    """
     words = command(config)
     recipe = words.index("recipes/train_msft.py")
     sharded = config not in ("multi_gpu", "multi_node")
@@ -44,9 +52,19 @@ def start(config, launcher, options):
     env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "tests")}
     if not sharded:
         env["ACCELERATE_USE_CPU"] = "true"
-    line = [sys.executable, "-m", "accelerate.commands.launch", *words[2:recipe], *launcher, *script, *words[recipe + 1 :]]
+    line = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *words[2:recipe],
+        *launcher,
+        *script,
+        *words[recipe + 1 :],
+    ]
     line = list(map(str, [*line, *options]))
-    return subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -56,25 +74,49 @@ def finish(process):
 
 
 def run(config, *options):
-    return finish(start(config, ["--num_processes", 2, "--main_process_port", free_port()], options))
+    return finish(
+        start(config, ["--num_processes", 2, "--main_process_port", free_port()], options)
+    )
 
 
 @pytest.fixture
 def short(shared, small_model):
-    """Options that shorten a command: few steps, a small model, a checkpoint after each of two rollouts."""
-    options = [*FAST, "--data", shared / "data" / FILES["msft"], "--model_name_or_path", small_model]
-    return [*options, "--num_envs", "2", "--total_timesteps", "32", "--save_strategy", "steps", "--save_steps", "1"]
+    """Options that shorten a command: few steps, a small model, a checkpoint after each of two
+    rollouts.
+    """
+    options = [
+        *FAST,
+        "--data",
+        shared / "data" / FILES["msft"],
+        "--model_name_or_path",
+        small_model,
+    ]
+    return [
+        *options,
+        "--num_envs",
+        "2",
+        "--total_timesteps",
+        "32",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "1",
+    ]
 
 
 def assert_trained_saved_and_resumed(config, options, tmp_path, resumed=True):
-    """Two processes train one policy; if `resumed`, from the first checkpoint they come to the same end."""
+    """Two processes train one policy; if `resumed`, from the first checkpoint they come to the same
+    end.
+    """
     whole, again = tmp_path / "whole", tmp_path / "resumed"
     out = run(config, *options, "--output_dir", whole)
     assert out.count("│ agent_greedy ") == 1, "only the main process reports"
     assert json.loads((whole / "results.json").read_text())["settings"]["ppo"]["num_envs"] == 2
     first = min(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     states = [json.loads((first / f"rollout_state_{rank}.json").read_text()) for rank in range(2)]
-    assert states[0]["environments"] != states[1]["environments"], "each process has environments of its own"
+    assert states[0]["environments"] != states[1]["environments"], (
+        "each process has environments of its own"
+    )
     assert states[0]["generator"] == states[1]["generator"], "each draws the actions of all"
     if not resumed:
         return
@@ -95,9 +137,18 @@ def test_many_gpus(tmp_path, short, resumed):
 @pytest.mark.timeout(900)
 def test_many_machines(tmp_path, short):
     """Two launchers, as on two machines, each with one process."""
-    launcher = ["--num_processes", 2, "--main_process_ip", "127.0.0.1", "--main_process_port", free_port()]
+    launcher = [
+        "--num_processes",
+        2,
+        "--main_process_ip",
+        "127.0.0.1",
+        "--main_process_port",
+        free_port(),
+    ]
     options = [*short, "--output_dir", tmp_path]
-    machines = [start("multi_node", [*launcher, "--machine_rank", rank], options) for rank in range(2)]
+    machines = [
+        start("multi_node", [*launcher, "--machine_rank", rank], options) for rank in range(2)
+    ]
     reports = [finish(machine).count("agent_greedy") for machine in machines]
     assert reports == [1, 0]
     assert load_policy(tmp_path).settings["learning"]["num_envs"] == 2
@@ -105,19 +156,31 @@ def test_many_machines(tmp_path, short):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("config", ["fsdp2", pytest.param("deepspeed_zero3", marks=needs_deepspeed)])
+@pytest.mark.parametrize(
+    "config", ["fsdp2", pytest.param("deepspeed_zero3", marks=needs_deepspeed)]
+)
 def test_big_models_sharded(tmp_path, short, config):
     assert_trained_saved_and_resumed(config, short, tmp_path)
 
 
-# bitsandbytes says that it casts its inputs, and names a kernel package of its own that is not installed.
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+# bitsandbytes says that it casts its inputs, and names a kernel package of its own that is not
+# installed.
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 def test_big_models_in_4_bits(monkeypatch, shared, tmp_path, short):
-    """In this process, as its launcher starts but one; bitsandbytes' 4-bit products on a CPU want multiples of 32."""
+    """In this process, as its launcher starts but one; bitsandbytes' 4-bit products on a CPU want
+    multiples of 32.
+    """
     words = command("single_gpu")
     tokenizer = shared / "models/smollm2_instruct_tokenizer"
     model = random_llama(tmp_path / "model", tokenizer, (64, 128, 4, 2, 1))
-    options = [*words[words.index("recipes/train_msft.py") + 1 :], *short, "--model_name_or_path", model]
+    options = [
+        *words[words.index("recipes/train_msft.py") + 1 :],
+        *short,
+        "--model_name_or_path",
+        model,
+    ]
     run_recipe(monkeypatch, "msft", *options, "--output_dir", tmp_path / "out", "--use_cpu", "true")
     settings = load_policy(tmp_path / "out").settings["policy"]
     assert (settings["quantization"], settings["finetuning"]) == ("4bit", "lora")

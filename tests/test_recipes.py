@@ -70,18 +70,34 @@ def msft_run(shared, small_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("msft")
     data = shared / "data" / FILES["msft"]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run_recipe(monkeypatch, "msft", "--data", data, "--model_name_or_path", small_model, "--output_dir", out, *FAST)
+        run_recipe(
+            monkeypatch,
+            "msft",
+            "--data",
+            data,
+            "--model_name_or_path",
+            small_model,
+            "--output_dir",
+            out,
+            *FAST,
+        )
     return out
 
 
 @pytest.mark.parametrize("asset", FILES)
 def test_a_recipes_windows_give_the_published_buy_and_hold(shared, tmp_path, asset):
     data = str(shared / "data" / FILES[asset])
-    arguments = parse_arguments(RECIPES[asset], ["--data", data, "--output_dir", str(tmp_path)], asset)
+    arguments = parse_arguments(
+        RECIPES[asset], ["--data", data, "--output_dir", str(tmp_path)], asset
+    )
     _, test = training_and_test_windows(arguments, arguments.data.load())
     ours = paper(buy_and_hold(test, arguments.market), arguments.data.volatility_periods).as_dict()
     with open(shared / "spec/paper_tables.csv") as file:
-        published = next(r for r in csv.DictReader(file) if r["model"] == "Buy & Hold" and r["asset"] == asset.upper())
+        published = next(
+            r
+            for r in csv.DictReader(file)
+            if r["model"] == "Buy & Hold" and r["asset"] == asset.upper()
+        )
     for metric in ("CR", "SR", "AV", "MDD"):
         # BTC's published CR, 21.821, is its rounding cut off: 21.8216 from the public prices.
         tolerance = 0.001 if (asset, metric) == ("btc", "CR") else 0.0005
@@ -91,24 +107,39 @@ def test_a_recipes_windows_give_the_published_buy_and_hold(shared, tmp_path, ass
 def test_a_recipe_writes_a_whole_run(shared, msft_run):
     results = json.loads((msft_run / "results.json").read_text(), parse_constant=pytest.fail)
     assert set(results["test"]) == ROWS
-    assert results["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(15.340, abs=0.0005), "the published one"
-    assert results["data"]["sha256"] == investorbench_json(shared / "data" / FILES["msft"], "MSFT").fingerprint()
+    assert results["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(15.340, abs=0.0005), (
+        "the published one"
+    )
+    assert (
+        results["data"]["sha256"]
+        == investorbench_json(shared / "data" / FILES["msft"], "MSFT").fingerprint()
+    )
     assert results["seed"] == 42
     assert results["versions"]["torch"] == version("torch")
     assert (msft_run / "equity_curve.png").read_bytes().startswith(b"\x89PNG")
     with open(msft_run / "trades.csv") as file:
         trades = list(csv.DictReader(file))
     bars = results["windows"]["test"][2]
-    assert len(trades) == 4 * (bars - 1), "one row a decision: greedy, the first sampled path, untrained raw and calibrated"
+    assert len(trades) == 4 * (bars - 1), (
+        "one row a decision: greedy, the first sampled path, untrained raw and calibrated"
+    )
     greedy = [float(row["value_after"]) for row in trades if row["row"] == "agent_greedy"]
-    assert 100 * np.log(greedy[-1] / 100_000) == pytest.approx(results["test"]["agent_greedy"]["paper"]["CR"])
+    assert 100 * np.log(greedy[-1] / 100_000) == pytest.approx(
+        results["test"]["agent_greedy"]["paper"]["CR"]
+    )
 
 
-def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so(monkeypatch, small_model, tmp_path):
-    """And a backtest of the run finds them again, with the very numbers that training ended with; nothing is downloaded."""
+def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so(
+    monkeypatch, small_model, tmp_path
+):
+    """And a backtest of the run finds them again, with the very numbers that training ended with;
+    nothing is downloaded.
+    """
     for module in (recipe, saved):
         monkeypatch.setattr(module, "fetch_investorbench", lambda symbol: pytest.fail("downloads"))
-    run_recipe(monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST)
+    run_recipe(
+        monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     facts = {"symbol": "BTC", "source": SHIPPED_SOURCE, "sha256": embedded("BTC").fingerprint()}
     assert results["data"] == facts == json.loads((tmp_path / "flagtrl.json").read_text())["data"]
@@ -121,36 +152,81 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
 
 def test_which_data_are_taken_and_what_they_are_called(monkeypatch, shared):
     fetched = []
-    monkeypatch.setattr(recipe, "fetch_investorbench", lambda symbol: fetched.append(symbol) or shared / "data" / FILES["msft"])
+    monkeypatch.setattr(
+        recipe,
+        "fetch_investorbench",
+        lambda symbol: fetched.append(symbol) or shared / "data" / FILES["msft"],
+    )
     for symbol in SHIPPED:
         arguments = DataArguments(symbol=symbol)
-        assert (arguments.load().fingerprint(), arguments.source) == (embedded(symbol).fingerprint(), SHIPPED_SOURCE)
+        assert (arguments.load().fingerprint(), arguments.source) == (
+            embedded(symbol).fingerprint(),
+            SHIPPED_SOURCE,
+        )
     assert not fetched
-    for arguments in (DataArguments(news_text=True), DataArguments(symbol="UVV"), DataArguments(symbol="TSLA")):
+    for arguments in (
+        DataArguments(news_text=True),
+        DataArguments(symbol="UVV"),
+        DataArguments(symbol="TSLA"),
+    ):
         assert arguments.load().news[1][0].text and arguments.source == INVESTORBENCH
     assert fetched == ["MSFT", "UVV", "TSLA"]
     file = str(shared / "data" / FILES["jnj"])
     arguments = DataArguments(symbol="JNJ", data=file)
-    assert arguments.load().fingerprint() == investorbench_json(file).fingerprint() and arguments.source == file
+    assert (
+        arguments.load().fingerprint() == investorbench_json(file).fingerprint()
+        and arguments.source == file
+    )
     assert len(fetched) == 3
-    message = r"news_text is true beside data '.*jnj\.json'; leave --news_text out .*, or leave --data out"
+    message = (
+        r"news_text is true beside data '.*jnj\.json'; leave --news_text out .*, or leave --data "
+        r"out"
+    )
     with pytest.raises(ConfigError, match=message):
         DataArguments(data=file, news_text=True)
 
 
-def test_a_recipe_chooses_the_policy_that_is_best_on_validation_days(monkeypatch, shared, small_model, tmp_path, capsys):
-    evaluation = "--eval_strategy steps --eval_steps 1 --save_strategy steps --save_steps 1 --load_best_model_at_end true"
-    window = "--train_end 2020-08-31 --valid_start 2020-09-01 --valid_end 2020-09-10 --metric_for_best_model paper_CR"
-    where = ["--data", shared / "data" / FILES["msft"], "--model_name_or_path", small_model, "--output_dir", tmp_path]
-    run_recipe(monkeypatch, "msft", *where, *FAST, *evaluation.split(), *window.split(), "--learning_rate", "0.01")
-    state = json.loads((tmp_path / f"checkpoint-{max(steps_of(tmp_path))}" / "trainer_state.json").read_text())
+def test_a_recipe_chooses_the_policy_that_is_best_on_validation_days(
+    monkeypatch, shared, small_model, tmp_path, capsys
+):
+    evaluation = (
+        "--eval_strategy steps --eval_steps 1 --save_strategy steps --save_steps 1 "
+        "--load_best_model_at_end true"
+    )
+    window = (
+        "--train_end 2020-08-31 --valid_start 2020-09-01 --valid_end 2020-09-10 "
+        "--metric_for_best_model paper_CR"
+    )
+    where = [
+        "--data",
+        shared / "data" / FILES["msft"],
+        "--model_name_or_path",
+        small_model,
+        "--output_dir",
+        tmp_path,
+    ]
+    run_recipe(
+        monkeypatch,
+        "msft",
+        *where,
+        *FAST,
+        *evaluation.split(),
+        *window.split(),
+        "--learning_rate",
+        "0.01",
+    )
+    state = json.loads(
+        (tmp_path / f"checkpoint-{max(steps_of(tmp_path))}" / "trainer_state.json").read_text()
+    )
     scores = {e["step"]: e["eval_paper_CR"] for e in state["log_history"] if "eval_paper_CR" in e}
     best = max(scores, key=lambda step: (scores[step], -step))
     assert len(scores) == 2 and state["best_global_step"] == best
     chosen = tmp_path / f"checkpoint-{best}"
     for name in ("adapter_model.safetensors", "flagtrl_heads.safetensors"):
         assert (tmp_path / name).read_bytes() == (chosen / name).read_bytes()
-    assert {path.name for path in (tmp_path / "eval").iterdir()} == {f"equity_curve-{step}.png" for step in scores}
+    assert {path.name for path in (tmp_path / "eval").iterdir()} == {
+        f"equity_curve-{step}.png" for step in scores
+    }
     assert "validation | CR" in capsys.readouterr().out
 
 
@@ -166,7 +242,8 @@ def test_a_saved_run_reloads_with_identical_action_probabilities(shared, msft_ru
     market = investorbench_json(shared / "data" / FILES["msft"], "MSFT")
     window = market.window(*policy.settings["windows"]["test"][:2])
     settings = MarketSettings(**policy.settings["market"])
-    read_ahead(policy.model, policy.encoder, window, settings, lambda line: None, "test")  # as then, to the last bit
+    # as then, to the last bit
+    read_ahead(policy.model, policy.encoder, window, settings, lambda line: None, "test")
     again = backtest(language_policy(policy.model, policy.encoder), window, settings)
     np.testing.assert_array_equal(again.probabilities, np.array(saved))
 
@@ -182,14 +259,21 @@ def test_the_adapter_loads_without_flagtrl_and_changes_the_logits(small_model, m
         "assert 'flagtrl' not in sys.modules\n"
         "print(float((tuned - base).abs().max()))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, small_model, msft_run], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, small_model, msft_run],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 1e-6
 
 
 def test_a_yaml_file_sets_options_and_the_command_line_wins(small_model, tmp_path):
     config = tmp_path / "run.yaml"
-    config.write_text(f"model_name_or_path: {small_model}\nseed: 5\nlearning_rate: 1e-3\nreward: log_return\n")
+    config.write_text(
+        f"model_name_or_path: {small_model}\nseed: 5\nlearning_rate: 1e-3\nreward: log_return\n"
+    )
     words = ["--config", str(config), "--output_dir", str(tmp_path / "out"), "--seed", "6", *FAST]
     settings = parse_arguments(RECIPES["msft"], words, "msft").settings()
     assert settings["ppo"]["seed"] == 6
@@ -221,12 +305,24 @@ def broken_inputs(tmp_path, shared):
     return {
         "missing file": (["--data", tmp_path / "none.json"], "none.json"),
         "broken JSON": (written("broken.json", '{"2020-07-01": {'), "broken.json"),
-        "NaN price": (written("nan.json", json.dumps(series(**{"2020-07-03": float("nan")}))), "2020-07-03"),
-        "zero price": (written("zero.json", json.dumps(series(**{"2020-07-04": 0.0}))), "2020-07-04"),
+        "NaN price": (
+            written("nan.json", json.dumps(series(**{"2020-07-03": float("nan")}))),
+            "2020-07-03",
+        ),
+        "zero price": (
+            written("zero.json", json.dumps(series(**{"2020-07-04": 0.0}))),
+            "2020-07-04",
+        ),
         "duplicate dates": (written("twice.json", duplicated()), "2020-07-10"),
         "unsorted dates": (written("unsorted.json", json.dumps(unsorted)), "sorted"),
-        "empty window": ([*good, "--test_start", "2031-01-01", "--test_end", "2031-02-01"], "2031-01-01"),
-        "start after end": ([*good, "--train_start", "2020-10-01", "--train_end", "2020-07-01"], "2020-10-01"),
+        "empty window": (
+            [*good, "--test_start", "2031-01-01", "--test_end", "2031-02-01"],
+            "2031-01-01",
+        ),
+        "start after end": (
+            [*good, "--train_start", "2020-10-01", "--train_end", "2020-07-01"],
+            "2020-10-01",
+        ),
         "unknown reward": ([*good, "--reward", "profit"], "'profit'"),
         "unknown key in the YAML": ([*good, "--config", tmp_path / "unknown.yaml"], "learning_rat"),
         "prompt too long": ([*good, "--model_name_or_path", tmp_path / "short"], "64"),
@@ -235,7 +331,15 @@ def broken_inputs(tmp_path, shared):
         "value out of bounds": ([*good, "--gamma", "1.5"], "1.5"),
         "no validation window": ([*good, "--eval_strategy", "steps"], "give --valid_start"),
         "validation on test days": (
-            [*good, "--eval_strategy", "steps", "--valid_start", "2020-09-01", "--valid_end", "2020-10-01"],
+            [
+                *good,
+                "--eval_strategy",
+                "steps",
+                "--valid_start",
+                "2020-09-01",
+                "--valid_end",
+                "2020-10-01",
+            ],
             "holds days of the test window",
         ),
         "news texts of one's own file": ([*good, "--news_text", "true"], "leave --news_text out"),
@@ -266,7 +370,9 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bad_input_ends_in_one_line_and_exit_code_2(monkeypatch, capfd, shared, small_model, tmp_path, case):
+def test_a_bad_input_ends_in_one_line_and_exit_code_2(
+    monkeypatch, capfd, shared, small_model, tmp_path, case
+):
     args, named = broken_inputs(tmp_path, shared)[case]
     if case == "prompt too long":
         model = AutoModelForCausalLM.from_pretrained(small_model)
@@ -291,9 +397,21 @@ def test_a_bad_input_ends_in_one_line_and_exit_code_2(monkeypatch, capfd, shared
 
 def test_no_network_ends_in_one_line_and_exit_code_2(tmp_path):
     closed = "http://127.0.0.1:9"
-    env = {**os.environ, "FLAGTRL_DATA_URL": closed, "HF_ENDPOINT": closed, "FLAGTRL_CACHE": str(tmp_path / "cache")}
+    env = {
+        **os.environ,
+        "FLAGTRL_DATA_URL": closed,
+        "HF_ENDPOINT": closed,
+        "FLAGTRL_CACHE": str(tmp_path / "cache"),
+    }
     env |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "recipes/train_msft.py", "--news_text", "true", "--output_dir", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "recipes/train_msft.py",
+        "--news_text",
+        "true",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -301,10 +419,23 @@ def test_no_network_ends_in_one_line_and_exit_code_2(tmp_path):
 
 
 def test_no_hub_ends_in_one_line_and_exit_code_2(shared, tmp_path):
-    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    env = {
+        **os.environ,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "0",
+    }
     data = str(shared / "data" / FILES["msft"])
-    command = [sys.executable, "recipes/train_msft.py", "--data", data, "--output_dir", str(tmp_path / "out")]
-    command += ["--model_name_or_path", "HuggingFaceTB/SmolLM2-360M-Instruct"]  # that no package stands in for
+    command = [
+        sys.executable,
+        "recipes/train_msft.py",
+        "--data",
+        data,
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    # that no package stands in for
+    command += ["--model_name_or_path", "HuggingFaceTB/SmolLM2-360M-Instruct"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

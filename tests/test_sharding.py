@@ -1,7 +1,9 @@
-"""Two processes train the policy that one does: data-parallel, and with the model sharded by FSDP2, ZeRO-2 and ZeRO-3.
+"""Two processes train the policy that one does: data-parallel, and with the model sharded by FSDP2,
+ZeRO-2 and ZeRO-3.
 
-The launcher, the configurations of accelerate_configs/ and the collectives are the real ones; only the devices are CPUs
-(tests/cpu_sharding.py). A shard's sums run in another order, so that equality is up to rounding.
+The launcher, the configurations of accelerate_configs/ and the collectives are the real ones; only
+the devices are CPUs (tests/cpu_sharding.py). A shard's sums run in another order, so that equality
+is up to rounding.
 """
 
 import json
@@ -20,15 +22,26 @@ from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 from training import tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
-# 16 updates: 4 rollouts of 20 samples, 2 minibatches, twice. CleanRL's epsilon for PPO; with Adam's own of 1e-8 a weight
-# whose gradient is 0 but for rounding moves as far as any. Values as small as returns are: larger ones' loss throws the top
-# layers about through the standardisation, and rounding with them.
-RUN = {"num_envs": 4, "num_steps": 5, "minibatch_size": 10, "rollouts": 4, "learning_rate": 5e-4, "adam_epsilon": 1e-5}
+# 16 updates: 4 rollouts of 20 samples, 2 minibatches, twice. CleanRL's epsilon for PPO; with Adam's
+# own of 1e-8 a weight whose gradient is 0 but for rounding moves as far as any. Values as small as
+# returns are: larger ones' loss throws the top layers about through the standardisation, and
+# rounding with them.
+RUN = {
+    "num_envs": 4,
+    "num_steps": 5,
+    "minibatch_size": 10,
+    "rollouts": 4,
+    "learning_rate": 5e-4,
+    "adam_epsilon": 1e-5,
+}
 RUN |= {"value_std": 0.004}
-RUN |= {"prior": "calibrated"}  # so every test sees that the processes measured, and a resumed run kept, the same offsets
+# so every test sees that the processes measured, and a resumed run kept, the same offsets
+RUN |= {"prior": "calibrated"}
 SAVED = {"save_strategy": "steps", "save_steps": 8}
 FILES = (ADAPTER_FILE, HEADS_FILE)
-needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs pip install flagtrl[deepspeed]")
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="needs pip install flagtrl[deepspeed]"
+)
 ZERO = {2: "deepspeed_zero2", 3: "deepspeed_zero3"}
 
 
@@ -43,9 +56,26 @@ def launch(small_model, out, config, *, checkpoint=None, processes=2, **options)
         env["ACCELERATE_USE_CPU"] = "true"
     else:
         options["use_cpu"] = False  # what it is, as accelerate sees it; see cpu_sharding.py
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{config}.yaml"]
-    command += ["--num_processes", str(processes), "--main_process_port", str(port), "tests/train_processes.py"]
-    command += [str(small_model), str(out), json.dumps({**RUN, **options}), *([str(checkpoint)] if checkpoint else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        f"accelerate_configs/{config}.yaml",
+    ]
+    command += [
+        "--num_processes",
+        str(processes),
+        "--main_process_port",
+        str(port),
+        "tests/train_processes.py",
+    ]
+    command += [
+        str(small_model),
+        str(out),
+        json.dumps({**RUN, **options}),
+        *([str(checkpoint)] if checkpoint else []),
+    ]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((out / "facts.json").read_text())
@@ -75,7 +105,9 @@ def largest_difference(a, b):
     for name in FILES:
         ours, theirs = load_file(a / name), load_file(b / name)
         assert ours.keys() == theirs.keys()
-        largest = max(largest, *(float((ours[key].float() - theirs[key].float()).abs().max()) for key in ours))
+        largest = max(
+            largest, *(float((ours[key].float() - theirs[key].float()).abs().max()) for key in ours)
+        )
     return largest
 
 
@@ -83,16 +115,35 @@ def assert_same_curve(log, trainer):
     """Every loss term of all 16 updates; the explained variance is each process's own."""
     wanted = [entry for entry in trainer.state.log_history if "loss" in entry]
     found = [entry for entry in log if "loss" in entry]
-    assert [entry["step"] for entry in found] == [entry["step"] for entry in wanted] == list(range(1, 17))
+    assert (
+        [entry["step"] for entry in found]
+        == [entry["step"] for entry in wanted]
+        == list(range(1, 17))
+    )
     for ours, theirs in zip(found, wanted, strict=True):
-        for name in ("loss", "policy_loss", "value_loss", "entropy", "kl", "kl_old", "ratio", "reward", "action_share/Buy"):
+        for name in (
+            "loss",
+            "policy_loss",
+            "value_loss",
+            "entropy",
+            "kl",
+            "kl_old",
+            "ratio",
+            "reward",
+            "action_share/Buy",
+        ):
             assert (name in ours) == (name in theirs)
-            assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), abs=2e-5, rel=1e-4), (ours["step"], name)
+            assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), abs=2e-5, rel=1e-4), (
+                ours["step"],
+                name,
+            )
 
 
 def assert_learnt_the_same(out, log, single):
     directory, trainer = single
-    moved = max(float((now - trainer.start[name]).abs().max()) for name, now in weights(trainer).items())
+    moved = max(
+        float((now - trainer.start[name]).abs().max()) for name, now in weights(trainer).items()
+    )
     assert moved > 1e-3, "the run must move the weights by more than the tolerance"
     assert_same_curve(log, trainer)
     assert largest_difference(out, directory) < 1e-5
@@ -105,14 +156,18 @@ def assert_learnt_the_same(out, log, single):
         pytest.param({"advantage": "exact", "style": "markov"}, id="exact"),
     ],
 )
-def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(small_model, tmp_path, alone, options):
+def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(
+    small_model, tmp_path, alone, options
+):
     facts = launch(small_model, tmp_path, "multi_gpu", **options)
     assert facts["kinds"][0] == "DistributedDataParallel"
     assert_learnt_the_same(tmp_path, facts["log"], alone(**options))
 
 
 def sharded_run(small_model, tmp_path, alone, config, finetuning, kinds, *, resumed):
-    """16 updates, equal to the single process's; then resumed from a checkpoint of the middle, with the same end."""
+    """16 updates, equal to the single process's; then resumed from a checkpoint of the middle, with
+    the same end.
+    """
     whole = tmp_path / "whole"
     facts = launch(small_model, whole, config, finetuning=finetuning, **SAVED)
     assert set(kinds) <= set(facts["kinds"])
@@ -120,30 +175,52 @@ def sharded_run(small_model, tmp_path, alone, config, finetuning, kinds, *, resu
     checkpoint = whole / "checkpoint-8"
     check_checkpoint(checkpoint, processes=2)
     frozen = sum(file.stat().st_size for file in small_model.glob("*.safetensors"))
-    assert sum(file.stat().st_size for file in checkpoint.rglob("*") if "token" not in file.name) < frozen, "no base weights"
+    assert (
+        sum(file.stat().st_size for file in checkpoint.rglob("*") if "token" not in file.name)
+        < frozen
+    ), "no base weights"
     assert load_policy(checkpoint).model.settings.finetuning == finetuning
     if resumed:
-        launch(small_model, tmp_path / "again", config, finetuning=finetuning, checkpoint=checkpoint, **SAVED)
+        launch(
+            small_model,
+            tmp_path / "again",
+            config,
+            finetuning=finetuning,
+            checkpoint=checkpoint,
+            **SAVED,
+        )
         assert largest_difference(tmp_path / "again", whole) < 1e-6
     return facts
 
 
 @pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fsdp2_learns_the_same_and_resumes(small_model, tmp_path, alone, resumed):
-    sharded_run(small_model, tmp_path, alone, "fsdp2", "full_top", ["FSDPActorCritic", "DTensor"], resumed=resumed)
+    sharded_run(
+        small_model,
+        tmp_path,
+        alone,
+        "fsdp2",
+        "full_top",
+        ["FSDPActorCritic", "DTensor"],
+        resumed=resumed,
+    )
 
 
 @needs_deepspeed
 @pytest.mark.slow
 def test_zero3_learns_the_same(small_model, tmp_path, alone):
-    facts = sharded_run(small_model, tmp_path, alone, ZERO[3], "lora", ["DeepSpeedEngine"], resumed=False)
+    facts = sharded_run(
+        small_model, tmp_path, alone, ZERO[3], "lora", ["DeepSpeedEngine"], resumed=False
+    )
     assert facts["zero_stage"] == 3
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_fsdp2_with_lora_learns_the_same_and_resumes(small_model, tmp_path, alone):
-    sharded_run(small_model, tmp_path, alone, "fsdp2", "lora", ["FSDPActorCritic", "DTensor"], resumed=True)
+    sharded_run(
+        small_model, tmp_path, alone, "fsdp2", "lora", ["FSDPActorCritic", "DTensor"], resumed=True
+    )
 
 
 @needs_deepspeed
@@ -152,18 +229,26 @@ def test_fsdp2_with_lora_learns_the_same_and_resumes(small_model, tmp_path, alon
 @pytest.mark.parametrize("finetuning", ["full_top", "lora"])
 @pytest.mark.parametrize("stage", ZERO)
 def test_zero_learns_the_same_and_resumes(small_model, tmp_path, alone, stage, finetuning):
-    facts = sharded_run(small_model, tmp_path, alone, ZERO[stage], finetuning, ["DeepSpeedEngine"], resumed=True)
+    facts = sharded_run(
+        small_model, tmp_path, alone, ZERO[stage], finetuning, ["DeepSpeedEngine"], resumed=True
+    )
     assert facts["zero_stage"] == stage
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("config", ["fsdp2", *(pytest.param(name, marks=needs_deepspeed) for name in ZERO.values())])
+@pytest.mark.parametrize(
+    "config", ["fsdp2", *(pytest.param(name, marks=needs_deepspeed) for name in ZERO.values())]
+)
 def test_a_policy_head_and_steps_that_target_kl_skips(small_model, tmp_path, alone, config):
     """A step without a forward must leave the weights alone in every process."""
     options = {"policy": "head", "target_kl": 1e-6}
     out, trainer = alone(engine="plain", **options)
-    skipped = [entry["grad_norm"] for entry in trainer.state.log_history if "loss" in entry and "kl" not in entry]
+    skipped = [
+        entry["grad_norm"]
+        for entry in trainer.state.log_history
+        if "loss" in entry and "kl" not in entry
+    ]
     assert skipped, "some steps are skipped"
     facts = launch(small_model, tmp_path, config, **options)
     assert_same_curve(facts["log"], trainer)

@@ -1,4 +1,6 @@
-"""One process of a run that a launcher started, for tests/test_sharding.py: MODEL OUT OPTIONS_JSON [CHECKPOINT]."""
+"""One process of a run that a launcher started, for tests/test_sharding.py: MODEL OUT OPTIONS_JSON
+[CHECKPOINT].
+"""
 
 import json
 import sys
@@ -19,8 +21,15 @@ def main(model: str, out: str, options: str, checkpoint: str | None = None) -> N
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        kinds = [type(trainer.model_wrapped).__name__, *sorted({type(p.data).__name__ for p in trainer.model.parameters()})]
-        stage = trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
+        kinds = [
+            type(trainer.model_wrapped).__name__,
+            *sorted({type(p.data).__name__ for p in trainer.model.parameters()}),
+        ]
+        stage = (
+            trainer.accelerator.state.deepspeed_plugin.zero_stage
+            if trainer.is_deepspeed_enabled
+            else None
+        )
         facts = {"kinds": kinds, "zero_stage": stage, "log": trainer.state.log_history}
         (Path(out) / "facts.json").write_text(json.dumps(facts))
     close(trainer)

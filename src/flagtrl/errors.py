@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 EXIT_USAGE = 2
-# A file that this user may not touch; a disk that is full, over its quota, or may not be written to.
+# A file that this user may not touch; a disk that is full, over its quota, or may not be written
+# to.
 FORBIDDEN = (errno.EACCES, errno.EPERM)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, *FORBIDDEN)
 
@@ -46,7 +47,9 @@ class NonFiniteLossError(FlagtrlError):
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's own words, or else its kind: a message of ours stays one line."""
+    """The first line of an error's own words, or else its kind: a message of ours stays one
+    line.
+    """
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -58,7 +61,8 @@ def in_one_line(error: BaseException) -> str:
 def disk_trouble(error: BaseException | None) -> str | None:
     """What is wrong with the disk, where that is what `error` is about or came of; else None.
 
-    Libraries written in other languages raise errors of their own, which have the system's words but not its number.
+    Libraries written in other languages raise errors of their own, which have the system's words
+    but not its number.
     """
     while error is not None:
         for code in DISK_ERRORS:
@@ -79,7 +83,10 @@ def one_line_errors() -> Iterator[None]:
         if (trouble := disk_trouble(error)) is None:
             raise
         remedy = "allow it" if trouble in map(os.strerror, FORBIDDEN) else "make room"
-        _exit_with(f"{error.filename or 'a file'} could not be read or written: {trouble}; {remedy}, or write elsewhere")
+        _exit_with(
+            f"{error.filename or 'a file'} could not be read or written: {trouble}; {remedy}, or "
+            "write elsewhere"
+        )
 
 
 def _exit_with(message: str) -> NoReturn:

@@ -23,18 +23,48 @@ from flagtrl.evidence.tracking import PICTURE
 from flagtrl.patience import patiently
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
-from flagtrl.policy.provenance import ADAPTER_CONFIG, HUB_FILE, is_hub_name, public_name, without_paths
+from flagtrl.policy.provenance import (
+    ADAPTER_CONFIG,
+    HUB_FILE,
+    is_hub_name,
+    public_name,
+    without_paths,
+)
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
 
 logger = logging.getLogger(__name__)
 
-LAST_CHECKPOINT = "last-checkpoint"  # transformers' name of the folder that `hub_strategy="checkpoint"` keeps
-# What goes up from a run's directory, as patterns: what flagtrl writes there. All else is the user's own, as a settings
-# file with a token in it; and pickles, which can run code where they are loaded.
+# transformers' name of the folder that `hub_strategy="checkpoint"` keeps
+LAST_CHECKPOINT = "last-checkpoint"
+# What goes up from a run's directory, as patterns: what flagtrl writes there. All else is the
+# user's own, as a settings file with a token in it; and pickles, which can run code where they are
+# loaded.
 PUSHED = (
-    *(ADAPTER_CONFIG, ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, RESULTS_FILE, TRADES_FILE, CURVE_FILE, f"{PICTURE}-*.png"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("additional_chat_templates/*.jinja", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+    *(
+        ADAPTER_CONFIG,
+        ADAPTER_FILE,
+        HEADS_FILE,
+        SETTINGS_FILE,
+        RESULTS_FILE,
+        TRADES_FILE,
+        CURVE_FILE,
+        f"{PICTURE}-*.png",
+    ),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ),
+    *(
+        "additional_chat_templates/*.jinja",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+    ),
     *(QA_FILE, QA_FIGURE),
 )
 NOT_PULLED = ["*.pt", "*.pth", "*.bin", "*.pkl", "*.py", f"{LAST_CHECKPOINT}/*", "checkpoint-*"]
@@ -50,8 +80,9 @@ def push(
 ) -> str:
     """Upload a run, or a checkpoint of one, with its model card, in one commit.
 
-    What is uploaded names no path of this machine: where the base, the data or the output directory were one, the copies of
-    adapter_config.json, flagtrl.json and results.json that go up have its last part alone, and a warning says so of the base.
+    What is uploaded names no path of this machine: where the base, the data or the output directory
+    were one, the copies of adapter_config.json, flagtrl.json and results.json that go up have its
+    last part alone, and a warning says so of the base.
 
     Args:
         directory: a run's output directory.
@@ -65,17 +96,21 @@ def push(
 
     Raises:
         AdapterError: no finished run there.
-        HubError: a repository's name, a token, the network or the Hub is in the way; `directory` is whole, and pushing
-            again continues: files that the Hub has are not sent twice.
+        HubError: a repository's name, a token, the network or the Hub is in the way; `directory` is
+            whole, and pushing again continues: files that the Hub has are not sent twice.
     """
     directory = Path(directory)
     for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, "adapter_config.json"):
         if not (directory / name).is_file():
-            raise AdapterError(f"{directory} has no {name}; give the output directory of a finished flagtrl run")
+            raise AdapterError(
+                f"{directory} has no {name}; give the output directory of a finished flagtrl run"
+            )
     check_results_are_the_runs(directory)
     card = model_card(directory, repo_id)
     _say_what_is_renamed(directory)
-    if lacks_offsets(PolicySettings(**json.loads((directory / SETTINGS_FILE).read_text())["policy"])):
+    if lacks_offsets(
+        PolicySettings(**json.loads((directory / SETTINGS_FILE).read_text())["policy"])
+    ):
         logger.warning(PLAIN_PEFT_LACKS)
     api = HfApi(token=token)
 
@@ -83,7 +118,9 @@ def push(
         _need_token(token)
         made = api.create_repo(repo_id, private=private, exist_ok=True)
         message = "flagtrl: adapter, heads, results and card"
-        commit = api.create_commit(made.repo_id, _pushed_files(directory, card), commit_message=message)
+        commit = api.create_commit(
+            made.repo_id, _pushed_files(directory, card), commit_message=message
+        )
         if whole_as is not None:
             api.upload_folder(
                 repo_id=made.repo_id,
@@ -100,9 +137,10 @@ def push(
 class Publisher:
     """Pushes a run as it trains: the trainer's side of `push_to_hub` and `hub_strategy`.
 
-    `end` pushes the finished run; `every_save` also each checkpoint's adapter, heads and card; `checkpoint` also the
-    newest checkpoint whole, as `last-checkpoint`, to resume from; `all_checkpoints` every one under its own name. A whole
-    checkpoint is pushed as it was written, paths of this machine included: resuming compares them.
+    `end` pushes the finished run; `every_save` also each checkpoint's adapter, heads and card;
+    `checkpoint` also the newest checkpoint whole, as `last-checkpoint`, to resume from;
+    `all_checkpoints` every one under its own name. A whole checkpoint is pushed as it was written,
+    paths of this machine included: resuming compares them.
 
     Args:
         repo_id: `owner/name`, or a name under the token's own account.
@@ -111,7 +149,13 @@ class Publisher:
         token: with write access; else that of HF_TOKEN or `hf auth login`.
     """
 
-    def __init__(self, repo_id: str, strategy: str = "end", private: bool | None = None, token: str | None = None):
+    def __init__(
+        self,
+        repo_id: str,
+        strategy: str = "end",
+        private: bool | None = None,
+        token: str | None = None,
+    ):
         self.repo_id, self.strategy = repo_id, HubStrategy(strategy)
         self.private, self.token = private, token
 
@@ -124,14 +168,18 @@ class Publisher:
         return cls(name, args.hub_strategy, args.hub_private_repo, args.hub_token)
 
     def prepare(self) -> str:
-        """Make the repository, so that a name or token that will not do is known before training; its full name."""
+        """Make the repository, so that a name or token that will not do is known before training;
+        its full name.
+        """
         api = HfApi(token=self.token)
 
         def make() -> str:
             _need_token(self.token)
             return api.create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
 
-        self.repo_id = patiently(make, f"{self.repo_id} cannot be pushed to", "or train without --push_to_hub")
+        self.repo_id = patiently(
+            make, f"{self.repo_id} cannot be pushed to", "or train without --push_to_hub"
+        )
         return self.repo_id
 
     def push_checkpoint(self, directory: Path) -> None:
@@ -141,13 +189,18 @@ class Publisher:
         """
         if self.strategy == HubStrategy.END:
             return
-        whole = {HubStrategy.CHECKPOINT: LAST_CHECKPOINT, HubStrategy.ALL_CHECKPOINTS: directory.name}.get(self.strategy)
+        whole = {
+            HubStrategy.CHECKPOINT: LAST_CHECKPOINT,
+            HubStrategy.ALL_CHECKPOINTS: directory.name,
+        }.get(self.strategy)
         try:
             push(directory, self.repo_id, private=self.private, token=self.token, whole_as=whole)
         except FlagtrlError as error:
             logger.warning("%s", error)
         except Exception as error:  # whatever it is: a push is not worth the run
-            logger.warning("%s was not pushed: %s: %s", directory, type(error).__name__, reason(error))
+            logger.warning(
+                "%s was not pushed: %s: %s", directory, type(error).__name__, reason(error)
+            )
 
     def push(self, directory: Path) -> str:
         """Push the finished run; the commit's address."""
@@ -162,31 +215,44 @@ def pull(
     token: str | None = None,
     checkpoint: bool = False,
 ) -> Path:
-    """Download a run from the Hub. What is returned is what the Hub has now: every file is compared with its list.
+    """Download a run from the Hub. What is returned is what the Hub has now: every file is compared
+    with its list.
 
     Args:
         repo_id: `owner/name`.
         directory: where to; the Hub's cache if None.
         revision: a branch, a tag or a commit.
         token: for a private repository; else that of HF_TOKEN or `hf auth login`.
-        checkpoint: also the newest checkpoint, which `hub_strategy="checkpoint"` pushed, to resume from. It holds pickles:
-            only from a repository that you trust.
+        checkpoint: also the newest checkpoint, which `hub_strategy="checkpoint"` pushed, to resume
+            from. It holds pickles: only from a repository that you trust.
 
     Raises:
-        HubError: no such repository, no access, no network; a download that broke off is continued by the next.
+        HubError: no such repository, no access, no network; a download that broke off is continued
+            by the next.
         AdapterError: a repository without a flagtrl run, or without the checkpoint.
     """
     api = HfApi(token=token)
 
     def download() -> Path:
-        # The Hub's client returns what a directory holds, whatever it is, where it cannot reach the Hub: so ask first.
+        # The Hub's client returns what a directory holds, whatever it is, where it cannot reach the
+        # Hub: so ask first.
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
         _check_is_run(repo_id, {file.rfilename for file in info.siblings or ()}, checkpoint)
-        path = Path(api.snapshot_download(repo_id, revision=revision, local_dir=directory, ignore_patterns=NOT_PULLED))
+        path = Path(
+            api.snapshot_download(
+                repo_id, revision=revision, local_dir=directory, ignore_patterns=NOT_PULLED
+            )
+        )
         _check_arrived(path, info, None, NOT_PULLED)
         if checkpoint:
             whole = f"{LAST_CHECKPOINT}/*"
-            api.snapshot_download(repo_id, revision=revision, local_dir=directory, allow_patterns=whole, ignore_patterns="*.py")
+            api.snapshot_download(
+                repo_id,
+                revision=revision,
+                local_dir=directory,
+                allow_patterns=whole,
+                ignore_patterns="*.py",
+            )
             _check_arrived(path, info, whole, "*.py")
         return path
 
@@ -194,7 +260,8 @@ def pull(
 
 
 def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = False) -> Path:
-    """The directory of a run: itself, where there is one of that name, else the Hub's repository, downloaded to its cache.
+    """The directory of a run: itself, where there is one of that name, else the Hub's repository,
+    downloaded to its cache.
 
     Args:
         run: a directory, or `owner/name`.
@@ -202,13 +269,17 @@ def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = F
         any_adapter: a repository needs no flagtrl run in it.
 
     Raises:
-        AdapterError: neither a directory nor the name of a repository, or a repository without a run.
+        AdapterError: neither a directory nor the name of a repository, or a repository without a
+            run.
         HubError: see `pull`.
     """
     if Path(run).is_dir():
         return Path(run)
     if not is_hub_name(run):
-        raise AdapterError(f"there is no directory {run!r}; give a run's output directory, or owner/name of the Hub")
+        raise AdapterError(
+            f"there is no directory {run!r}; give a run's output directory, or owner/name of the "
+            "Hub"
+        )
     api = HfApi()
 
     def download() -> Path:
@@ -222,21 +293,31 @@ def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = F
 
 def _check_is_run(repo_id: str, names: set[str], checkpoint: bool = False) -> None:
     if SETTINGS_FILE not in names:
-        raise AdapterError(f"{repo_id} has no {SETTINGS_FILE}: it is not a flagtrl run; load it with PEFT")
+        raise AdapterError(
+            f"{repo_id} has no {SETTINGS_FILE}: it is not a flagtrl run; load it with PEFT"
+        )
     if checkpoint and f"{LAST_CHECKPOINT}/{SETTINGS_FILE}" not in names:
-        raise AdapterError(f"{repo_id} has no {LAST_CHECKPOINT}: it was not trained with --hub_strategy checkpoint")
+        raise AdapterError(
+            f"{repo_id} has no {LAST_CHECKPOINT}: it was not trained with --hub_strategy checkpoint"
+        )
 
 
-def _check_arrived(directory: Path, info: ModelInfo, allowed: str | None, ignored: list[str] | str) -> None:
+def _check_arrived(
+    directory: Path, info: ModelInfo, allowed: str | None, ignored: list[str] | str
+) -> None:
     """ConnectionError where a file of the Hub's list is not in `directory` as the Hub has it."""
     files = {file.rfilename: file for file in info.siblings or ()}
     wanted = list(filter_repo_objects(files, allow_patterns=allowed, ignore_patterns=ignored))
     if missing := [name for name in wanted if not _is_the_hubs(directory / name, files[name])]:
-        raise ConnectionError(f"of {len(wanted)} files {len(missing)} did not arrive, as {missing[0]}")
+        raise ConnectionError(
+            f"of {len(wanted)} files {len(missing)} did not arrive, as {missing[0]}"
+        )
 
 
 def _is_the_hubs(path: Path, file: RepoSibling) -> bool:
-    """Whether its content has the hash that the Hub lists: SHA-256 of large files, git's SHA-1 of others."""
+    """Whether its content has the hash that the Hub lists: SHA-256 of large files, git's SHA-1 of
+    others.
+    """
     if not path.is_file():
         return False
     content = path.read_bytes()
@@ -246,13 +327,17 @@ def _is_the_hubs(path: Path, file: RepoSibling) -> bool:
 
 
 def _need_token(token: str | None) -> None:
-    """The Hub answers who has no token as it answers who has a wrong one; the two are told apart here."""
+    """The Hub answers who has no token as it answers who has a wrong one; the two are told apart
+    here.
+    """
     if not (token or get_token()):
         raise LocalTokenNotFoundError
 
 
 def _pushed_files(directory: Path, card: str) -> list[CommitOperation]:
-    """The files of a run that go to the Hub; those that name paths of this machine as cleaned copies."""
+    """The files of a run that go to the Hub; those that name paths of this machine as cleaned
+    copies.
+    """
     cleaned = _cleaned(directory)
     found = sorted(path for pattern in PUSHED for path in directory.glob(pattern) if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in found]
@@ -265,7 +350,10 @@ def _cleaned(directory: Path) -> dict[str, bytes]:
     cleaned = {}
     for name in (ADAPTER_CONFIG, SETTINGS_FILE, RESULTS_FILE):
         path = directory / name
-        if path.is_file() and (public := without_paths(content := json.loads(path.read_text()))) != content:
+        if (
+            path.is_file()
+            and (public := without_paths(content := json.loads(path.read_text()))) != content
+        ):
             cleaned[name] = json.dumps(public, indent=2).encode() + b"\n"
     return cleaned
 
@@ -274,7 +362,7 @@ def _say_what_is_renamed(directory: Path) -> None:
     base = json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
     if base and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
         logger.warning(
-            "the base model is a directory or file of this machine: the pushed adapter names it %r, without its path; "
-            "who loads it must have that model, and say where (--base)",
+            "the base model is a directory or file of this machine: the pushed adapter names it "
+            "%r, without its path; who loads it must have that model, and say where (--base)",
             public_name(base),
         )

@@ -19,8 +19,9 @@ from flagtrl.errors import ConfigError
 from flagtrl.runs.settings import chosen
 
 DEFAULT_RECIPE = "msft"
-# What an asset's recipe changes of the paper's settings. The published buy-and-hold rows end on 2021-05-05, one day before
-# the window that the paper states, but TSLA's; TSLA's and BTC's annualise volatility with 365 bars a year.
+# What an asset's recipe changes of the paper's settings. The published buy-and-hold rows end on
+# 2021-05-05, one day before the window that the paper states, but TSLA's; TSLA's and BTC's
+# annualise volatility with 365 bars a year.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "msft": {},
     "jnj": {"symbol": "JNJ"},
@@ -39,7 +40,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def chosen_recipe(args: Sequence[str]) -> str:
-    """The recipe that a command line names: its `--recipe`, or else the key `recipe` of its `--config` file, or MSFT's.
+    """The recipe that a command line names: its `--recipe`, or else the key `recipe` of its
+    `--config` file, or MSFT's.
 
     Returns:
         A key of RECIPES, or the path of a script.
@@ -49,16 +51,22 @@ def chosen_recipe(args: Sequence[str]) -> str:
     """
     recipe = chosen(args, "recipe") or DEFAULT_RECIPE
     if recipe not in RECIPES and not (recipe.endswith(".py") and Path(recipe).is_file()):
-        raise ConfigError(f"recipe {recipe!r} is unknown; use one of {', '.join(RECIPES)}, or the path of a script, as my.py")
+        raise ConfigError(
+            f"recipe {recipe!r} is unknown; use one of {', '.join(RECIPES)}, or the path of a "
+            "script, as my.py"
+        )
     return recipe
 
 
-def launch(args: Sequence[str], accelerate_config: str | None = None, num_processes: int | None = None) -> int:
+def launch(
+    args: Sequence[str], accelerate_config: str | None = None, num_processes: int | None = None
+) -> int:
     """Run a recipe through `accelerate launch`.
 
     Args:
         args: the run's own options; `--recipe` and `--config` are among them.
-        accelerate_config: accelerate's YAML file; None: the user's default one if there is one, else one process.
+        accelerate_config: accelerate's YAML file; None: the user's default one if there is one,
+            else one process.
         num_processes: overrides the file's.
 
     Returns:
@@ -85,25 +93,38 @@ def launch(args: Sequence[str], accelerate_config: str | None = None, num_proces
 
 def _launcher_options(accelerate_config: str | None, num_processes: int | None) -> list[str]:
     if accelerate_config is not None and not Path(accelerate_config).is_file():
-        raise ConfigError(f"accelerate_config: no file {accelerate_config!r}; the repository has some in accelerate_configs/")
+        raise ConfigError(
+            f"accelerate_config: no file {accelerate_config!r}; the repository has some in "
+            "accelerate_configs/"
+        )
     if num_processes is not None and num_processes < 1:
         raise ConfigError(f"num_processes is {num_processes}; it must be at least 1")
     count = [] if num_processes is None else ["--num_processes", str(num_processes)]
     named = [] if accelerate_config is None else ["--config_file", accelerate_config]
     if named or Path(default_config_file).is_file():
-        return [*named, *count, *_many_processes(accelerate_config or default_config_file, num_processes)]
+        return [
+            *named,
+            *count,
+            *_many_processes(accelerate_config or default_config_file, num_processes),
+        ]
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    many = ["--multi_gpu"] if (num_processes or 1) > 1 else []  # without it accelerate would start one process
+    # without it accelerate would start one process
+    many = ["--multi_gpu"] if (num_processes or 1) > 1 else []
     return [*plain, *many, *(count or ["--num_processes", "1"])]
 
 
 def _many_processes(config: str, num_processes: int | None) -> list[str]:
-    """What makes accelerate start as many processes as are asked for with a file for one, where it would start just one."""
+    """What makes accelerate start as many processes as are asked for with a file for one, where it
+    would start just one.
+    """
     try:
         content = load_config_from_file(config)
     except (ValueError, TypeError, KeyError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"accelerate refuses its configuration: {error}") from error
-    if content.distributed_type != DistributedType.NO or (num_processes or content.num_processes or 1) == 1:
+    if (
+        content.distributed_type != DistributedType.NO
+        or (num_processes or content.num_processes or 1) == 1
+    ):
         return []
     if content.use_cpu:  # which accelerate tells its processes only where there is one
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -111,5 +132,7 @@ def _many_processes(config: str, num_processes: int | None) -> list[str]:
 
 
 def _exit_code(returncode: int) -> int:
-    """A process's exit code; 128 + the signal's number where a signal ended it, as a shell has it."""
+    """A process's exit code; 128 + the signal's number where a signal ended it, as a shell has
+    it.
+    """
     return returncode if returncode >= 0 else 128 - returncode

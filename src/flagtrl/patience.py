@@ -21,14 +21,17 @@ from huggingface_hub.errors import (
 
 from flagtrl.errors import HubError, reason
 
-LONGEST_WAIT = 60.0  # seconds that the Hub may ask for; the other processes of a run wait for the one that pushes
+# seconds that the Hub may ask for; the other processes of a run wait for the one that pushes
+LONGEST_WAIT = 60.0
 ATTEMPTS, FIRST_WAIT = 4, 2.0  # seconds; doubled after every attempt
 
 T = TypeVar("T")
 
 
 def patiently(work: Callable[[], T], failed: str, remedy: str) -> T:
-    """Do `work`, again where the Hub or the network is busy; one clear HubError where it cannot be done."""
+    """Do `work`, again where the Hub or the network is busy; one clear HubError where it cannot be
+    done.
+    """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return work()
@@ -37,7 +40,10 @@ def patiently(work: Callable[[], T], failed: str, remedy: str) -> T:
             if wait is None:
                 raise HubError(f"{failed}: {why}; {remedy}") from error
             if wait > LONGEST_WAIT:
-                longer = f"asks to wait {wait:.0f} s, more than the {LONGEST_WAIT:.0f} s that are waited here"
+                longer = (
+                    f"asks to wait {wait:.0f} s, more than the {LONGEST_WAIT:.0f} s that are "
+                    "waited here"
+                )
                 raise HubError(f"{failed}: {why} and {longer}; {remedy} then") from error
             if attempt == ATTEMPTS:
                 raise HubError(f"{failed}: {why}, {ATTEMPTS} times; {remedy} later") from error
@@ -46,7 +52,9 @@ def patiently(work: Callable[[], T], failed: str, remedy: str) -> T:
 
 
 def _judge(error: Exception) -> tuple[str, float | None]:
-    """Why it failed, and how many seconds the Hub asks to wait before trying again; None where that is of no use."""
+    """Why it failed, and how many seconds the Hub asks to wait before trying again; None where that
+    is of no use.
+    """
     for kind, why in _HOPELESS.items():
         if isinstance(error, kind):
             return why, None
@@ -76,9 +84,14 @@ _HOPELESS = {
     LocalTokenNotFoundError: "there is no token: set HF_TOKEN, or run `hf auth login`",
     OfflineModeIsEnabled: "HF_HUB_OFFLINE is set: unset it",
     HFValidationError: "the name is none of a repository: give owner/name",
-    RepositoryNotFoundError: "there is no such repository, or it is private and the token (HF_TOKEN) may not read it",
+    RepositoryNotFoundError: (
+        "there is no such repository, or it is private and the token (HF_TOKEN) may not read it"
+    ),
 }
 _REFUSED = {
-    401: "the Hub does not know the token (401): set HF_TOKEN to one with write access, or run `hf auth login`",
+    401: (
+        "the Hub does not know the token (401): set HF_TOKEN to one with write access, or run `hf "
+        "auth login`"
+    ),
     403: "the token may not do this (403): use one with write access to the repository's owner",
 }

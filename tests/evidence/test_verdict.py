@@ -46,7 +46,14 @@ def by_parity(seen: Observation) -> np.ndarray:
 def by_hand(actions, shares, probabilities, values=None):
     n = len(shares)
     values = np.full(n, 100.0) if values is None else np.array(values, float)
-    return Backtest(WINDOW, values, np.array(actions), np.array(probabilities), np.array(shares, float), np.zeros(n - 1))
+    return Backtest(
+        WINDOW,
+        values,
+        np.array(actions),
+        np.array(probabilities),
+        np.array(shares, float),
+        np.zeros(n - 1),
+    )
 
 
 def test_behaviour_of_a_pass_made_by_hand():
@@ -77,11 +84,16 @@ def test_a_policy_that_always_buys_is_told_to_be_one_order():
     said = report.verdict()
     assert said[0] == "agent_greedy: its decisions do not depend on the day, only on its position."
     assert said[1] == "agent_greedy is identical to buy_and_hold_by_order, on every day."
-    np.testing.assert_allclose(report.curves["agent_greedy"], buy_and_hold_by_order(WINDOW, MarketSettings()), rtol=1e-12)
+    np.testing.assert_allclose(
+        report.curves["agent_greedy"], buy_and_hold_by_order(WINDOW, MarketSettings()), rtol=1e-12
+    )
 
 
 def test_a_policy_that_never_trades_is_told_to_be_flat_and_one_that_looks_at_the_day_is_neither():
-    assert "agent_greedy is identical to flat, on every day." in evaluate(constant(HOLD), WINDOW, MarketSettings()).verdict()
+    assert (
+        "agent_greedy is identical to flat, on every day."
+        in evaluate(constant(HOLD), WINDOW, MarketSettings()).verdict()
+    )
     said = evaluate(by_parity, WINDOW, MarketSettings()).verdict()
     assert not any("identical" in line or "do not depend" in line for line in said)
 
@@ -96,7 +108,11 @@ AGENT = by_hand([BUY, HOLD, SELL], [0, 1, 1, 0], np.full((3, 3), 1 / 3), [100, 1
 
 @pytest.mark.parametrize(
     ("ours", "words"),
-    [(3.0, "within the band of random policies, -5.0 to 5.0%: chance"), (7.0, "above the band"), (-7.0, "below the band")],
+    [
+        (3.0, ("within the band of random policies, -5.0 to 5.0%: chance")),
+        (7.0, "above the band"),
+        (-7.0, "below the band"),
+    ],
 )
 def test_the_return_is_placed_beside_chance(ours, words):
     table = rows(agent_greedy=ours, random_p5=-5.0, random_p95=5.0)
@@ -107,26 +123,43 @@ def test_the_return_is_placed_beside_chance(ours, words):
 
 @pytest.mark.parametrize(
     ("trained", "words"),
-    [(12.0, "it learnt its training window, which is no evidence"), (5.0, "no more than chance"), (2.0, "did not even learn")],
+    [
+        (12.0, ("it learnt its training window, which is no evidence")),
+        (5.0, "no more than chance"),
+        (2.0, "did not even learn"),
+    ],
 )
 def test_what_was_learnt_in_sample_is_no_evidence(trained, words):
     table = rows(agent_greedy=1.0, untrained_calibrated=-2.5)
-    said = verdict(table, {}, AGENT, 252, rows(agent_greedy=trained, untrained_calibrated=4.0, random_p95=7.0))
+    said = verdict(
+        table, {}, AGENT, 252, rows(agent_greedy=trained, untrained_calibrated=4.0, random_p95=7.0)
+    )
     assert "The same model untrained, its label prior taken out, made -2.5%." in said
     assert f"In sample it made {trained:.1f}%, untrained 4.0%" in said[-1] and words in said[-1]
 
 
 def test_the_least_sharpe_ratio_that_could_be_shown():
     [line] = [line for line in verdict(rows(agent_greedy=1.0), {}, AGENT, 252) if "Sharpe" in line]
-    assert line == f"3 returns cannot show a Sharpe ratio below {1.96 * math.sqrt(252 / 3):.2f} at 5%, two-sided."
+    assert line == (
+        f"3 returns cannot show a Sharpe ratio below {1.96 * math.sqrt(252 / 3):.2f} at 5%, "
+        "two-sided."
+    )
 
 
 def test_the_sampled_row_is_the_mean_of_its_paths_and_stands_beside_their_percentiles():
-    report = evaluate(by_parity, WINDOW, MarketSettings(), seed=3, volatility_periods=365, sampled_paths=30)
-    paths = [backtest(by_parity, WINDOW, MarketSettings(), SAMPLING_TEMPERATURE, 3, path).values for path in range(30)]
+    report = evaluate(
+        by_parity, WINDOW, MarketSettings(), seed=3, volatility_periods=365, sampled_paths=30
+    )
+    paths = [
+        backtest(by_parity, WINDOW, MarketSettings(), SAMPLING_TEMPERATURE, 3, path).values
+        for path in range(30)
+    ]
     assert len({tuple(path) for path in paths}) > 25, "each path draws for itself"
     np.testing.assert_array_equal(report.curves["agent_sampled"], np.mean(paths, axis=0))
-    measures = {"paper": lambda v: paper(v, 365), "standard": lambda v: standard(v, WINDOW.market.periods_per_year)}
+    measures = {
+        "paper": lambda v: paper(v, 365),
+        "standard": lambda v: standard(v, WINDOW.market.periods_per_year),
+    }
     for convention, of in measures.items():
         drawn = np.array([list(of(path).as_dict().values()) for path in paths])
         for row, wanted in (
@@ -137,23 +170,40 @@ def test_the_sampled_row_is_the_mean_of_its_paths_and_stands_beside_their_percen
             found = list(report.rows[row][convention].as_dict().values())
             np.testing.assert_allclose(found, wanted, rtol=1e-12, err_msg=row)
     names = list(report.rows)
-    assert names[:2] == ["agent_greedy", "agent_sampled"] and names[-3:] == ["random_mean", "random_p5", "random_p95"]
+    assert names[:2] == ["agent_greedy", "agent_sampled"] and names[-3:] == [
+        "random_mean",
+        "random_p5",
+        "random_p95",
+    ]
 
 
 def test_results_hold_both_windows_behaviour_and_verdict(tmp_path):
     untrained = {"untrained_raw": constant(BUY), "untrained_calibrated": constant(HOLD)}
     options = {"untrained": untrained, "sampled_paths": 3}
-    test, train = (evaluate(by_parity, MARKET.window(*d), MarketSettings(), **options) for d in halves())
+    test, train = (
+        evaluate(by_parity, MARKET.window(*d), MarketSettings(), **options) for d in halves()
+    )
     report = replace(test, train=train)
     report.write(tmp_path, model={"id": "a"})
     content = json.loads((tmp_path / RESULTS_FILE).read_text())
-    assert list(content)[:4] == ["test", "train", "behaviour", "verdict"] and content["model"] == {"id": "a"}
+    assert list(content)[:4] == ["test", "train", "behaviour", "verdict"] and content["model"] == {
+        "id": "a"
+    }
     wanted = {"agent_greedy", "agent_sampled", "agent_sampled_p5", "agent_sampled_p95", *untrained}
-    wanted |= {"buy_and_hold", "buy_and_hold_by_order", "flat", "random_mean", "random_p5", "random_p95"}
+    wanted |= {
+        "buy_and_hold",
+        "buy_and_hold_by_order",
+        "flat",
+        "random_mean",
+        "random_p5",
+        "random_p95",
+    }
     assert set(content["test"]) == set(content["train"]) == wanted
     assert content["test"]["flat"]["standard"]["CR"] == 0.0 and content["test"] != content["train"]
     assert content["behaviour"] == behaviour(test.backtests["agent_greedy"])
-    assert content["verdict"] == report.verdict() and any("In sample" in line for line in content["verdict"])
+    assert content["verdict"] == report.verdict() and any(
+        "In sample" in line for line in content["verdict"]
+    )
 
 
 def halves():

@@ -10,12 +10,15 @@ from flagtrl.market.ledger import EXECUTIONS
 from flagtrl.market.rewards import reward_names
 from flagtrl.market.synthetic import news_leads_price
 
-# ------------------------------------------------------------------------------------------------- one and many
+# ------------------------------------------------------------------------------------- one and many
 
 
 def chosen(execution: str = "next_price", reward: str = "sharpe_difference") -> MarketSettings:
-    # Volatile enough, beside a high ruin fraction, that some episodes end in ruin and others at their limit.
-    return MarketSettings(reward, execution, cost_bps=30, episode_start="random", ruin_fraction=0.95, lookback=4)
+    # Volatile enough, beside a high ruin fraction, that some episodes end in ruin and others at
+    # their limit.
+    return MarketSettings(
+        reward, execution, cost_bps=30, episode_start="random", ruin_fraction=0.95, lookback=4
+    )
 
 
 def environments(settings: MarketSettings) -> list[TradingEnv]:
@@ -49,7 +52,9 @@ def test_a_vector_of_environments_goes_step_by_step_with_single_ones(execution):
         for i, env in enumerate(single):
             observation, reward, dead, late, info = env.step(int(actions[i]))
             assert (rewards[i], terminated[i], truncated[i]) == (reward, dead, late)
-            assert all(batch[key][i].tolist() == value.tolist() for key, value in observation.items())
+            assert all(
+                batch[key][i].tolist() == value.tolist() for key, value in observation.items()
+            )
             assert set(info) <= set(infos)
             assert all(np.array_equal(infos[key][i], value) for key, value in info.items())
             assert_equal(many.observe()[i], env.observe())
@@ -62,7 +67,9 @@ def test_a_vector_of_environments_goes_step_by_step_with_single_ones(execution):
             for i in np.flatnonzero(over):
                 observation, info = single[i].reset()
                 assert infos["bar"][i] == info["bar"]
-                assert all(batch[key][i].tolist() == value.tolist() for key, value in observation.items())
+                assert all(
+                    batch[key][i].tolist() == value.tolist() for key, value in observation.items()
+                )
             for i in np.flatnonzero(~over):  # those that go on are where they were
                 assert_equal(many.observe()[i], single[i].observe())
     assert min(ends.values()) > 3, ends
@@ -84,7 +91,7 @@ def test_one_seed_gives_every_environment_of_a_vector_its_own_random_starts():
     assert first != starts(1)
 
 
-# ------------------------------------------------------------------------------------------------- no future
+# ---------------------------------------------------------------------------------------- no future
 
 
 BARS, FIRST = 16, 3
@@ -93,7 +100,10 @@ BARS, FIRST = 16, 3
 def original() -> MarketData:
     rng = np.random.default_rng(7)
     news = tuple(
-        tuple(NewsItem(f"headline {t}.{i}", str(rng.choice(["positive", "negative", "neutral"]))) for i in range(t % 3))
+        tuple(
+            NewsItem(f"headline {t}.{i}", str(rng.choice(["positive", "negative", "neutral"])))
+            for i in range(t % 3)
+        )
         for t in range(BARS)
     )
     dates = np.datetime64("2020-01-01") + np.arange(BARS)
@@ -105,7 +115,10 @@ def perturbed(market: MarketData, last_kept: int) -> MarketData:
     rng = np.random.default_rng(last_kept)
     future = BARS - last_kept - 1
     prices = np.concatenate([market.prices[: last_kept + 1], rng.uniform(1, 1000, future)])
-    news = (*market.news[: last_kept + 1], *(((NewsItem("ANOTHER FUTURE", "negative"),) * 4),) * future)
+    news = (
+        *market.news[: last_kept + 1],
+        *(((NewsItem("ANOTHER FUTURE", "negative"),) * 4),) * future,
+    )
     return MarketData(market.symbol, market.dates, prices, news)
 
 
@@ -118,8 +131,17 @@ def what_an_agent_sees(market: MarketData, until: int, settings: MarketSettings)
     while True:
         observation = env.observe()
         headlines = [item.text for item in observation.news[-1]]
-        record = {name: np.asarray(value).tolist() for name, value in vars(observation).items() if name != "news"}
-        record |= {"news": observation.news, "reward": reward, "mask": info["action_mask"].tolist(), "value": info["value"]}
+        record = {
+            name: np.asarray(value).tolist()
+            for name, value in vars(observation).items()
+            if name != "news"
+        }
+        record |= {
+            "news": observation.news,
+            "reward": reward,
+            "mask": info["action_mask"].tolist(),
+            "value": info["value"],
+        }
         record |= {"numbers": {key: value.tolist() for key, value in numbers.items()}}
         record |= {style: prompt_style(style)(observation, headlines) for style in style_names()}
         seen.append(record)
@@ -135,12 +157,17 @@ def test_changing_the_future_changes_nothing_that_an_agent_has_seen(execution, r
     settings = MarketSettings(reward, execution, cost_bps=5, lookback=5, ruin_fraction=0.0)
     market = original()
     for t in range(FIRST, BARS - 1):
-        ours, theirs = what_an_agent_sees(market, t, settings), what_an_agent_sees(perturbed(market, t), t, settings)
+        ours, theirs = (
+            what_an_agent_sees(market, t, settings),
+            what_an_agent_sees(perturbed(market, t), t, settings),
+        )
         assert len(ours) == 2 * (t - FIRST) + 1
         for one, other in zip(ours, theirs, strict=True):
             assert one == other
         # The test can fail: one bar later, the change is seen.
-        assert what_an_agent_sees(market, t + 1, settings) != what_an_agent_sees(perturbed(market, t), t + 1, settings)
+        assert what_an_agent_sees(market, t + 1, settings) != what_an_agent_sees(
+            perturbed(market, t), t + 1, settings
+        )
 
 
 def test_every_prompt_style_shows_the_news_and_the_price_of_its_own_bar():
@@ -156,4 +183,6 @@ def test_every_prompt_style_shows_the_news_and_the_price_of_its_own_bar():
             prompt = prompt_style(style)(seen, [item.text for item in seen.news[-1]])
             text = prompt.shared + prompt.own
             assert all(item.text in text for item in market.news[after])
-            assert all(item.text not in text for items in market.news[after + 1 :] for item in items)
+            assert all(
+                item.text not in text for items in market.news[after + 1 :] for item in items
+            )

@@ -31,7 +31,16 @@ LATE_IMPORTS = {
     "flagtrl.policy.pretrained": {"gguf"},  # an extra
     "flagtrl.cli": None,  # any
 }
-HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "bitsandbytes", "wandb")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "bitsandbytes",
+    "wandb",
+)
 
 
 def module_name(path: Path) -> str:
@@ -72,9 +81,13 @@ def test_a_module_imports_from_its_own_package_or_from_packages_before_it(module
         assert not named, "imported from everywhere, it may import nothing of ours"
         return
     own = module.split(".")[1]
-    wrong = {name for name in named if name.split(".")[1] != own and RANK[name.split(".")[1]] > RANK[own]}
+    wrong = {
+        name for name in named if name.split(".")[1] != own and RANK[name.split(".")[1]] > RANK[own]
+    }
     assert not wrong, f"{module} imports {sorted(wrong)}, which come after it"
-    assert named <= set(MODULES), f"{module} imports what is not there: {sorted(named - set(MODULES))}"
+    assert named <= set(MODULES), (
+        f"{module} imports what is not there: {sorted(named - set(MODULES))}"
+    )
 
 
 def test_modules_import_each_other_in_no_circle():
@@ -86,14 +99,27 @@ def test_modules_import_each_other_in_no_circle():
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_is_imported_inside_a_function_but_what_is_heavy_and_rarely_needed(module):
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
-    late = {name for function in functions for node in ast.walk(function) for name in imports(node, module)}
+    functions = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+    ]
+    late = {
+        name
+        for function in functions
+        for node in ast.walk(function)
+        for name in imports(node, module)
+    }
     allowed = LATE_IMPORTS.get(module, set())
-    assert allowed is None or late <= allowed, f"{module} imports {sorted(late - allowed)} inside a function"
+    assert allowed is None or late <= allowed, (
+        f"{module} imports {sorted(late - allowed)} inside a function"
+    )
 
 
 def test_the_market_imports_and_trades_without_torch_and_transformers():
-    names = [name for name in MODULES if name == "flagtrl.market" or name.startswith("flagtrl.market.")]
+    names = [
+        name for name in MODULES if name == "flagtrl.market" or name.startswith("flagtrl.market.")
+    ]
     assert len(names) >= 8
     program = f"""
 import sys
@@ -115,6 +141,8 @@ try:
 except ModuleNotFoundError:
     print("traded without torch")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "traded without torch\n"

@@ -19,18 +19,24 @@ share = st.floats(0, 1)
 def rollouts(draw, numbers=number):
     """rewards, values, V(final observation), terminated, ended; all (T, B)."""
     shape = draw(st.tuples(st.integers(1, 7), st.integers(1, 3)))
-    rewards, values, finals = (draw(hnp.arrays(np.float64, shape, elements=numbers)) for _ in range(3))
+    rewards, values, finals = (
+        draw(hnp.arrays(np.float64, shape, elements=numbers)) for _ in range(3)
+    )
     terminated, truncated = draw(hnp.arrays(bool, shape)), draw(hnp.arrays(bool, shape))
     return rewards, values, finals, terminated, terminated | truncated
 
 
 def next_values(values, finals, ended) -> np.ndarray:
-    """V of the following step, or that of the last observation at the end of an episode or of the rollout."""
+    """V of the following step, or that of the last observation at the end of an episode or of the
+    rollout.
+    """
     following = np.concatenate([values[1:], finals[-1:]])
     return np.where(ended, finals, following)
 
 
-def direct_advantage(rewards, values, following, terminated, ended, gamma, gae_lambda, t, b) -> float:
+def direct_advantage(
+    rewards, values, following, terminated, ended, gamma, gae_lambda, t, b
+) -> float:
     """The definition, as a sum: sum_k (gamma lambda)^k delta_{t+k}, up to the episode's end."""
     total, weight = 0.0, 1.0
     for k in range(t, len(rewards)):
@@ -44,13 +50,17 @@ def direct_advantage(rewards, values, following, terminated, ended, gamma, gae_l
 
 @relaxed
 @given(rollout=rollouts(), gamma=share, gae_lambda=share)
-def test_advantages_are_the_discounted_sum_of_errors_up_to_the_episodes_end(rollout, gamma, gae_lambda):
+def test_advantages_are_the_discounted_sum_of_errors_up_to_the_episodes_end(
+    rollout, gamma, gae_lambda
+):
     rewards, values, finals, terminated, ended = rollout
     following = next_values(values, finals, ended)
     tensors = [torch.from_numpy(x) for x in (rewards, values, following, terminated, ended)]
     got = generalised_advantages(*tensors, gamma, gae_lambda).numpy()
     for t, b in np.ndindex(*rewards.shape):
-        expected = direct_advantage(rewards, values, following, terminated, ended, gamma, gae_lambda, t, b)
+        expected = direct_advantage(
+            rewards, values, following, terminated, ended, gamma, gae_lambda, t, b
+        )
         np.testing.assert_allclose(got[t, b], expected, **near)
 
 
@@ -59,7 +69,9 @@ def test_advantages_are_the_discounted_sum_of_errors_up_to_the_episodes_end(roll
 def test_with_lambda_1_advantage_plus_value_is_the_discounted_return(rollout, gamma):
     rewards, values, finals, terminated, ended = rollout
     following = next_values(values, finals, ended)
-    got = generalised_advantages(*(torch.from_numpy(x) for x in (rewards, values, following, terminated, ended)), gamma, 1.0)
+    got = generalised_advantages(
+        *(torch.from_numpy(x) for x in (rewards, values, following, terminated, ended)), gamma, 1.0
+    )
     for b in range(rewards.shape[1]):
         outcome = following[-1, b]
         for t in reversed(range(len(rewards))):
@@ -70,7 +82,10 @@ def test_with_lambda_1_advantage_plus_value_is_the_discounted_return(rollout, ga
 
 
 @relaxed
-@given(values=hnp.arrays(np.float64, st.integers(2, 20), elements=st.integers(-100, 100).map(float)), scale=st.floats(0.1, 10))
+@given(
+    values=hnp.arrays(np.float64, st.integers(2, 20), elements=st.integers(-100, 100).map(float)),
+    scale=st.floats(0.1, 10),
+)
 def test_whitened_values_have_mean_0_and_deviation_1_and_forget_scale_and_offset(values, scale):
     if np.ptp(values) == 0:
         return
@@ -85,7 +100,10 @@ def policies(draw, count=2):
     """Log-probabilities (N, 3) of `count` policies that mask the same actions."""
     rows = draw(st.integers(1, 5))
     legal = torch.from_numpy(draw(hnp.arrays(bool, (rows, 3))) | np.array([False, True, False]))
-    scores = (torch.from_numpy(draw(hnp.arrays(np.float64, (rows, 3), elements=number))) for _ in range(count))
+    scores = (
+        torch.from_numpy(draw(hnp.arrays(np.float64, (rows, 3), elements=number)))
+        for _ in range(count)
+    )
     return [s.masked_fill(~legal, -torch.inf).log_softmax(-1) for s in scores]
 
 
@@ -107,7 +125,8 @@ def test_entropy_lies_between_0_and_the_logarithm_of_the_number_of_legal_actions
     h, bound = entropy(p), torch.isfinite(p).sum(-1).double().log()
     assert (h >= -1e-12).all() and (h <= bound + 1e-12).all()
     uniform = torch.where(torch.isfinite(p), -bound[:, None], p)
-    torch.testing.assert_close(exact_kl(p, uniform), bound - h)  # KL to the uniform policy is the entropy that is missing
+    # KL to the uniform policy is the entropy that is missing
+    torch.testing.assert_close(exact_kl(p, uniform), bound - h)
 
 
 @relaxed

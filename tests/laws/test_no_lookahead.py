@@ -1,4 +1,6 @@
-"""The future cannot be seen: not in the token ids, not in the mask, not in the probabilities, not in the action."""
+"""The future cannot be seen: not in the token ids, not in the mask, not in the probabilities, not
+in the action.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ def test_what_comes_after_a_bar_changes_nothing_up_to_it(style, execution, last_
     tokenizer = demo_tokenizer(market)
     torch.manual_seed(0)
     language_model = demo_language_model(tokenizer)
-    encoder = PromptEncoder(tokenizer, PromptSettings(prompt_style=style, news_token_budget=40), 1024)
+    encoder = PromptEncoder(
+        tokenizer, PromptSettings(prompt_style=style, news_token_budget=40), 1024
+    )
     policy = ActorCritic(attach_adapter(language_model, POLICY), encoder.action_paths, POLICY)
     settings = MarketSettings(execution=execution, lookback=5)
 
@@ -41,8 +45,12 @@ def test_what_comes_after_a_bar_changes_nothing_up_to_it(style, execution, last_
     rng = np.random.default_rng(last_known)
     prices = market.prices.copy()
     prices[last_known + 1 :] *= rng.uniform(0.2, 5.0, len(prices) - last_known - 1)
-    other_news = ((NewsItem("Everything has changed overnight.", "negative"),) * 2,) * (len(market) - last_known - 1)
-    changed = MarketData(market.symbol, market.dates, prices, market.news[: last_known + 1] + other_news)
+    other_news = ((NewsItem("Everything has changed overnight.", "negative"),) * 2,) * (
+        len(market) - last_known - 1
+    )
+    changed = MarketData(
+        market.symbol, market.dates, prices, market.news[: last_known + 1] + other_news
+    )
 
     (one, ids_one), (two, ids_two) = decisions(market), decisions(changed)
     known = last_known + 1

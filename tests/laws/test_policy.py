@@ -30,7 +30,9 @@ def test_masking_leaves_probability_exactly_0_and_renormalises_the_rest(scores, 
     probabilities = logprobs.detach().exp().numpy()
     assert (probabilities[~legal] == 0.0).all()
     np.testing.assert_allclose(probabilities.sum(1), 1.0, atol=1e-5)
-    for row, mask, score in zip(logprobs.detach().numpy(), legal, scores.astype(np.float64), strict=True):
+    for row, mask, score in zip(
+        logprobs.detach().numpy(), legal, scores.astype(np.float64), strict=True
+    ):
         expected = score[mask] - np.logaddexp.reduce(score[mask])
         np.testing.assert_allclose(row[mask], expected, atol=2e-5, rtol=1e-5)
     logprobs[torch.from_numpy(legal)].sum().backward()
@@ -40,7 +42,11 @@ def test_masking_leaves_probability_exactly_0_and_renormalises_the_rest(scores, 
 def tiny_policy(paths) -> ActorCritic:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
     )
     base = LlamaForCausalLM(config)
     with torch.no_grad():  # the initial weights of a Llama are too small to tell actions apart
@@ -71,7 +77,9 @@ def test_any_three_action_paths_are_scored_token_by_token_in_any_padded_batch(pa
         for row, ids in enumerate(prompts):
             scores = []
             for path in paths:
-                logits = model.language_model(input_ids=torch.tensor([[*ids, *path]]), use_cache=False).logits[0]
+                logits = model.language_model(
+                    input_ids=torch.tensor([[*ids, *path]]), use_cache=False
+                ).logits[0]
                 steps = logits.log_softmax(-1)[len(ids) - 1 : -1]
                 scores.append(sum(float(steps[i, t]) for i, t in enumerate(path)))
             weights = np.where(legal[row], np.exp(scores), 0.0)

@@ -19,11 +19,17 @@ VALIDATION = {"_check_bounds", "__post_init__"}  # a bound alone is no use of a 
 
 
 def attributes_read(tree: ast.AST) -> set[str]:
-    """Names of the attributes that code reads, outside validation; PPOConfig's __post_init__ also acts on its values."""
+    """Names of the attributes that code reads, outside validation; PPOConfig's __post_init__ also
+    acts on its values.
+    """
     found, stack = set(), [(tree, False)]
     while stack:
         node, acting = stack.pop()
-        if isinstance(node, ast.FunctionDef) and node.name in VALIDATION and not (acting and node.name == "__post_init__"):
+        if (
+            isinstance(node, ast.FunctionDef)
+            and node.name in VALIDATION
+            and not (acting and node.name == "__post_init__")
+        ):
             continue
         if isinstance(node, ast.ClassDef):
             acting = node.name == "PPOConfig"
@@ -56,8 +62,11 @@ class PPOConfig:
     assert attributes_read(ast.parse(source)) == {"used", "acted_on"}
 
 
-@pytest.mark.parametrize("record", [PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArguments])
+@pytest.mark.parametrize(
+    "record", [PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArguments]
+)
 def test_every_setting_is_read(read, record):
-    inherited = {f.name for f in fields(TrainingArguments)} if record is PPOConfig else set()  # Trainer reads these
+    # Trainer reads these
+    inherited = {f.name for f in fields(TrainingArguments)} if record is PPOConfig else set()
     unread = set(record.__annotations__) - inherited - read
     assert not unread

@@ -1,6 +1,5 @@
 """Laws of training: counts, the first ratio and KL, micro-batches, seeds."""
 
-
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -34,7 +33,9 @@ def test_the_first_ratio_of_every_rollout_is_1(run):
             return (micro.logprobs.gather(1, chosen) - old[micro.rows].gather(1, chosen)).exp()
 
         assert max((ratios(m) - 1).abs().max() for m in first) < 1e-5
-        assert max((ratios(m) - 1).abs().max() for m in rest) > 1e-3, "later minibatches come after a step"
+        assert max((ratios(m) - 1).abs().max() for m in rest) > 1e-3, (
+            "later minibatches come after a step"
+        )
         assert run.state.log_history[6 * number]["ratio"] == pytest.approx(1.0, abs=1e-5)
         assert run.state.log_history[6 * number]["clip_fraction"] == 0.0
 
@@ -53,17 +54,25 @@ def gradients(small_model, out, accumulation) -> dict[str, torch.Tensor]:
     class Grab(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             if not found:
-                found.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+                found.update(
+                    {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+                )
 
     tiny_trainer(
-        small_model, out, gradient_accumulation_steps=accumulation, max_grad_norm=0.0, update_epochs=1, callbacks=[Grab()]
+        small_model,
+        out,
+        gradient_accumulation_steps=accumulation,
+        max_grad_norm=0.0,
+        update_epochs=1,
+        callbacks=[Grab()],
     ).train()
     return found
 
 
 def test_the_gradient_of_a_minibatch_does_not_depend_on_its_micro_batches(small_model, tmp_path):
     whole = gradients(small_model, tmp_path, 1)
-    size = float(torch.stack([g.norm() for g in whole.values()]).norm())  # float32's rounding is relative to it
+    # float32's rounding is relative to it
+    size = float(torch.stack([g.norm() for g in whole.values()]).norm())
     assert 1 < size < 20
     for accumulation in (2, 4):
         split = gradients(small_model, tmp_path, accumulation)
@@ -78,6 +87,6 @@ def test_equal_seeds_give_equal_curves_and_other_seeds_others(run, small_model, 
     assert entries(again) == entries(run) and equal(weights(again), weights(run))
     other.train()
     assert [e.get("reward") for e in entries(other)] != [e.get("reward") for e in entries(run)]
-    assert [e.get("policy_loss") for e in entries(other)] != [e.get("policy_loss") for e in entries(run)]
-
-
+    assert [e.get("policy_loss") for e in entries(other)] != [
+        e.get("policy_loss") for e in entries(run)
+    ]

@@ -11,7 +11,9 @@ def column(*values, dtype=torch.float64):
     return torch.tensor(values, dtype=dtype)[:, None]
 
 
-def advantages(rewards, values, next_values, terminated=None, ended=None, gamma=GAMMA, gae_lambda=LAMBDA):
+def advantages(
+    rewards, values, next_values, terminated=None, ended=None, gamma=GAMMA, gae_lambda=LAMBDA
+):
     nothing = [False] * len(rewards)
     terminated, ended = terminated or nothing, ended or terminated or nothing
     flags = (column(*terminated, dtype=torch.bool), column(*ended, dtype=torch.bool))
@@ -37,22 +39,35 @@ def test_termination_does_not_bootstrap_and_nothing_flows_across_it():
 def test_truncation_bootstraps_and_nothing_flows_across_it():
     # delta_1 = -1 + 0.9 * 7 - 0.5 = 4.8        A_1 = 4.8, without A_2
     # delta_0 = 1 + 0.9 * 0.5 - 1 = 0.45        A_0 = 0.45 + 0.45 * 4.8 = 2.61
-    got = advantages([1, -1, 3], [1, 0.5, 2], [0.5, 7, 4], terminated=[False] * 3, ended=[False, True, False])
+    got = advantages(
+        [1, -1, 3], [1, 0.5, 2], [0.5, 7, 4], terminated=[False] * 3, ended=[False, True, False]
+    )
     assert got == pytest.approx([2.61, 4.8, 4.6])
 
 
 def test_the_last_step_may_end_an_episode():
-    assert advantages([1, 2], [0, 0], [0, 10], terminated=[False, True]) == pytest.approx([1 + 0.45 * 2, 2])
+    assert advantages([1, 2], [0, 0], [0, 10], terminated=[False, True]) == pytest.approx(
+        [1 + 0.45 * 2, 2]
+    )
     truncated = advantages([1, 2], [0, 0], [0, 10], terminated=[False] * 2, ended=[False, True])
     assert truncated == pytest.approx([1 + 0.45 * 11, 11])
 
 
 def test_lambda_0_is_the_one_step_error():
-    assert advantages([1, -1, 3], [1, 0.5, 2], [0.5, 2, 4], gae_lambda=0.0) == pytest.approx([0.45, 0.3, 4.6])
+    assert advantages([1, -1, 3], [1, 0.5, 2], [0.5, 2, 4], gae_lambda=0.0) == pytest.approx(
+        [0.45, 0.3, 4.6]
+    )
 
 
 def test_lambda_1_and_gamma_1_give_the_monte_carlo_return_minus_the_value():
-    got = advantages([1, -1, 3, 2], [5, 6, 7, 8], [6, 7, 8, 9], terminated=[False] * 3 + [True], gamma=1.0, gae_lambda=1.0)
+    got = advantages(
+        [1, -1, 3, 2],
+        [5, 6, 7, 8],
+        [6, 7, 8, 9],
+        terminated=[False] * 3 + [True],
+        gamma=1.0,
+        gae_lambda=1.0,
+    )
     assert got == pytest.approx([1 - 1 + 3 + 2 - 5, -1 + 3 + 2 - 6, 3 + 2 - 7, 2 - 8])
 
 
@@ -79,13 +94,17 @@ def test_inputs_are_left_as_they_were():
 def test_arrays_of_different_shapes_are_refused():
     flags = column(False, False, dtype=torch.bool)
     with pytest.raises(AssertionError):
-        generalised_advantages(column(1.0, 2.0), column(1.0), column(1.0, 2.0), flags, flags, GAMMA, LAMBDA)
+        generalised_advantages(
+            column(1.0, 2.0), column(1.0), column(1.0, 2.0), flags, flags, GAMMA, LAMBDA
+        )
 
 
 def test_whitening_by_hand():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0, 3.0])  # mean 3
     deviation = ((4 + 1 + 0 + 9 + 0) / 4) ** 0.5
-    assert whiten(values, values).tolist() == pytest.approx([-2 / deviation, -1 / deviation, 0, 3 / deviation, 0], abs=1e-6)
+    assert whiten(values, values).tolist() == pytest.approx(
+        [-2 / deviation, -1 / deviation, 0, 3 / deviation, 0], abs=1e-6
+    )
 
 
 def test_whitening_uses_everyones_mean_and_deviation():
@@ -102,7 +121,10 @@ def test_whitening_one_value_only_centres_it_and_equal_ones_stay_finite():
 def test_leave_one_out_is_the_difference_from_the_others_in_the_state():
     """Against a loop over pairs; and a lone sample has no baseline."""
     generator = torch.Generator().manual_seed(0)
-    returns, states = torch.randn(40, generator=generator), torch.randint(-3, 3, (40,), generator=generator)
+    returns, states = (
+        torch.randn(40, generator=generator),
+        torch.randint(-3, 3, (40,), generator=generator),
+    )
     states[7] = 99
     own = slice(5, 30)
     wanted = []
@@ -115,7 +137,14 @@ def test_leave_one_out_is_the_difference_from_the_others_in_the_state():
 
 
 def test_what_a_state_pays_whatever_the_action_is_no_advantage():
-    """A thousandfold of the others' spread, added to one state, is gone; the critic's baseline would have to learn it."""
-    returns, states = torch.tensor([1.0, 2.0, 4.0, 0.5, 0.25]).double(), torch.tensor([0, 0, 0, 1, 1])
+    """A thousandfold of the others' spread, added to one state, is gone; the critic's baseline
+    would have to learn it.
+    """
+    returns, states = (
+        torch.tensor([1.0, 2.0, 4.0, 0.5, 0.25]).double(),
+        torch.tensor([0, 0, 0, 1, 1]),
+    )
     raised = returns + torch.tensor([1e3, 1e3, 1e3, 0.0, 0.0]).double()
-    torch.testing.assert_close(leave_one_out(raised, states, slice(0, 5)), leave_one_out(returns, states, slice(0, 5)))
+    torch.testing.assert_close(
+        leave_one_out(raised, states, slice(0, 5)), leave_one_out(returns, states, slice(0, 5))
+    )

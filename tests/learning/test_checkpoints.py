@@ -62,7 +62,9 @@ def test_a_whole_checkpoint_is_accepted_and_the_newest_found(run):
 @pytest.mark.parametrize("name", NEEDED)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
 @pytest.mark.parametrize("manifest", [True, False])
-def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(run, caplog, name, damage, manifest):
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(
+    run, caplog, name, damage, manifest
+):
     newest = checkpoints(run)[-1]
     if not manifest:  # as of a version before there was one
         for path in checkpoints(run):
@@ -77,7 +79,9 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(run, caplog, n
         check_checkpoint(newest)
     assert "\n" not in str(caught.value)
     assert last_checkpoint(run) == str(checkpoints(run)[-2])
-    assert str(caught.value).endswith(f"resume from {checkpoints(run)[-2]}"), "the one before is offered"
+    assert str(caught.value).endswith(f"resume from {checkpoints(run)[-2]}"), (
+        "the one before is offered"
+    )
     assert newest.name in caplog.text
     (checkpoints(run)[-2] / STATE_FILE).unlink()
     with pytest.raises(AdapterError, match=f"resume from {checkpoints(run)[0]}"):
@@ -87,7 +91,9 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_found(run, caplog, n
         check_checkpoint(newest)
 
 
-@pytest.mark.parametrize("name", [ADAPTER_FILE, HEADS_FILE, "optimizer.pt", "rng_state.pth", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", [ADAPTER_FILE, HEADS_FILE, "optimizer.pt", "rng_state.pth", "tokenizer.json"]
+)
 def test_a_flipped_bit_is_found(run, name):
     path = checkpoints(run)[-1] / name
     content = bytearray(path.read_bytes())
@@ -103,13 +109,21 @@ def test_a_run_whose_checkpoints_are_all_of_no_use_is_not_begun_anew(run, tmp_pa
     assert checkpoint_to_go_on_from(run, 1) == str(checkpoints(run)[-1])
     with pytest.raises(AdapterError) as caught:
         checkpoint_to_go_on_from(run, 2)
-    for part in ("none of the 3", f"{checkpoints(run)[-1]} was written by 1 processes, this run has 2", "--num_processes 1"):
+    for part in (
+        "none of the 3",
+        (f"{checkpoints(run)[-1]} was written by 1 processes, this run has 2"),
+        "--num_processes 1",
+    ):
         assert part in str(caught.value)
 
 
 def test_everything_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
     done, real = [], {"fsync": os.fsync, "replace": os.replace}
-    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.path.realpath(f"/proc/self/fd/{fd}")) or real["fsync"](fd))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: done.append(os.path.realpath(f"/proc/self/fd/{fd}")) or real["fsync"](fd),
+    )
     monkeypatch.setattr(os, "replace", lambda a, b: done.append("renamed") or real["replace"](a, b))
     with written_whole(tmp_path / "checkpoint-4", True, alone) as beside:
         (beside / "inner").mkdir()
@@ -119,13 +133,19 @@ def test_everything_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, m
     assert done[-1] == str(tmp_path)
 
 
-ZERO2 = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+ZERO2 = (
+    "mp_rank_00_model_states.pt",
+    "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    ("zero_pp_rank_1_mp_rank_00_optim_states.pt"),
+)
 SHARDED = {
     "FSDP, gathered": ("optimizer.bin",),
     "FSDP": ("optimizer_0/.metadata", "optimizer_0/__0_0.distcp", "optimizer_0/__1_0.distcp"),
     "ZeRO-2": tuple(f"global_step6/{name}" for name in ZERO2),
     "ZeRO-3": tuple(
-        f"global_step6/zero_pp_rank_{rank}_mp_rank_00_{part}_states.pt" for rank in (0, 1) for part in ("model", "optim")
+        f"global_step6/zero_pp_rank_{rank}_mp_rank_00_{part}_states.pt"
+        for rank in (0, 1)
+        for part in ("model", "optim")
     ),
 }
 
@@ -148,7 +168,10 @@ def test_a_sharded_checkpoint_needs_every_processes_files(run, kind):
     ours = {"ZeRO-2": "DeepSpeed", "ZeRO-3": "ZeRO-3"}.get(kind, "FSDP")
     check_same_sharding(path, ours)
     for other in {"none", "FSDP", "DeepSpeed", "ZeRO-3"} - {ours}:
-        with pytest.raises(AdapterError, match=f"written with sharding {ours}, this run has {other}; resume with the acc"):
+        with pytest.raises(
+            AdapterError,
+            match=(f"written with sharding {ours}, this run has {other}; resume with the acc"),
+        ):
             check_same_sharding(path, other)
     for name in SHARDED[kind][1:]:
         (path / name).rename(path / "away")
@@ -189,25 +212,47 @@ def test_a_run_may_go_on_for_longer_and_say_and_keep_more(run, small_model, tmp_
         def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
             rates.append(optimizer.param_groups[0]["lr"])
 
-    options = {"rollouts": 5, "logging_steps": 3, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    options = {
+        "rollouts": 5,
+        "logging_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 1,
+    }
     trainer = tiny_trainer(small_model, tmp_path / "longer", callbacks=[Rates()], **options)
     trainer.train(resume_from_checkpoint=str(last))
-    assert int(last.name.split("-")[1]) == 18 < trainer.state.global_step == trainer.state.max_steps == 30
-    assert rates == pytest.approx([2e-3 * (30 - step) / 30 for step in range(18, 30)]), "the new schedule, from the first step"
-    logged = [entry["step"] for entry in trainer.state.log_history if entry["step"] > 18 and "loss" in entry]
+    assert (
+        int(last.name.split("-")[1])
+        == 18
+        < trainer.state.global_step
+        == trainer.state.max_steps
+        == 30
+    )
+    assert rates == pytest.approx([2e-3 * (30 - step) / 30 for step in range(18, 30)]), (
+        "the new schedule, from the first step"
+    )
+    logged = [
+        entry["step"]
+        for entry in trainer.state.log_history
+        if entry["step"] > 18 and "loss" in entry
+    ]
     assert logged == [21, 24, 27, 30]
     saved = json.loads((checkpoints(tmp_path / "longer")[-1] / SETTINGS_FILE).read_text())
     assert saved["learning"]["total_timesteps"] == 60
 
 
-def test_a_checkpoint_of_another_base_or_of_prompts_that_read_otherwise_is_refused(run, small_model, tmp_path):
+def test_a_checkpoint_of_another_base_or_of_prompts_that_read_otherwise_is_refused(
+    run, small_model, tmp_path
+):
     newest = str(checkpoints(run)[0])
     other = AutoModelForCausalLM.from_pretrained(small_model)
     other.model.layers[0].self_attn.q_proj.weight.data += 0.01
     other.save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(small_model).save_pretrained(tmp_path / "other")
     with pytest.raises(AdapterError, match=r"a base of other weights .*--model_name_or_path"):
-        tiny_trainer(tmp_path / "other", tmp_path / "again", rollouts=3).train(resume_from_checkpoint=newest)
+        tiny_trainer(tmp_path / "other", tmp_path / "again", rollouts=3).train(
+            resume_from_checkpoint=newest
+        )
     words = shutil.copytree(small_model, tmp_path / "words")
     template = words / "chat_template.jinja"
     template.write_text(template.read_text().replace("assistant", "oracle"))
@@ -222,8 +267,12 @@ def test_a_checkpoint_of_another_base_or_of_prompts_that_read_otherwise_is_refus
 def test_the_same_data_in_another_place_are_the_same(run):
     newest = checkpoints(run)[0]
     settings = json.loads((newest / SETTINGS_FILE).read_text())
-    (newest / SETTINGS_FILE).write_text(json.dumps({**settings, "data": {"symbol": "MSFT", "source": "/a", "sha256": "1"}}))
-    trainer = SimpleNamespace(_policy=lambda: SimpleNamespace(settings=PolicySettings(), action_paths=()))
+    (newest / SETTINGS_FILE).write_text(
+        json.dumps({**settings, "data": {"symbol": "MSFT", "source": "/a", "sha256": "1"}})
+    )
+    trainer = SimpleNamespace(
+        _policy=lambda: SimpleNamespace(settings=PolicySettings(), action_paths=())
+    )
     trainer.encoder = SimpleNamespace(settings=PromptSettings(), fingerprint=lambda: "f")
     trainer.extra = {"data": {"symbol": "MSFT", "source": "/b", "sha256": "1"}, "seed": 1}
     data = PersistentTrainer._same_on_resume(trainer)["data"]
@@ -249,7 +298,9 @@ def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path):
     assert (final / "a").read_text() == "1", "the one before stays until another is whole"
     with written_whole(final, True, alone) as beside:
         (beside / "a").write_text("3")
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"] and (final / "a").read_text() == "3"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"] and (
+        final / "a"
+    ).read_text() == "3"
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next_checkpoint(tmp_path):
@@ -261,12 +312,16 @@ def test_what_a_killed_run_left_is_removed_by_the_next_checkpoint(tmp_path):
 
 
 def test_the_limit_on_checkpoints_is_kept(small_model, tmp_path):
-    tiny_trainer(small_model, tmp_path, rollouts=4, save_strategy="steps", save_steps=1, save_total_limit=2).train()
+    tiny_trainer(
+        small_model, tmp_path, rollouts=4, save_strategy="steps", save_steps=1, save_total_limit=2
+    ).train()
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-18", "checkpoint-24"]
 
 
 @pytest.mark.parametrize("at", ["_save_optimizer_and_scheduler", "_save_rng_state", "_save"])
-def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(small_model, tmp_path, monkeypatch, at):
+def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(
+    small_model, tmp_path, monkeypatch, at
+):
     trainer = tiny_trainer(small_model, tmp_path, rollouts=3, save_strategy="steps", save_steps=1)
     original = getattr(trainer, at)
 
@@ -276,7 +331,10 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(small_mo
         original(directory, *rest)
 
     monkeypatch.setattr(trainer, at, full)
-    with pytest.raises(CheckpointError, match=r"checkpoint-12 could not be written .*No space left.* MiB are free") as caught:
+    with pytest.raises(
+        CheckpointError,
+        match=(r"checkpoint-12 could not be written .*No space left.* MiB are free"),
+    ) as caught:
         trainer.train()
     assert str(tmp_path / "checkpoint-6") in str(caught.value) and "\n" not in str(caught.value)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6")
@@ -287,7 +345,9 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(small_mo
 def test_a_really_full_disk_leaves_the_checkpoint_before(small_model, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("this system mounts no tmpfs")
     try:
         trainer = tiny_trainer(small_model, disk, rollouts=6, save_strategy="steps", save_steps=1)
@@ -303,5 +363,7 @@ def test_an_episode_cannot_continue_outside_its_window():
     env = TradingEnv(market.window(), MarketSettings())
     env.reset(seed=0, options={"start": 30})
     shorter = TradingEnv(market.window(end=str(market.dates[20])), MarketSettings())
-    with pytest.raises(ConfigError, match="stands at bar 30 of SYNTH, this window has the bars 0 to 20"):
+    with pytest.raises(
+        ConfigError, match=("stands at bar 30 of SYNTH, this window has the bars 0 to 20")
+    ):
         shorter.load_state_dict(env.state_dict())

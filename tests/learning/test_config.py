@@ -6,7 +6,9 @@ import pytest
 from flagtrl.errors import ConfigError
 from flagtrl.learning.config import PPOConfig
 
-DEFAULTS = {f.name: f.default if f.default is not MISSING else f.default_factory for f in fields(PPOConfig)}
+DEFAULTS = {
+    f.name: f.default if f.default is not MISSING else f.default_factory for f in fields(PPOConfig)
+}
 
 
 def config(tmp_path, **kwargs) -> PPOConfig:
@@ -15,8 +17,14 @@ def config(tmp_path, **kwargs) -> PPOConfig:
 
 def spec_table(shared) -> dict[str, str]:
     """Section 4's table: the paper's names and defaults, one entry per name."""
-    section = (shared / "spec/flag_trader.md").read_text().partition("## 4.")[2].partition("## 5.")[0]
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    section = (
+        (shared / "spec/flag_trader.md").read_text().partition("## 4.")[2].partition("## 5.")[0]
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| ")
+    ]
     table = {}
     for names, values, *_ in rows[1:]:
         names, values = re.split(r"\s*/\s*", names), re.split(r"\s*/\s*", values)
@@ -30,16 +38,21 @@ def test_defaults_are_those_of_the_papers_table(shared):
     assert DEFAULTS["llm"].rpartition("/")[2] == table.pop("llm")
     for name, text in table.items():
         default = DEFAULTS[name]
-        assert str(default) == text if isinstance(default, (str, bool, type(None))) else default == float(text), name
+        assert (
+            str(default) == text
+            if isinstance(default, (str, bool, type(None)))
+            else default == float(text)
+        ), name
 
 
 def test_defaults_are_accepted_where_there_is_no_gpu():
     made = PPOConfig(use_cpu=True)
     assert (made.train_dtype, made.fp16, made.bf16) == ("float16", False, False)
-    assert made.num_rollouts == 346 and made.optimizer_steps == 346 * 2  # 13860 // 40, and 40 samples are 2 minibatches
+    # 13860 // 40, and 40 samples are 2 minibatches
+    assert made.num_rollouts == 346 and made.optimizer_steps == 346 * 2
 
 
-# ------------------------------------------------------------------------------------------------------------- bounds
+# ------------------------------------------------------------------------------------------- bounds
 
 OUT_OF_BOUNDS = {
     "total_timesteps": [(0, "at least 1"), (-40, "at least 1"), (39, "num_steps x num_envs = 40")],
@@ -48,7 +61,13 @@ OUT_OF_BOUNDS = {
     "max_episode_steps": [(0, "at least 1")],
     "update_epochs": [(0, "at least 1")],
     "minibatch_size": [(0, "at least 1")],
-    "gamma": [(-0.01, "in [0, 1]"), (1.01, "in [0, 1]"), (float("nan"), "in [0"), ([1, 2], "in [0"), (None, "in [0")],
+    "gamma": [
+        (-0.01, "in [0, 1]"),
+        (1.01, "in [0, 1]"),
+        (float("nan"), "in [0"),
+        ([1, 2], "in [0"),
+        (None, "in [0"),
+    ],
     "gae_lambda": [(-0.01, "in [0, 1]"), (1.01, "in [0, 1]")],
     "learning_rate": [(-1e-4, "at least 0"), (float("nan"), "finite"), (float("inf"), "finite")],
     "head_learning_rate": [(-1e-4, "at least 0"), (float("inf"), "finite")],
@@ -68,7 +87,10 @@ OUT_OF_BOUNDS = {
     "boundary_dtype": [("float64", "auto, float32, bfloat16, float16")],
     "boundary_device": [("disk", "auto, cpu")],
     "train_dtype": [("float8", "float16, bfloat16, float32")],
-    "gradient_accumulation_steps": [(0, "smallest minibatch has 20"), (21, "smallest minibatch has 20")],
+    "gradient_accumulation_steps": [
+        (0, "smallest minibatch has 20"),
+        (21, "smallest minibatch has 20"),
+    ],
 }
 UNBOUNDED = {
     *("output_dir", "overwrite_output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss"),
@@ -77,7 +99,9 @@ UNBOUNDED = {
 }
 
 
-@pytest.mark.parametrize(("name", "value", "bound"), [(n, v, b) for n, cases in OUT_OF_BOUNDS.items() for v, b in cases])
+@pytest.mark.parametrize(
+    ("name", "value", "bound"), [(n, v, b) for n, cases in OUT_OF_BOUNDS.items() for v, b in cases]
+)
 def test_a_value_out_of_bounds_is_refused_with_value_and_bound(tmp_path, name, value, bound):
     with pytest.raises(ConfigError) as caught:
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: value})
@@ -98,7 +122,12 @@ def test_every_field_has_a_bound_or_is_known_to_need_none():
         {"ent_coef": 0.0, "vf_coef": 0.0, "kl_coef": 0.0},
         {"total_timesteps": 40},
         {"gradient_accumulation_steps": 20},
-        {"num_steps": 1, "total_timesteps": 1, "minibatch_size": 1, "gradient_accumulation_steps": 1},
+        {
+            "num_steps": 1,
+            "total_timesteps": 1,
+            "minibatch_size": 1,
+            "gradient_accumulation_steps": 1,
+        },
         {"target_kl": 1e-9, "dropout": 0.99, "clip_coef": 0.99},
     ],
 )
@@ -107,7 +136,7 @@ def test_values_on_their_bounds_are_accepted(tmp_path, edge):
     assert all(getattr(made, name) == value for name, value in edge.items())
 
 
-# -------------------------------------------------------------------------------------------------- counting of steps
+# -------------------------------------------------------------------------------- counting of steps
 
 
 def test_40_samples_in_minibatches_of_32_are_2_minibatches(tmp_path):
@@ -126,16 +155,22 @@ def test_40_samples_in_minibatches_of_32_are_2_minibatches(tmp_path):
         ((7, 1, 1, 32, 5), 7, 1, 35),
     ],
 )
-def test_optimizer_steps_are_rollouts_times_epochs_times_minibatches(tmp_path, settings, rollouts, minibatches, steps):
+def test_optimizer_steps_are_rollouts_times_epochs_times_minibatches(
+    tmp_path, settings, rollouts, minibatches, steps
+):
     names = ("total_timesteps", "num_envs", "num_steps", "minibatch_size", "update_epochs")
-    made = config(tmp_path, gradient_accumulation_steps=1, **dict(zip(names, settings, strict=True)))
+    made = config(
+        tmp_path, gradient_accumulation_steps=1, **dict(zip(names, settings, strict=True))
+    )
     assert (made.num_rollouts, made.num_minibatches) == (rollouts, minibatches)
     assert made.optimizer_steps == made.max_steps == steps
     assert made.steps_per_rollout * made.num_rollouts == steps
 
 
 def test_max_steps_in_conflict_with_total_timesteps_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"max_steps is 7, but total_timesteps=80 makes 4 .*leave max_steps out"):
+    with pytest.raises(
+        ConfigError, match=(r"max_steps is 7, but total_timesteps=80 makes 4 .*leave max_steps out")
+    ):
         config(tmp_path, total_timesteps=80, max_steps=7)
     assert config(tmp_path, total_timesteps=80, max_steps=4).max_steps == 4
 
@@ -143,10 +178,16 @@ def test_max_steps_in_conflict_with_total_timesteps_is_refused(tmp_path):
 def test_without_annealing_the_learning_rate_is_constant(tmp_path):
     assert str(config(tmp_path).lr_scheduler_type) in ("linear", "SchedulerType.LINEAR")
     assert config(tmp_path, anneal_lr=False).lr_scheduler_type == "constant_with_warmup"
-    assert config(tmp_path, anneal_lr=False, lr_scheduler_type="cosine").lr_scheduler_type == "cosine"
-    with pytest.raises(ConfigError, match="warmup_steps is 5, which lr_scheduler_type constant does not read"):
+    assert (
+        config(tmp_path, anneal_lr=False, lr_scheduler_type="cosine").lr_scheduler_type == "cosine"
+    )
+    with pytest.raises(
+        ConfigError, match=("warmup_steps is 5, which lr_scheduler_type constant does not read")
+    ):
         config(tmp_path, anneal_lr=False, lr_scheduler_type="constant", warmup_steps=5)
-    with pytest.raises(ConfigError, match=r"anneal_lr is a linear decay, but lr_scheduler_type is 'cosine'"):
+    with pytest.raises(
+        ConfigError, match=(r"anneal_lr is a linear decay, but lr_scheduler_type is 'cosine'")
+    ):
         config(tmp_path, lr_scheduler_type="cosine")
 
 
@@ -167,16 +208,28 @@ def test_a_setting_that_would_be_ignored_is_refused(tmp_path, setting, value, re
         config(tmp_path, **{setting: value})
 
 
-@pytest.mark.parametrize(("metric", "greater"), [("standard_SR", True), ("paper_CR", True), ("standard_MDD", False)])
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("standard_SR", True), ("paper_CR", True), ("standard_MDD", False)]
+)
 def test_of_risk_less_is_better(tmp_path, metric, greater):
-    assert config(tmp_path, eval_strategy="steps", metric_for_best_model=metric).greater_is_better is greater
+    assert (
+        config(tmp_path, eval_strategy="steps", metric_for_best_model=metric).greater_is_better
+        is greater
+    )
 
 
 def test_a_minibatch_is_at_most_minibatch_size_over_all_processes(tmp_path, monkeypatch):
-    settings = {"num_envs": 2, "num_steps": 5, "minibatch_size": 5, "gradient_accumulation_steps": 1, "total_timesteps": 10}
+    settings = {
+        "num_envs": 2,
+        "num_steps": 5,
+        "minibatch_size": 5,
+        "gradient_accumulation_steps": 1,
+        "total_timesteps": 10,
+    }
     assert config(tmp_path, **settings).num_minibatches == 2  # 10 samples in minibatches of 5
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert PPOConfig.num_minibatches.fget(config_without_processes(tmp_path, settings)) == 2  # of 5 over both processes
+    # of 5 over both processes
+    assert PPOConfig.num_minibatches.fget(config_without_processes(tmp_path, settings)) == 2
 
 
 def config_without_processes(tmp_path, settings):

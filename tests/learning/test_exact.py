@@ -1,4 +1,6 @@
-"""Exact advantages: against the enumeration of every path of actions through the environment; and a trainer that uses them."""
+"""Exact advantages: against the enumeration of every path of actions through the environment; and a
+trainer that uses them.
+"""
 
 import itertools
 from dataclasses import replace
@@ -27,12 +29,18 @@ START = torch.tensor([0.3, 0.7], dtype=torch.float64)
 @pytest.fixture(params=list(itertools.product(["next_price", "same_price"], [0.0, 40.0])), ids=str)
 def market(request):
     execution, bps = request.param
-    settings = MarketSettings(reward="log_return", execution=execution, cost_bps=bps, slippage_bps=bps / 2)
-    return TradingEnv(random_walk(days=STEPS + 1, seed=3, volatility_per_bar=0.03).window(), settings)
+    settings = MarketSettings(
+        reward="log_return", execution=execution, cost_bps=bps, slippage_bps=bps / 2
+    )
+    return TradingEnv(
+        random_walk(days=STEPS + 1, seed=3, volatility_per_bar=0.03).window(), settings
+    )
 
 
 def by_enumeration(env, logprobs, gamma):
-    """() sum over starts and legal action paths of p(path) x its discounted rewards, by stepping the environment."""
+    """() sum over starts and legal action paths of p(path) x its discounted rewards, by stepping
+    the environment.
+    """
     total = logprobs.new_zeros(())
     for position, path in itertools.product(POSITIONS, itertools.product(range(3), repeat=STEPS)):
         env.reset(seed=0)
@@ -70,18 +78,24 @@ def rollout_of(env, logprobs):
 
 
 def loss_of(rollout, logprobs, targets, **coefficients):
-    """Per window: the sum over its days of what a day's positions lose, as often as the policy is there."""
+    """Per window: the sum over its days of what a day's positions lose, as often as the policy is
+    there.
+    """
     none = {"clip_coef": 0.2, "clip_vloss": False, "vf_coef": 0.0, "ent_coef": 0.0, "kl_coef": 0.0}
     uniform = rollout.legal.flatten(0, 2).double().log().log_softmax(-1)
     now = PolicyOutput(logprobs.flatten(0, 1), torch.zeros(STEPS * len(POSITIONS)))
     old = PolicyOutput(rollout.logprobs.flatten(0, 2), now.values)
-    return ppo_loss(now, old, uniform, targets, SimpleNamespace(**none | coefficients))[0].sum() / len(POSITIONS)
+    return ppo_loss(now, old, uniform, targets, SimpleNamespace(**none | coefficients))[
+        0
+    ].sum() / len(POSITIONS)
 
 
 def test_the_critic_learns_as_often_as_the_policy_is_there(market):
     rollout = rollout_of(market, masked(market, torch.zeros(STEPS, 2, 3, dtype=torch.float64)))
     targets = exact_targets(rollout, SimpleNamespace(gamma=0.9, norm_adv=False), unit=1.0)
-    loss = loss_of(rollout, rollout.logprobs[:, 0], targets, vf_coef=1.0) - loss_of(rollout, rollout.logprobs[:, 0], targets)
+    loss = loss_of(rollout, rollout.logprobs[:, 0], targets, vf_coef=1.0) - loss_of(
+        rollout, rollout.logprobs[:, 0], targets
+    )
     _, v = action_values(rollout.logprobs, rollout.rewards, rollout.after, 0.9)
     assert loss.item() == pytest.approx((rollout.occupancy * v**2).sum().item(), rel=1e-5)
 
@@ -101,13 +115,16 @@ def test_the_losses_gradient_is_the_enumerated_gradient_of_the_expected_return(m
     assert wanted.abs().max() > 1e-4
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-8)  # advantages are kept in float32
 
-    # Entropy and KL count a day and position as often as the policy is there, whatever the discount.
+    # Entropy and KL count a day and position as often as the policy is there, whatever the
+    # discount.
     d, uniform = rollout.occupancy[:, 0], masked(market, torch.zeros_like(logits))
     p, legal = logprobs.exp(), rollout.legal[:, 0]
     away = (p * (logprobs - uniform).masked_fill(~legal, 0.0)).sum(-1)
     bonus = (d * (-(p * logprobs.masked_fill(~legal, 0.0)).sum(-1) * 0.3 - away * 0.7)).sum()
     [wanted] = torch.autograd.grad(expected + bonus, logits, retain_graph=True)
-    [got] = torch.autograd.grad(-loss_of(rollout, logprobs, targets, ent_coef=0.3, kl_coef=0.7), logits)
+    [got] = torch.autograd.grad(
+        -loss_of(rollout, logprobs, targets, ent_coef=0.3, kl_coef=0.7), logits
+    )
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-7)
 
 
@@ -115,7 +132,11 @@ def test_occupancies_by_hand():
     """Buys with probability .25 when flat, sells with .5 when long."""
     probabilities = torch.tensor([[0.0, 0.75, 0.25], [0.5, 0.5, 0.0]], dtype=torch.float64)
     after = torch.tensor([[0, 0, 1], [0, 1, 1]])
-    d = occupancies(probabilities.log().expand(3, 1, 2, 3), after.expand(3, 1, 2, 3), torch.tensor([1.0, 0.0]).double())
+    d = occupancies(
+        probabilities.log().expand(3, 1, 2, 3),
+        after.expand(3, 1, 2, 3),
+        torch.tensor([1.0, 0.0]).double(),
+    )
     # long: 0; .25; .25 x .5 + .75 x .25 = .3125
     assert d[:, 0].tolist() == [[1.0, 0.0], [0.75, 0.25], [0.6875, 0.3125]]
 
@@ -126,10 +147,18 @@ def test_advantages_are_in_the_markets_unit_and_a_decision_that_earns_nothing_ha
     scaled = exact_targets(rollout, SimpleNamespace(gamma=1.0, norm_adv=True), unit=0.01)
     torch.testing.assert_close(scaled.advantages, 100 * plain.advantages)
     assert torch.equal(scaled.returns, plain.returns), "the critic learns rewards as they are"
-    assert plain.weights.sum().item() == plain.visits.sum().item() == pytest.approx(len(POSITIONS) * STEPS)
+    assert (
+        plain.weights.sum().item()
+        == plain.visits.sum().item()
+        == pytest.approx(len(POSITIONS) * STEPS)
+    )
     rollout.counts[-1] = 0.0
     last = exact_targets(rollout, SimpleNamespace(gamma=1.0, norm_adv=False), unit=1.0)
-    assert last.weights[-len(POSITIONS) :].abs().max() == last.visits[-len(POSITIONS) :].abs().max() == 0
+    assert (
+        last.weights[-len(POSITIONS) :].abs().max()
+        == last.visits[-len(POSITIONS) :].abs().max()
+        == 0
+    )
 
 
 EXACT = {"style": "markov", "advantage": "exact", "num_envs": 2, "num_steps": 6, "gamma": 1.0}
@@ -142,14 +171,24 @@ def test_the_trainer_learns_what_it_is_paid_for(small_model, tmp_path):
         rollouts=40,
         prior="calibrated",
         days=12,
-        **EXACT | {"num_steps": 10, "num_envs": 1, "minibatch_size": 20, "gradient_accumulation_steps": 1, "update_epochs": 1},
+        **EXACT
+        | {
+            "num_steps": 10,
+            "num_envs": 1,
+            "minibatch_size": 20,
+            "gradient_accumulation_steps": 1,
+            "update_epochs": 1,
+        },
         ent_coef=0.1,
         kl_coef=0.0,
     )
     trainer.train()
     rewards = [entry["reward"] for entry in entries(trainer) if "reward" in entry]
     assert rewards[-1] > rewards[0] + 0.001, "of some 1% a day"
-    shares = [sum(entry[f"action_share/{word}"] for word in ("Sell", "Hold", "Buy")) for entry in entries(trainer)[:-1]]
+    shares = [
+        sum(entry[f"action_share/{word}"] for word in ("Sell", "Hold", "Buy"))
+        for entry in entries(trainer)[:-1]
+    ]
     assert shares == pytest.approx([1.0] * len(shares), abs=1e-5)
     first = entries(trainer)[0]
     assert first["ratio"] == pytest.approx(1.0, abs=1e-5) and first["clip_fraction"] == 0.0
@@ -173,7 +212,10 @@ def test_windows_are_the_rollouts_own_and_all_processes_share_them_out(small_mod
     by_window = np.array(whole, dtype=object).reshape(6, 4, positions)
     for own in (range(0, 2), range(2, 4)):
         windows.own = own
-        assert np.array(drawn(windows, 3), dtype=object).reshape(6, 2, positions).tolist() == by_window[:, list(own)].tolist()
+        assert (
+            np.array(drawn(windows, 3), dtype=object).reshape(6, 2, positions).tolist()
+            == by_window[:, list(own)].tolist()
+        )
 
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
@@ -186,7 +228,9 @@ def test_a_windows_record_is_of_its_own_bars(small_model, tmp_path, execution):
     record = windows.collect(5, uniform)
     texts = {}
     for bar, position in itertools.product(range(16), POSITIONS):
-        texts[trainer.encoder.encode(observation(env.window, market, bar, position)).ids.tobytes()] = bar, position
+        texts[
+            trainer.encoder.encode(observation(env.window, market, bar, position)).ids.tobytes()
+        ] = bar, position
     starts = set()
     for t, b, position in itertools.product(range(6), range(2), POSITIONS):
         bar, found = texts[record.prompts[(t * 2 + b) * 2 + position].ids.tobytes()]
@@ -196,7 +240,9 @@ def test_a_windows_record_is_of_its_own_bars(small_model, tmp_path, execution):
             env.reset(seed=0, options={"start": bar})
             env.account = standing(position, env.window.prices[bar], market.initial_cash)
             if record.legal[t, b, position, action]:
-                assert env.legal[action] and env.step(action)[1] == pytest.approx(record.rewards[t, b, position, action].item())
+                assert env.legal[action] and env.step(action)[1] == pytest.approx(
+                    record.rewards[t, b, position, action].item()
+                )
                 assert int(env.account.shares > 0) == record.after[t, b, position, action]
     assert len(starts) == 2, "each window is a run of consecutive bars"
     assert record.occupancy[0].tolist() == [[0.5, 0.5]] * 2
@@ -208,17 +254,25 @@ def test_equal_prompts_of_overlapping_windows_are_asked_once(small_model, tmp_pa
     asked, act = [], trainer.asking.act
     trainer.asking.act = lambda prompts, legal: asked.extend(prompts) or act(prompts, legal)
     record = trainer.windows.collect(0, trainer.asking.act_on_many)
-    assert len(asked) == len({prompt.ids.tobytes() for prompt in record.prompts}) < len(record.prompts)
+    assert (
+        len(asked) == len({prompt.ids.tobytes() for prompt in record.prompts}) < len(record.prompts)
+    )
     one = trainer.asking.act(record.prompts[-1:], record.legal.flatten(0, -2)[-1:].numpy())
-    torch.testing.assert_close(one.logprobs[0], record.logprobs.flatten(0, -2)[-1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        one.logprobs[0], record.logprobs.flatten(0, -2)[-1], atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("engine", ["split", "plain"])
 def test_a_resumed_run_is_the_undisturbed_one(small_model, tmp_path, engine):
     options = {**EXACT, "rollouts": 3, "engine": engine}
-    whole = tiny_trainer(small_model, tmp_path / "whole", save_strategy="steps", save_steps=1, **options)
+    whole = tiny_trainer(
+        small_model, tmp_path / "whole", save_strategy="steps", save_steps=1, **options
+    )
     whole.train()
-    first = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
+    first = sorted(
+        (tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+    )[0]
     again = tiny_trainer(small_model, tmp_path / "again", **options)
     again.train(resume_from_checkpoint=str(first))
     step = int(first.name.split("-")[1])
@@ -228,7 +282,10 @@ def test_a_resumed_run_is_the_undisturbed_one(small_model, tmp_path, engine):
 
 
 def test_engines_agree(small_model, tmp_path):
-    split, plain = (tiny_trainer(small_model, tmp_path / engine, engine=engine, **EXACT) for engine in ("split", "plain"))
+    split, plain = (
+        tiny_trainer(small_model, tmp_path / engine, engine=engine, **EXACT)
+        for engine in ("split", "plain")
+    )
     for trainer in (split, plain):
         trainer.train()
     for ours, theirs in zip(entries(split)[:-1], entries(plain)[:-1], strict=True):
@@ -238,7 +295,13 @@ def test_engines_agree(small_model, tmp_path):
 
 
 def test_a_minibatch_of_decisions_that_earn_nothing_teaches_nothing(small_model, tmp_path):
-    options = {"num_envs": 1, "num_steps": 3, "minibatch_size": 1, "gradient_accumulation_steps": 1, "target_kl": 0.5}
+    options = {
+        "num_envs": 1,
+        "num_steps": 3,
+        "minibatch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "target_kl": 0.5,
+    }
     trainer = tiny_trainer(small_model, tmp_path, **EXACT | options)
     trainer.train()
     assert all(np.isfinite(value) for entry in entries(trainer) for value in entry.values())
@@ -247,7 +310,12 @@ def test_a_minibatch_of_decisions_that_earn_nothing_teaches_nothing(small_model,
 def test_a_price_that_grows_evenly_has_no_deviation_to_measure_in(small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, **EXACT)
     market = replace(trainer.windows.window.market, prices=100 * 1.01 ** np.arange(40))
-    windows = Windows(TradingEnv(market.window(), MarketSettings(reward="log_return")), trainer.encoder, trainer.args, range(2))
+    windows = Windows(
+        TradingEnv(market.window(), MarketSettings(reward="log_return")),
+        trainer.encoder,
+        trainer.args,
+        range(2),
+    )
     assert windows.unit == 1.0
 
 
@@ -259,10 +327,23 @@ def test_a_checkpoint_of_another_estimator_is_refused(small_model, tmp_path):
 
 
 def test_what_it_cannot_do_is_refused(small_model, tmp_path):
-    with pytest.raises(ConfigError, match="num_steps is 40, the training window of 40 bars has 39 decisions; lower num_steps"):
+    with pytest.raises(
+        ConfigError,
+        match=("num_steps is 40, the training window of 40 bars has 39 decisions; lower num_steps"),
+    ):
         tiny_trainer(small_model, tmp_path, **EXACT | {"num_steps": 40})
-    with pytest.raises(ConfigError, match="num_steps is 1, but an order that fills at the next price earns a bar later"):
-        tiny_trainer(small_model, tmp_path, **EXACT | {"num_steps": 1, "minibatch_size": 2, "gradient_accumulation_steps": 1})
+    with pytest.raises(
+        ConfigError,
+        match=("num_steps is 1, but an order that fills at the next price earns a bar later"),
+    ):
+        tiny_trainer(
+            small_model,
+            tmp_path,
+            **EXACT | {"num_steps": 1, "minibatch_size": 2, "gradient_accumulation_steps": 1},
+        )
     trainer = tiny_trainer(small_model, tmp_path, **EXACT | {"style": "compact"})
-    with pytest.raises(ConfigError, match=r"advantage is exact, but prompts of the style 'compact' tell more of the account"):
+    with pytest.raises(
+        ConfigError,
+        match=(r"advantage is exact, but prompts of the style 'compact' tell more of the account"),
+    ):
         trainer.train()

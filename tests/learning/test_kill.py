@@ -1,4 +1,6 @@
-"""A trainer that is killed at any moment, also while it saves, and resumed, ends with the weights of the undisturbed run."""
+"""A trainer that is killed at any moment, also while it saves, and resumed, ends with the weights
+of the undisturbed run.
+"""
 
 import os
 import random
@@ -38,7 +40,8 @@ def half(directory):  # of what it was to delete
     next(Path(directory).glob("*.pt")).unlink()
     die()
 
-trainer = tiny_trainer(Path(model), out, rollouts=6, save_strategy="steps", save_steps=1, save_total_limit=2)
+saving = dict(save_strategy="steps", save_steps=1, save_total_limit=2)
+trainer = tiny_trainer(Path(model), out, rollouts=6, **saving)
 if where == "replace":
     checkpoints.os.replace = deadly(os.replace)
 elif where == "rmtree":
@@ -90,7 +93,8 @@ def assert_resumes_to(small_model, out, calm):
         # the third checkpoint has weights and optimizer, but no generators
         pytest.param("_save_rng_state", 3, 12, marks=pytest.mark.slow),
         ("replace", 2, 6),  # the second checkpoint is complete, but not yet renamed
-        pytest.param("rmtree", 1, 18, marks=pytest.mark.slow),  # the first is being removed, as the third is there
+        # the first is being removed, as the third is there
+        pytest.param("rmtree", 1, 18, marks=pytest.mark.slow),
     ],
 )
 def test_killed_in_training_and_while_saving(small_model, tmp_path, undisturbed, where, when, left):
@@ -102,7 +106,9 @@ def test_killed_in_training_and_while_saving(small_model, tmp_path, undisturbed,
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_20_random_moments(small_model, tmp_path, undisturbed):
-    """20 that are killed in fact: a run that ends before its moment, on a machine that is busy by turns, is drawn again."""
+    """20 that are killed in fact: a run that ends before its moment, on a machine that is busy by
+    turns, is drawn again.
+    """
     generator = random.Random(0)
     calm, seconds = undisturbed
     kills = attempts = 0

@@ -16,7 +16,9 @@ PRICES = (100.0, 102.0, 101.0, 105.0, 104.0, 108.0, 107.0, 110.0, 109.0)
 
 
 class BarEncoder:
-    """In place of words: the bar, whether shares are held, and how many of the last ten steps there were."""
+    """In place of words: the bar, whether shares are held, and how many of the last ten steps there
+    were.
+    """
 
     def encode(self, seen) -> EncodedPrompt:
         return EncodedPrompt(np.array([seen.bar, int(seen.shares > 0), len(seen.actions)]), 1)
@@ -27,7 +29,9 @@ def value_of(bar: int, held: int = 0) -> float:
 
 
 class Script:
-    """Acts by a rule of (bar, held), or at random among the legal actions; V = 10 + bar + 0.5 held."""
+    """Acts by a rule of (bar, held), or at random among the legal actions; V = 10 + bar + 0.5
+    held.
+    """
 
     def __init__(self, rule=None):
         self.rule = rule
@@ -39,7 +43,9 @@ class Script:
             bar, held, _ = prompt.ids.tolist()
             allowed = np.flatnonzero(legal[row]) if self.rule is None else [self.rule(bar, held)]
             logprobs[row, list(allowed)] = -float(np.log(len(allowed)))
-        return PolicyOutput(logprobs, torch.tensor([value_of(*p.ids[:2].tolist()) for p in prompts]))
+        return PolicyOutput(
+            logprobs, torch.tensor([value_of(*p.ids[:2].tolist()) for p in prompts])
+        )
 
 
 def hold(bar: int, held: int) -> int:
@@ -51,11 +57,18 @@ def buy_and_hold(bar: int, held: int) -> int:
 
 
 def collector(*lengths, seed=0, prices=PRICES, share=(), **settings) -> Collector:
-    """One environment per length, all on the same bars; `share` is first, total and anywhere of Collector."""
+    """One environment per length, all on the same bars; `share` is first, total and anywhere of
+    Collector.
+    """
     dates = np.busday_offset("2020-01-01", np.arange(len(prices)), roll="forward")
     window = MarketData("ACME", dates, np.array(prices), ((),) * len(prices)).window()
     market = MarketSettings(**{"reward": "log_return", "lookback": 2} | settings)
-    return Collector(VectorTradingEnv([TradingEnv(window, market, n) for n in lengths]), BarEncoder(), seed, *share)
+    return Collector(
+        VectorTradingEnv([TradingEnv(window, market, n) for n in lengths]),
+        BarEncoder(),
+        seed,
+        *share,
+    )
 
 
 def bars(rollout: Rollout) -> np.ndarray:
@@ -66,8 +79,22 @@ def test_shapes_and_dtypes_are_those_of_the_record():
     rollout = collector(3, 5).collect(Script(), 7)
     assert len(rollout) == len(rollout.prompts) == 14
     shapes = {"legal": (7, 2, 3), "logprobs": (7, 2, 3)}
-    dtypes = {"legal": torch.bool, "actions": torch.int64, "terminated": torch.bool, "ended": torch.bool}
-    for name in ("legal", "actions", "logprobs", "values", "next_values", "rewards", "terminated", "ended"):
+    dtypes = {
+        "legal": torch.bool,
+        "actions": torch.int64,
+        "terminated": torch.bool,
+        "ended": torch.bool,
+    }
+    for name in (
+        "legal",
+        "actions",
+        "logprobs",
+        "values",
+        "next_values",
+        "rewards",
+        "terminated",
+        "ended",
+    ):
         tensor = getattr(rollout, name)
         assert tensor.shape == shapes.get(name, (7, 2)), name
         assert tensor.dtype == dtypes.get(name, torch.float32), name
@@ -78,14 +105,17 @@ def test_episodes_restart_where_they_are_truncated():
     assert bars(rollout).T.tolist() == [[0, 1, 2, 0, 1, 2, 0], [0, 1, 2, 3, 4, 0, 1]]
     assert rollout.ended.T.int().tolist() == [[0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0, 0]]
     assert not rollout.terminated.any()
-    assert [p.ids[2] for p in rollout.prompts[::2]] == [0, 1, 2, 0, 1, 2, 0], "a new episode remembers no decisions"
+    assert [p.ids[2] for p in rollout.prompts[::2]] == [0, 1, 2, 0, 1, 2, 0], (
+        "a new episode remembers no decisions"
+    )
 
 
 def test_values_bootstrap_from_the_final_observation_on_truncation_and_else_from_the_next_one():
     rollout = collector(3, 5).collect(Script(hold), 7)
     v = value_of
     assert rollout.values.T.tolist() == [[v(b) for b in row] for row in bars(rollout).T]
-    # environment 0 is truncated at bar 3, environment 1 at bar 5; the last column is the observation after the rollout
+    # environment 0 is truncated at bar 3, environment 1 at bar 5; the last column is the
+    # observation after the rollout
     assert rollout.next_values.T.tolist() == [
         [v(1), v(2), v(3), v(1), v(2), v(3), v(1)],
         [v(1), v(2), v(3), v(4), v(5), v(1), v(2)],
@@ -94,8 +124,18 @@ def test_values_bootstrap_from_the_final_observation_on_truncation_and_else_from
 
 def test_the_final_observation_is_valued_with_the_final_account():
     rollout = collector(3).collect(Script(buy_and_hold), 4)
-    assert rollout.next_values[:, 0].tolist() == [value_of(1, 1), value_of(2, 1), value_of(3, 1), value_of(1, 1)]
-    assert rollout.values[:, 0].tolist() == [value_of(0), value_of(1, 1), value_of(2, 1), value_of(0)]
+    assert rollout.next_values[:, 0].tolist() == [
+        value_of(1, 1),
+        value_of(2, 1),
+        value_of(3, 1),
+        value_of(1, 1),
+    ]
+    assert rollout.values[:, 0].tolist() == [
+        value_of(0),
+        value_of(1, 1),
+        value_of(2, 1),
+        value_of(0),
+    ]
 
 
 def test_truncation_on_the_last_step_of_a_rollout_bootstraps_from_the_final_observation_too():
@@ -106,7 +146,8 @@ def test_truncation_on_the_last_step_of_a_rollout_bootstraps_from_the_final_obse
 
 def test_rewards_returns_and_lengths_by_hand():
     rollout = collector(3, 5).collect(Script(buy_and_hold), 7)
-    r = [0.0, *(np.log(PRICES[b + 1] / PRICES[b]) for b in range(1, 5))]  # the order of bar 0 fills at bar 1's price
+    # the order of bar 0 fills at bar 1's price
+    r = [0.0, *(np.log(PRICES[b + 1] / PRICES[b]) for b in range(1, 5))]
     expected = [[*r[:3], *r[:3], r[0]], [*r, *r[:2]]]
     np.testing.assert_allclose(rollout.rewards.T.numpy(), expected, atol=1e-7)
     assert rollout.actions.T.tolist() == [[2, 1, 1, 2, 1, 1, 2], [2, 1, 1, 1, 1, 2, 1]]
@@ -130,7 +171,9 @@ def test_ruin_terminates_and_the_environment_is_reset():
     rollout = collector(4, prices=prices, ruin_fraction=0.5).collect(Script(buy_and_hold), 3)
     assert rollout.terminated[:, 0].tolist() == rollout.ended[:, 0].tolist() == [False, True, False]
     assert bars(rollout)[:, 0].tolist() == [0, 1, 0]
-    assert rollout.episode_returns == pytest.approx((np.log(0.3),)) and rollout.episode_lengths == (2,)
+    assert rollout.episode_returns == pytest.approx((np.log(0.3),)) and rollout.episode_lengths == (
+        2,
+    )
 
 
 def test_ruin_on_the_last_bar_is_termination_not_truncation():
@@ -152,7 +195,11 @@ def test_actions_follow_the_policys_probabilities():
 
 def test_legal_actions_are_those_of_the_accounts():
     rollout = collector(8).collect(Script(buy_and_hold), 3)
-    assert rollout.legal[:, 0].tolist() == [[False, True, True], [True, True, False], [True, True, False]]
+    assert rollout.legal[:, 0].tolist() == [
+        [False, True, True],
+        [True, True, False],
+        [True, True, False],
+    ]
 
 
 FIELDS = ("legal", "actions", "logprobs", "values", "next_values", "rewards", "terminated", "ended")
@@ -161,7 +208,11 @@ FIELDS = ("legal", "actions", "logprobs", "values", "next_values", "rewards", "t
 def same(a: Rollout, b: Rollout) -> bool:
     tensors = all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
     episodes = (a.episode_returns, a.episode_lengths) == (b.episode_returns, b.episode_lengths)
-    return tensors and episodes and all((p.ids == q.ids).all() for p, q in zip(a.prompts, b.prompts, strict=True))
+    return (
+        tensors
+        and episodes
+        and all((p.ids == q.ids).all() for p, q in zip(a.prompts, b.prompts, strict=True))
+    )
 
 
 def test_a_restored_collector_continues_identically():
@@ -184,7 +235,9 @@ def test_saving_the_state_changes_nothing():
 
 
 def test_the_seed_decides_starts_and_actions():
-    rollouts = [collector(3, 3, seed=s, episode_start="random").collect(Script(), 20) for s in (1, 1, 2)]
+    rollouts = [
+        collector(3, 3, seed=s, episode_start="random").collect(Script(), 20) for s in (1, 1, 2)
+    ]
     assert same(rollouts[0], rollouts[1])
     assert not torch.equal(rollouts[0].actions, rollouts[2].actions)
     assert not np.array_equal(bars(rollouts[0]), bars(rollouts[2]))
@@ -206,12 +259,17 @@ def test_environments_act_the_same_however_they_are_shared_out(processes):
     for _ in range(2):
         expected, got = whole.collect(Script(), 9), [part.collect(Script(), 9) for part in parts]
         for name in FIELDS:
-            assert torch.equal(torch.cat([getattr(rollout, name) for rollout in got], dim=1), getattr(expected, name)), name
+            assert torch.equal(
+                torch.cat([getattr(rollout, name) for rollout in got], dim=1),
+                getattr(expected, name),
+            ), name
     assert expected.actions.unique().numel() == 3
 
 
 def test_a_process_runs_the_forwards_that_another_needs():
-    """Where all must run the same: an episode that is cut off elsewhere costs a forward here, and changes nothing."""
+    """Where all must run the same: an episode that is cut off elsewhere costs a forward here, and
+    changes nothing.
+    """
     asked = []
 
     def anywhere(here):

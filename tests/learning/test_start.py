@@ -1,4 +1,6 @@
-"""What is measured before the first rollout: once. A resumed run has it, and the KL's reference, from its checkpoint."""
+"""What is measured before the first rollout: once. A resumed run has it, and the KL's reference,
+from its checkpoint.
+"""
 
 import json
 import shutil
@@ -11,10 +13,24 @@ from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.learning import start, trainer
 from flagtrl.learning.checkpoints import MANIFEST_FILE, check_checkpoint
 from flagtrl.policy.adapters import REFERENCE, adapter_tensors
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE, SETTINGS_FILE, load_policy, load_reference
+from flagtrl.policy.saving import (
+    ADAPTER_FILE,
+    HEADS_FILE,
+    REFERENCE_FILE,
+    SETTINGS_FILE,
+    load_policy,
+    load_reference,
+)
 from training import AtStep, entries, equal, tiny_trainer, weights
 
-OPTIONS = {"style": "markov", "days": 16, "update_epochs": 1, "save_strategy": "steps", "save_steps": 1, "rollouts": 2}
+OPTIONS = {
+    "style": "markov",
+    "days": 16,
+    "update_epochs": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "rollouts": 2,
+}
 STEPS = 3  # optimizer steps of a rollout
 FILES = (ADAPTER_FILE, HEADS_FILE)
 
@@ -58,7 +74,9 @@ def test_a_resumed_run_equals_the_undisturbed_one_and_measures_nothing_anew(
     checkpoint = out / f"checkpoint-{STEPS}"
     check_checkpoint(checkpoint)
     assert (checkpoint / REFERENCE_FILE).is_file() == (prior == "baked")
-    assert (REFERENCE_FILE in json.loads((checkpoint / MANIFEST_FILE).read_text())) == (prior == "baked")
+    assert (REFERENCE_FILE in json.loads((checkpoint / MANIFEST_FILE).read_text())) == (
+        prior == "baked"
+    )
     monkeypatch.setattr(trainer, "prepare_policy", lambda *_: pytest.fail("measured anew"))
     resumed = tiny_trainer(loud_model, tmp_path, **OPTIONS, prior=prior, finetuning=finetuning)
     resumed.train(resume_from_checkpoint=str(checkpoint))
@@ -70,9 +88,13 @@ def test_a_resumed_run_equals_the_undisturbed_one_and_measures_nothing_anew(
     assert max(e["kl"] for e in losses[0]) > 1e-6, "a reference that is left behind"
     assert same_files(tmp_path, out) and not (tmp_path / REFERENCE_FILE).exists()
     if prior == "baked":
-        references = [adapter_tensors(t.model.language_model, REFERENCE) for t in (resumed, undisturbed)]
+        references = [
+            adapter_tensors(t.model.language_model, REFERENCE) for t in (resumed, undisturbed)
+        ]
         assert equal(*references) and equal(references[0], load_file(checkpoint / REFERENCE_FILE))
-        assert not equal(references[0], load_file(checkpoint / ADAPTER_FILE)), "the adapter has moved on"
+        assert not equal(references[0], load_file(checkpoint / ADAPTER_FILE)), (
+            "the adapter has moved on"
+        )
 
 
 def test_a_checkpoint_of_a_baked_run_is_a_policy_like_any(whole):
@@ -82,7 +104,9 @@ def test_a_checkpoint_of_a_baked_run_is_a_policy_like_any(whole):
     assert not any(REFERENCE in name for name in load_file(out / ADAPTER_FILE))
     assert equal(dict(last.named_parameters()), dict(final.named_parameters()))
     config = json.loads((out / "adapter_config.json").read_text())
-    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [f"checkpoint-{STEPS * n}" for n in (1, 2)]
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        f"checkpoint-{STEPS * n}" for n in (1, 2)
+    ]
     assert config["peft_type"] == "LORA"
 
 
@@ -107,22 +131,41 @@ def test_a_damaged_reference_is_named(whole, tmp_path):
     for content in (None, b"", next(checkpoint.glob("rng_state*")).read_bytes()):
         if content is not None:
             (checkpoint / REFERENCE_FILE).write_bytes(content)
-        with pytest.raises(AdapterError, match=f"{REFERENCE_FILE} is damaged or of another policy") as caught:
+        with pytest.raises(
+            AdapterError, match=(f"{REFERENCE_FILE} is damaged or of another policy")
+        ) as caught:
             load_reference(trainer.model, checkpoint)
         assert "\n" not in str(caught.value)
 
 
 def test_the_best_model_of_a_baked_run_is_loaded_beside_its_reference(loud_model, tmp_path):
     scores = iter([3.0, 2.0])
-    best = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "CR"}
-    options = OPTIONS | best | {"greater_is_better": True, "validate": lambda encoder: lambda policy: {"CR": next(scores)}}
+    best = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "CR",
+    }
+    options = (
+        OPTIONS
+        | best
+        | {
+            "greater_is_better": True,
+            "validate": lambda encoder: lambda policy: {"CR": next(scores)},
+        }
+    )
     at_best = {}
-    remember = AtStep(lambda model: at_best.update({n: p.detach().clone() for n, p in model.named_parameters()}), STEPS)
+    remember = AtStep(
+        lambda model: at_best.update({n: p.detach().clone() for n, p in model.named_parameters()}),
+        STEPS,
+    )
     trainer = tiny_trainer(loud_model, tmp_path, **options, prior="baked", callbacks=[remember])
     trainer.train()
     assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{STEPS}")
     assert equal(dict(trainer.model.named_parameters()), at_best)
-    assert {p for n, p in trainer.model.named_parameters() if REFERENCE in n and p.requires_grad} == set()
+    assert {
+        p for n, p in trainer.model.named_parameters() if REFERENCE in n and p.requires_grad
+    } == set()
     assert trainer.model.language_model.active_adapter == "default"
 
 
@@ -132,32 +175,49 @@ def test_a_run_from_before_anything_was_measured_stays_without(whole, loud_model
     checkpoint = shutil.copytree(out / f"checkpoint-{STEPS}", tmp_path / f"checkpoint-{STEPS}")
     (checkpoint / MANIFEST_FILE).unlink()
     heads = load_file(checkpoint / HEADS_FILE)
-    save_file({n: t for n, t in heads.items() if n.split(".")[0] not in ("standard", "prior")}, checkpoint / HEADS_FILE)
+    save_file(
+        {n: t for n, t in heads.items() if n.split(".")[0] not in ("standard", "prior")},
+        checkpoint / HEADS_FILE,
+    )
     model = load_policy(checkpoint).model
     assert not model.prior.known and torch.equal(model.standard.deviation, torch.ones(48))
     trainer = tiny_trainer(loud_model, tmp_path / "resumed", **OPTIONS, prior="calibrated")
     trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert not trainer.model.prior.known and torch.equal(trainer.model.standard.deviation, torch.ones(48))
+    assert not trainer.model.prior.known and torch.equal(
+        trainer.model.standard.deviation, torch.ones(48)
+    )
     assert "prior" in json.loads((checkpoint / SETTINGS_FILE).read_text())["policy"]
 
 
 def test_a_model_spread_over_processes_cannot_be_baked(small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, **OPTIONS, prior="baked")
     trainer.sharded = True
-    with pytest.raises(ConfigError, match="which a model spread over processes cannot be; use prior calibrated"):
+    with pytest.raises(
+        ConfigError, match=("which a model spread over processes cannot be; use prior calibrated")
+    ):
         trainer._before_the_first_rollout()
 
 
 @pytest.mark.parametrize("engine", ["split", "plain"])
-def test_equal_prompts_are_asked_once_after_a_rollout_and_all_get_their_answer(small_model, tmp_path, engine):
-    trainer = tiny_trainer(small_model, tmp_path, **OPTIONS | {"rollouts": 1, "num_envs": 3}, engine=engine)
+def test_equal_prompts_are_asked_once_after_a_rollout_and_all_get_their_answer(
+    small_model, tmp_path, engine
+):
+    trainer = tiny_trainer(
+        small_model, tmp_path, **OPTIONS | {"rollouts": 1, "num_envs": 3}, engine=engine
+    )
     trainer.train()
     samples, asked, inputs = trainer._samples, [], trainer.asking.inputs
     trainer.asking.inputs = lambda prompts, legal: asked.extend(prompts) or inputs(prompts, legal)
     trainer.model.eval()
     with torch.no_grad():
         together = trainer.asking.logprobs(samples.prompts, samples.legal)
-        assert len(asked) == len({prompt.ids.tobytes() for prompt in samples.prompts}) < len(samples.prompts)
+        assert (
+            len(asked)
+            == len({prompt.ids.tobytes() for prompt in samples.prompts})
+            < len(samples.prompts)
+        )
         for row, prompt in enumerate(samples.prompts):
-            one = trainer.model(**inputs([prompt], samples.legal[row : row + 1].numpy())).logprobs[0]
+            one = trainer.model(**inputs([prompt], samples.legal[row : row + 1].numpy())).logprobs[
+                0
+            ]
             torch.testing.assert_close(together[row], one, atol=1e-5, rtol=0)

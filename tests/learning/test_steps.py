@@ -1,4 +1,6 @@
-"""Micro-batches: every sample once an epoch, and the same minibatches whatever the number of processes."""
+"""Micro-batches: every sample once an epoch, and the same minibatches whatever the number of
+processes.
+"""
 
 from types import SimpleNamespace
 
@@ -9,7 +11,13 @@ from flagtrl.learning.steps import MicroBatch, merged, micro_batches
 
 
 def settings(**changes):
-    numbers = {"num_envs": 4, "num_steps": 5, "minibatch_size": 6, "update_epochs": 2, "gradient_accumulation_steps": 2}
+    numbers = {
+        "num_envs": 4,
+        "num_steps": 5,
+        "minibatch_size": 6,
+        "update_epochs": 2,
+        "gradient_accumulation_steps": 2,
+    }
     numbers["samples_per_step"] = 1
     numbers |= {"seed": 3, **changes}
     samples = numbers["num_envs"] * numbers["num_steps"]
@@ -24,7 +32,9 @@ def shared_out(config, processes, rollout=0):
     for process in range(processes):
         own = range(process * local, (process + 1) * local)
         schedule = micro_batches(config, rollout, own)
-        schedules.append([(m.rows // local * config.num_envs + own.start + m.rows % local, m) for m in schedule])
+        schedules.append(
+            [(m.rows // local * config.num_envs + own.start + m.rows % local, m) for m in schedule]
+        )
     return schedules
 
 
@@ -34,21 +44,33 @@ def minibatches(config, schedules):
     number = len(schedules[0]) // shares
     found = []
     for minibatch in range(number):
-        parts = [part for schedule in schedules for part in schedule[minibatch * shares : (minibatch + 1) * shares]]
-        found.append(sorted(sample for samples, micro in parts for sample in samples[: micro.counted].tolist()))
+        parts = [
+            part
+            for schedule in schedules
+            for part in schedule[minibatch * shares : (minibatch + 1) * shares]
+        ]
+        found.append(
+            sorted(
+                sample for samples, micro in parts for sample in samples[: micro.counted].tolist()
+            )
+        )
         assert {micro.minibatch for _, micro in parts} == {len(found[-1])}
     return found
 
 
 def test_the_positions_of_a_step_stay_together():
-    plain, paired = (micro_batches(settings(samples_per_step=count), 0, range(4)) for count in (1, 2))
+    plain, paired = (
+        micro_batches(settings(samples_per_step=count), 0, range(4)) for count in (1, 2)
+    )
     for one, two in zip(plain, paired, strict=True):
         assert two.rows.tolist() == [2 * row + position for row in one.rows for position in (0, 1)]
         assert (two.counted, two.minibatch) == (2 * one.counted, 2 * one.minibatch)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_every_epoch_uses_every_sample_once_and_minibatches_do_not_depend_on_the_processes(processes):
+def test_every_epoch_uses_every_sample_once_and_minibatches_do_not_depend_on_the_processes(
+    processes,
+):
     config = settings()
     schedules = shared_out(config, processes)
     # Every process makes as many forwards as any other.
@@ -71,7 +93,11 @@ def test_a_process_without_samples_in_a_micro_batch_takes_part_with_one_that_doe
 
 def test_every_rollout_and_seed_has_an_order_of_its_own():
     orders = [
-        [sample for minibatch in minibatches(config, shared_out(config, 1, rollout)) for sample in minibatch]
+        [
+            sample
+            for minibatch in minibatches(config, shared_out(config, 1, rollout))
+            for sample in minibatch
+        ]
         for config, rollout in ((settings(), 0), (settings(), 1), (settings(seed=4), 0))
     ]
     assert not np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[0], orders[2])
@@ -92,7 +118,9 @@ def test_neighbours_are_run_together_at_the_turn_of_the_last_of_them():
     assert rows(30) == [[], [0, 1, 2], [3, 4], [5]], "with padding, 3 rows of 30 tokens are 90"
     assert rows(1) == [[0, 1], [2], [3, 4], [5]]
     together = merged(schedule, lengths, 2, 1000)
-    assert [each.counted for each in together] == [0, 3, 0, 3] and {each.minibatch for each in together} == {4}
+    assert [each.counted for each in together] == [0, 3, 0, 3] and {
+        each.minibatch for each in together
+    } == {4}
 
 
 def test_the_last_of_a_minibatch_has_its_turn_even_with_a_stand_in_alone():

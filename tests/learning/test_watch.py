@@ -17,7 +17,11 @@ def test_three_rollouts_below_a_hundredth_are_a_collapse_and_fewer_are_not():
     assert watch.collapsed_at is None and said == []
     watch, said = watched(0.5, 0.009, 0.001, 0.0, 0.0, 0.0)
     assert watch.collapsed_at == 120 and len(said) == 1, "said once, when the third was collected"
-    assert "the policy has collapsed" in said[0] and "at 120 steps" in said[0] and "--preset flagtrl" in said[0]
+    assert (
+        "the policy has collapsed" in said[0]
+        and "at 120 steps" in said[0]
+        and "--preset flagtrl" in said[0]
+    )
 
 
 def test_a_rollout_with_entropy_begins_the_count_anew():
@@ -33,4 +37,7 @@ def test_a_first_update_that_leaps_is_said(divergence, lines):
     watch.first_update(divergence, said.append)
     assert watch.kl_first_update == divergence and len(said) == lines
     if lines:
-        assert f"KL(old || new) = {divergence:.2f} nats, above 0.1" in said[0] and "warmup_steps" in said[0]
+        assert (
+            f"KL(old || new) = {divergence:.2f} nats, above 0.1" in said[0]
+            and "warmup_steps" in said[0]
+        )

@@ -16,7 +16,7 @@ def market(**changes) -> MarketData:
     return MarketData(**{**GOOD, **changes})
 
 
-# ------------------------------------------------------------------------------------------------------ validation
+# --------------------------------------------------------------------------------------- validation
 
 
 @pytest.mark.parametrize(
@@ -24,16 +24,31 @@ def market(**changes) -> MarketData:
     [
         ({"symbol": ""}, ["symbol is empty"]),
         ({"symbol": "  "}, ["symbol is empty"]),
-        ({"prices": [10.0, 11.0, 12.0]}, ["ABC", r"\(4,\) dates", r"\(3,\) prices", "equally long"]),
+        (
+            {"prices": [10.0, 11.0, 12.0]},
+            ["ABC", r"\(4,\) dates", r"\(3,\) prices", "equally long"],
+        ),
         ({"news": ((), ())}, ["ABC", r"\(4,\) dates", "2 days of news", "equally long"]),
         ({"prices": [[10.0, 11.0, 12.0, 13.0]]}, ["ABC", r"\(1, 4\) prices", "one-dimensional"]),
-        ({"dates": ["2020-01-02"], "prices": [10.0], "news": ((),)}, ["ABC", "1 bars", "at least 2"]),
+        (
+            {"dates": ["2020-01-02"], "prices": [10.0], "news": ((),)},
+            ["ABC", "1 bars", "at least 2"],
+        ),
         ({"dates": [], "prices": [], "news": ()}, ["ABC", "0 bars", "at least 2"]),
         ({"dates": ["2020-01-02", None, "2020-01-06", "2020-01-07"]}, ["ABC", "row 1", "missing"]),
         ({"dates": ["2020-01-02", "2020-01-03", "2020-01-06", "NaT"]}, ["ABC", "row 3", "missing"]),
-        ({"dates": ["2020-01-02", "soon", "2020-01-06", "2020-01-07"]}, ["ABC", "soon", "YYYY-MM-DD"]),
-        ({"dates": ["2020-01-02", "2020-01-03", "2020-01-03", "2020-01-07"]}, ["ABC", "2020-01-03 occurs twice", "1 and 2"]),
-        ({"dates": ["2020-01-02", "2020-01-06", "2020-01-03", "2020-01-07"]}, ["not sorted", "2020-01-03", "2020-01-06"]),
+        (
+            {"dates": ["2020-01-02", "soon", "2020-01-06", "2020-01-07"]},
+            ["ABC", "soon", "YYYY-MM-DD"],
+        ),
+        (
+            {"dates": ["2020-01-02", "2020-01-03", "2020-01-03", "2020-01-07"]},
+            ["ABC", "2020-01-03 occurs twice", "1 and 2"],
+        ),
+        (
+            {"dates": ["2020-01-02", "2020-01-06", "2020-01-03", "2020-01-07"]},
+            ["not sorted", "2020-01-03", "2020-01-06"],
+        ),
         ({"prices": [10.0, np.nan, 12.0, 13.0]}, ["ABC", "2020-01-03", "nan"]),
         ({"prices": [10.0, None, 12.0, 13.0]}, ["ABC", "2020-01-03", "nan"]),
         ({"prices": [0.0, 11.0, 12.0, 13.0]}, ["ABC", "2020-01-02", r"0\.0", "above 0"]),
@@ -67,7 +82,7 @@ def test_sentiments_are_counted_by_label_and_unlabelled_items_left_out():
     assert count_sentiments([]) == (0, 0, 0)
 
 
-# --------------------------------------------------------------------------------------------------------- freezing
+# ----------------------------------------------------------------------------------------- freezing
 
 
 @pytest.mark.parametrize("name", ["prices", "dates"])
@@ -103,7 +118,7 @@ def test_integer_prices_become_float64():
     assert len(data) == 4
 
 
-# ---------------------------------------------------------------------------------------------------------- windows
+# ------------------------------------------------------------------------------------------ windows
 
 
 @pytest.mark.parametrize(
@@ -139,7 +154,9 @@ def test_a_window_that_starts_after_its_end_is_refused_with_both_dates():
     ],
 )
 def test_a_window_with_fewer_than_two_bars_is_refused_with_the_range_of_the_data(start, end, count):
-    with pytest.raises(DataError, match=rf"holds {count} bars.*the data covers 2020-01-02\.\.2020-01-07"):
+    with pytest.raises(
+        DataError, match=(rf"holds {count} bars.*the data covers 2020-01-02\.\.2020-01-07")
+    ):
         market().window(start, end)
 
 
@@ -157,7 +174,7 @@ def test_a_window_by_index_must_lie_inside_with_two_bars(start, stop):
         Window(market(), start, stop)
 
 
-# ------------------------------------------------------------------------------------------------------ fingerprint
+# -------------------------------------------------------------------------------------- fingerprint
 
 
 def test_equal_data_have_equal_fingerprints_whatever_they_were_made_from():

@@ -1,4 +1,6 @@
-"""The figures that ship: made from InvestorBench's files, exact, and in prompts without texts no different from them."""
+"""The figures that ship: made from InvestorBench's files, exact, and in prompts without texts no
+different from them.
+"""
 
 import hashlib
 import subprocess
@@ -44,7 +46,9 @@ def test_the_notice_names_the_very_files_that_the_figures_are_of(shared):
     assert (shared / "data/investorbench/LICENSE").read_text() in notice
     assert "felis33/INVESTOR-BENCH" in notice and "commit 87e0f7bc" in notice
     for name in map(str.lower, SHIPPED):
-        digest = hashlib.sha256((shared / f"data/investorbench/{name}.json").read_bytes()).hexdigest()
+        digest = hashlib.sha256(
+            (shared / f"data/investorbench/{name}.json").read_bytes()
+        ).hexdigest()
         assert digest == CHECKSUMS[name] and f"{digest}  {name}.json" in notice
 
 
@@ -54,9 +58,13 @@ def test_figures_are_the_full_files_and_no_text_is_there(shared, symbol):
     assert (ours.symbol, ours.periods_per_year) == (full.symbol, full.periods_per_year)
     np.testing.assert_array_equal(ours.dates, full.dates)
     np.testing.assert_array_equal(ours.prices, full.prices)  # to the bit
-    assert [count_sentiments(items) for items in ours.news] == [count_sentiments(items) for items in full.news]
+    assert [count_sentiments(items) for items in ours.news] == [
+        count_sentiments(items) for items in full.news
+    ]
     assert not any(item.text for items in ours.news for item in items)
-    assert all(item.sentiment for items in full.news for item in items), "the docstring says that none is unlabelled"
+    assert all(item.sentiment for items in full.news for item in items), (
+        "the docstring says that none is unlabelled"
+    )
 
 
 def test_the_number_of_items_is_as_the_docstring_says():
@@ -73,15 +81,25 @@ def test_the_files_hold_dates_and_numbers_alone_and_are_small():
         assert header == "date,price,positive,neutral,negative" == ",".join(COLUMNS)
         for row in rows:
             date, price, *counts = row.split(",")
-            assert np.datetime64(date) and repr(float(price)) == price and all(count.isdecimal() for count in counts)
+            assert (
+                np.datetime64(date)
+                and repr(float(price)) == price
+                and all(count.isdecimal() for count in counts)
+            )
 
 
 @pytest.mark.parametrize("symbol", SHIPPED)
 @pytest.mark.parametrize("style", style_names())
 def test_prompts_without_texts_are_those_of_the_full_file(shared, symbol, style):
     tokenizer = AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer")
-    silent, roomy = (PromptEncoder(tokenizer, PromptSettings(style, news_token_budget=n), 100_000) for n in (0, 64))
-    full, ours = (TradingEnv(m.window(), MarketSettings()) for m in (original_of(shared, symbol), embedded(symbol)))
+    silent, roomy = (
+        PromptEncoder(tokenizer, PromptSettings(style, news_token_budget=n), 100_000)
+        for n in (0, 64)
+    )
+    full, ours = (
+        TradingEnv(m.window(), MarketSettings())
+        for m in (original_of(shared, symbol), embedded(symbol))
+    )
     with_texts, generator = 0, np.random.default_rng(0)
     for start in (0, 100, 250):
         for env in (full, ours):
@@ -103,32 +121,49 @@ def test_the_wheel_is_told_to_hold_them():
     """The quick twin of tests/qa/test_wheel.py, which builds one."""
     root = Path(__file__).resolve().parents[2]
     settings = (root / "pyproject.toml").read_text()
-    assert '"market/investorbench/*"' in settings and '"src/flagtrl/market/investorbench/NOTICE"' in settings
+    assert (
+        '"market/investorbench/*"' in settings
+        and '"src/flagtrl/market/investorbench/NOTICE"' in settings
+    )
     assert (root / "src/flagtrl/market/investorbench").samefile(FOLDER)
 
 
 def test_a_symbol_is_found_in_any_case_and_kept_as_it_is_written():
     assert embedded("btc").symbol == "btc"
     for symbol in ("TSLA", "../investorbench/msft", ""):
-        with pytest.raises(DataError, match=r"^symbol '.*' does not ship with flagtrl; use one of MSFT, JNJ, HON, BTC, or "):
+        with pytest.raises(
+            DataError,
+            match=(r"^symbol '.*' does not ship with flagtrl; use one of MSFT, JNJ, HON, BTC, or "),
+        ):
             embedded(symbol)
 
 
 def test_an_unlabelled_item_is_left_out(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "SHIPPED", ("ABC",))
     news = '["Up (Sentiment: negative)", "Nobody knows"]'
-    (tmp_path / "abc.json").write_text(f'{{"2024-01-02": {{"prices": 0.1, "news": {news}}}, "2024-01-03": {{"prices": 1e-7}}}}')
+    (tmp_path / "abc.json").write_text(
+        f'{{"2024-01-02": {{"prices": 0.1, "news": {news}}}, "2024-01-03": {{"prices": 1e-7}}}}'
+    )
     [path] = write_figures(tmp_path, tmp_path / "out")
-    assert path.read_text() == "date,price,positive,neutral,negative\n2024-01-02,0.1,0,0,1\n2024-01-03,1e-07,0,0,0\n"
+    assert path.read_text() == (
+        "date,price,positive,neutral,negative\n2024-01-02,0.1,0,0,1\n2024-01-03,1e-07,0,0,0\n"
+    )
 
 
 def test_the_script_ends_a_bad_directory_in_one_line(tmp_path):
     command = [sys.executable, "-m", "flagtrl.market.embedded", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "msft.json does not exist" in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stderr.count("\n") == 1
+        and "msft.json does not exist" in done.stderr
+    )
 
 
 def test_an_out_that_cannot_be_written_is_one_line(shared, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"file: cannot be written \(File exists\); name another directory with --out"):
+    with pytest.raises(
+        DataError,
+        match=(r"file: cannot be written \(File exists\); name another directory with --out"),
+    ):
         write_figures(shared / "data/investorbench", tmp_path / "file")

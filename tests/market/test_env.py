@@ -24,12 +24,16 @@ def window(prices, before: int = 0) -> Window:
 
 
 def play(env, steps: int, seed: int) -> list:
-    """Observations, rewards, flags of random actions; a finished episode is followed by the next."""
+    """Observations, rewards, flags of random actions; a finished episode is followed by the
+    next.
+    """
     rng = np.random.default_rng(seed)
     trace = []
     for _ in range(steps):
         observation, reward, terminated, truncated, info = env.step(int(rng.integers(3)))
-        trace.append((plain(observation), reward, terminated, truncated, info["bar"], info["value"]))
+        trace.append(
+            (plain(observation), reward, terminated, truncated, info["bar"], info["value"])
+        )
         if terminated or truncated:
             observation, info = env.reset()
             trace.append((plain(observation), info["bar"]))
@@ -40,7 +44,7 @@ def plain(observation: dict) -> dict:
     return {key: value.tolist() for key, value in observation.items()}
 
 
-# ------------------------------------------------------------------------------------------------- gymnasium
+# ---------------------------------------------------------------------------------------- gymnasium
 
 
 @pytest.mark.parametrize("reward", reward_names())
@@ -48,7 +52,9 @@ def plain(observation: dict) -> dict:
 def test_gymnasiums_own_checker_passes(reward, execution):
     chosen = MarketSettings(reward=reward, execution=execution, cost_bps=5, episode_start="random")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Box observation space m(in|ax)imum value is -?infinity")
+        warnings.filterwarnings(
+            "ignore", message=(".*Box observation space m(in|ax)imum value is -?infinity")
+        )
         check_env(TradingEnv(LONG.window(), chosen, 10), skip_render_check=True)
 
 
@@ -66,8 +72,12 @@ def test_observations_lie_in_their_space_through_whole_episodes():
 
 
 def test_an_episode_by_hand():
-    """Prices 100, 110, 121, 60.5: Buy fills at 110, so the second step earns 10%; Sell fills at 60.5, after the fall."""
-    env = TradingEnv(window([100, 110, 121, 60.5]), MarketSettings(reward="log_return", initial_cash=1100.0))
+    """Prices 100, 110, 121, 60.5: Buy fills at 110, so the second step earns 10%; Sell fills at
+    60.5, after the fall.
+    """
+    env = TradingEnv(
+        window([100, 110, 121, 60.5]), MarketSettings(reward="log_return", initial_cash=1100.0)
+    )
     observation, info = env.reset(seed=0)
     assert info["action_mask"].tolist() == [0, 1, 1]
     assert observation["account"].tolist() == [1100, 0, 1100]
@@ -90,13 +100,19 @@ def test_an_episode_by_hand():
         atol=1e-13,
     )
     assert observation["prices"].tolist() == [0] * 6 + [100, 110, 121, 60.5]
-    np.testing.assert_allclose(observation["recent_rewards"], [0] * 7 + [0, np.log(1.1), np.log(0.5)], rtol=1e-13)
-    np.testing.assert_allclose(observation["recent_net_values"], [0] * 7 + [1100, 1210, 605], rtol=1e-13)
+    np.testing.assert_allclose(
+        observation["recent_rewards"], [0] * 7 + [0, np.log(1.1), np.log(0.5)], rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        observation["recent_net_values"], [0] * 7 + [1100, 1210, 605], rtol=1e-13
+    )
     assert observation["recent_actions"].tolist() == [-1] * 7 + [2, 1, 0]
 
 
 def test_at_the_same_price_the_first_step_earns_the_first_move():
-    env = TradingEnv(window([100, 110, 121]), MarketSettings(reward="log_return", execution="same_price"))
+    env = TradingEnv(
+        window([100, 110, 121]), MarketSettings(reward="log_return", execution="same_price")
+    )
     env.reset(seed=0)
     assert env.step(BUY)[1] == pytest.approx(np.log(1.1))
 
@@ -130,14 +146,19 @@ def test_a_look_back_reaches_before_the_window_but_not_before_the_market():
 
 
 def test_sentiments_of_the_bar_are_counted_in_the_observation():
-    items = (NewsItem("a", "negative"), NewsItem("b", "positive"), NewsItem("c", "negative"), NewsItem("d"))
+    items = (
+        NewsItem("a", "negative"),
+        NewsItem("b", "positive"),
+        NewsItem("c", "negative"),
+        NewsItem("d"),
+    )
     market = MarketData("ABC", ["2020-01-01", "2020-01-02"], [1.0, 2.0], (items, ()))
     env = TradingEnv(market.window())
     assert env.reset(seed=0)[0]["sentiment"].tolist() == [1, 0, 2]
     assert env.step(HOLD)[0]["sentiment"].tolist() == [0, 0, 0]
 
 
-# ------------------------------------------------------------------------------------------------- actions
+# ------------------------------------------------------------------------------------------ actions
 
 
 def test_the_action_mask_is_in_the_info_of_every_step():
@@ -173,7 +194,7 @@ def test_an_unknown_action_is_refused_and_the_environment_stays_where_it_was(act
     assert env.state_dict() == state
 
 
-# ------------------------------------------------------------------------------------------------- ends and starts
+# ---------------------------------------------------------------------------------- ends and starts
 
 
 def test_ruin_terminates_an_episode_and_does_not_truncate_it():
@@ -197,16 +218,26 @@ def test_a_crash_short_of_ruin_ends_nothing():
 def test_a_crash_of_the_price_does_not_ruin_who_holds_cash():
     env = TradingEnv(window([100, 100, 1, 1]))
     env.reset(seed=0)
-    assert [env.step(HOLD)[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
+    assert [env.step(HOLD)[2:4] for _ in range(3)] == [
+        (False, False),
+        (False, False),
+        (False, True),
+    ]
 
 
 def test_a_ruin_fraction_of_zero_never_terminates():
     env = TradingEnv(window([100, 100, 1e-9, 1e-9]), MarketSettings(ruin_fraction=0.0))
     env.reset(seed=0)
-    assert [env.step(action)[2:4] for action in (BUY, HOLD, HOLD)] == [(False, False), (False, False), (False, True)]
+    assert [env.step(action)[2:4] for action in (BUY, HOLD, HOLD)] == [
+        (False, False),
+        (False, False),
+        (False, True),
+    ]
 
 
-@pytest.mark.parametrize(("limit", "steps"), [(None, 59), (1, 1), (7, 7), (59, 59), (60, 59), (1000, 59)])
+@pytest.mark.parametrize(
+    ("limit", "steps"), [(None, 59), (1, 1), (7, 7), (59, 59), (60, 59), (1000, 59)]
+)
 def test_an_episode_is_truncated_at_its_limit_or_at_the_end_of_the_window(limit, steps):
     env = TradingEnv(LONG.window(), max_episode_steps=limit)
     env.reset(seed=0)
@@ -268,7 +299,9 @@ def test_one_seed_reproduces_everything():
 @pytest.mark.parametrize("start", [-1, 19, 20, 1000])
 def test_a_start_outside_the_window_is_refused_with_the_bars_it_has(start):
     env = TradingEnv(Window(LONG, 5, 25))
-    with pytest.raises(ConfigError, match=rf"start at bar {start}; the window has the bars 0 to 18"):
+    with pytest.raises(
+        ConfigError, match=(rf"start at bar {start}; the window has the bars 0 to 18")
+    ):
         env.reset(options={"start": start})
 
 
@@ -287,7 +320,7 @@ def test_a_reset_forgets_the_episode_before():
     assert env.observe().actions == ()
 
 
-# ------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize(
@@ -322,7 +355,7 @@ def test_an_unknown_reward_is_refused_when_the_environment_is_made():
         TradingEnv(LONG.window(), MarketSettings(reward="profit"))
 
 
-# ------------------------------------------------------------------------------------------------- saving
+# ------------------------------------------------------------------------------------------- saving
 
 
 @pytest.mark.parametrize("steps", [0, 1, 8, 9, 23])
@@ -346,7 +379,11 @@ def test_a_state_saved_as_json_continues_identically(steps, reward):
 
 
 def plain_observation(env: TradingEnv) -> dict:
-    return {name: np.asarray(value).tolist() for name, value in vars(env.observe()).items() if name != "news"}
+    return {
+        name: np.asarray(value).tolist()
+        for name, value in vars(env.observe()).items()
+        if name != "news"
+    }
 
 
 def test_a_finished_episode_is_still_finished_after_loading():
@@ -370,7 +407,15 @@ def play_vector(envs: VectorTradingEnv, steps: int, seed: int) -> list:
     trace = []
     for _ in range(steps):
         observation, reward, terminated, truncated, _ = envs.step(rng.integers(0, 3, envs.num_envs))
-        trace.append((plain(observation), reward.tolist(), terminated.tolist(), truncated.tolist(), envs.legal().tolist()))
+        trace.append(
+            (
+                plain(observation),
+                reward.tolist(),
+                terminated.tolist(),
+                truncated.tolist(),
+                envs.legal().tolist(),
+            )
+        )
         if (terminated | truncated).any():
             envs.reset(options={"reset_mask": terminated | truncated})
             trace.append([seen.bar for seen in envs.observe()])
@@ -390,7 +435,9 @@ def test_a_vector_of_environments_saved_as_json_continues_identically(steps):
 
 
 def test_a_state_of_another_number_of_environments_is_refused():
-    with pytest.raises(ConfigError, match="the saved run has 2 environments, this one 3; set num_envs"):
+    with pytest.raises(
+        ConfigError, match=("the saved run has 2 environments, this one 3; set num_envs")
+    ):
         vector(3).load_state_dict(vector(2).state_dict())
 
 

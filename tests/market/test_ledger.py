@@ -2,15 +2,26 @@ import numpy as np
 import pytest
 
 from flagtrl.errors import ConfigError
-from flagtrl.market.ledger import ACTION_WORDS, NUM_ACTIONS, Account, Action, Costs, legal_actions, step_account, transition
+from flagtrl.market.ledger import (
+    ACTION_WORDS,
+    NUM_ACTIONS,
+    Account,
+    Action,
+    Costs,
+    legal_actions,
+    step_account,
+    transition,
+)
 
 FREE = Costs()
 DEAR = Costs(cost_bps=100, slippage_bps=200)  # 1% fee, 2% slippage
 
-# action, price, costs, (cash, shares) before -> (cash, shares) after, (traded, fill price, fee, slippage); by hand.
+# action, price, costs, (cash, shares) before -> (cash, shares) after, (traded, fill price, fee,
+# slippage); by hand.
 CASES = {
     "buy, free": (Action.BUY, 50, FREE, (1000, 0), (0, 20), (20, 50, 0, 0)),
-    # 1030.20 / 1.01 = 1020 is traded for a fee of 10.20, at an ask of 51: 20 shares, each 1 above the price.
+    # 1030.20 / 1.01 = 1020 is traded for a fee of 10.20, at an ask of 51: 20 shares, each 1 above
+    # the price.
     "buy, dear": (Action.BUY, 50, DEAR, (1030.2, 0), (0, 20), (20, 51, 10.2, 20)),
     "buy on top of shares": (Action.BUY, 50, FREE, (100, 3), (0, 5), (2, 50, 0, 0)),
     "sell, free": (Action.SELL, 50, FREE, (0, 20), (1000, 0), (-20, 50, 0, 0)),
@@ -24,11 +35,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("action", "price", "costs", "before", "after", "fill"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("action", "price", "costs", "before", "after", "fill"), CASES.values(), ids=CASES
+)
 def test_a_transition_is_what_a_hand_calculation_gives(action, price, costs, before, after, fill):
     account, made = transition(Account.of(*before), action, price, costs)
-    assert (float(account.cash), float(account.shares)) == pytest.approx(after, rel=1e-13, abs=1e-12)
-    assert (float(made.shares), float(made.fee), float(made.slippage)) == pytest.approx((fill[0], fill[2], fill[3]), rel=1e-12)
+    assert (float(account.cash), float(account.shares)) == pytest.approx(
+        after, rel=1e-13, abs=1e-12
+    )
+    assert (float(made.shares), float(made.fee), float(made.slippage)) == pytest.approx(
+        (fill[0], fill[2], fill[3]), rel=1e-12
+    )
     if fill[1] is not None:
         assert float(made.price) == pytest.approx(fill[1], rel=1e-14)
 
@@ -49,7 +66,12 @@ def test_the_value_is_cash_plus_shares_at_the_price():
 
 @pytest.mark.parametrize(
     ("cash", "shares", "legal"),
-    [(100, 0, [False, True, True]), (0, 5, [True, True, False]), (100, 5, [True, True, True]), (0, 0, [False, True, False])],
+    [
+        (100, 0, [False, True, True]),
+        (0, 5, [True, True, False]),
+        (100, 5, [True, True, True]),
+        (0, 0, [False, True, False]),
+    ],
 )
 def test_selling_needs_shares_buying_needs_cash_holding_is_always_legal(cash, shares, legal):
     assert legal_actions(Account.of(cash, shares)).tolist() == legal
@@ -63,7 +85,9 @@ def test_actions_index_arrays_in_the_order_sell_hold_buy():
 
 @pytest.mark.parametrize("action", [3, -1, 99])
 def test_an_unknown_action_is_refused_by_its_number(action):
-    with pytest.raises(ConfigError, match=rf"action {action} is unknown.*0 \(Sell\), 1 \(Hold\), 2 \(Buy\)"):
+    with pytest.raises(
+        ConfigError, match=(rf"action {action} is unknown.*0 \(Sell\), 1 \(Hold\), 2 \(Buy\)")
+    ):
         transition(Account.of(1, 0), action, 1.0, FREE)
 
 
@@ -83,7 +107,9 @@ def test_arrays_and_scalars_agree_to_the_last_bit(costs):
     assert many.cash.shape == fills.fee.shape == (4, 5)
     assert legal.shape == (4, 5, 3)
     for i in np.ndindex(4, 5):
-        one, fill = transition(Account.of(cash[i], shares[i]), int(action[i]), float(price[i]), costs)
+        one, fill = transition(
+            Account.of(cash[i], shares[i]), int(action[i]), float(price[i]), costs
+        )
         assert (one.cash, one.shares) == (many.cash[i], many.shares[i])
         got = (fill.shares, fill.price, fill.fee, fill.slippage)
         assert got == (fills.shares[i], fills.price[i], fills.fee[i], fills.slippage[i])
@@ -97,7 +123,9 @@ def test_a_transition_leaves_its_input_as_it_was():
     assert account.shares.tolist() == [0, 2]
 
 
-@pytest.mark.parametrize(("execution", "shares"), [("next_price", 1000 / 40), ("same_price", 1000 / 50)])
+@pytest.mark.parametrize(
+    ("execution", "shares"), [("next_price", 1000 / 40), ("same_price", 1000 / 50)]
+)
 def test_an_order_fills_at_the_price_that_the_execution_names(execution, shares):
     account, fill = step_account(Account.of(1000, 0), Action.BUY, 50, 40, execution, FREE)
     assert float(account.shares) == pytest.approx(shares, rel=1e-14)
@@ -112,7 +140,9 @@ def test_an_unknown_execution_is_refused():
 @pytest.mark.parametrize("name", ["cost_bps", "slippage_bps"])
 @pytest.mark.parametrize("value", [-0.01, 10_000, 1e9, float("nan"), float("inf")])
 def test_costs_outside_their_bounds_are_refused_with_name_and_value(name, value):
-    with pytest.raises(ConfigError, match=rf"{name} is {value}.*at least 0 and below 10000 basis points"):
+    with pytest.raises(
+        ConfigError, match=(rf"{name} is {value}.*at least 0 and below 10000 basis points")
+    ):
         Costs(**{name: value})
 
 

@@ -15,7 +15,8 @@ from flagtrl.market.sources import investorbench_json
 
 FILES = {asset: f"investorbench/{asset.lower()}.json" for asset in ("MSFT", "JNJ", "HON", "BTC")}
 FILES["TSLA"] = "tsla/tsla_prices_investorbench_format.json"
-# asset: first and last day, prices, periods of AV in the published row, MDD of the account value (specification, section 6)
+# asset: first and last day, prices, periods of AV in the published row, MDD of the account value
+# (specification, section 6)
 ROWS = {
     "MSFT": ("2020-10-01", "2021-05-05", 149, 252, 9.212),
     "JNJ": ("2020-10-01", "2021-05-05", 149, 252, 9.701),
@@ -31,14 +32,18 @@ def values_of(returns) -> np.ndarray:
     return 1000 * np.cumprod([1, *(1 + np.asarray(returns))])
 
 
-# ------------------------------------------------------------------------------------------------- published rows
+# ----------------------------------------------------------------------------------- published rows
 
 
 @pytest.mark.parametrize("asset", ROWS)
 def test_buy_and_hold_reproduces_the_published_row_to_three_decimals(shared, asset):
     start, end, count, periods, true_drawdown = ROWS[asset]
     with (shared / "spec/paper_tables.csv").open(encoding="utf-8") as file:
-        published = next(row for row in csv.DictReader(file) if (row["model"], row["asset"]) == ("Buy & Hold", asset))
+        published = next(
+            row
+            for row in csv.DictReader(file)
+            if (row["model"], row["asset"]) == ("Buy & Hold", asset)
+        )
     window = investorbench_json(shared / "data" / FILES[asset], symbol=asset).window(start, end)
     assert len(window) == count
     values = buy_and_hold(window, MarketSettings())
@@ -49,11 +54,12 @@ def test_buy_and_hold_reproduces_the_published_row_to_three_decimals(shared, ass
     assert astuple(standard(values))[-1] == pytest.approx(true_drawdown, abs=5e-4 + 1e-9)
 
 
-# ------------------------------------------------------------------------------------------------- by hand
+# ------------------------------------------------------------------------------------------ by hand
 
 
 def test_the_paper_convention_is_what_a_hand_calculation_gives():
-    r = np.array([0.1, -0.2, 0.1])  # log returns: sum 0, squares 0.06, hence a sample variance of 0.03
+    # log returns: sum 0, squares 0.06, hence a sample variance of 0.03
+    r = np.array([0.1, -0.2, 0.1])
     # The drawdown is from 1.1 to 1.1 x 0.8; of the account value it would be 1 - exp(-0.2) = 18.1%.
     expected = (0, 0, 100 * np.sqrt(0.03 * 252), 20)
     assert astuple(paper(50 * np.exp(np.cumsum([0, *r])))) == pytest.approx(expected, abs=1e-12)
@@ -77,13 +83,19 @@ def test_the_drawdown_of_the_equity_oracle_is_a_quarter():
 
 @pytest.mark.parametrize(
     ("values", "drawdown"),
-    [([1, 2, 3], 0), ([4, 3, 2, 1], 75), ([10, 5, 20, 11], 50), ([10, 8, 20, 10, 21], 50), ([5, 5], 0)],
+    [
+        ([1, 2, 3], 0),
+        ([4, 3, 2, 1], 75),
+        ([10, 5, 20, 11], 50),
+        ([10, 8, 20, 10, 21], 50),
+        ([5, 5], 0),
+    ],
 )
 def test_a_drawdown_is_from_a_peak_to_a_later_trough(values, drawdown):
     assert max_drawdown_pct(np.array(values)) == pytest.approx(drawdown)
 
 
-# ------------------------------------------------------------------------------------------------- other libraries
+# ---------------------------------------------------------------------------------- other libraries
 
 
 @settings(max_examples=100, deadline=None)
@@ -101,7 +113,7 @@ def test_the_standard_convention_agrees_with_empyrical(returns, periods):
     assert astuple(standard(values_of(x), periods)) == pytest.approx(theirs, rel=1e-6, abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------- laws and limits
+# ---------------------------------------------------------------------------------- laws and limits
 
 
 @settings(max_examples=50, deadline=None)

@@ -25,7 +25,9 @@ def write_json(folder: Path, content: object, name: str = "abc_test.json") -> Pa
 
 def write_csv(folder: Path, text: str, name: str = "abc_daily.csv") -> Path:
     path = folder / name
-    path.write_text("\n".join(line.strip() for line in text.strip().splitlines()) + "\n", encoding="utf-8")
+    path.write_text(
+        "\n".join(line.strip() for line in text.strip().splitlines()) + "\n", encoding="utf-8"
+    )
     return path
 
 
@@ -33,23 +35,41 @@ def bar(price: object = 1.0, news: object = ()) -> dict:
     return {"prices": price, "news": list(news) if isinstance(news, tuple) else news}
 
 
-# ------------------------------------------------------------------------------------------------------ InvestorBench
+# ------------------------------------------------------------------------------------ InvestorBench
 
 
 @pytest.mark.parametrize(
     ("name", "bars", "first", "last", "periods", "counts"),
     [
-        ("msft", 291, "2020-03-12", "2021-05-06", 252, {"positive": 3512, "neutral": 86, "negative": 38}),
-        ("btc", 386, "2022-11-29", "2023-12-19", 365, {"positive": 2631, "neutral": 1092, "negative": 1243}),
+        (
+            "msft",
+            291,
+            "2020-03-12",
+            "2021-05-06",
+            252,
+            {"positive": 3512, "neutral": 86, "negative": 38},
+        ),
+        (
+            "btc",
+            386,
+            "2022-11-29",
+            "2023-12-19",
+            365,
+            {"positive": 2631, "neutral": 1092, "negative": 1243},
+        ),
     ],
 )
-def test_investorbench_files_hold_what_their_provenance_says(shared, name, bars, first, last, periods, counts):
+def test_investorbench_files_hold_what_their_provenance_says(
+    shared, name, bars, first, last, periods, counts
+):
     market = sources.investorbench_json(shared / f"data/investorbench/{name}.json")
     assert (market.symbol, len(market), market.periods_per_year) == (name.upper(), bars, periods)
     assert (str(market.dates[0]), str(market.dates[-1])) == (first, last)
     assert labels(market) == counts
     texts = [item.text for items in market.news for item in items]
-    assert all(texts) and not any(text.endswith(")") and "(sentiment" in text.lower() for text in texts)
+    assert all(texts) and not any(
+        text.endswith(")") and "(sentiment" in text.lower() for text in texts
+    )
 
 
 def test_an_empty_file_of_news_is_a_market_without_news(shared):
@@ -61,7 +81,11 @@ def test_an_empty_file_of_news_is_a_market_without_news(shared):
 
 def test_the_two_tsla_files_agree(shared):
     daily = sources.table(shared / "data/tsla/TSLA_daily.csv")
-    assert (daily.symbol, str(daily.dates[0]), str(daily.dates[-1])) == ("TSLA", "2020-01-02", "2025-11-13")
+    assert (daily.symbol, str(daily.dates[0]), str(daily.dates[-1])) == (
+        "TSLA",
+        "2020-01-02",
+        "2025-11-13",
+    )
     assert (daily.prices[0], daily.periods_per_year) == (28.68400001525879, 252)
     window = daily.window("2020-03-12", "2021-05-06")
     derived = sources.investorbench_json(shared / "data/tsla/tsla_prices_investorbench_format.json")
@@ -70,7 +94,13 @@ def test_the_two_tsla_files_agree(shared):
 
 
 @pytest.mark.parametrize(
-    "label", ["(Sentiment: Positive)", "(sentiment:positive)", "( SENTIMENT :  positive ) ", "(sentiment: POSITIVE)\n"]
+    "label",
+    [
+        "(Sentiment: Positive)",
+        "(sentiment:positive)",
+        "( SENTIMENT :  positive ) ",
+        "(sentiment: POSITIVE)\n",
+    ],
 )
 def test_a_label_moves_from_the_text_to_the_item(tmp_path, label):
     news = (f"Up (a lot). {label}", "No label (really)")
@@ -94,32 +124,75 @@ TWO = {"2024-01-02": bar(), "2024-01-03": bar()}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"2024-01-02": {"prices": 1,\n "news": [}}', r"abc_test\.json: line 2, column 11: .*not valid JSON, repair"),
+        (
+            '{"2024-01-02": {"prices": 1,\n "news": [}}',
+            (r"abc_test\.json: line 2, column 11: .*not valid JSON, repair"),
+        ),
         ("", r"line 1, column 1: Expecting value"),
         ([1, 2], r"abc_test\.json: list where a mapping belongs, as in"),
         ({**TWO, "2024-01-04": 3.5}, r"abc_test\.json: 2024-01-04: float where a mapping belongs"),
-        ('{"2024-01-02": {"prices": 1}, "2024-01-02": {"prices": 2}}', r": the key '2024-01-02' occurs more than once; keep"),
-        ('{"2024-01-02": {"prices": 1, "prices": 2}}', r"json: 2024-01-02: the key 'prices' occurs more than once"),
-        ({**TWO, "2024-01-04": {"news": [], "10k": []}}, r"-04: the key 'prices' is missing \(found: news, 10k\); add the"),
-        ({**TWO, "2024-01-04": bar("12.5")}, r"-04: the price is '12.5' \(str\); it must be a number above 0"),
+        (
+            '{"2024-01-02": {"prices": 1}, "2024-01-02": {"prices": 2}}',
+            (r": the key '2024-01-02' occurs more than once; keep"),
+        ),
+        (
+            '{"2024-01-02": {"prices": 1, "prices": 2}}',
+            (r"json: 2024-01-02: the key 'prices' occurs more than once"),
+        ),
+        (
+            {**TWO, "2024-01-04": {"news": [], "10k": []}},
+            (r"-04: the key 'prices' is missing \(found: news, 10k\); add the"),
+        ),
+        (
+            {**TWO, "2024-01-04": bar("12.5")},
+            (r"-04: the price is '12.5' \(str\); it must be a number above 0"),
+        ),
         ({**TWO, "2024-01-04": bar(True)}, r"2024-01-04: the price is True \(bool\)"),
         ({**TWO, "2024-01-04": bar(None)}, r"2024-01-04: the price is None \(NoneType\)"),
-        ({**TWO, "2024-01-04": bar({"a": 1})}, r"2024-01-04: the price is \[\('a', 1\)\] \(a mapping\)"),
-        ({**TWO, "2024-01-04": bar(10**400)}, r"2024-01-04: the price is 1000+\.\.\.; it must be a plain number"),
-        ({**TWO, "2024-01-04": bar(float("nan"))}, r"abc_test\.json: ABC: the price of 2024-01-04 is nan; .*finite"),
-        ({**TWO, "2024-01-04": bar(float("inf"))}, r"abc_test\.json: ABC: the price of 2024-01-04 is inf"),
-        ({**TWO, "2024-01-04": bar(0)}, r"abc_test\.json: ABC: the price of 2024-01-04 is 0\.0; .*repair"),
-        ({**TWO, "2024-01-01": bar()}, r"json: ABC: dates are not sorted: 2024-01-01 \(row 2\) .*sort the file"),
+        (
+            {**TWO, "2024-01-04": bar({"a": 1})},
+            (r"2024-01-04: the price is \[\('a', 1\)\] \(a mapping\)"),
+        ),
+        (
+            {**TWO, "2024-01-04": bar(10**400)},
+            (r"2024-01-04: the price is 1000+\.\.\.; it must be a plain number"),
+        ),
+        (
+            {**TWO, "2024-01-04": bar(float("nan"))},
+            (r"abc_test\.json: ABC: the price of 2024-01-04 is nan; .*finite"),
+        ),
+        (
+            {**TWO, "2024-01-04": bar(float("inf"))},
+            (r"abc_test\.json: ABC: the price of 2024-01-04 is inf"),
+        ),
+        (
+            {**TWO, "2024-01-04": bar(0)},
+            (r"abc_test\.json: ABC: the price of 2024-01-04 is 0\.0; .*repair"),
+        ),
+        (
+            {**TWO, "2024-01-01": bar()},
+            (r"json: ABC: dates are not sorted: 2024-01-01 \(row 2\) .*sort the file"),
+        ),
         ({**TWO, "20240103": bar()}, r"abc_test\.json: ABC: the date 2024-01-03 occurs twice"),
-        ({**TWO, "03/04/2024": bar()}, r"abc_test\.json: '03/04/2024' is not a date; write it as YYYY-MM-DD"),
+        (
+            {**TWO, "03/04/2024": bar()},
+            (r"abc_test\.json: '03/04/2024' is not a date; write it as YYYY-MM-DD"),
+        ),
         ({**TWO, "2024-02-30": bar()}, r"abc_test\.json: '2024-02-30' is not a date"),
         ({**TWO, "2024": bar()}, r"'2024' is not a date"),
-        ({**TWO, "2024-01-04": bar(1, "text")}, r"-04: the news is 'text'; it must be a list of texts, \[\] for none"),
+        (
+            {**TWO, "2024-01-04": bar(1, "text")},
+            (r"-04: the news is 'text'; it must be a list of texts, \[\] for none"),
+        ),
         ({**TWO, "2024-01-04": bar(1, [7])}, r"2024-01-04: the news is \[7\]; it must be a list"),
-        ({**TWO, "2024-01-04": bar(1, {"a": "b"})}, r"2024-01-04: the news is \[\('a', 'b'\)\]; it must be a list"),
+        (
+            {**TWO, "2024-01-04": bar(1, {"a": "b"})},
+            (r"2024-01-04: the news is \[\('a', 'b'\)\]; it must be a list"),
+        ),
         (
             {**TWO, "2024-01-04": bar(1, ("Hm. (Sentiment: mixed)",))},
-            r"2024-01-04: a news item has the sentiment 'mixed'; it must be one of positive, neutral, negative, or absent",
+            r"2024-01-04: a news item has the sentiment 'mixed'; it must be one of positive, "
+            r"neutral, negative, or absent",
         ),
         ({}, r"abc_test\.json: ABC: 0 bars; at least 2"),
     ],
@@ -132,24 +205,33 @@ def test_a_bad_json_file_is_refused_in_one_line(tmp_path, content, message):
 
 
 def test_a_path_that_is_no_readable_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"none\.json does not exist; check the path \(it is relative to /"):
+    with pytest.raises(
+        DataError, match=(r"none\.json does not exist; check the path \(it is relative to /")
+    ):
         sources.investorbench_json(tmp_path / "none.json")
     with pytest.raises(DataError, match=r"is a directory; give one file in it"):
         sources.investorbench_json(tmp_path)
     (tmp_path / "latin.json").write_bytes(b'{"\xff": 1}')
-    with pytest.raises(DataError, match=r"latin\.json cannot be read as UTF-8 text \(.*0xff.*\); repair or reload"):
+    with pytest.raises(
+        DataError,
+        match=(r"latin\.json cannot be read as UTF-8 text \(.*0xff.*\); repair or reload"),
+    ):
         sources.investorbench_json(tmp_path / "latin.json")
     with pytest.raises(DataError, match="does not exist"):
         sources.table(tmp_path / "none.csv")
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 ROWS = ["2024-01-02", "2024-01-03", "2024-01-04"]
 
 
-@pytest.mark.parametrize("date", ["Date", "date", "ds", "timestamp", "TIME", "datetime", "Date_Time"])
-@pytest.mark.parametrize("price", ["Adj Close", "adj_close", "AdjClose", "Adjusted Close", "Close", "c", "Price", "last"])
+@pytest.mark.parametrize(
+    "date", ["Date", "date", "ds", "timestamp", "TIME", "datetime", "Date_Time"]
+)
+@pytest.mark.parametrize(
+    "price", ["Adj Close", "adj_close", "AdjClose", "Adjusted Close", "Close", "c", "Price", "last"]
+)
 def test_common_column_names_are_found(tmp_path, date, price):
     rows = "\n".join(f"{day},9,{i + 1}.5,10" for i, day in enumerate(ROWS))
     path = write_csv(tmp_path, f"{date},Open,{price},Volume\n{rows}")
@@ -165,7 +247,12 @@ def test_the_adjusted_close_goes_before_the_close(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "cells", [("20240102", "20240103"), ("2024/01/02", "2024/01/03"), ("2024-01-02 00:00:00-05:00", "2024-01-03T23:30:00Z")]
+    "cells",
+    [
+        ("20240102", "20240103"),
+        ("2024/01/02", "2024/01/03"),
+        ("2024-01-02 00:00:00-05:00", "2024-01-03T23:30:00Z"),
+    ],
 )
 def test_iso_dates_are_read_as_the_day_they_are_written_as(tmp_path, cells):
     path = write_csv(tmp_path, f"date,close\n{cells[0]},1\n{cells[1]},2")
@@ -173,12 +260,14 @@ def test_iso_dates_are_read_as_the_day_they_are_written_as(tmp_path, cells):
 
 
 def test_csv_and_parquet_of_one_table_are_one_market(tmp_path):
-    frame = pd.DataFrame({"Date": ROWS, "close": [0.1, 1 / 3, 3.0], "news": ["NA", "", "Up (sentiment: neutral)"]})
+    frame = pd.DataFrame(
+        {"Date": ROWS, "close": [0.1, 1 / 3, 3.0], "news": ["NA", "", "Up (sentiment: neutral)"]}
+    )
     frame.to_csv(tmp_path / "abc.csv", index=False)
     frame.to_parquet(tmp_path / "abc.parquet")
-    frame.assign(Date=pd.to_datetime(frame["Date"]).dt.tz_localize("America/New_York")).set_index("Date").to_parquet(
-        tmp_path / "abc_indexed.parquet"
-    )
+    frame.assign(Date=pd.to_datetime(frame["Date"]).dt.tz_localize("America/New_York")).set_index(
+        "Date"
+    ).to_parquet(tmp_path / "abc_indexed.parquet")
     plain = sources.table(tmp_path / "abc.csv")
     assert plain.prices.tolist() == [0.1, 1 / 3, 3.0]
     found = [[(item.text, item.sentiment) for item in items] for items in plain.news]
@@ -197,7 +286,9 @@ def test_news_and_sentiment_columns(tmp_path):
     )
     news = sources.table(path).news
     assert [[(item.text, item.sentiment) for item in items] for items in news] == [
-        [("Good, very", "positive")], [], [("No label", None)],
+        [("Good, very", "positive")],
+        [],
+        [("No label", None)],
     ]
 
 
@@ -206,15 +297,27 @@ def test_parquet_holds_lists_of_news(tmp_path):
     frame.to_parquet(tmp_path / "abc.parquet")
     assert [len(items) for items in sources.table(tmp_path / "abc.parquet").news] == [2, 0, 0]
     frame.assign(sentiment=[["positive"], [], None]).to_parquet(tmp_path / "abc.parquet")
-    with pytest.raises(DataError, match=r"2024-01-02: 2 news items but 1 sentiments; give one for each, or none"):
+    with pytest.raises(
+        DataError, match=(r"2024-01-02: 2 news items but 1 sentiments; give one for each, or none")
+    ):
         sources.table(tmp_path / "abc.parquet")
-    frame.assign(sentiment=[["positive", "negative"], [], None]).to_parquet(tmp_path / "abc.parquet")
-    assert [item.sentiment for item in sources.table(tmp_path / "abc.parquet").news[0]] == ["positive", "negative"]
+    frame.assign(sentiment=[["positive", "negative"], [], None]).to_parquet(
+        tmp_path / "abc.parquet"
+    )
+    assert [item.sentiment for item in sources.table(tmp_path / "abc.parquet").news[0]] == [
+        "positive",
+        "negative",
+    ]
 
 
 def test_of_several_symbols_one_must_be_named(tmp_path):
-    path = write_csv(tmp_path, "date,ticker,close\n2024-01-02,AA,1\n2024-01-02,BB,5\n2024-01-03,AA,2\n2024-01-03,BB,6")
-    with pytest.raises(DataError, match=r"abc_daily\.csv: holds 2 symbols: AA, BB; name one, as in symbol='AA'"):
+    path = write_csv(
+        tmp_path,
+        ("date,ticker,close\n2024-01-02,AA,1\n2024-01-02,BB,5\n2024-01-03,AA,2\n2024-01-03,BB,6"),
+    )
+    with pytest.raises(
+        DataError, match=(r"abc_daily\.csv: holds 2 symbols: AA, BB; name one, as in symbol='AA'")
+    ):
         sources.table(path)
     with pytest.raises(DataError, match=r"the symbol 'CC' does not occur; the file holds AA, BB"):
         sources.table(path, symbol="CC")
@@ -224,7 +327,10 @@ def test_of_several_symbols_one_must_be_named(tmp_path):
 
 def test_a_missing_price_is_refused_never_filled(tmp_path):
     path = write_csv(tmp_path, "date,close\n2024-01-02,1\n2024-01-03,\n2024-01-04,3")
-    with pytest.raises(DataError, match=r"abc_daily\.csv: ABC: the price of 2024-01-03 is nan; .*forward is your decision"):
+    with pytest.raises(
+        DataError,
+        match=(r"abc_daily\.csv: ABC: the price of 2024-01-03 is nan; .*forward is your decision"),
+    ):
         sources.table(path)
 
 
@@ -232,26 +338,64 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
     ("text", "options", "message"),
     [
         (
-            "day,close\n2024-01-02,1", {},
-            r"no date column; columns found: day, close; names accepted: date, ds, timestamp, time, datetime; .*date_column=",
+            "day,close\n2024-01-02,1",
+            {},
+            r"no date column; columns found: day, close; names accepted: date, ds, timestamp, "
+            r"time, datetime; .*date_column=",
         ),
-        ("date,open\n2024-01-02,1", {}, r"no price column; columns found: date, open; names accepted: adjclose, "),
-        ("date,time,close\n2024-01-02,9,1", {}, r"2 date columns \(date, time\); columns found: date, time, close"),
+        (
+            "date,open\n2024-01-02,1",
+            {},
+            (r"no price column; columns found: date, open; names accepted: adjclose, "),
+        ),
+        (
+            "date,time,close\n2024-01-02,9,1",
+            {},
+            (r"2 date columns \(date, time\); columns found: date, time, close"),
+        ),
         ("date,close,last\n2024-01-02,9,1", {}, r"2 price columns \(close, last\)"),
         ("date,close,close\n2024-01-02,9,1", {}, r"2 price columns \(close, close\)"),
-        ("date,close,news,text\n2024-01-02,9,a,b", {}, r"2 news columns \(news, text\).*with news_column="),
+        (
+            "date,close,news,text\n2024-01-02,9,a,b",
+            {},
+            (r"2 news columns \(news, text\).*with news_column="),
+        ),
         ("date,close,ticker,symbol\n2024-01-02,9,a,b", {}, r"2 symbol columns \(ticker, symbol\)"),
-        ("date,close\n2024-01-02,1", {"price_column": "vwap"}, r"no column 'vwap'; columns found: date, close; names"),
+        (
+            "date,close\n2024-01-02,1",
+            {"price_column": "vwap"},
+            (r"no column 'vwap'; columns found: date, close; names"),
+        ),
         ("date,close\n2024-01-02,1", {"date_column": "Date"}, r"no column 'Date'"),
         ("date,close\n2024-01-02,1", {"news_column": "body"}, r"no column 'body'"),
-        ("date,close\n01/02/2024,1", {}, r"csv: date of row 0: '01/02/2024' is not a date; write it as"),
+        (
+            "date,close\n01/02/2024,1",
+            {},
+            (r"csv: date of row 0: '01/02/2024' is not a date; write it as"),
+        ),
         ("date,close\n1704153600,1", {}, r"date of row 0: '1704153600' is not a date"),
-        ("date,close\n2024-01-02,$1", {}, r"-02: the price is '\$1'; it must be a plain number above 0, without"),
+        (
+            "date,close\n2024-01-02,$1",
+            {},
+            (r"-02: the price is '\$1'; it must be a plain number above 0, without"),
+        ),
         ('date,close\n2024-01-02,"1,200"', {}, r"the price is '1,200'"),
-        ("date,close\n2024-01-02 09:30,1\n2024-01-02 10:30,1", {}, r"the date 2024-01-02 occurs twice"),
+        (
+            "date,close\n2024-01-02 09:30,1\n2024-01-02 10:30,1",
+            {},
+            r"the date 2024-01-02 occurs twice",
+        ),
         ("date,close\n2024-01-03,1\n2024-01-02,1", {}, r"dates are not sorted"),
-        ("date,close,news,sentiment\n2024-01-02,1,x,good", {}, r"2024-01-02: a news item has the sentiment 'good'"),
-        ("date,close\n2024-01-02,1,7", {}, r"cannot be read as a table \(.*Expected 2 fields.*\); repair the file"),
+        (
+            "date,close,news,sentiment\n2024-01-02,1,x,good",
+            {},
+            (r"2024-01-02: a news item has the sentiment 'good'"),
+        ),
+        (
+            "date,close\n2024-01-02,1,7",
+            {},
+            (r"cannot be read as a table \(.*Expected 2 fields.*\); repair the file"),
+        ),
         ("", {}, r"0 bars|cannot be read as a table \(No columns"),
         ("date,close", {}, r"ABC: 0 bars"),
     ],
@@ -265,23 +409,40 @@ def test_a_bad_table_is_refused_in_one_line(tmp_path, text, options, message):
 
 def test_columns_can_be_named(tmp_path):
     path = write_csv(tmp_path, "day,date,vwap,close,body\n2024-01-02,x,1,9,hi\n2024-01-03,y,2,9,")
-    market = sources.table(path, date_column="day", price_column="vwap", news_column="body", periods_per_year=7)
-    assert (market.prices.tolist(), market.periods_per_year, market.news[0][0].text) == ([1, 2], 7, "hi")
+    market = sources.table(
+        path, date_column="day", price_column="vwap", news_column="body", periods_per_year=7
+    )
+    assert (market.prices.tolist(), market.periods_per_year, market.news[0][0].text) == (
+        [1, 2],
+        7,
+        "hi",
+    )
 
 
 def test_parquet_that_is_none_or_holds_numbers_for_news_is_refused(tmp_path):
     (tmp_path / "a.parquet").write_text("no")
-    with pytest.raises(DataError, match=r"a\.parquet cannot be read as a table \(.*\); repair the file, or save it anew"):
+    with pytest.raises(
+        DataError,
+        match=(r"a\.parquet cannot be read as a table \(.*\); repair the file, or save it anew"),
+    ):
         sources.table(tmp_path / "a.parquet")
-    pd.DataFrame({"date": ROWS, "close": [1, 2, 3], "news": [1.5, 2.5, 3.5]}).to_parquet(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match=r"2024-01-02: a news or sentiment cell is 1.5 \(float\); it must be text, or empty"):
+    pd.DataFrame({"date": ROWS, "close": [1, 2, 3], "news": [1.5, 2.5, 3.5]}).to_parquet(
+        tmp_path / "b.parquet"
+    )
+    with pytest.raises(
+        DataError,
+        match=(r"2024-01-02: a news or sentiment cell is 1.5 \(float\); it must be text, or empty"),
+    ):
         sources.table(tmp_path / "b.parquet")
     (tmp_path / "c.xls").write_text("no")
-    with pytest.raises(DataError, match=r"c\.xls: the suffix '\.xls' is unknown; a table is a \.csv or \.parquet file"):
+    with pytest.raises(
+        DataError,
+        match=(r"c\.xls: the suffix '\.xls' is unknown; a table is a \.csv or \.parquet file"),
+    ):
         sources.table(tmp_path / "c.xls")
 
 
-# ----------------------------------------------------------------------------------------------------- Hub and `load`
+# ----------------------------------------------------------------------------------- Hub and `load`
 
 
 @pytest.fixture
@@ -301,16 +462,28 @@ def test_a_dataset_is_read_by_the_same_rules(local_dataset):
     assert (market.symbol, market.prices.tolist()) == ("ABC", [1.5, 2.5])
     assert [(item.text, item.sentiment) for item in market.news[0]] == [("Up", "positive")]
     assert sources.load(f"hub:{local_dataset}").fingerprint() == market.fingerprint()
-    with pytest.raises(DataError, match=r"hub:.*abc-market\[train\]: no column 'open'; columns found: Date, Ticker, Adj Close"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"hub:.*abc-market\[train\]: no column 'open'; columns found: Date, Ticker, Adj Close"
+        ),
+    ):
         sources.hub_dataset(str(local_dataset), price_column="open")
 
 
 def test_a_dataset_that_cannot_be_loaded_is_refused(local_dataset):
-    with pytest.raises(DataError, match=r"split 'test' cannot be loaded \(.*test.*\); check the name, the split, the network"):
+    with pytest.raises(
+        DataError,
+        match=(
+            r"split 'test' cannot be loaded \(.*test.*\); check the name, the split, the network"
+        ),
+    ):
         sources.hub_dataset(str(local_dataset), split="test")
     empty = local_dataset.parent / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match=r"hub:.*empty: split 'train' cannot be loaded \(.*\); check") as caught:
+    with pytest.raises(
+        DataError, match=(r"hub:.*empty: split 'train' cannot be loaded \(.*\); check")
+    ) as caught:
         sources.load(f"hub:{empty}")
     assert "\n" not in str(caught.value)
 
@@ -321,11 +494,23 @@ def test_load_goes_by_the_suffix(tmp_path):
     path = write_csv(tmp_path, "date,close\n2024-01-02,1\n2024-01-03,2")
     assert sources.load(str(path), "X", periods_per_year=365).periods_per_year == 365
     for spec in ("prices.xlsx", "prices", str(tmp_path)):
-        with pytest.raises(DataError, match=r"the suffix '.*' is unknown; give a \.json, \.csv or \.parquet file, or hub:REPO"):
+        with pytest.raises(
+            DataError,
+            match=(
+                r"the suffix '.*' is unknown; give a \.json, \.csv or \.parquet file, or hub:REPO"
+            ),
+        ):
             sources.load(spec)
 
 
 def test_importing_the_sources_imports_nothing_heavy():
     code = "import sys, flagtrl.market.sources; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "flagtrl.market.sources" in loaded and not {"torch", "transformers", "datasets", "pandas"} & set(loaded)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "flagtrl.market.sources" in loaded and not {
+        "torch",
+        "transformers",
+        "datasets",
+        "pandas",
+    } & set(loaded)

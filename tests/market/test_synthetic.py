@@ -33,13 +33,20 @@ def test_a_seed_is_a_market(make):
     other = make(days=300, seed=8)
     assert not (other.prices[1:] == market.prices[1:]).any()
     assert (market.symbol, market.periods_per_year, len(market)) == ("SYNTH", 252, 300)
-    assert (market.prices > 0).all() and (np.diff(market.dates).astype(int) > 0).all() and np.is_busday(market.dates).all()
+    assert (
+        (market.prices > 0).all()
+        and (np.diff(market.dates).astype(int) > 0).all()
+        and np.is_busday(market.dates).all()
+    )
 
 
 @pytest.mark.parametrize("make", SYNTHETIC)
 def test_the_common_settings_are_read(make):
-    market = make(days=2000, seed=1, start="2021-05-01", start_price=5.0, symbol="X", volatility_per_bar=0.03)
-    assert (market.symbol, market.prices[0], str(market.dates[0])) == ("X", 5.0, "2021-05-03")  # a Saturday rolls on
+    market = make(
+        days=2000, seed=1, start="2021-05-01", start_price=5.0, symbol="X", volatility_per_bar=0.03
+    )
+    # a Saturday rolls on
+    assert (market.symbol, market.prices[0], str(market.dates[0])) == ("X", 5.0, "2021-05-03")
     calm = make(days=2000, seed=1, volatility_per_bar=0.001)
     assert np.diff(np.log(market.prices)).std() > 1.3 * np.diff(np.log(calm.prices)).std()
 
@@ -66,17 +73,41 @@ def test_a_setting_out_of_bounds_is_refused(make, settings, message):
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
-        (synthetic.momentum, {"autocorrelation": 0}, r"autocorrelation is 0; it must be above 0 and below 1; use random_walk"),
+        (
+            synthetic.momentum,
+            {"autocorrelation": 0},
+            (r"autocorrelation is 0; it must be above 0 and below 1; use random_walk"),
+        ),
         (synthetic.momentum, {"autocorrelation": 1}, r"autocorrelation is 1"),
-        (synthetic.mean_reversion, {"half_life_bars": 0}, r"half_life_bars is 0; it must be above 0 and finite"),
+        (
+            synthetic.mean_reversion,
+            {"half_life_bars": 0},
+            (r"half_life_bars is 0; it must be above 0 and finite"),
+        ),
         (synthetic.mean_reversion, {"half_life_bars": float("inf")}, r"half_life_bars is inf"),
-        (synthetic.regimes, {"persistence": 1.1}, r"persistence is 1\.1; it must be a probability, from 0 to 1"),
+        (
+            synthetic.regimes,
+            {"persistence": 1.1},
+            (r"persistence is 1\.1; it must be a probability, from 0 to 1"),
+        ),
         (synthetic.regimes, {"bear_volatility_per_bar": 2}, r"bear_volatility_per_bar is 2"),
-        (synthetic.news_leads_price, {"accuracy": -0.1}, r"accuracy is -0\.1; it must be a probability"),
+        (
+            synthetic.news_leads_price,
+            {"accuracy": -0.1},
+            (r"accuracy is -0\.1; it must be a probability"),
+        ),
         (synthetic.news_leads_price, {"persistence": 2}, r"persistence is 2"),
-        (synthetic.news_leads_price, {"lead": 0}, r"lead is 0; it must be a whole number of bars from 1 to days - 1 = 499"),
+        (
+            synthetic.news_leads_price,
+            {"lead": 0},
+            (r"lead is 0; it must be a whole number of bars from 1 to days - 1 = 499"),
+        ),
         (synthetic.news_leads_price, {"lead": 10, "days": 10}, r"lead is 10; .* = 9"),
-        (synthetic.random_walk, {"drift_per_bar": 1.0}, r"the log price moves by 49\d\.?\d*; the bound is 400: use fewer days"),
+        (
+            synthetic.random_walk,
+            {"drift_per_bar": 1.0},
+            (r"the log price moves by 49\d\.?\d*; the bound is 400: use fewer days"),
+        ),
         (synthetic.random_walk, {"drift_per_bar": float("nan")}, r"the log price moves by nan"),
     ],
 )
@@ -96,12 +127,20 @@ def correlation(x: np.ndarray, lag: int = 1) -> float:
 def test_each_market_has_the_property_that_names_it():
     n = 20_000  # the standard error of a correlation is 0.007
     walk = returns_of(synthetic.random_walk(n, drift_per_bar=0.001))
-    assert abs(correlation(walk)) < 0.03 and abs(walk.std() - 0.01) < 2e-4 and abs(walk.mean() - 0.001) < 3e-4
+    assert (
+        abs(correlation(walk)) < 0.03
+        and abs(walk.std() - 0.01) < 2e-4
+        and abs(walk.mean() - 0.001) < 3e-4
+    )
     trend = returns_of(synthetic.momentum(n, autocorrelation=0.4))
     assert abs(correlation(trend) - 0.4) < 0.03 and abs(trend.std() - 0.01) < 3e-4
     gaps = np.log(synthetic.mean_reversion(n, half_life_bars=5).prices / 100)
     assert abs(correlation(gaps, 5) - 0.5) < 0.06 and abs(gaps.mean()) < 0.01
-    states = returns_of(synthetic.regimes(n, drift_per_bar=0.0, volatility_per_bar=0.005, bear_volatility_per_bar=0.03))
+    states = returns_of(
+        synthetic.regimes(
+            n, drift_per_bar=0.0, volatility_per_bar=0.005, bear_volatility_per_bar=0.03
+        )
+    )
     assert correlation(np.abs(states)) > 0.2 and abs(correlation(states)) < 0.05
 
 
@@ -121,7 +160,9 @@ def test_the_news_announces_the_return_lead_bars_ahead(lead):
 
 
 def test_accuracy_persistence_and_volatility_are_as_set():
-    market = synthetic.news_leads_price(20_000, seed=1, accuracy=0.7, persistence=0.8, volatility_per_bar=0.02)
+    market = synthetic.news_leads_price(
+        20_000, seed=1, accuracy=0.7, persistence=0.8, volatility_per_bar=0.02
+    )
     returns = returns_of(market)
     assert abs((announced(market)[:-2] == np.sign(returns)[1:]).mean() - 0.7) < 0.02
     assert abs((np.sign(returns)[1:] == np.sign(returns)[:-1]).mean() - 0.8) < 0.02
@@ -130,15 +171,26 @@ def test_accuracy_persistence_and_volatility_are_as_set():
 
 def test_accuracy_and_lead_change_no_price():
     base = synthetic.news_leads_price(300, seed=4)
-    for other in (synthetic.news_leads_price(300, seed=4, accuracy=0.5), synthetic.news_leads_price(300, seed=4, lead=5)):
+    for other in (
+        synthetic.news_leads_price(300, seed=4, accuracy=0.5),
+        synthetic.news_leads_price(300, seed=4, lead=5),
+    ):
         assert (other.prices == base.prices).all() and (announced(other) != announced(base)).any()
 
 
 def test_the_direction_is_told_in_several_phrases_without_digits():
     market = synthetic.news_leads_price(500, seed=0)
-    texts = {sign: {items[0].text for items in market.news if items[0].sentiment == sign} for sign in ("positive", "negative")}
-    assert min(len(group) for group in texts.values()) >= 3 and not texts["positive"] & texts["negative"]
-    assert not any(character.isdigit() for group in texts.values() for text in group for character in text)
+    texts = {
+        sign: {items[0].text for items in market.news if items[0].sentiment == sign}
+        for sign in ("positive", "negative")
+    }
+    assert (
+        min(len(group) for group in texts.values()) >= 3
+        and not texts["positive"] & texts["negative"]
+    )
+    assert not any(
+        character.isdigit() for group in texts.values() for text in group for character in text
+    )
 
 
 def test_the_first_direction_is_a_fair_coin():
@@ -151,7 +203,9 @@ def follow_the_news(market: MarketData, execution: str) -> float:
     account = Account(np.array(1000.0), np.array(0.0))
     for t, sign in enumerate(announced(market)[:-1]):
         action = Action.BUY if sign > 0 else Action.SELL
-        account, _ = step_account(account, action, market.prices[t], market.prices[t + 1], execution, NO_COSTS)
+        account, _ = step_account(
+            account, action, market.prices[t], market.prices[t + 1], execution, NO_COSTS
+        )
     return float(np.log(account.value(market.prices[-1]) / 1000.0))
 
 
@@ -165,7 +219,10 @@ def test_following_the_news_pays_under_both_executions(execution, seed):
 
 def test_news_of_no_accuracy_does_not_pay():
     gains = [
-        follow_the_news(market, "next_price") - 0.5 * float(np.log(market.prices[-1] / market.prices[0]))
-        for market in (synthetic.news_leads_price(500, seed=seed, accuracy=0.5) for seed in range(30))
+        follow_the_news(market, "next_price")
+        - 0.5 * float(np.log(market.prices[-1] / market.prices[0]))
+        for market in (
+            synthetic.news_leads_price(500, seed=seed, accuracy=0.5) for seed in range(30)
+        )
     ]
     assert abs(np.mean(gains)) < 0.1  # a coin is in the market half of the time

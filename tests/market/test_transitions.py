@@ -11,8 +11,12 @@ from flagtrl.market.transitions import FLAT, LONG, observation, standing, transi
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
 @pytest.mark.parametrize("bps", [0.0, 30.0])
 def test_the_tables_are_what_the_environment_does(execution, bps):
-    """A random walk through the environment, whose every step is looked up; the account grows, the tables are shares of it."""
-    settings = MarketSettings(reward="log_return", execution=execution, cost_bps=bps, slippage_bps=bps / 2)
+    """A random walk through the environment, whose every step is looked up; the account grows, the
+    tables are shares of it.
+    """
+    settings = MarketSettings(
+        reward="log_return", execution=execution, cost_bps=bps, slippage_bps=bps / 2
+    )
     env = TradingEnv(random_walk(days=60, seed=1, volatility_per_bar=0.03).window(), settings)
     env.reset(seed=0)
     table, generator, seen = transitions(env.window, settings), np.random.default_rng(0), set()
@@ -30,9 +34,14 @@ def test_the_tables_are_what_the_environment_does(execution, bps):
 
 def test_an_order_at_the_last_bar_can_only_cost_when_it_fills_at_the_next_price():
     window = random_walk(days=30, seed=1).window()
-    free, dear = (transitions(window, MarketSettings(reward="log_return", cost_bps=bps)) for bps in (0.0, 50.0))
+    free, dear = (
+        transitions(window, MarketSettings(reward="log_return", cost_bps=bps))
+        for bps in (0.0, 50.0)
+    )
     last = free.rewards[-1]
-    assert last[FLAT, 2] == pytest.approx(last[FLAT, 1]) and last[LONG, 0] == pytest.approx(last[LONG, 1])
+    assert last[FLAT, 2] == pytest.approx(last[FLAT, 1]) and last[LONG, 0] == pytest.approx(
+        last[LONG, 1]
+    )
     assert dear.rewards[-1][FLAT, 2] < dear.rewards[-1][FLAT, 1]
 
 
@@ -42,9 +51,23 @@ def test_an_observation_of_a_position_is_the_environments_own():
     env = TradingEnv(window, settings)
     env.reset(seed=0, options={"start": 7})
     ours, theirs = observation(window, settings, 7, FLAT), env.observe()
-    for name in ("symbol", "date", "bar", "news", "cash", "shares", "value", "rewards", "net_values", "actions"):
+    for name in (
+        "symbol",
+        "date",
+        "bar",
+        "news",
+        "cash",
+        "shares",
+        "value",
+        "rewards",
+        "net_values",
+        "actions",
+    ):
         assert getattr(ours, name) == getattr(theirs, name), name
-    assert ours.prices.tolist() == theirs.prices.tolist() and ours.legal.tolist() == theirs.legal.tolist()
+    assert (
+        ours.prices.tolist() == theirs.prices.tolist()
+        and ours.legal.tolist() == theirs.legal.tolist()
+    )
     env.account = standing(LONG, market.prices[12], settings.initial_cash)
     ours, theirs = observation(window, settings, 7, LONG), env.observe()
     assert (ours.cash, ours.shares, ours.value) == (theirs.cash, theirs.shares, theirs.value)

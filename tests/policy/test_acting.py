@@ -1,4 +1,6 @@
-"""Models as policies: a prompt is asked once, untrained ones are the base's, and what can be known ahead is."""
+"""Models as policies: a prompt is asked once, untrained ones are the base's, and what can be known
+ahead is.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,12 @@ from flagtrl.language.prompts import style_names
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy import countdown
-from flagtrl.policy.acting import language_policy, prompts_known_ahead, read_ahead, untrained_policies
+from flagtrl.policy.acting import (
+    language_policy,
+    prompts_known_ahead,
+    read_ahead,
+    untrained_policies,
+)
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.countdown import Countdown
 from flagtrl.policy.prior import visits
@@ -21,7 +28,9 @@ WINDOW = news_leads_price(days=12, seed=3).window()
 @pytest.fixture(scope="module")
 def calibrated(loud_model, tmp_path_factory):
     """An untrained policy whose adapter has moved, its prior measured."""
-    trainer = tiny_trainer(loud_model, tmp_path_factory.mktemp("acting"), prior="calibrated", style="markov", days=12)
+    trainer = tiny_trainer(
+        loud_model, tmp_path_factory.mktemp("acting"), prior="calibrated", style="markov", days=12
+    )
     model = trainer.model.eval()
     seen = visits(trainer._make_env())
     prompts, legal = [trainer.encoder.encode(o) for o in seen], np.stack([o.legal for o in seen])
@@ -43,7 +52,11 @@ def test_prompts_are_known_ahead_where_they_tell_the_position_alone(small_model,
         return
     env = TradingEnv(WINDOW, SETTINGS)
     env.reset(seed=5)
-    known, generator, over = {prompt.ids.tobytes() for prompt in found}, np.random.default_rng(0), False
+    known, generator, over = (
+        {prompt.ids.tobytes() for prompt in found},
+        np.random.default_rng(0),
+        False,
+    )
     while not over:  # whatever is done, every prompt was foreseen
         assert encoder.encode(env.observe()).ids.tobytes() in known
         *_, terminated, truncated, _ = env.step(int(generator.choice(np.flatnonzero(env.legal))))
@@ -62,7 +75,9 @@ def test_reading_ahead_leaves_nothing_to_read_and_says_whether_it_could(calibrat
     assert trunk.tokens == tokens > 0
     assert not read_ahead(model, load(small_model, "compact")[1], WINDOW, SETTINGS, print, "test")
     model.use_plain()
-    assert read_ahead(model, encoder, WINDOW, SETTINGS, print, "test"), "known, though there is nothing to fill"
+    assert read_ahead(model, encoder, WINDOW, SETTINGS, print, "test"), (
+        "known, though there is nothing to fill"
+    )
     model.use_split()
 
 
@@ -70,7 +85,9 @@ def test_a_prompt_is_asked_once(calibrated, monkeypatch):
     model, encoder = calibrated
     seen, asked = visits(TradingEnv(WINDOW, SETTINGS), 3), []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: asked.append(1) or forward(*args, **kwargs))
+    monkeypatch.setattr(
+        model, "forward", lambda *args, **kwargs: asked.append(1) or forward(*args, **kwargs)
+    )
     policy = language_policy(model, encoder)
     first = [policy(o) for o in seen]
     again = [policy(o) for o in visits(TradingEnv(WINDOW, SETTINGS), 3, seed=1)]
@@ -87,16 +104,27 @@ def test_untrained_policies_are_the_base_models(calibrated):
     with torch.no_grad(), model.language_model.disable_adapter():
         batch = PromptBatch.of(prompts, legal)
         scores = model._label_scores(model.plain_runs(batch.input_ids, batch.attention_mask))[0]
-    known = {tuple(row.tolist()): own for row, own in zip(model.prior.legal, model.prior.offsets, strict=True)}
+    known = {
+        tuple(row.tolist()): own
+        for row, own in zip(model.prior.legal, model.prior.offsets, strict=True)
+    }
     for row, observation in enumerate(seen):
         allowed = legal[row]
         offsets = known[tuple(allowed.tolist())]
-        for name, wanted in (("untrained_raw", scores[row]), ("untrained_calibrated", scores[row] - offsets)):
+        for name, wanted in (
+            ("untrained_raw", scores[row]),
+            ("untrained_calibrated", scores[row] - offsets),
+        ):
             found = untrained[name](observation)
-            np.testing.assert_allclose(np.exp(found[allowed]), wanted[allowed].softmax(-1), atol=1e-5)
+            np.testing.assert_allclose(
+                np.exp(found[allowed]), wanted[allowed].softmax(-1), atol=1e-5
+            )
             assert np.isneginf(found[~allowed]).all()
         mine = language_policy(model, encoder)(observation)
-        assert np.abs(np.exp(mine) - np.exp(untrained["untrained_calibrated"](observation))).max() > 1e-4
+        assert (
+            np.abs(np.exp(mine) - np.exp(untrained["untrained_calibrated"](observation))).max()
+            > 1e-4
+        )
 
 
 def test_without_a_measured_prior_there_is_no_calibrated_row(small_model, tmp_path):
@@ -110,4 +138,7 @@ def test_a_long_step_says_how_far_it_is_every_ten_seconds(monkeypatch):
     tell = Countdown(said.append, "reading the bars")
     for done in (10, 20, 30, 40, 50, 100):
         tell(done, 100)
-    assert said == ["reading the bars: 20 of 100, 44 s left", "reading the bars: 50 of 100, 22 s left"]
+    assert said == [
+        "reading the bars: 20 of 100, 44 s left",
+        "reading the bars: 50 of 100, 22 s left",
+    ]

@@ -4,7 +4,14 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, MptConfig, MptForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+)
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
@@ -16,8 +23,17 @@ from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach
 from flagtrl.policy.bases import context_length
 from flagtrl.policy.batch import PromptBatch
 
-MASKS = np.array([[True, True, True], [False, True, True], [True, True, False], [False, True, False], [True, True, True]])
-LOG_TOLERANCE = 5e-6  # the language models compute in float64, the sums over tokens and actions in float32
+MASKS = np.array(
+    [
+        [True, True, True],
+        [False, True, True],
+        [True, True, False],
+        [False, True, False],
+        [True, True, True],
+    ]
+)
+# the language models compute in float64, the sums over tokens and actions in float32
+LOG_TOLERANCE = 5e-6
 KINDS = [(finetuning, policy) for finetuning in FINETUNING for policy in POLICIES]
 
 
@@ -34,7 +50,9 @@ def load_base(directory) -> LlamaForCausalLM:
 @lru_cache
 def load_encoder(directory) -> PromptEncoder:
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    return PromptEncoder(tokenizer, PromptSettings("compact", 12), context_length(load_base(directory)))
+    return PromptEncoder(
+        tokenizer, PromptSettings("compact", 12), context_length(load_base(directory))
+    )
 
 
 def build(directory, dtype=torch.float32, **settings) -> ActorCritic:
@@ -52,7 +70,9 @@ def perturb(model: ActorCritic, scale: float = 0.05, seed: int = 2) -> ActorCrit
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter += scale * torch.randn(
+                    parameter.shape, generator=generator, dtype=parameter.dtype
+                )
     return model
 
 
@@ -60,7 +80,9 @@ def perturb(model: ActorCritic, scale: float = 0.05, seed: int = 2) -> ActorCrit
 def real_prompts(directory) -> tuple[EncodedPrompt, ...]:
     """One prompt per row of MASKS, of different lengths, from the first bars of an episode."""
     encoder = load_encoder(directory)
-    env = TradingEnv(news_leads_price(days=30, seed=3).window(), MarketSettings(reward="log_return", lookback=3))
+    env = TradingEnv(
+        news_leads_price(days=30, seed=3).window(), MarketSettings(reward="log_return", lookback=3)
+    )
     env.reset(seed=0)
     prompts = [encoder.encode(env.observe())]
     for step in range(len(MASKS) - 1):
@@ -71,7 +93,9 @@ def real_prompts(directory) -> tuple[EncodedPrompt, ...]:
 
 
 def plain_model(model: ActorCritic):
-    """The trained language model as an ordinary Hugging Face model, the adapter merged into its weights."""
+    """The trained language model as an ordinary Hugging Face model, the adapter merged into its
+    weights.
+    """
     return copy.deepcopy(model.language_model).merge_and_unload().eval()
 
 
@@ -89,7 +113,12 @@ def token_by_token(plain, ids, path) -> float:
 def expected_logprobs(plain, prompts, paths, masks, per_token=False) -> np.ndarray:
     rows = []
     for prompt, legal in zip(prompts, masks, strict=True):
-        scores = np.array([token_by_token(plain, prompt.ids, path) / (len(path) if per_token else 1) for path in paths])
+        scores = np.array(
+            [
+                token_by_token(plain, prompt.ids, path) / (len(path) if per_token else 1)
+                for path in paths
+            ]
+        )
         rows.append(np.where(legal, scores - np.logaddexp.reduce(scores[legal]), -np.inf))
     return np.array(rows)
 
@@ -99,37 +128,57 @@ def output_of(model, prompts, masks, **kwargs):
     return model(**PromptBatch.of(prompts, masks).inputs(), **kwargs)
 
 
-# --------------------------------------------------------------------------------- likelihoods against Hugging Face
+# ----------------------------------------------------------------- likelihoods against Hugging Face
 
 
 @pytest.mark.parametrize("normalisation", ["none", "token"])
 @pytest.mark.parametrize("finetuning", FINETUNING)
-def test_action_likelihoods_equal_a_token_by_token_forward_of_the_plain_model(directory, finetuning, normalisation):
-    model = perturb(build(directory, torch.float64, finetuning=finetuning, length_normalisation=normalisation))
+def test_action_likelihoods_equal_a_token_by_token_forward_of_the_plain_model(
+    directory, finetuning, normalisation
+):
+    model = perturb(
+        build(directory, torch.float64, finetuning=finetuning, length_normalisation=normalisation)
+    )
     prompts = real_prompts(directory)
-    expected = expected_logprobs(plain_model(model), prompts, model.action_paths, MASKS, normalisation == "token")
-    np.testing.assert_allclose(output_of(model, prompts, MASKS).logprobs, expected, atol=LOG_TOLERANCE, rtol=0)
-    assert np.ptp(expected[MASKS.all(1)], axis=1).min() > 0.003, "the comparison needs actions that differ in probability"
+    expected = expected_logprobs(
+        plain_model(model), prompts, model.action_paths, MASKS, normalisation == "token"
+    )
+    np.testing.assert_allclose(
+        output_of(model, prompts, MASKS).logprobs, expected, atol=LOG_TOLERANCE, rtol=0
+    )
+    assert np.ptp(expected[MASKS.all(1)], axis=1).min() > 0.003, (
+        "the comparison needs actions that differ in probability"
+    )
 
 
 def test_the_two_normalisations_differ_where_actions_differ_in_length(small_model):
     summed, mean = (build(small_model, length_normalisation=n) for n in ("none", "token"))
     prompts = real_prompts(small_model)
-    assert not torch.allclose(output_of(summed, prompts, MASKS).logprobs[0], output_of(mean, prompts, MASKS).logprobs[0])
+    assert not torch.allclose(
+        output_of(summed, prompts, MASKS).logprobs[0], output_of(mean, prompts, MASKS).logprobs[0]
+    )
     assert [len(path) for path in summed.action_paths] == [2, 1, 1]
 
 
-def test_equal_prompts_are_one_row_of_the_plain_engine_too_each_with_its_own_legal_actions(small_model, monkeypatch):
+def test_equal_prompts_are_one_row_of_the_plain_engine_too_each_with_its_own_legal_actions(
+    small_model, monkeypatch
+):
     model = perturb(build(small_model))
     first, second, *_ = real_prompts(small_model)
     prompts, legal = [first, second, first, first], MASKS[[0, 1, 2, 0]]
     alone = [output_of(model, [prompt], legal[row : row + 1]) for row, prompt in enumerate(prompts)]
     rows, plain_runs = [], model.plain_runs
-    monkeypatch.setattr(model, "plain_runs", lambda ids, mask: rows.append(len(ids)) or plain_runs(ids, mask))
+    monkeypatch.setattr(
+        model, "plain_runs", lambda ids, mask: rows.append(len(ids)) or plain_runs(ids, mask)
+    )
     together = output_of(model, prompts, legal)
     assert rows == [2]
-    torch.testing.assert_close(together.logprobs, torch.cat([one.logprobs for one in alone]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(together.values, torch.cat([one.values for one in alone]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        together.logprobs, torch.cat([one.logprobs for one in alone]), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        together.values, torch.cat([one.values for one in alone]), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -150,18 +199,22 @@ def test_the_value_is_the_head_of_the_last_hidden_state(directory, policy):
     first, last = (layer for layer in model.value_head if isinstance(layer, torch.nn.Linear))
     for value, prompt in zip(values, prompts, strict=True):
         with torch.no_grad():
-            hidden = plain.get_decoder()(torch.from_numpy(prompt.ids)[None]).last_hidden_state[0, -1]
+            hidden = plain.get_decoder()(torch.from_numpy(prompt.ids)[None]).last_hidden_state[
+                0, -1
+            ]
             inner = torch.tanh(first.weight.double() @ hidden + first.bias.double())
             expected = last.weight.double() @ inner + last.bias.double()
         assert value.item() == pytest.approx(expected.item(), abs=1e-5)
     assert values.abs().max() > 1e-3
 
 
-# -------------------------------------------------------------------------------------------------------- legality
+# ----------------------------------------------------------------------------------------- legality
 
 
 @pytest.mark.parametrize(("finetuning", "policy"), KINDS)
-def test_illegal_actions_have_probability_0_and_legal_ones_sum_to_1(small_model, finetuning, policy):
+def test_illegal_actions_have_probability_0_and_legal_ones_sum_to_1(
+    small_model, finetuning, policy
+):
     model = perturb(build(small_model, finetuning=finetuning, policy=policy))
     probabilities = output_of(model, real_prompts(small_model), MASKS).logprobs.exp().numpy()
     assert (probabilities[~MASKS] == 0.0).all()
@@ -171,7 +224,9 @@ def test_illegal_actions_have_probability_0_and_legal_ones_sum_to_1(small_model,
 
 
 @pytest.mark.parametrize(("finetuning", "policy"), KINDS)
-def test_gradients_are_finite_although_illegal_log_probabilities_are_not(small_model, finetuning, policy):
+def test_gradients_are_finite_although_illegal_log_probabilities_are_not(
+    small_model, finetuning, policy
+):
     model = perturb(build(small_model, finetuning=finetuning, policy=policy)).train()
     output = model(**PromptBatch.of(real_prompts(small_model), MASKS).inputs())
     assert torch.isneginf(output.logprobs[~torch.from_numpy(MASKS)]).all()
@@ -191,15 +246,20 @@ def test_the_head_policy_starts_near_uniform(small_model, finetuning):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_values_start_at_0(small_model, policy):
-    assert (output_of(build(small_model, policy=policy), real_prompts(small_model), MASKS).values == 0).all()
+    assert (
+        output_of(build(small_model, policy=policy), real_prompts(small_model), MASKS).values == 0
+    ).all()
 
 
-# ------------------------------------------------------------------------------------------------------- reference
+# ---------------------------------------------------------------------------------------- reference
 
 
 @pytest.mark.parametrize(("finetuning", "policy"), KINDS)
 def test_the_reference_is_the_policy_at_the_start_and_stays_it(small_model, finetuning, policy):
-    model, prompts = build(small_model, finetuning=finetuning, policy=policy), real_prompts(small_model)
+    model, prompts = (
+        build(small_model, finetuning=finetuning, policy=policy),
+        real_prompts(small_model),
+    )
     start = output_of(model, prompts, MASKS).logprobs
     assert torch.equal(output_of(model, prompts, MASKS, reference=True).logprobs, start)
     perturb(model)
@@ -210,7 +270,10 @@ def test_the_reference_is_the_policy_at_the_start_and_stays_it(small_model, fine
 
 @pytest.mark.parametrize("finetuning", FINETUNING)
 def test_the_reference_is_the_untouched_base_model(directory, finetuning):
-    model, prompts = perturb(build(directory, torch.float64, finetuning=finetuning)), real_prompts(directory)
+    model, prompts = (
+        perturb(build(directory, torch.float64, finetuning=finetuning)),
+        real_prompts(directory),
+    )
     base = copy.deepcopy(load_base(directory)).double()
     expected = expected_logprobs(base, prompts, model.action_paths, MASKS)
     got = output_of(model, prompts, MASKS, reference=True).logprobs
@@ -220,7 +283,9 @@ def test_the_reference_is_the_untouched_base_model(directory, finetuning):
 @pytest.mark.parametrize(("finetuning", "policy"), KINDS)
 def test_adapter_off_gives_every_requires_grad_flag_back(small_model, finetuning, policy):
     model = build(small_model, finetuning=finetuning, policy=policy)
-    next(p for n, p in model.named_parameters() if p.requires_grad and "language_model" in n).requires_grad_(False)
+    next(
+        p for n, p in model.named_parameters() if p.requires_grad and "language_model" in n
+    ).requires_grad_(False)
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     assert len(set(before.values())) == 2
     with model.adapter_off():
@@ -233,7 +298,7 @@ def test_adapter_off_gives_every_requires_grad_flag_back(small_model, finetuning
     assert {name: p.requires_grad for name, p in model.named_parameters()} == before
 
 
-# --------------------------------------------------------------------------------------------------- what is trained
+# ---------------------------------------------------------------------------------- what is trained
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -242,7 +307,9 @@ def test_only_the_top_layers_and_the_heads_are_trainable(small_model, finetuning
     model = build(small_model, finetuning=finetuning, policy=policy, trainable_layers=layers)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     heads = {name for name in trainable if not name.startswith("language_model.")}
-    assert {name.split(".")[0] for name in heads} == {"value_head"} | ({"policy_head"} if policy == "head" else set())
+    assert {name.split(".")[0] for name in heads} == {"value_head"} | (
+        {"policy_head"} if policy == "head" else set()
+    )
     top = {int(name.split(".layers.")[1].split(".")[0]) for name in trainable - heads}
     assert top == set(range(4 - layers, 4))
     assert not any("embed" in name or "lm_head" in name for name in trainable)
@@ -267,7 +334,9 @@ def test_the_trunk_gets_no_gradient_and_the_top_does(small_model, finetuning):
 def test_parameter_groups_hold_each_trainable_weight_once_at_its_rate(small_model, policy):
     model = build(small_model, policy=policy)
     groups = model.parameter_groups(1e-3, 2e-3, weight_decay=0.1)
-    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    rates = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
     assert sum(len(group["params"]) for group in groups) == len(rates)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -286,17 +355,31 @@ def test_one_layer_at_least_must_stay_frozen(small_model, finetuning, layers):
 
 @pytest.mark.parametrize("finetuning", FINETUNING)
 def test_a_decoder_without_a_list_of_a_known_name_is_refused(finetuning):
-    mpt = MptForCausalLM(MptConfig(vocab_size=64, max_seq_len=32, d_model=16, n_layers=3, n_heads=2))
+    mpt = MptForCausalLM(
+        MptConfig(vocab_size=64, max_seq_len=32, d_model=16, n_layers=3, n_heads=2)
+    )
     with pytest.raises(ConfigError, match=r"MptForCausalLM.*`layers` or `h`.*Llama"):
         attach_adapter(mpt, PolicySettings(finetuning=finetuning))
 
 
 def test_more_than_ten_layers_train_the_right_ones():
     """Layer 1 must not be taken for layer 11: PEFT matches names by their end."""
-    config = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=12, num_attention_heads=2)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=12,
+        num_attention_heads=2,
+    )
     for finetuning in FINETUNING:
-        adapted = attach_adapter(LlamaForCausalLM(config), PolicySettings(finetuning=finetuning, trainable_layers=1))
-        names = {n.split(".layers.")[1].split(".")[0] for n, p in adapted.named_parameters() if p.requires_grad}
+        adapted = attach_adapter(
+            LlamaForCausalLM(config), PolicySettings(finetuning=finetuning, trainable_layers=1)
+        )
+        names = {
+            n.split(".layers.")[1].split(".")[0]
+            for n, p in adapted.named_parameters()
+            if p.requires_grad
+        }
         assert names == {"11"}
 
 
@@ -319,7 +402,9 @@ def test_policy_settings_refuse_what_is_out_of_bounds(name, value, message):
 
 def test_a_saved_head_of_another_policy_is_refused(small_model):
     with pytest.raises(ConfigError, match="policy_head"):
-        build(small_model, policy="action_tokens").load_head_state(build(small_model, policy="head").head_state())
+        build(small_model, policy="action_tokens").load_head_state(
+            build(small_model, policy="head").head_state()
+        )
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -1,4 +1,6 @@
-"""Heads read a standardised hidden state: one large constant dimension neither saturates them nor hides the rest."""
+"""Heads read a standardised hidden state: one large constant dimension neither saturates them nor
+hides the rest.
+"""
 
 import numpy as np
 import pytest
@@ -11,9 +13,13 @@ from flagtrl.policy.heads import VARIANCE_FLOOR, Standardise, mlp
 
 
 def smollm2_like(rows=128, width=576):
-    """Hidden states as SmolLM2's: between bars dimensions vary by 1/30 of their size, and one is always 45."""
+    """Hidden states as SmolLM2's: between bars dimensions vary by 1/30 of their size, and one is
+    always 45.
+    """
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(width, generator=generator) + 0.05 * torch.randn(rows, width, generator=generator)
+    hidden = torch.randn(width, generator=generator) + 0.05 * torch.randn(
+        rows, width, generator=generator
+    )
     hidden[:, 7] = 45.0
     return hidden
 
@@ -22,7 +28,9 @@ def saturated(hidden):
     """The share of a new head's hidden units that stand beyond 2 on every row."""
     torch.manual_seed(1)
     with torch.no_grad():
-        return float((mlp(hidden.shape[1], 128, 3, 0.0, 0.01)[0](hidden).abs() > 2).all(0).float().mean())
+        return float(
+            (mlp(hidden.shape[1], 128, 3, 0.0, 0.01)[0](hidden).abs() > 2).all(0).float().mean()
+        )
 
 
 def test_a_constant_dimension_of_45_saturates_a_new_head_unless_it_is_standardised():
@@ -35,7 +43,9 @@ def test_a_constant_dimension_of_45_saturates_a_new_head_unless_it_is_standardis
     assert (found[:, 7] == 0).all(), "what never varies says nothing"
     rest = [i for i in range(576) if i != 7]
     torch.testing.assert_close(found[:, rest].mean(0), torch.zeros(575), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found[:, rest].std(0, correction=0), torch.ones(575), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        found[:, rest].std(0, correction=0), torch.ones(575), atol=1e-3, rtol=0
+    )
 
 
 def test_mean_and_deviation_are_those_of_numpy_and_noise_is_not_blown_up():
@@ -45,7 +55,9 @@ def test_mean_and_deviation_are_those_of_numpy_and_noise_is_not_blown_up():
     standard.measure(hidden)
     values = hidden.double().numpy()
     np.testing.assert_allclose(standard.mean, values.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(standard.deviation, np.sqrt(values.var(0) + VARIANCE_FLOOR), rtol=1e-3)
+    np.testing.assert_allclose(
+        standard.deviation, np.sqrt(values.var(0) + VARIANCE_FLOOR), rtol=1e-3
+    )
     assert float(standard(hidden)[:, 9].abs().max()) < 0.01
 
 

@@ -1,4 +1,6 @@
-"""The lean forward of a decoder of Llama's kind is transformers' own, in whatever state of the cache."""
+"""The lean forward of a decoder of Llama's kind is transformers' own, in whatever state of the
+cache.
+"""
 
 import copy
 
@@ -12,12 +14,22 @@ from architectures import CONFIGS, SHAPE
 from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.lean import LeanDecoder, is_of_llamas_kind
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 KNOWN = {
     "llama": LlamaConfig(**SHAPE),
-    "llama, biases and another activation": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
+    "llama, biases and another activation": LlamaConfig(
+        **SHAPE, attention_bias=True, mlp_bias=True, hidden_act="gelu"
+    ),
     "llama, wide heads": LlamaConfig(**SHAPE, head_dim=16),
-    "llama 3's angles": LlamaConfig(**SHAPE, rope_parameters={**LLAMA3, "original_max_position_embeddings": 32}),
+    "llama 3's angles": LlamaConfig(
+        **SHAPE, rope_parameters={**LLAMA3, "original_max_position_embeddings": 32}
+    ),
     "qwen2": Qwen2Config(**SHAPE),
     "mistral, no window": MistralConfig(**SHAPE, sliding_window=None),
 }
@@ -61,8 +73,15 @@ def test_states_and_cache_are_transformers_own(name, lengths, side, cuts, seed):
     decoder = decoder_of(KNOWN[name])
     mask = torch.stack([(torch.arange(12) < length).long() for length in (12, *lengths)])
     mask = mask.flip(1) if side == "left" else mask
-    ids = torch.randint(0, SHAPE["vocab_size"], mask.shape, generator=torch.Generator().manual_seed(seed)) * mask
-    (wanted, kept), (found, kept_here) = (states(d, ids, mask, cuts) for d in (decoder, LeanDecoder(decoder)))
+    ids = (
+        torch.randint(
+            0, SHAPE["vocab_size"], mask.shape, generator=torch.Generator().manual_seed(seed)
+        )
+        * mask
+    )
+    (wanted, kept), (found, kept_here) = (
+        states(d, ids, mask, cuts) for d in (decoder, LeanDecoder(decoder))
+    )
     torch.testing.assert_close(found[mask.bool()], wanted[mask.bool()], atol=1e-5, rtol=1e-5)
     assert found.isfinite().all(), "padding too: a NaN there would reach what must not look at it"
     for ours, theirs in zip(kept_here, kept, strict=True):
@@ -85,7 +104,9 @@ def test_16_bits_are_as_near_to_float32_as_transformers_own(dtype):
 def test_only_what_is_known_to_be_alike_is_replaced():
     assert all(is_of_llamas_kind(decoder_of(config)) for config in KNOWN.values())
     others = {name: config for name, config in CONFIGS.items() if name not in ("llama", "qwen2")}
-    others["qwen2, sliding window"] = Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    others["qwen2, sliding window"] = Qwen2Config(
+        **SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    )
     assert not any(is_of_llamas_kind(decoder_of(config)) for config in others.values())
     patched = decoder_of(KNOWN["llama"])
     patched.layers[1] = torch.nn.Identity()
@@ -93,7 +114,11 @@ def test_only_what_is_known_to_be_alike_is_replaced():
 
 
 def test_under_autocast_transformers_own_forward_runs():
-    decoder, ids, mask = decoder_of(KNOWN["llama"]), torch.arange(9)[None], torch.ones(1, 9, dtype=torch.int64)
+    decoder, ids, mask = (
+        decoder_of(KNOWN["llama"]),
+        torch.arange(9)[None],
+        torch.ones(1, 9, dtype=torch.int64),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         theirs, ours = (states(d, ids, mask, (4,))[0] for d in (decoder, LeanDecoder(decoder)))
     assert torch.equal(theirs, ours)

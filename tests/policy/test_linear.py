@@ -1,4 +1,6 @@
-"""Linear maps through oneDNN are those of torch, forward and backward; and only where they are meant."""
+"""Linear maps through oneDNN are those of torch, forward and backward; and only where they are
+meant.
+"""
 
 import pytest
 import torch
@@ -9,17 +11,24 @@ from torch.nn import functional
 
 from flagtrl.policy.linear import OneDnnLinear, PackedLinear, one_dnn_helps, packed
 
-pytestmark = pytest.mark.skipif(not one_dnn_helps(torch.device("cpu")), reason="no oneDNN or no AVX-512 on this processor")
+pytestmark = pytest.mark.skipif(
+    not one_dnn_helps(torch.device("cpu")), reason=("no oneDNN or no AVX-512 on this processor")
+)
 
 
 def tensors(rows, inputs, outputs, bias, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    made = [torch.randn(*shape, generator=generator) for shape in ((*rows, inputs), (outputs, inputs), (outputs,))]
+    made = [
+        torch.randn(*shape, generator=generator)
+        for shape in ((*rows, inputs), (outputs, inputs), (outputs,))
+    ]
     return made if bias else [*made[:2], None]
 
 
 def linear_of(weight, bias=None):
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, dtype=weight.dtype).requires_grad_(False)
+    made = nn.Linear(
+        weight.shape[1], weight.shape[0], bias is not None, dtype=weight.dtype
+    ).requires_grad_(False)
     made.weight.copy_(weight)
     if bias is not None:
         made.bias.copy_(bias)
@@ -57,11 +66,15 @@ def test_a_trainable_map_is_never_packed():
 
 
 def test_a_packed_copy_shares_the_weights_and_leaves_the_module_as_it_was():
-    module = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Tanh(), nn.Linear(8, 4)), nn.LayerNorm(4)).requires_grad_(False)
+    module = nn.Sequential(
+        nn.Linear(8, 8), nn.Sequential(nn.Tanh(), nn.Linear(8, 4)), nn.LayerNorm(4)
+    ).requires_grad_(False)
     x = torch.randn(3, 8)
     copy, wanted = packed(module), module(x)
     torch.testing.assert_close(copy(x), wanted)
-    assert [type(m) for m in copy.modules() if type(m) is nn.Linear] == [] and copy[2].weight is module[2].weight
+    assert [type(m) for m in copy.modules() if type(m) is nn.Linear] == [] and copy[
+        2
+    ].weight is module[2].weight
     assert type(module[0]) is type(module[1][1]) is nn.Linear and torch.equal(module(x), wanted)
     with torch.no_grad():
         module[0].weight.mul_(2)
@@ -82,14 +95,17 @@ def test_a_frozen_bfloat16_weight_is_packed_too(bias):
     assert isinstance(linear, PackedLinear) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     exact = functional.linear(x.double(), weight.double(), None if b is None else b.double())
     assert linear(x).dtype == torch.bfloat16
-    torch.testing.assert_close(linear(x).double(), exact, rtol=2**-8, atol=1e-3)  # rounded once, to 8 bits
+    # rounded once, to 8 bits
+    torch.testing.assert_close(linear(x).double(), exact, rtol=2**-8, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_types_and_empty_inputs_are_left_to_torch(dtype):
     x, weight, _ = tensors((4,), 8, 8, bias=False)
     with OneDnnLinear():
-        assert torch.equal(functional.linear(x.to(dtype), weight.to(dtype)), x.to(dtype) @ weight.to(dtype).T)
+        assert torch.equal(
+            functional.linear(x.to(dtype), weight.to(dtype)), x.to(dtype) @ weight.to(dtype).T
+        )
         assert functional.linear(x[:0], weight).shape == (0, 8)
     assert packed(linear_of(weight))(x[:0]).shape == (0, 8)
 

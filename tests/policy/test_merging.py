@@ -1,4 +1,6 @@
-"""A merged model is a plain one: loaded without flagtrl and PEFT it says what the adapter on its base says."""
+"""A merged model is a plain one: loaded without flagtrl and PEFT it says what the adapter on its
+base says.
+"""
 
 import json
 import subprocess
@@ -32,31 +34,41 @@ found = {}
 for out in sys.argv[2:]:
     model = AutoModelForCausalLM.from_pretrained(out).eval()
     ids = torch.arange(5, 45)[None]
-    words = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
+    mask = torch.ones_like(ids)
+    words = model.generate(ids, attention_mask=mask, max_new_tokens=16, do_sample=False)
     with torch.no_grad():
-        found[out] = words, model(ids).logits, AutoTokenizer.from_pretrained(out)("Buy or Sell")["input_ids"]
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        found[out] = words, model(ids).logits, tokenizer("Buy or Sell")["input_ids"]
 torch.save(found, sys.argv[1])
 """
 
 
 @torch.no_grad()
-def test_a_merged_model_generates_and_acts_as_the_adapter_does_without_flagtrl_and_peft(small_model, tmp_path):
+def test_a_merged_model_generates_and_acts_as_the_adapter_does_without_flagtrl_and_peft(
+    small_model, tmp_path
+):
     encoder, outs, expected = load_encoder(small_model), {}, {}
     for finetuning in FINETUNING:
         model = trained(small_model, finetuning=finetuning)
         save_policy(model, encoder, tmp_path / finetuning, EXTRA)
         out = outs[finetuning] = merge(tmp_path / finetuning, tmp_path / "merged" / finetuning)
-        assert {path.suffix for path in out.iterdir()} <= {".safetensors", ".json", ".jinja"}, "no pickles"
+        assert {path.suffix for path in out.iterdir()} <= {".safetensors", ".json", ".jinja"}, (
+            "no pickles"
+        )
         language_model = model.language_model
         words = language_model.generate(
             input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=16, do_sample=False
         )
         expected[finetuning] = words, language_model(input_ids=IDS).logits
         with language_model.disable_adapter():
-            assert (language_model(input_ids=IDS).logits - expected[finetuning][1]).abs().max() > 1e-3
+            assert (
+                language_model(input_ids=IDS).logits - expected[finetuning][1]
+            ).abs().max() > 1e-3
         # The merged model under an adapter that changes nothing yet is the same policy.
         plain = AutoModelForCausalLM.from_pretrained(out)
-        again = ActorCritic(attach_adapter(plain, PolicySettings()), encoder.action_paths, PolicySettings()).eval()
+        again = ActorCritic(
+            attach_adapter(plain, PolicySettings()), encoder.action_paths, PolicySettings()
+        ).eval()
         difference = outputs(again, encoder).logprobs.exp() - outputs(model, encoder).logprobs.exp()
         assert difference.abs().max() < 1e-5
     found_in = tmp_path / "found.pt"
@@ -71,12 +83,16 @@ def test_a_merged_model_generates_and_acts_as_the_adapter_does_without_flagtrl_a
         assert ids == encoder.tokenizer("Buy or Sell")["input_ids"]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize(("quantization", "finetuning"), [("4bit", "full_top"), ("8bit", "lora")])
 def test_a_policy_of_a_quantised_trunk_is_merged_onto_the_full_precision_base_and_says_so(
     shared, tmp_path, caplog, quantization, finetuning
 ):
-    base = random_llama(tmp_path / "base", shared / "models/smollm2_instruct_tokenizer", (64, 128, 4, 2, 1))
+    base = random_llama(
+        tmp_path / "base", shared / "models/smollm2_instruct_tokenizer", (64, 128, 4, 2, 1)
+    )
     settings = PolicySettings(quantization=quantization, finetuning=finetuning, head_width=8)
     torch.manual_seed(1)
     whole, tokenizer = load_base(str(base), settings=settings)
@@ -91,17 +107,24 @@ def test_a_policy_of_a_quantised_trunk_is_merged_onto_the_full_precision_base_an
     assert quantization in caplog.text and "full precision" in caplog.text
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     weights, frozen = load_file(out / "model.safetensors"), load_file(base / "model.safetensors")
-    assert weights.keys() == frozen.keys() and {w.dtype for w in weights.values()} == {torch.float32}
+    assert weights.keys() == frozen.keys() and {w.dtype for w in weights.values()} == {
+        torch.float32
+    }
     changed = {name for name in frozen if not torch.equal(weights[name], frozen[name])}
     assert changed and all(".layers.2." in name or ".layers.3." in name for name in changed)
     assert any("mlp" in name for name in changed) and any("self_attn" in name for name in changed)
-    # What the merged top layers hold is what was trained, and so the probabilities are those of the trained policy but for
-    # what quantisation did below.
+    # What the merged top layers hold is what was trained, and so the probabilities are those of the
+    # trained policy but for what quantisation did below.
     policy = load_policy(tmp_path / "run").model
     plain = AutoModelForCausalLM.from_pretrained(out)
-    again = ActorCritic(attach_adapter(plain, PolicySettings()), encoder.action_paths, PolicySettings()).eval()
+    again = ActorCritic(
+        attach_adapter(plain, PolicySettings()), encoder.action_paths, PolicySettings()
+    ).eval()
     with torch.no_grad():
-        difference = outputs(again, encoder).logprobs.exp() - outputs(policy_on_plain(policy), encoder).logprobs.exp()
+        difference = (
+            outputs(again, encoder).logprobs.exp()
+            - outputs(policy_on_plain(policy), encoder).logprobs.exp()
+        )
     assert 0 < difference.abs().max() < 5e-2
 
 
@@ -110,8 +133,12 @@ def policy_on_plain(policy):
     return policy
 
 
-def test_a_merge_into_a_runs_directory_survives_a_checkpoint_saved_there_meanwhile(small_model, tmp_path, monkeypatch):
-    save_policy(trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA)
+def test_a_merge_into_a_runs_directory_survives_a_checkpoint_saved_there_meanwhile(
+    small_model, tmp_path, monkeypatch
+):
+    save_policy(
+        trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA
+    )
     original = AutoTokenizer.from_pretrained(tmp_path / "run")
     write = type(original).save_pretrained
 
@@ -125,21 +152,40 @@ def test_a_merge_into_a_runs_directory_survives_a_checkpoint_saved_there_meanwhi
 
 
 def test_16_bits_half_the_file(small_model, tmp_path):
-    save_policy(trained(small_model, finetuning="lora", policy="head"), load_encoder(small_model), tmp_path / "run", EXTRA)
+    save_policy(
+        trained(small_model, finetuning="lora", policy="head"),
+        load_encoder(small_model),
+        tmp_path / "run",
+        EXTRA,
+    )
     out = merge(tmp_path / "run", tmp_path / "merged", dtype="bfloat16")
-    assert {weight.dtype for weight in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in load_file(out / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
 
 
 def test_a_policy_head_is_left_behind_and_that_is_said(small_model, tmp_path, caplog):
-    save_policy(trained(small_model, finetuning="lora", policy="head"), load_encoder(small_model), tmp_path / "run", EXTRA)
+    save_policy(
+        trained(small_model, finetuning="lora", policy="head"),
+        load_encoder(small_model),
+        tmp_path / "run",
+        EXTRA,
+    )
     merge(tmp_path / "run", tmp_path / "merged")
     assert "its own head" in caplog.text
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")])
-def test_nothing_is_overwritten_and_no_half_model_is_left(small_model, tmp_path, monkeypatch, error):
-    save_policy(trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA)
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")],
+)
+def test_nothing_is_overwritten_and_no_half_model_is_left(
+    small_model, tmp_path, monkeypatch, error
+):
+    save_policy(
+        trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA
+    )
     with pytest.raises(ConfigError, match="not an empty directory"):
         merge(tmp_path / "run", tmp_path / "run")
     with pytest.raises(ConfigError, match="dtype is 'int8'"):
@@ -150,13 +196,20 @@ def test_nothing_is_overwritten_and_no_half_model_is_left(small_model, tmp_path,
     def full(self, directory, **_):
         raise error
 
-    monkeypatch.setattr(type(AutoTokenizer.from_pretrained(tmp_path / "run")), "save_pretrained", full)
+    monkeypatch.setattr(
+        type(AutoTokenizer.from_pretrained(tmp_path / "run")), "save_pretrained", full
+    )
     with pytest.raises(AdapterError, match="No space left"):
         merge(tmp_path / "run", tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):  # what nobody foresaw is not called a full disk
+    # what nobody foresaw is not called a full disk
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr("flagtrl.policy.merging.os.replace", lambda *_: 1 / 0)
-        patch.setattr(type(AutoTokenizer.from_pretrained(tmp_path / "run")), "save_pretrained", lambda *_: None)
+        patch.setattr(
+            type(AutoTokenizer.from_pretrained(tmp_path / "run")),
+            "save_pretrained",
+            lambda *_: None,
+        )
         merge(tmp_path / "run", tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert np.all([path.is_file() for path in (tmp_path / "run").iterdir()])

@@ -27,15 +27,21 @@ FLAT, LONG = (False, True, True), (True, True, False)  # the legal actions
 
 
 def market_env(days=30, seed=3) -> TradingEnv:
-    return TradingEnv(news_leads_price(days=days, seed=seed).window(), MarketSettings(reward="log_return", lookback=3))
+    return TradingEnv(
+        news_leads_price(days=days, seed=seed).window(),
+        MarketSettings(reward="log_return", lookback=3),
+    )
 
 
-# ------------------------------------------------------------------------------------------------- LabelPrior
+# --------------------------------------------------------------------------------------- LabelPrior
 
 
 def test_offsets_are_the_means_of_a_loop():
     rng = np.random.default_rng(0)
-    scores, legal = rng.normal(size=(40, 3)).astype(np.float32), np.array([FLAT, LONG])[rng.integers(0, 2, 40)]
+    scores, legal = (
+        rng.normal(size=(40, 3)).astype(np.float32),
+        np.array([FLAT, LONG])[rng.integers(0, 2, 40)],
+    )
     prior = LabelPrior(3)
     assert not prior.known
     prior.measure(torch.from_numpy(scores), torch.from_numpy(legal))
@@ -43,7 +49,9 @@ def test_offsets_are_the_means_of_a_loop():
     for allowed, offsets in zip(prior.legal.tolist(), prior.offsets.numpy(), strict=True):
         mine = [row for row, of in zip(scores, legal, strict=True) if tuple(of) == tuple(allowed)]
         for action in range(3):
-            assert offsets[action] == pytest.approx(sum(float(row[action]) for row in mine) / len(mine), abs=1e-6)
+            assert offsets[action] == pytest.approx(
+                sum(float(row[action]) for row in mine) / len(mine), abs=1e-6
+            )
     taken = prior(torch.from_numpy(scores), torch.from_numpy(legal)).numpy()
     for allowed in (FLAT, LONG):
         np.testing.assert_allclose(taken[(legal == allowed).all(1)].mean(0), 0.0, atol=1e-6)
@@ -65,7 +73,9 @@ def test_a_term_common_to_all_actions_of_a_prompt_changes_no_policy():
     shifted = scores + torch.randn(8, 1, dtype=torch.float64)
     one.measure(scores, legal)
     other.measure(shifted, legal)
-    policies = [masked_log_softmax(prior(s, legal), legal) for prior, s in ((one, scores), (other, shifted))]
+    policies = [
+        masked_log_softmax(prior(s, legal), legal) for prior, s in ((one, scores), (other, shifted))
+    ]
     for allowed in (FLAT, LONG):
         rows = (legal == torch.tensor(allowed)).all(1)
         means = [policy[rows][:, list(allowed)] for policy in policies]
@@ -85,19 +95,27 @@ def test_what_a_policy_says_is_told_by_position_and_a_sure_one_is_warned_of():
     assert f"0.056 nats is below {LOW_ENTROPY}" in warning and "--prior calibrated" in warning
 
 
-# ----------------------------------------------------------------------------------------------------- visits
+# ------------------------------------------------------------------------------------------- visits
 
 
 def test_visits_see_every_bar_of_the_window_flat_and_long_and_the_same_each_time():
-    window = news_leads_price(days=60, seed=3).window(start=str(news_leads_price(days=60, seed=3).dates[20]))
-    env = TradingEnv(window, MarketSettings(reward="log_return", lookback=3, episode_start="random"), 12)
+    window = news_leads_price(days=60, seed=3).window(
+        start=str(news_leads_price(days=60, seed=3).dates[20])
+    )
+    env = TradingEnv(
+        window, MarketSettings(reward="log_return", lookback=3, episode_start="random"), 12
+    )
     seen, again, other = visits(env), visits(env), visits(env, seed=1)
     positions = [(o.bar, o.shares > 0) for o in seen]
     later = [(bar, long) for bar in range(window.start + 1, window.stop) for long in (False, True)]
     assert positions == [(window.start, False), *later]
-    assert [(o.actions, o.rewards, o.cash) for o in seen] == [(o.actions, o.rewards, o.cash) for o in again]
+    assert [(o.actions, o.rewards, o.cash) for o in seen] == [
+        (o.actions, o.rewards, o.cash) for o in again
+    ]
     assert [o.actions for o in seen] != [o.actions for o in other]
-    assert all(len(o.actions) == min(RECENT, 11, o.bar - window.start) for o in seen), "accounts with a history"
+    assert all(len(o.actions) == min(RECENT, 11, o.bar - window.start) for o in seen), (
+        "accounts with a history"
+    )
     for o in seen:
         assert bool(o.legal[Action.SELL]) == (o.shares > 0)
 
@@ -109,7 +127,7 @@ def test_visits_are_spread_over_a_long_window():
     assert np.ptp(np.diff(bars)) <= 1
 
 
-# ------------------------------------------------------------------------------------------------ in training
+# -------------------------------------------------------------------------------------- in training
 
 
 @lru_cache
@@ -119,7 +137,9 @@ def trained(model, out, prior, policy, finetuning):
         patch.setattr(start, "BAKE_RATE", 1e-3)
         patch.setattr(start, "BAKE_BATCH", 8)
         options = {"style": "markov", "days": 16, "update_epochs": 1}
-        trainer = tiny_trainer(model, out, prior=prior, policy=policy, finetuning=finetuning, kind=Spy, **options)
+        trainer = tiny_trainer(
+            model, out, prior=prior, policy=policy, finetuning=finetuning, kind=Spy, **options
+        )
         said = []
         trainer.say = said.append
         trainer.train()
@@ -134,7 +154,9 @@ def runs(loud_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("prior")
 
     def run(prior, policy="action_tokens", finetuning="full_top"):
-        return trained(loud_model, out / f"{prior}-{policy}-{finetuning}", prior, policy, finetuning)
+        return trained(
+            loud_model, out / f"{prior}-{policy}-{finetuning}", prior, policy, finetuning
+        )
 
     return run
 
@@ -144,16 +166,27 @@ def test_the_first_ratio_is_1_and_the_first_divergence_from_the_reference_0(runs
     run = runs(prior)
     first = run.state.log_history[0]
     assert first["ratio"] == pytest.approx(1.0, abs=1e-5) and abs(first["kl"]) < 1e-6
-    assert abs(run.state.log_history[1]["kl"]) > 1e-6, "after a step the policy has left its reference"
+    assert abs(run.state.log_history[1]["kl"]) > 1e-6, (
+        "after a step the policy has left its reference"
+    )
 
 
-@pytest.mark.parametrize(("prior", "policy"), [("raw", "action_tokens"), ("calibrated", "action_tokens"), ("baked", "head")])
+@pytest.mark.parametrize(
+    ("prior", "policy"),
+    [("raw", "action_tokens"), ("calibrated", "action_tokens"), ("baked", "head")],
+)
 def test_entropy_at_the_start(runs, prior, policy):
     run = runs(prior, policy=policy)
-    entropy = float(-(run.rollouts[0].logprobs.exp() * run.rollouts[0].logprobs.nan_to_num(neginf=0.0)).sum(-1).mean())
+    entropy = float(
+        -(run.rollouts[0].logprobs.exp() * run.rollouts[0].logprobs.nan_to_num(neginf=0.0))
+        .sum(-1)
+        .mean()
+    )
     assert entropy > 0.6 if (prior, policy) != ("raw", "action_tokens") else entropy < 0.3
     assert any("warning" in line for line in run.said) == (entropy < 0.3)
-    assert any("the untrained model, flat" in line for line in run.said) == ((prior, policy) != ("raw", "action_tokens"))
+    assert any("the untrained model, flat" in line for line in run.said) == (
+        (prior, policy) != ("raw", "action_tokens")
+    )
 
 
 def test_after_calibration_the_mean_score_of_each_action_and_position_is_0(loud_model, tmp_path):
@@ -171,7 +204,8 @@ def test_after_calibration_the_mean_score_of_each_action_and_position_is_0(loud_
     taken = model.prior(scores, allowed)
     for position in (FLAT, LONG):
         rows = (allowed == torch.tensor(position)).all(1)
-        centred = taken[rows] - taken[rows].mean(1, keepdim=True)  # a term common to a prompt's actions is nothing
+        # a term common to a prompt's actions is nothing
+        centred = taken[rows] - taken[rows].mean(1, keepdim=True)
         torch.testing.assert_close(centred.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
         assert float((scores[rows] - scores[rows].mean(1, keepdim=True)).mean(0).abs().max()) > 1
     assert torch.equal(logprobs, masked_log_softmax(taken, allowed))
@@ -186,7 +220,9 @@ def test_both_engines_give_the_same_policy(runs, prior):
     with torch.no_grad():
         for reference in (False, True):
             split = model(**model.inputs(prompts, legal), reference=reference).logprobs.exp()
-            plain = model(**PromptBatch.of(prompts, legal).inputs(), reference=reference).logprobs.exp()
+            plain = model(
+                **PromptBatch.of(prompts, legal).inputs(), reference=reference
+            ).logprobs.exp()
             torch.testing.assert_close(split, plain, atol=1e-5, rtol=0)
         kept = model.reference_logprobs(model.trunk(prompts), torch.from_numpy(legal)).exp()
         torch.testing.assert_close(kept, plain, atol=1e-5, rtol=0)
@@ -199,7 +235,9 @@ def probabilities(model, encoder):
         return model.eval()(**model.inputs(prompts, legal)).logprobs.exp(), prompts, legal
 
 
-@pytest.mark.parametrize(("prior", "policy"), [*((prior, "action_tokens") for prior in PRIORS), ("baked", "head")])
+@pytest.mark.parametrize(
+    ("prior", "policy"), [*((prior, "action_tokens") for prior in PRIORS), ("baked", "head")]
+)
 def test_a_saved_run_reloads_with_identical_probabilities(runs, prior, policy):
     run = runs(prior, policy=policy)
     wanted, *_ = probabilities(run.model, run.encoder)
@@ -213,8 +251,12 @@ def test_a_saved_run_reloads_with_identical_probabilities(runs, prior, policy):
     assert float((heads["standard.mean"]).abs().max()) > 1
 
 
-@pytest.mark.parametrize(("prior", "finetuning"), [("baked", "full_top"), ("baked", "lora"), ("calibrated", "full_top")])
-def test_plain_peft_shows_a_baked_policy_and_a_calibrated_one_but_for_the_offsets(runs, loud_model, prior, finetuning):
+@pytest.mark.parametrize(
+    ("prior", "finetuning"), [("baked", "full_top"), ("baked", "lora"), ("calibrated", "full_top")]
+)
+def test_plain_peft_shows_a_baked_policy_and_a_calibrated_one_but_for_the_offsets(
+    runs, loud_model, prior, finetuning
+):
     run = runs(prior, finetuning=finetuning)
     found, prompts, legal = probabilities(run.model, run.encoder)
     adapter = load_file(f"{run.args.output_dir}/{ADAPTER_FILE}")
@@ -232,7 +274,10 @@ def test_plain_peft_shows_a_baked_policy_and_a_calibrated_one_but_for_the_offset
         assert any("baked out" in line for line in run.said)
         return
     heads = load_file(f"{run.args.output_dir}/{HEADS_FILE}")
-    offsets = {tuple(known.tolist()): own for known, own in zip(heads["prior.legal"], heads["prior.offsets"], strict=True)}
+    offsets = {
+        tuple(known.tolist()): own
+        for known, own in zip(heads["prior.legal"], heads["prior.offsets"], strict=True)
+    }
     for row, allowed in enumerate(legal):
         own = offsets[tuple(allowed.tolist())]
         corrected = (shown[row, allowed] - own[allowed]).softmax(-1)
@@ -255,11 +300,15 @@ def test_a_prior_that_cannot_be_baked_out_is_one_line(small_model, tmp_path, mon
     """Its logits are too small for a word of two tokens to win, whatever the adapter does."""
     monkeypatch.setattr(start, "BAKE_STEPS", 2)
     trainer = tiny_trainer(small_model, tmp_path, prior="baked", style="markov", days=8)
-    with pytest.raises(start.ConfigError, match=r"after 2 steps .* nats, not below 0\.02; use prior calibrated") as caught:
+    with pytest.raises(
+        start.ConfigError, match=(r"after 2 steps .* nats, not below 0\.02; use prior calibrated")
+    ) as caught:
         trainer.train()
     assert "\n" not in str(caught.value)
 
 
 def test_a_prior_that_is_none_of_three_is_refused():
-    with pytest.raises(start.ConfigError, match="prior is 'cooked'; use one of raw, calibrated, baked"):
+    with pytest.raises(
+        start.ConfigError, match=("prior is 'cooked'; use one of raw, calibrated, baked")
+    ):
         PolicySettings(prior="cooked")

@@ -1,4 +1,6 @@
-"""A policy is loaded on its own base and with its own prompts; what came from the Hub opens no path and runs no code."""
+"""A policy is loaded on its own base and with its own prompts; what came from the Hub opens no path
+and runs no code.
+"""
 
 import json
 import shutil
@@ -15,7 +17,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flagtrl.errors import AdapterError
 from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
 from flagtrl.policy.bases import load_base
-from flagtrl.policy.provenance import base_fingerprint, came_from_hub, is_hub_name, public_name, same_base, without_paths
+from flagtrl.policy.provenance import (
+    base_fingerprint,
+    came_from_hub,
+    is_hub_name,
+    public_name,
+    same_base,
+    without_paths,
+)
 from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, load_policy, save_policy
 from training import random_llama
 
@@ -23,7 +32,9 @@ from training import random_llama
 @pytest.fixture(scope="module")
 def saved_run(small_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "lora"
-    save_policy(trained(small_model, finetuning="lora", lora_rank=4), load_encoder(small_model), out, EXTRA)
+    save_policy(
+        trained(small_model, finetuning="lora", lora_rank=4), load_encoder(small_model), out, EXTRA
+    )
     return out
 
 
@@ -36,7 +47,7 @@ def edit(path: Path, **entries) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
 
 
-# ------------------------------------------------------------------------------------------------- names and paths
+# ---------------------------------------------------------------------------------- names and paths
 
 
 @pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "me/x", "a.b/c_d"])
@@ -44,7 +55,9 @@ def test_a_repository_is_told_from_a_path(name):
     assert is_hub_name(name) and public_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["/etc/model", "../model", "./a/b", "~/model", "a/b/c", "gpt2", "C:\\m", ".ssh/key", ""])
+@pytest.mark.parametrize(
+    "name", ["/etc/model", "../model", "./a/b", "~/model", "a/b/c", "gpt2", "C:\\m", ".ssh/key", ""]
+)
 def test_what_may_be_a_path_is_no_repository(name):
     assert not is_hub_name(name)
 
@@ -57,12 +70,20 @@ def test_a_directory_that_exists_is_no_repository_whatever_its_name(tmp_path, mo
 
 
 def test_published_text_has_no_path_of_this_machine():
-    told = {"model": "/home/me/llama", "data": {"source": "../x/msft.json", "hub": "me/prices"}, "n": [1, "~/r.py:f", None]}
-    public = {"model": "llama", "data": {"source": "msft.json", "hub": "me/prices"}, "n": [1, "r.py:f", None]}
+    told = {
+        "model": "/home/me/llama",
+        "data": {"source": "../x/msft.json", "hub": "me/prices"},
+        "n": [1, "~/r.py:f", None],
+    }
+    public = {
+        "model": "llama",
+        "data": {"source": "msft.json", "hub": "me/prices"},
+        "n": [1, "r.py:f", None],
+    }
     assert without_paths(told) == public
 
 
-# ----------------------------------------------------------------------------------------------------- fingerprint
+# -------------------------------------------------------------------------------------- fingerprint
 
 
 @pytest.mark.parametrize("finetuning", FINETUNING)
@@ -82,7 +103,9 @@ def test_a_bases_fingerprint_is_of_its_weights_not_of_their_type(small_model, tm
     changed = base_fingerprint(half)
     assert changed["all"] != wanted["all"] and changed["unquantised"] == wanted["unquantised"]
     assert not same_base(wanted, changed)
-    assert same_base(wanted, {**wanted, "all": None}), "a quantised base is compared in what is not quantised"
+    assert same_base(wanted, {**wanted, "all": None}), (
+        "a quantised base is compared in what is not quantised"
+    )
 
 
 def test_weights_that_are_not_there_have_no_fingerprint(small_model):
@@ -92,12 +115,18 @@ def test_weights_that_are_not_there_have_no_fingerprint(small_model):
     assert base_fingerprint(empty) is None
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_a_quantised_base_is_told_from_another(shared, tmp_path, quantization):
-    base = random_llama(tmp_path / "base", shared / "models/smollm2_instruct_tokenizer", (64, 128, 4, 2, 1))
+    base = random_llama(
+        tmp_path / "base", shared / "models/smollm2_instruct_tokenizer", (64, 128, 4, 2, 1)
+    )
     settings = PolicySettings(quantization=quantization)
-    whole, quantised = (base_fingerprint(load_base(str(base), settings=s)[0]) for s in (None, settings))
+    whole, quantised = (
+        base_fingerprint(load_base(str(base), settings=s)[0]) for s in (None, settings)
+    )
     assert quantised["all"] is None and whole["all"] is not None
     assert same_base(whole, quantised)
     other = AutoModelForCausalLM.from_pretrained(base)
@@ -107,7 +136,12 @@ def test_a_quantised_base_is_told_from_another(shared, tmp_path, quantization):
 
 @pytest.mark.parametrize(("finetuning", "policy"), KINDS)
 def test_another_base_of_the_same_shape_is_refused(small_model, tmp_path, finetuning, policy):
-    save_policy(trained(small_model, finetuning=finetuning, policy=policy), load_encoder(small_model), tmp_path / "run", EXTRA)
+    save_policy(
+        trained(small_model, finetuning=finetuning, policy=policy),
+        load_encoder(small_model),
+        tmp_path / "run",
+        EXTRA,
+    )
     other = AutoModelForCausalLM.from_pretrained(small_model)
     other.model.layers[0].self_attn.q_proj.weight.data.add_(torch.randn(48, 48), alpha=0.02)
     other.save_pretrained(tmp_path / "other")
@@ -124,7 +158,10 @@ def test_a_run_from_before_fingerprints_loads_with_a_warning(small_model, run_, 
     loaded = load_policy(run_)
     assert "not checked" in caplog.text
     wanted = trained(small_model, finetuning="lora", lora_rank=4)
-    assert torch.equal(outputs(loaded.model, loaded.encoder).logprobs, outputs(wanted, load_encoder(small_model)).logprobs)
+    assert torch.equal(
+        outputs(loaded.model, loaded.encoder).logprobs,
+        outputs(wanted, load_encoder(small_model)).logprobs,
+    )
 
 
 def test_prompts_that_read_otherwise_are_refused(run_):
@@ -135,24 +172,29 @@ def test_prompts_that_read_otherwise_are_refused(run_):
     one_line(caught, "'compact' read otherwise", str(run_))
 
 
-# ------------------------------------------------------------------------------------------ what the Hub cannot do
+# --------------------------------------------------------------------------- what the Hub cannot do
 
 
 @pytest.mark.parametrize("inner", [".", "last-checkpoint"])
 @pytest.mark.parametrize("trace", ["download", "git"])
-def test_a_run_of_the_hub_opens_no_directory_unless_the_user_names_it(small_model, run_, tmp_path, inner, trace):
+def test_a_run_of_the_hub_opens_no_directory_unless_the_user_names_it(
+    small_model, run_, tmp_path, inner, trace
+):
     """Nor does a checkpoint within it."""
     pulled = tmp_path / "pulled"
     shutil.copytree(run_, pulled / inner)
     assert not came_from_hub(pulled / inner)
-    (pulled / ".cache/huggingface/hub").mkdir(parents=True)  # as in everybody's home: it says nothing
+    # as in everybody's home: it says nothing
+    (pulled / ".cache/huggingface/hub").mkdir(parents=True)
     (pulled / ".git").mkdir()
     (pulled / ".git/config").write_text('[remote "origin"]\n\turl = https://example.org/me/x\n')
     assert not came_from_hub(pulled / inner)
     if trace == "download":  # what the Hub's client leaves where it downloads to
         (pulled / ".cache/huggingface/download").mkdir()
     else:
-        (pulled / ".git/config").write_text('[remote "origin"]\n\turl = https://huggingface.co/me/x\n')
+        (pulled / ".git/config").write_text(
+            '[remote "origin"]\n\turl = https://huggingface.co/me/x\n'
+        )
     assert came_from_hub(pulled / inner)
     with pytest.raises(AdapterError) as caught:
         load_policy(pulled / inner)
@@ -187,7 +229,10 @@ def test_an_adapter_that_could_do_more_than_load_weights_is_refused(run_, name, 
     one_line(caught, name)
 
 
-EVIL = "from pathlib import Path\nPath({sentinel!r}).touch()\nclass Config: pass\nclass Model: pass\nclass Tokenizer: pass\n"
+EVIL = (
+    "from pathlib import Path\nPath({sentinel!r}).touch()\nclass Config: pass\nclass Model: pass\n"
+    "class Tokenizer: pass\n"
+)
 
 
 def test_code_that_comes_with_a_base_or_a_tokenizer_is_never_run(small_model, run_, tmp_path):
@@ -195,7 +240,11 @@ def test_code_that_comes_with_a_base_or_a_tokenizer_is_never_run(small_model, ru
     base = shutil.copytree(small_model, tmp_path / "base")
     for directory in (base, run_):
         (directory / "evil.py").write_text(EVIL.format(sentinel=str(sentinel)))
-    edit(run_ / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}, trust_remote_code=True)
+    edit(
+        run_ / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Tokenizer", None]},
+        trust_remote_code=True,
+    )
     code = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     edit(base / "config.json", auto_map=code, trust_remote_code=True)
     load_policy(run_, base=str(base))  # a known architecture: transformers' own code serves
@@ -214,15 +263,31 @@ def test_a_base_whose_weights_are_pickles_is_refused(small_model, run_, tmp_path
         load_policy(run_, base=str(base))
 
 
-# -------------------------------------------------------------------------------- the contract with other libraries
+# ---------------------------------------------------------------- the contract with other libraries
 
 
 @pytest.mark.parametrize("rank", [4, 16])
 def test_a_lora_adapter_is_plain(small_model, tmp_path, rank):
-    """What vLLM and lm-eval demand of an adapter: plain LoRA of the rank that its configuration names, and nothing else."""
-    save_policy(trained(small_model, finetuning="lora", lora_rank=rank), load_encoder(small_model), tmp_path, EXTRA)
-    config, tensors = json.loads((tmp_path / "adapter_config.json").read_text()), load_file(tmp_path / ADAPTER_FILE)
-    plain = {"r": rank, "bias": "none", "use_dora": False, "modules_to_save": None, "layers_to_transform": [2, 3]}
+    """What vLLM and lm-eval demand of an adapter: plain LoRA of the rank that its configuration
+    names, and nothing else.
+    """
+    save_policy(
+        trained(small_model, finetuning="lora", lora_rank=rank),
+        load_encoder(small_model),
+        tmp_path,
+        EXTRA,
+    )
+    config, tensors = (
+        json.loads((tmp_path / "adapter_config.json").read_text()),
+        load_file(tmp_path / ADAPTER_FILE),
+    )
+    plain = {
+        "r": rank,
+        "bias": "none",
+        "use_dora": False,
+        "modules_to_save": None,
+        "layers_to_transform": [2, 3],
+    }
     assert {name: config[name] for name in plain} == plain
     assert len(tensors) == 2 * 2 * 7, "A and B of the seven linear maps of two layers"
     for name, tensor in tensors.items():
@@ -246,7 +311,8 @@ for run in runs:
         "peft": PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run),
     }
     with torch.no_grad():
-        found[run] = {name: model.eval()(torch.arange(5, 45)[None]).logits for name, model in models.items()}
+        ids = torch.arange(5, 45)[None]
+        found[run] = {name: model.eval()(ids).logits for name, model in models.items()}
 torch.save(found, found_in)
 """
 
@@ -257,16 +323,23 @@ def test_other_libraries_read_either_adapter_without_a_complaint(small_model, tm
         model = trained(small_model, finetuning=finetuning)
         save_policy(model, load_encoder(small_model), tmp_path / finetuning, EXTRA)
         with torch.no_grad():
-            expected[str(tmp_path / finetuning)] = model.language_model(input_ids=torch.arange(5, 45)[None]).logits
+            expected[str(tmp_path / finetuning)] = model.language_model(
+                input_ids=torch.arange(5, 45)[None]
+            ).logits
     # A control: an adapter with a tensor too many is complained about.
     control = shutil.copytree(tmp_path / "lora", tmp_path / "control")
-    save_file({**load_file(control / ADAPTER_FILE), "base_model.model.other.weight": torch.ones(2)}, control / ADAPTER_FILE)
+    save_file(
+        {**load_file(control / ADAPTER_FILE), "base_model.model.other.weight": torch.ones(2)},
+        control / ADAPTER_FILE,
+    )
     command = [sys.executable, "-c", OTHERS, small_model, tmp_path / "found.pt", *expected, control]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     sound, complaints = (done.stdout + done.stderr).lower().split(f"reading {control}".lower())
     assert "unexpected" in complaints
-    assert not [word for word in ("unexpected", "missing", "newly initialized", "mismatch") if word in sound], sound
+    assert not [
+        word for word in ("unexpected", "missing", "newly initialized", "mismatch") if word in sound
+    ], sound
     found = torch.load(tmp_path / "found.pt")
     with torch.no_grad():
         plain = AutoModelForCausalLM.from_pretrained(small_model)(torch.arange(5, 45)[None]).logits

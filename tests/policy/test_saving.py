@@ -37,7 +37,9 @@ def load_encoder(directory) -> PromptEncoder:
 
 
 def trained(directory, **settings) -> ActorCritic:
-    """A policy all of whose trainable weights have moved, LoRA's zeros and the value head's included."""
+    """A policy all of whose trainable weights have moved, LoRA's zeros and the value head's
+    included.
+    """
     settings = PolicySettings(**settings)
     torch.manual_seed(5)
     adapted = attach_adapter(copy.deepcopy(load_base(directory)), settings)
@@ -50,7 +52,9 @@ def trained(directory, **settings) -> ActorCritic:
 
 
 def batch(encoder) -> PromptBatch:
-    env = TradingEnv(news_leads_price(days=30, seed=3).window(), MarketSettings(reward="log_return", lookback=3))
+    env = TradingEnv(
+        news_leads_price(days=30, seed=3).window(), MarketSettings(reward="log_return", lookback=3)
+    )
     env.reset(seed=0)
     prompts = [encoder.encode(env.observe())]
     for action in (2, 1, 0):
@@ -78,12 +82,20 @@ def damaged(lora_run, tmp_path):
     return shutil.copytree(lora_run, tmp_path / "run")
 
 
-# ------------------------------------------------------------------------------------------------------- round trip
+# --------------------------------------------------------------------------------------- round trip
 
 
 @pytest.mark.parametrize(("finetuning", "policy"), KINDS)
-def test_a_loaded_policy_acts_and_values_exactly_as_the_saved_one(small_model, tmp_path, finetuning, policy):
-    model = trained(small_model, finetuning=finetuning, policy=policy, length_normalisation="token", head_width=32)
+def test_a_loaded_policy_acts_and_values_exactly_as_the_saved_one(
+    small_model, tmp_path, finetuning, policy
+):
+    model = trained(
+        small_model,
+        finetuning=finetuning,
+        policy=policy,
+        length_normalisation="token",
+        head_width=32,
+    )
     encoder = load_encoder(small_model)
     save_policy(model, encoder, tmp_path / "new" / "run", EXTRA)
     loaded = load_policy(tmp_path / "new" / "run")
@@ -91,7 +103,9 @@ def test_a_loaded_policy_acts_and_values_exactly_as_the_saved_one(small_model, t
     assert torch.equal(read.logprobs, saved.logprobs) and torch.equal(read.values, saved.values)
     reference = outputs(model, encoder, reference=True).logprobs
     assert torch.equal(outputs(loaded.model, loaded.encoder, reference=True).logprobs, reference)
-    assert (saved.logprobs - reference).nan_to_num().abs().max() > 1e-4, "the policy must differ from its reference"
+    assert (saved.logprobs - reference).nan_to_num().abs().max() > 1e-4, (
+        "the policy must differ from its reference"
+    )
     assert loaded.encoder.settings == PROMPT and loaded.model.settings == model.settings
     assert {key: loaded.settings[key] for key in EXTRA} == EXTRA
     assert not loaded.model.training
@@ -106,15 +120,22 @@ def test_a_policy_loads_from_a_base_that_has_moved(small_model, lora_run, tmp_pa
     with pytest.raises(AdapterError, match="/nowhere/at/all"):
         load_policy(other)
     here, there = load_policy(lora_run), load_policy(other, base=str(moved))
-    assert torch.equal(outputs(here.model, here.encoder).logprobs, outputs(there.model, there.encoder).logprobs)
+    assert torch.equal(
+        outputs(here.model, here.encoder).logprobs, outputs(there.model, there.encoder).logprobs
+    )
 
 
-# -------------------------------------------------------------------------------------------------- what is on disk
+# ---------------------------------------------------------------------------------- what is on disk
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_lora_adapter_holds_lora_matrices_of_the_top_layers_only(small_model, tmp_path, policy):
-    save_policy(trained(small_model, finetuning="lora", policy=policy), load_encoder(small_model), tmp_path, EXTRA)
+    save_policy(
+        trained(small_model, finetuning="lora", policy=policy),
+        load_encoder(small_model),
+        tmp_path,
+        EXTRA,
+    )
     names = set(load_file(tmp_path / ADAPTER_FILE))
     attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
     linear = [*(f"self_attn.{name}" for name in attention), *(f"mlp.{name}" for name in mlp)]
@@ -127,26 +148,50 @@ def test_a_lora_adapter_holds_lora_matrices_of_the_top_layers_only(small_model, 
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_full_top_adapter_holds_the_top_layers_and_an_anchor_that_changes_nothing(small_model, tmp_path, policy):
-    save_policy(trained(small_model, finetuning="full_top", policy=policy), load_encoder(small_model), tmp_path, EXTRA)
+def test_a_full_top_adapter_holds_the_top_layers_and_an_anchor_that_changes_nothing(
+    small_model, tmp_path, policy
+):
+    save_policy(
+        trained(small_model, finetuning="full_top", policy=policy),
+        load_encoder(small_model),
+        tmp_path,
+        EXTRA,
+    )
     tensors = load_file(tmp_path / ADAPTER_FILE)
     anchor = [name for name in tensors if "lora_" in name]
     assert all(".layers.0." in name for name in anchor) and len(anchor) == 2
-    assert all((tensors[name] == 0).all() for name in anchor if "lora_B" in name), "B = 0: the anchor adds nothing"
+    assert all((tensors[name] == 0).all() for name in anchor if "lora_B" in name), (
+        "B = 0: the anchor adds nothing"
+    )
     rest = {name.split("model.layers.")[1] for name in set(tensors) - set(anchor)}
     base = [name for name, _ in load_base(small_model).named_parameters()]
-    assert rest == {n.split("model.layers.")[1] for n in base if ".layers.2." in n or ".layers.3." in n}
+    assert rest == {
+        n.split("model.layers.")[1] for n in base if ".layers.2." in n or ".layers.3." in n
+    }
 
 
 @pytest.mark.parametrize(("finetuning", "policy"), KINDS)
-def test_embeddings_are_never_saved_and_heads_have_a_file_of_their_own(small_model, tmp_path, finetuning, policy):
-    save_policy(trained(small_model, finetuning=finetuning, policy=policy), load_encoder(small_model), tmp_path, EXTRA)
+def test_embeddings_are_never_saved_and_heads_have_a_file_of_their_own(
+    small_model, tmp_path, finetuning, policy
+):
+    save_policy(
+        trained(small_model, finetuning=finetuning, policy=policy),
+        load_encoder(small_model),
+        tmp_path,
+        EXTRA,
+    )
     adapter, heads = set(load_file(tmp_path / ADAPTER_FILE)), set(load_file(tmp_path / HEADS_FILE))
-    assert not any(word in name for name in adapter for word in ("embed", "lm_head", "value_head", "policy_head"))
+    assert not any(
+        word in name
+        for name in adapter
+        for word in ("embed", "lm_head", "value_head", "policy_head")
+    )
     measured = {"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"}
     assert measured <= heads
     assert {name.split(".")[0] for name in heads - measured} == (
-        {"value_head"} if policy == "action_tokens" else {"value_head", "policy_head", "reference_head"}
+        {"value_head"}
+        if policy == "action_tokens"
+        else {"value_head", "policy_head", "reference_head"}
     )
     assert not (tmp_path / "model.safetensors").exists(), "a reader would take it for a whole model"
 
@@ -159,15 +204,19 @@ def test_flagtrl_json_says_what_the_policy_was_trained_for(lora_run):
     assert content["versions"]["torch"] == version("torch") and content["seed"] == 7
 
 
-# ------------------------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("part", ["language_model", "value_head", "policy_head"])
 @pytest.mark.parametrize("finetuning", FINETUNING)
-def test_weights_that_are_not_finite_are_refused_before_any_file_is_written(small_model, tmp_path, finetuning, part, value):
+def test_weights_that_are_not_finite_are_refused_before_any_file_is_written(
+    small_model, tmp_path, finetuning, part, value
+):
     model = trained(small_model, finetuning=finetuning, policy="head")
-    name, broken = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith(part)][-1]
+    name, broken = [
+        (n, p) for n, p in model.named_parameters() if p.requires_grad and n.startswith(part)
+    ][-1]
     with torch.no_grad():
         broken.view(-1)[0] = value
     with pytest.raises(AdapterError, match="NaN or infinite weights") as caught:
@@ -255,7 +304,10 @@ def test_an_empty_directory_is_no_run(tmp_path):
 
 def test_heads_of_another_policy_are_refused(damaged):
     heads = load_file(damaged / HEADS_FILE)
-    save_file({name.replace("value", "other"): tensor for name, tensor in heads.items()}, damaged / HEADS_FILE)
+    save_file(
+        {name.replace("value", "other"): tensor for name, tensor in heads.items()},
+        damaged / HEADS_FILE,
+    )
     with pytest.raises((AdapterError, ConfigError)) as caught:
         load_policy(damaged)
     one_line(caught, "other_head")

@@ -1,4 +1,6 @@
-"""Prepared data of every data set, and adapters: one trained by PPO, one of plain LoRA, one of zeros."""
+"""Prepared data of every data set, and adapters: one trained by PPO, one of plain LoRA, one of
+zeros.
+"""
 
 import pytest
 
@@ -13,7 +15,12 @@ def data(shared, tmp_path_factory):
     folder, originals = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("originals")
     for name in ORIGINALS:
         prepare(name, str(write_original(name, originals)), folder)
-    for name, source in (("tatqa", "tatqa"), ("finqa", "finqa_subset"), ("fiqa_sa", "fiqa_sa"), ("twitter_fin", "twitter_fin")):
+    for name, source in (
+        ("tatqa", "tatqa"),
+        ("finqa", "finqa_subset"),
+        ("fiqa_sa", "fiqa_sa"),
+        ("twitter_fin", "twitter_fin"),
+    ):
         prepare(name, str(shared / "qa" / source), folder, skip_malformed=True)
     return folder
 
@@ -31,4 +38,6 @@ def trained(small_model, tmp_path_factory):
 @pytest.fixture(scope="session")
 def loras(small_model, tmp_path_factory):
     """Three LoRA adapters, as of three seeds."""
-    return [lora(small_model, tmp_path_factory.mktemp(f"lora{seed}"), 0.1, seed) for seed in range(3)]
+    return [
+        lora(small_model, tmp_path_factory.mktemp(f"lora{seed}"), 0.1, seed) for seed in range(3)
+    ]

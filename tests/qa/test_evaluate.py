@@ -1,4 +1,6 @@
-"""Base against adapter on every shipped task: exact zeros, the plain base, lm-eval's own command line, several seeds."""
+"""Base against adapter on every shipped task: exact zeros, the plain base, lm-eval's own command
+line, several seeds.
+"""
 
 import contextlib
 import importlib.util
@@ -32,22 +34,45 @@ from qa_inputs import lora
 ALL = ("qa", "classification")
 FIELDS = ["task", "metric", "n", "base", "adapter", "delta", "low", "high", "p"]
 NAMES = {
-    *(f"flagtrl_{name}_{kind}" for name in ("tatqa", "finqa", "convfinqa", "financebench") for kind in ("bits", "gen", "mc")),
+    *(
+        f"flagtrl_{name}_{kind}"
+        for name in ("tatqa", "finqa", "convfinqa", "financebench")
+        for kind in ("bits", "gen", "mc")
+    ),
     *(f"flagtrl_{name}_mc_nocontext" for name in ("tatqa", "finqa", "convfinqa", "financebench")),
-    *(f"flagtrl_{name}" for name in ("phrasebank", "fiqa_sa", "twitter_fin", "gold_headlines", "fomc")),
+    *(
+        f"flagtrl_{name}"
+        for name in ("phrasebank", "fiqa_sa", "twitter_fin", "gold_headlines", "fomc")
+    ),
 }
 
 
 @pytest.mark.parametrize("which", ["stories260K", "small_model"])
-def test_every_task_runs_and_an_adapter_of_zeros_changes_exactly_nothing(which, shared, small_model, data, tmp_path):
+def test_every_task_runs_and_an_adapter_of_zeros_changes_exactly_nothing(
+    which, shared, small_model, data, tmp_path
+):
     base = shared / "models/stories260K" if which == "stories260K" else small_model
     rows, notes = run(
         Comparison(
-            (str(lora(base, tmp_path / "zero", 0.0)),), ALL, str(data), str(base), limit=2, retention_prompts=1, device="cpu"
+            (str(lora(base, tmp_path / "zero", 0.0)),),
+            ALL,
+            str(data),
+            str(base),
+            limit=2,
+            retention_prompts=1,
+            device="cpu",
         )
     )
     assert {row.task for row in rows if not row.task.startswith("retention_")} == NAMES
-    assert {row.metric for row in rows} >= {"bal_acc", "acc", "label_bits", "bits_per_byte", "answer_match", "parse_rate", "kl"}
+    assert {row.metric for row in rows} >= {
+        "bal_acc",
+        "acc",
+        "label_bits",
+        "bits_per_byte",
+        "answer_match",
+        "parse_rate",
+        "kl",
+    }
     for row in rows:
         d = row.difference
         if row.control:
@@ -56,7 +81,9 @@ def test_every_task_runs_and_an_adapter_of_zeros_changes_exactly_nothing(which, 
         assert np.isnan(d.low) or (d.low, d.high) == (0, 0)
         assert np.isnan(d.p) or d.p == 1
     if which == "stories260K":
-        assert any("lost their beginning" in note for note in notes), "512 tokens do not hold a document"
+        assert any("lost their beginning" in note for note in notes), (
+            "512 tokens do not hold a document"
+        )
 
 
 def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
@@ -66,8 +93,27 @@ def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
     (tmp_path / "general.txt").write_text("One summer day.\n\n" * 250)
     main(
         [
-            *("qa", "--base", str(small_model), "--adapter", str(trained), "--tasks", "twitter_fin,finqa_bits"),
-            *("--data", str(data), "--json", "rows.json", "--output_dir", "out", "--limit", "12", "--retention_prompts", "2"),
+            *(
+                "qa",
+                "--base",
+                str(small_model),
+                "--adapter",
+                str(trained),
+                "--tasks",
+                "twitter_fin,finqa_bits",
+            ),
+            *(
+                "--data",
+                str(data),
+                "--json",
+                "rows.json",
+                "--output_dir",
+                "out",
+                "--limit",
+                "12",
+                "--retention_prompts",
+                "2",
+            ),
             *("--text", "general=general.txt", "--device", "cpu"),
         ]
     )
@@ -82,7 +128,9 @@ def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
         row = by[name]
         assert row["delta"] != 0 and row["low"] < row["delta"] < row["high"]
         assert row["adapter"] - row["base"] == pytest.approx(row["delta"])
-        assert row["p"] is None if name[0] == "flagtrl_twitter_fin" else 0 < row["p"] <= 1, "random weights read no tweet"
+        assert row["p"] is None if name[0] == "flagtrl_twitter_fin" else 0 < row["p"] <= 1, (
+            "random weights read no tweet"
+        )
     assert by["flagtrl_twitter_fin", "acc"]["n"] == 12
     assert by["retention_questions", "kl"]["base"] == 0 < by["retention_questions", "kl"]["low"]
     assert by["retention_questions", "kl"]["p"] is None
@@ -98,10 +146,17 @@ def test_a_trained_adapter_gives_deltas_with_intervals_and_the_named_fields(
 
 
 def check_controls(by, file, limit=12):
-    """Two answers that read nothing stand beside every task, with the keys of every row; null where there is no such answer."""
+    """Two answers that read nothing stand beside every task, with the keys of every row; null where
+    there is no such answer.
+    """
     labels = [json.loads(line)["label"] for line in file.read_text().splitlines()[:limit]]
     most = max(map(labels.count, labels)) / limit
-    expected = {"majority_acc": most, "majority_bal_acc": 1 / len(set(labels)), "uniform_acc": 1 / 3, "uniform_bal_acc": 1 / 3}
+    expected = {
+        "majority_acc": most,
+        "majority_bal_acc": 1 / len(set(labels)),
+        "uniform_acc": 1 / 3,
+        "uniform_bal_acc": 1 / 3,
+    }
     for metric, value in expected.items():
         row = by["flagtrl_twitter_fin", metric]
         assert row["base"] == pytest.approx(value) and row["n"] == limit
@@ -120,15 +175,24 @@ def requests(tokenizer):
 
 
 @pytest.mark.parametrize("which", ["stories260K", "small_model"])
-def test_the_arms_are_the_plain_base_and_the_plain_adapter(which, shared, small_model, trained, tmp_path):
-    """Against lm-eval's own model class, with logits at every position, on separately loaded models; rel: float32, -53 nats."""
+def test_the_arms_are_the_plain_base_and_the_plain_adapter(
+    which, shared, small_model, trained, tmp_path
+):
+    """Against lm-eval's own model class, with logits at every position, on separately loaded
+    models; rel: float32, -53 nats.
+    """
     path = small_model if which == "small_model" else shared / "models/stories260K"
     adapter = trained if which == "small_model" else lora(path, tmp_path / "lora", 0.1)
     model, tokenizer, (name,), _ = load_arms(str(path), [str(adapter)], "cpu")
     ours = PairedLM(model, tokenizer, batch_size=3)
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     asked = requests(tokenizer)
-    reference = HFLM(pretrained=plain, tokenizer=AutoTokenizer.from_pretrained(path), backend="causal", batch_size=2)
+    reference = HFLM(
+        pretrained=plain,
+        tokenizer=AutoTokenizer.from_pretrained(path),
+        backend="causal",
+        batch_size=2,
+    )
     with arm(model, None):
         base = ours.loglikelihood(asked, disable_tqdm=True)
     with arm(model, name):
@@ -152,12 +216,18 @@ def test_only_the_rows_that_are_read_are_computed(small_model, trained, monkeypa
         return seen[-1]
 
     monkeypatch.setattr(PairedLM, "_model_call", remember)
-    asked = [Instance("loglikelihood", {}, ("the same context " * 20 + "Answer:", f" {x}"), i) for i, x in enumerate("ABCD")]
+    asked = [
+        Instance("loglikelihood", {}, ("the same context " * 20 + "Answer:", f" {x}"), i)
+        for i, x in enumerate("ABCD")
+    ]
     lm.loglikelihood(asked, disable_tqdm=True)
-    assert [tuple(logits.shape) for logits in seen] == [(1, 1, 49152)], "four one-token labels: one forward, one row"
+    assert [tuple(logits.shape) for logits in seen] == [(1, 1, 49152)], (
+        "four one-token labels: one forward, one row"
+    )
 
 
-# Every kind of task: bits per byte, multiple choice with and without context, generation, classification.
+# Every kind of task: bits per byte, multiple choice with and without context, generation,
+# classification.
 QUICK = ("flagtrl_fiqa_sa", "flagtrl_tatqa_bits", "flagtrl_tatqa_mc", "flagtrl_finqa_gen")
 ARMS = ("base", "adapter")
 
@@ -178,15 +248,27 @@ def check_agreement(ours, theirs, which):
     """lm-eval's results of a base, with `peft=` or without, against our arm of that name."""
     for row in ours:
         expected = theirs[row.task][f"{row.metric},none"]
-        assert getattr(row.difference, which) == pytest.approx(expected, abs=1e-4), (row.task, row.metric, which)
+        assert getattr(row.difference, which) == pytest.approx(expected, abs=1e-4), (
+            row.task,
+            row.metric,
+            which,
+        )
 
 
 @pytest.mark.parametrize("which", ARMS)
 def test_lm_evals_own_evaluation_agrees(which, compared, small_model, loras, data):
-    """What its command line runs, without the index of its 13,000 other task files: the quick twin of the test below."""
-    model = {"pretrained": str(small_model), "dtype": "float32"} | ({"peft": str(loras[0])} if which == "adapter" else {})
-    manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata={"data": str(data), **model})
-    results = simple_evaluate("hf", model, list(QUICK), task_manager=manager, limit=4, device="cpu", bootstrap_iters=0)
+    """What its command line runs, without the index of its 13,000 other task files: the quick twin
+    of the test below.
+    """
+    model = {"pretrained": str(small_model), "dtype": "float32"} | (
+        {"peft": str(loras[0])} if which == "adapter" else {}
+    )
+    manager = TaskManager(
+        include_path=str(TASKS), include_defaults=False, metadata={"data": str(data), **model}
+    )
+    results = simple_evaluate(
+        "hf", model, list(QUICK), task_manager=manager, limit=4, device="cpu", bootstrap_iters=0
+    )
     ours = compared(QUICK)
     assert len(ours) == 8
     check_agreement(ours, results["results"], which)
@@ -195,14 +277,41 @@ def test_lm_evals_own_evaluation_agrees(which, compared, small_model, loras, dat
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("which", ARMS)
-def test_lm_evals_own_command_line_agrees_on_every_task(which, compared, small_model, loras, data, tmp_path):
+def test_lm_evals_own_command_line_agrees_on_every_task(
+    which, compared, small_model, loras, data, tmp_path
+):
     peft = f",peft={loras[0]}" if which == "adapter" else ""
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", ",".join(sorted(NAMES))]
-    command += ["--model_args", f"pretrained={small_model}{peft},dtype=float32", "--device", "cpu", "--batch_size", "1"]
-    command += ["--include_path", str(TASKS), "--metadata", json.dumps({"data": str(data)}), "--limit", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "run",
+        "--model",
+        "hf",
+        "--tasks",
+        ",".join(sorted(NAMES)),
+    ]
+    command += [
+        "--model_args",
+        (f"pretrained={small_model}{peft},dtype=float32"),
+        "--device",
+        "cpu",
+        "--batch_size",
+        "1",
+    ]
+    command += [
+        "--include_path",
+        str(TASKS),
+        "--metadata",
+        json.dumps({"data": str(data)}),
+        "--limit",
+        "4",
+    ]
     command += ["--output_path", str(tmp_path / "theirs")]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=tmp_path, env=env)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=800, cwd=tmp_path, env=env
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     written = next((tmp_path / "theirs").rglob("results_*.json"))
     ours = compared(sorted(NAMES))
@@ -217,7 +326,11 @@ def test_several_adapters_are_one_row_with_each_ones_delta(small_model, loras, d
     together = [row for row in together if not row.control]
     assert all(len(row.by_adapter) == 3 for row in together)
     for i, name in enumerate(names):
-        alone = [row for row in compare(lm, lambda name: arm(model, name), [name], tasks, limit=20) if not row.control]
+        alone = [
+            row
+            for row in compare(lm, lambda name: arm(model, name), [name], tasks, limit=20)
+            if not row.control
+        ]
         for one, row in zip(alone, together, strict=True):
             assert row.by_adapter[i] == pytest.approx(one.difference.delta)
     bits = next(row for row in together if row.metric == "label_bits")
@@ -230,24 +343,32 @@ def test_one_base_is_in_memory(small_model, loras):
     plain = AutoModelForCausalLM.from_pretrained(small_model)
     model, _, _, _ = load_arms(str(small_model), list(map(str, loras[:2])), "cpu")
     own = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
-    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters()) + own
+    assert (
+        sum(p.numel() for p in model.parameters())
+        == sum(p.numel() for p in plain.parameters()) + own
+    )
 
 
-def test_primary_metrics_are_named_in_the_task_files_and_controls_are_outside_the_family(small_model, loras, data):
+def test_primary_metrics_are_named_in_the_task_files_and_controls_are_outside_the_family(
+    small_model, loras, data
+):
     model, tokenizer, names, _ = load_arms(str(small_model), [str(loras[0])], "cpu")
     tasks = load_tasks(["finqa", "fiqa_sa"], data)
-    rows = compare(PairedLM(model, tokenizer, 4), lambda name: arm(model, name), names, tasks, limit=3)
-    primary = {(row.task, row.metric) for row in rows if row.primary}
-    assert (
-        primary
-        == {
-            ("flagtrl_finqa_bits", "bits_per_byte"),
-            ("flagtrl_finqa_mc", "acc"),
-            ("flagtrl_finqa_gen", "answer_match"),
-            ("flagtrl_fiqa_sa", "bal_acc"),
-        }
+    rows = compare(
+        PairedLM(model, tokenizer, 4), lambda name: arm(model, name), names, tasks, limit=3
     )
-    kept = {key for key in primary if next(row for row in rows if (row.task, row.metric) == key).informative}
+    primary = {(row.task, row.metric) for row in rows if row.primary}
+    assert primary == {
+        ("flagtrl_finqa_bits", "bits_per_byte"),
+        ("flagtrl_finqa_mc", "acc"),
+        ("flagtrl_finqa_gen", "answer_match"),
+        ("flagtrl_fiqa_sa", "bal_acc"),
+    }
+    kept = {
+        key
+        for key in primary
+        if next(row for row in rows if (row.task, row.metric) == key).informative
+    }
     assert set(adjusted(rows)) == kept and ("flagtrl_fiqa_sa", "bal_acc") not in kept
 
 
@@ -265,12 +386,19 @@ def test_mmlus_finance_subjects_are_lm_evals_own(monkeypatch):
 
     def no_download(task, *_, **__):
         loaded.append((task.config.task, task.DATASET_PATH, task.DATASET_NAME))
-        rows = [{"question": "q", "choices": list("wxyz"), "answer": 0, "subject": task.DATASET_NAME}] * 6
+        rows = [
+            {"question": "q", "choices": list("wxyz"), "answer": 0, "subject": task.DATASET_NAME}
+        ] * 6
         task.dataset = {"test": Dataset.from_list(rows), "dev": Dataset.from_list(rows)}
 
     monkeypatch.setattr(ConfigurableTask, "download", no_download)
     tasks = load_tasks(["mmlu_finance"], "none")["tasks"]
-    subjects = ("business_ethics", "econometrics", "high_school_macroeconomics", "high_school_microeconomics")
+    subjects = (
+        "business_ethics",
+        "econometrics",
+        "high_school_macroeconomics",
+        "high_school_microeconomics",
+    )
     assert set(tasks) == {f"mmlu_{subject}" for subject in (*subjects, "professional_accounting")}
     assert {path for _, path, _ in loaded} == {"cais/mmlu"}
     assert all(name == f"mmlu_{subject}" for name, _, subject in loaded)
@@ -278,26 +406,44 @@ def test_mmlus_finance_subjects_are_lm_evals_own(monkeypatch):
 
 @pytest.mark.slow
 def test_the_benchmark_loads_as_the_command_does(shared, data, tmp_path):
-    """At a tiny shape: its rows are those that README cites, and one copy of the weights is held."""
-    command = [sys.executable, "benchmarks/qa.py", "--data", data, "--tokenizer", shared / "models/smollm2_135m_tokenizer"]
+    """At a tiny shape: its rows are those that README cites, and one copy of the weights is
+    held.
+    """
+    command = [
+        sys.executable,
+        "benchmarks/qa.py",
+        "--data",
+        data,
+        "--tokenizer",
+        shared / "models/smollm2_135m_tokenizer",
+    ]
     command += ["--items", 2, "--threads", 1, "--size", "tiny", "--json", tmp_path / "rows.json"]
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        list(map(str, command)), cwd=root, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["engine"] for row in rows] == ["flagtrl", "apart", "lm_eval"]
     known = json.loads((root / "docs/qa_speed.json").read_text())
-    assert all(set(row) == set(known[0]) and row["items"] == 2 and row["weights_mb"] > 0 for row in rows)
+    assert all(
+        set(row) == set(known[0]) and row["items"] == 2 and row["weights_mb"] > 0 for row in rows
+    )
 
 
-def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(small_model, loras, trained, monkeypatch):
+def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(
+    small_model, loras, trained, monkeypatch
+):
     class Request(tuple):
         def __new__(cls, *fields):
             return super().__new__(cls, fields)
 
     class Engine:
         def __init__(self, **options):
-            self.options, self.lora_request = options, Request("finetuned", 1, options["lora_local_path"])
+            self.options, self.lora_request = (
+                options,
+                Request("finetuned", 1, options["lora_local_path"]),
+            )
 
     monkeypatch.setattr(arms, "get_model", lambda name: {"vllm": Engine}[name])
     engine, switch, names = load_vllm(None, [str(path) for path in loras[:2]], "bfloat16")
@@ -318,27 +464,49 @@ def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(small_model, 
         load_vllm(None, [str(loras[0])])
 
 
-def test_texts_are_measured_without_prompts_and_what_is_not_is_said(small_model, loras, data, tmp_path):
+def test_texts_are_measured_without_prompts_and_what_is_not_is_said(
+    small_model, loras, data, tmp_path
+):
     (tmp_path / "mine.txt").write_text("One summer day.\n\nIt rained.")
     for name in ("fiqa_sa", "tatqa", "finqa"):  # what is prepared and not named is not used
         shutil.copy(data / f"{name}.jsonl", tmp_path)
-    options = {"base": str(small_model), "limit": 1, "device": "cpu", "texts": (f"mine={tmp_path / 'mine.txt'}",)}
-    rows, notes = run(Comparison((str(loras[0]),), ("fiqa_sa",), str(tmp_path), retention_prompts=0, **options))
+    options = {
+        "base": str(small_model),
+        "limit": 1,
+        "device": "cpu",
+        "texts": (f"mine={tmp_path / 'mine.txt'}",),
+    }
+    rows, notes = run(
+        Comparison((str(loras[0]),), ("fiqa_sa",), str(tmp_path), retention_prompts=0, **options)
+    )
     assert [row.task for row in rows][-2:] == ["retention_general_text", "retention_mine"]
-    assert "--retention_prompts is 0" in " ".join(notes) and "Control: not measured" in " ".join(notes)
-    rows, notes = run(Comparison((str(loras[0]),), ("fiqa_sa",), str(tmp_path), retention_prompts=1, **options))
-    assert {row.task for row in rows} == {"flagtrl_fiqa_sa", *(f"retention_{x}" for x in ("general_text", "mine", "trading"))}
+    assert "--retention_prompts is 0" in " ".join(notes) and "Control: not measured" in " ".join(
+        notes
+    )
+    rows, notes = run(
+        Comparison((str(loras[0]),), ("fiqa_sa",), str(tmp_path), retention_prompts=1, **options)
+    )
+    assert {row.task for row in rows} == {
+        "flagtrl_fiqa_sa",
+        *(f"retention_{x}" for x in ("general_text", "mine", "trading")),
+    }
     assert any(note.startswith("Not measured on questions and financial text") for note in notes)
     assert any("exactly 0 on prompts: 1 of trading." in note for note in notes)
 
 
 def test_retention_asks_the_questions_of_the_named_tasks(data):
-    expected = ((["fiqa_sa"], ()), (["finqa_bits", "fiqa_sa"], ("finqa",)), (["finqa", "tatqa_mc"], ("tatqa", "finqa")))
+    expected = (
+        (["fiqa_sa"], ()),
+        (["finqa_bits", "fiqa_sa"], ("finqa",)),
+        (["finqa", "tatqa_mc"], ("tatqa", "finqa")),
+    )
     for names, sets in expected:
         assert question_sets(load_tasks(names, data)["tasks"]) == sets
 
 
-@pytest.mark.parametrize("bad", [{"device": "cpu"}, {"batch_size": 8}, {"texts": ("a=b.txt",)}, {"market": "m.json"}])
+@pytest.mark.parametrize(
+    "bad", [{"device": "cpu"}, {"batch_size": 8}, {"texts": ("a=b.txt",)}, {"market": "m.json"}]
+)
 def test_what_vllm_would_ignore_is_refused(bad):
     Comparison(("x",), ("qa",), "data", model="vllm")
     with pytest.raises(ConfigError, match="use --model hf"):
@@ -357,11 +525,30 @@ def test_bad_settings_are_named(small_model, loras, data, tmp_path, capfd):
         load_arms(str(small_model), [str(tmp_path)])
     with pytest.raises(ConfigError, match="dtype is 'int8'"):
         load_arms(str(small_model), [adapter], dtype="int8")
-    for bad in ({"limit": 0}, {"batch_size": 0}, {"retention_prompts": -1}, {"model": "gguf"}, {"adapters": ()}, {"tasks": ()}):
+    for bad in (
+        {"limit": 0},
+        {"batch_size": 0},
+        {"retention_prompts": -1},
+        {"model": "gguf"},
+        {"adapters": ()},
+        {"tasks": ()},
+    ):
         with pytest.raises(ConfigError):
             Comparison(**{"adapters": (adapter,), "tasks": ALL, "data": str(data), **bad})
     with pytest.raises(SystemExit) as stop:
-        main(["qa", "--adapter", adapter, "--tasks", "tatqa", "--data", str(tmp_path), "--output_dir", str(tmp_path)])
+        main(
+            [
+                "qa",
+                "--adapter",
+                adapter,
+                "--tasks",
+                "tatqa",
+                "--data",
+                str(tmp_path),
+                "--output_dir",
+                str(tmp_path),
+            ]
+        )
     assert stop.value.code == 2
     assert "Traceback" not in (error := capfd.readouterr().err)
     assert error.strip().splitlines()[-1].startswith("flagtrl: DataError")
@@ -382,7 +569,9 @@ def test_a_base_of_the_same_shape_with_other_weights_is_refused(small_model, tra
         load_arms(str(tmp_path / "other"), [str(trained)], "cpu")
 
 
-def test_an_adapter_that_says_nothing_of_its_base_is_not_checked_and_that_is_said_once(small_model, loras, trained, caplog):
+def test_an_adapter_that_says_nothing_of_its_base_is_not_checked_and_that_is_said_once(
+    small_model, loras, trained, caplog
+):
     load_arms(str(small_model), [str(trained)], "cpu")
     assert not caplog.records
     load_arms(str(small_model), list(map(str, loras[:2])), "cpu", "bfloat16")
@@ -392,9 +581,14 @@ def test_an_adapter_that_says_nothing_of_its_base_is_not_checked_and_that_is_sai
         load_arms(str(small_model), [str(loras[0]), str(trained)], "cpu")  # of two kinds
 
 
-def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(small_model, trained, tmp_path, monkeypatch):
+def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(
+    small_model, trained, tmp_path, monkeypatch
+):
     run_of_hub = shutil.copytree(trained, tmp_path / "run")
-    for name, facts in {"flagtrl.json": {"base_revision": "abc123"}, "adapter_config.json": {}}.items():
+    for name, facts in {
+        "flagtrl.json": {"base_revision": "abc123"},
+        "adapter_config.json": {},
+    }.items():
         content = json.loads((run_of_hub / name).read_text()) | facts
         content |= {"base_model_name_or_path": "me/base"} if name == "adapter_config.json" else {}
         (run_of_hub / name).write_text(json.dumps(content))
@@ -413,14 +607,19 @@ def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(small_mo
 def test_any_adapter_of_the_hub_is_pulled(hub, small_model, loras):
     """It need not be flagtrl's, but it is in safetensors."""
     assert not (loras[0] / "flagtrl.json").exists()
-    hub.repos["me/adapter"] = {file.name: file.read_bytes() for file in loras[0].iterdir() if file.is_file()}
+    hub.repos["me/adapter"] = {
+        file.name: file.read_bytes() for file in loras[0].iterdir() if file.is_file()
+    }
     model, _, (name,), (directory,) = load_arms(str(small_model), ["me/adapter"], "cpu")
     own, _, (own_name,), _ = load_arms(str(small_model), [str(loras[0])], "cpu")
     ids = torch.arange(5, 25)[None]
     with torch.no_grad(), arm(model, name), arm(own, own_name):
         assert torch.equal(model(ids).logits, own(ids).logits)
     assert directory != loras[0]
-    hub.repos["me/pickled"] = {"adapter_model.bin" if "safetensors" in n else n: c for n, c in hub.repos["me/adapter"].items()}
+    hub.repos["me/pickled"] = {
+        "adapter_model.bin" if "safetensors" in n else n: c
+        for n, c in hub.repos["me/adapter"].items()
+    }
     with pytest.raises(AdapterError, match=r"'me/pickled' has no adapter_model\.safetensors"):
         load_arms(str(small_model), ["me/pickled"], "cpu")
 
@@ -428,7 +627,8 @@ def test_any_adapter_of_the_hub_is_pulled(hub, small_model, loras):
 def test_an_adapter_of_the_hub_opens_no_directory_and_imports_nothing(small_model, loras, tmp_path):
     pulled = shutil.copytree(loras[0], tmp_path / "pulled")
     load_arms(None, [str(pulled)], "cpu")  # one's own: its base is where it says
-    (pulled / ".cache/huggingface/download").mkdir(parents=True)  # what the Hub's client leaves where it downloads to
+    # what the Hub's client leaves where it downloads to
+    (pulled / ".cache/huggingface/download").mkdir(parents=True)
     with pytest.raises(AdapterError, match="never opened on this machine"):
         load_arms(None, [str(pulled)], "cpu")
     load_arms(str(small_model), [str(pulled)], "cpu")
@@ -467,10 +667,16 @@ def test_an_arm_within_another_is_itself_and_gives_it_back(small_model, loras, t
                         assert torch.equal(model(ids).logits, alone[outer])
 
 
-@pytest.mark.parametrize("command", [["qa", "--adapter", "x", "--tasks", "tatqa"], ["qa", "prepare", "tatqa", "x"]])
+@pytest.mark.parametrize(
+    "command", [["qa", "--adapter", "x", "--tasks", "tatqa"], ["qa", "prepare", "tatqa", "x"]]
+)
 def test_without_the_extra_one_line_says_what_to_install(command, monkeypatch, capfd):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else find(name, *more))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "lm_eval" else find(name, *more),
+    )
     with pytest.raises(SystemExit) as stop:
         main(command)
     assert stop.value.code == 2

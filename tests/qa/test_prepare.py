@@ -1,4 +1,6 @@
-"""Converters: the counts of the original files, their quirks, and malformed rows by file and line."""
+"""Converters: the counts of the original files, their quirks, and malformed rows by file and
+line.
+"""
 
 import csv
 import json
@@ -17,7 +19,8 @@ from flagtrl.qa.records import Question, read_records
 from flagtrl.qa.scoring import answer_matches
 from qa_inputs import FINQA, ORIGINALS, TURNS, write_original
 
-# file below shared/qa, samples, documents, malformed: PROVENANCE.md counts FiQA's sentences, which are the documents.
+# file below shared/qa, samples, documents, malformed: PROVENANCE.md counts FiQA's sentences, which
+# are the documents.
 COUNTS = [
     ("tatqa", "tatqa/tatqa_dataset_test_gold.json", 1663, 277, 0),
     ("tatqa", "tatqa/tatqa_dataset_dev.json", 1668, 278, 0),
@@ -33,7 +36,9 @@ COUNTS = [
 
 
 @pytest.mark.parametrize("name, file, samples, documents, malformed", COUNTS)
-def test_the_counts_are_the_published_ones(shared, tmp_path, name, file, samples, documents, malformed):
+def test_the_counts_are_the_published_ones(
+    shared, tmp_path, name, file, samples, documents, malformed
+):
     done = prepare(name, str(shared / "qa" / file), tmp_path, skip_malformed=bool(malformed))
     assert (done.samples, done.documents, len(done.skipped)) == (samples, documents, malformed)
     records = read_records(tmp_path, name)
@@ -43,10 +48,15 @@ def test_the_counts_are_the_published_ones(shared, tmp_path, name, file, samples
     assert len(note["source"][0]["sha256"]) == 64
 
 
-def test_malformed_rows_are_named_by_file_and_line_and_skipped_only_when_asked(shared, tmp_path, capsys):
+def test_malformed_rows_are_named_by_file_and_line_and_skipped_only_when_asked(
+    shared, tmp_path, capsys
+):
     file = shared / "qa/finqa_subset/finqa_test_100.json"
     lines = file.read_text().splitlines()
-    both = r"finqa_test_100.json:23: .* blank; .*finqa_test_100.json:298: .* neither a number nor yes or no; .*--skip_malformed"
+    both = (
+        r"finqa_test_100.json:23: .* blank; .*finqa_test_100.json:298: .* neither a number nor "
+        r"yes or no; .*--skip_malformed"
+    )
     with pytest.raises(DataError, match=both):
         prepare("finqa", str(file), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -60,14 +70,18 @@ def test_malformed_rows_are_named_by_file_and_line_and_skipped_only_when_asked(s
 
 def test_of_many_malformed_rows_some_are_named_and_the_others_counted(tmp_path):
     (tmp_path / "x.csv").write_text("text,label\n" + "bad,7\n" * 9)
-    with pytest.raises(DataError, match=r"x.csv:2: .*x.csv:3: .*x.csv:4: .*; and 6 more; correct the file") as error:
+    with pytest.raises(
+        DataError, match=(r"x.csv:2: .*x.csv:3: .*x.csv:4: .*; and 6 more; correct the file")
+    ) as error:
         prepare("twitter_fin", str(tmp_path / "x.csv"), tmp_path / "data")
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("file", ["finalDataset_0208.tsv", "gold.TSV"])
 def test_gold_headlines_are_read_from_tabs_too(file, tmp_path):
-    """The same records as from commas; a headline with a comma or a quotation mark needs no quoting there."""
+    """The same records as from commas; a headline with a comma or a quotation mark needs no quoting
+    there.
+    """
     name, text = ORIGINALS["gold_headlines"]
     rows = list(csv.reader(text.splitlines()))
     for source, content in ((name, text), (file, "".join("\t".join(row) + "\n" for row in rows))):
@@ -75,7 +89,9 @@ def test_gold_headlines_are_read_from_tabs_too(file, tmp_path):
     read = []
     for source in (name, file):
         prepare("gold_headlines", str(tmp_path / source), tmp_path / "data")
-        read.append([(r.text, r.about, r.label) for r in read_records(tmp_path / "data", "gold_headlines")])
+        read.append(
+            [(r.text, r.about, r.label) for r in read_records(tmp_path / "data", "gold_headlines")]
+        )
     assert sorted(read[0]) == sorted(read[1]) and len(read[1]) == 6
     assert read[1][0][0] == "april gold down 20 cents, settles"
     (tmp_path / file).write_text("\t".join(rows[0]) + "\n" + "\t".join(rows[1][:-1]) + "\n")
@@ -106,22 +122,45 @@ def test_choices_hold_the_answer_once_and_only_wrong_ones_beside_it(shared, tmp_
         assert question.choices[question.label] == question.answer
         wrong = [choice for i, choice in enumerate(question.choices) if i != question.label]
         assert len({choice.lower() for choice in wrong}) == len(wrong)
-        assert not any(answer_matches(choice, question.answers, question.scale, question.kind) for choice in wrong), question
+        assert not any(
+            answer_matches(choice, question.answers, question.scale, question.kind)
+            for choice in wrong
+        ), question
         places[question.label] += 1
     assert max(places) < 0.35 * len(questions), "no letter is right too often"
     prepare(name, str(shared / "qa" / folder), tmp_path / "again", skip_malformed=True)
-    assert (tmp_path / f"{name}.jsonl").read_bytes() == (tmp_path / "again" / f"{name}.jsonl").read_bytes()
+    assert (tmp_path / f"{name}.jsonl").read_bytes() == (
+        tmp_path / "again" / f"{name}.jsonl"
+    ).read_bytes()
 
 
-FORMS = ["(94)", "-12.6", "$ (1,496.5)", "(5)%", "-0.4%", "1e-05", "1.5E-07", "0", "0.00", ".5", "$94 million", "2015", "1"]
+FORMS = [
+    "(94)",
+    "-12.6",
+    "$ (1,496.5)",
+    "(5)%",
+    "-0.4%",
+    "1e-05",
+    "1.5E-07",
+    "0",
+    "0.00",
+    ".5",
+    "$94 million",
+    "2015",
+    "1",
+]
 
 
 @pytest.mark.parametrize("gold", FORMS)
 def test_all_choices_have_the_gold_ones_form(gold):
-    """Of a bracketed or negative answer too, whose page has positive numbers: only digits differ."""
+    """Of a bracketed or negative answer too, whose page has positive numbers: only digits
+    differ.
+    """
 
     def form(text):
-        return re.sub(r"\d+(,\d{3})*(?=\.|\D|$)", "9", re.sub(r"(?<=e)[-+]\d+", "", text, flags=re.IGNORECASE))
+        return re.sub(
+            r"\d+(,\d{3})*(?=\.|\D|$)", "9", re.sub(r"(?<=e)[-+]\d+", "", text, flags=re.IGNORECASE)
+        )
 
     context = "sales | 90 | 1,200.5 | 8 | 0.3 | 0.00002 | (5)"
     (asked,) = with_choices([Question("q", "d", context, "how much?", gold, (gold,), "", "number")])
@@ -142,7 +181,15 @@ def test_every_original_form_is_read_from_its_folder(name, tmp_path):
     write_original(name, tmp_path)
     done = prepare(name, str(tmp_path), tmp_path / "data")
     assert (
-        done.samples == {"finqa": 1, "convfinqa": 2, "financebench": 3, "phrasebank": 2, "gold_headlines": 6, "fomc": 2}[name]
+        done.samples
+        == {
+            "finqa": 1,
+            "convfinqa": 2,
+            "financebench": 3,
+            "phrasebank": 2,
+            "gold_headlines": 6,
+            "fomc": 2,
+        }[name]
     )
 
 
@@ -153,7 +200,8 @@ def test_the_forms_mean_what_they_say(tmp_path):
         prepare(name, str(write_original(name, tmp_path / name)), tmp_path)
         records[name] = sorted(read_records(tmp_path, name), key=lambda record: record.id)
     finqa = records["finqa"][0]
-    assert (finqa.answer, finqa.document) == ("94.0", "A/2015/page_1.pdf")  # a blank answer: the executed program's
+    # a blank answer: the executed program's
+    assert (finqa.answer, finqa.document) == ("94.0", "A/2015/page_1.pdf")
     assert finqa.context == "before .\n | 2015\nsales | $ 94\nafter ."
     first, second = records["convfinqa"]
     assert second.question == "what were sales in 2015? 94.0 and in 2014?"
@@ -178,7 +226,8 @@ def test_a_turn_file_gives_one_question_a_row(tmp_path):
         FINQA
         | {
             "id": f"A_{i}",
-            "annotation": TURNS | {"cur_dial": TURNS["dialogue_break"][: i + 1], "exe_ans": TURNS["exe_ans_list"][i]},
+            "annotation": TURNS
+            | {"cur_dial": TURNS["dialogue_break"][: i + 1], "exe_ans": TURNS["exe_ans_list"][i]},
         }
         for i in range(2)
     ]
@@ -191,7 +240,11 @@ ASKED = {"uid": "q", "question": "how much?", "answer": "5", "scale": ""}
 
 
 def _tatqa(**changes):
-    table = {"table": {"uid": "t", "table": [["sales", None, "5"]]}, "paragraphs": [], "questions": [ASKED]}
+    table = {
+        "table": {"uid": "t", "table": [["sales", None, "5"]]},
+        "paragraphs": [],
+        "questions": [ASKED],
+    }
     return json.dumps([table | changes])
 
 
@@ -204,24 +257,79 @@ BAD = {
     ),
     "unknown label": ("twitter_fin", "x.csv", "text,label\nfine,1\nbad,7\n", "x.csv:3"),
     "blank text": ("twitter_fin", "x.csv", 'text,label\n"two\nlines",1\n  ,1\n', "x.csv:4"),
-    "broken JSON": ("finqa", "x.json", '[\n{"question": "q", "answer": "1"},\n{"question": ]', "x.json:3"),
+    "broken JSON": (
+        "finqa",
+        "x.json",
+        '[\n{"question": "q", "answer": "1"},\n{"question": ]',
+        "x.json:3",
+    ),
     "broken JSON line": ("financebench", "x.jsonl", "\n{", "x.jsonl:2: no JSON"),
-    "a company that is a word": ("fiqa_sa", "x.json", '{"1": {"sentence": "s", "info": ["A"]}}', "x.json:1: info[0] is 'A'"),
-    "no list of companies": ("fiqa_sa", "x.json", '{"1": {"sentence": "s", "info": 3}}', "x.json:1: info is 3"),
-    "a score that is none": ("fiqa_sa", "x.json", '{"1": {"sentence": "s", "info": [{"target": "A"}]}}', "is None, no number"),
-    "no text": ("tatqa", "x.json", _tatqa(paragraphs=[{"order": 1, "text": None}]), "x.json:1: None is no text"),
-    "no question": ("tatqa", "x.json", _tatqa(questions=["how much?"]), "x.json:1: question is 'how much?', no record"),
-    "a blank question": ("tatqa", "x.json", _tatqa(questions=[ASKED | {"question": None}]), "question is None, no text"),
-    "a nested answer": ("tatqa", "x.json", _tatqa(questions=[ASKED | {"answer": {"a": 1}}]), "neither text nor number"),
-    "no answer": ("tatqa", "x.json", _tatqa(questions=[ASKED | {"answer": None}]), "neither text nor number"),
-    "null question": ("finqa", "x.json", '[{"question": null, "answer": "1"}]', "x.json:1: question is None, no text"),
+    "a company that is a word": (
+        "fiqa_sa",
+        "x.json",
+        '{"1": {"sentence": "s", "info": ["A"]}}',
+        "x.json:1: info[0] is 'A'",
+    ),
+    "no list of companies": (
+        "fiqa_sa",
+        "x.json",
+        '{"1": {"sentence": "s", "info": 3}}',
+        "x.json:1: info is 3",
+    ),
+    "a score that is none": (
+        "fiqa_sa",
+        "x.json",
+        '{"1": {"sentence": "s", "info": [{"target": "A"}]}}',
+        "is None, no number",
+    ),
+    "no text": (
+        "tatqa",
+        "x.json",
+        _tatqa(paragraphs=[{"order": 1, "text": None}]),
+        "x.json:1: None is no text",
+    ),
+    "no question": (
+        "tatqa",
+        "x.json",
+        _tatqa(questions=["how much?"]),
+        ("x.json:1: question is 'how much?', no record"),
+    ),
+    "a blank question": (
+        "tatqa",
+        "x.json",
+        _tatqa(questions=[ASKED | {"question": None}]),
+        "question is None, no text",
+    ),
+    "a nested answer": (
+        "tatqa",
+        "x.json",
+        _tatqa(questions=[ASKED | {"answer": {"a": 1}}]),
+        "neither text nor number",
+    ),
+    "no answer": (
+        "tatqa",
+        "x.json",
+        _tatqa(questions=[ASKED | {"answer": None}]),
+        "neither text nor number",
+    ),
+    "null question": (
+        "finqa",
+        "x.json",
+        '[{"question": null, "answer": "1"}]',
+        "x.json:1: question is None, no text",
+    ),
     "evidence without text": (
         "financebench",
         "x.jsonl",
         '{"doc_name": "d", "question": "q", "answer": "5", "evidence": [{"evidence_text": null}]}',
         "x.jsonl:1: evidence_text is None",
     ),
-    "no document": ("financebench", "x.jsonl", '{"doc_name": null, "question": "q", "answer": "5"}', "doc_name is None"),
+    "no document": (
+        "financebench",
+        "x.jsonl",
+        '{"doc_name": null, "question": "q", "answer": "5"}',
+        "doc_name is None",
+    ),
     "a turn without text": (
         "convfinqa",
         "x.json",
@@ -229,8 +337,18 @@ BAD = {
         "x.json:1: None is no text",
     ),
     "after blank lines": ("twitter_fin", "x.csv", "\ntext,label\n\n\nfine,1\n\nbad,7\n", "x.csv:7"),
-    "an unquoted comma": ("twitter_fin", "x.csv", "text,label\nup, then down,1\n", "x.csv:2: 3 values for 2 columns"),
-    "missing field": ("tatqa", "x.json", '[{"table": {"uid": "a", "table": []}, "questions": [{"uid": "q"}]}]', "'paragraphs'"),
+    "an unquoted comma": (
+        "twitter_fin",
+        "x.csv",
+        "text,label\nup, then down,1\n",
+        "x.csv:2: 3 values for 2 columns",
+    ),
+    "missing field": (
+        "tatqa",
+        "x.json",
+        '[{"table": {"uid": "a", "table": []}, "questions": [{"uid": "q"}]}]',
+        "'paragraphs'",
+    ),
     "no records": ("fomc", "x.csv", "sentence,label\n", "no sample"),
     "another kind of file": ("fomc", "x.xlsx", "PK", ".xlsx"),
     "a list of numbers": ("finqa", "x.json", "[1, 2]", "x.json:1"),
@@ -255,7 +373,9 @@ def test_one_bad_question_costs_no_other_and_is_counted(tmp_path):
     lost = _tatqa(questions=asked, paragraphs=[{"order": 1, "text": None}])
     (tmp_path / "x.json").write_text(json.dumps([*json.loads(lost), *json.loads(_tatqa())]))
     done = prepare("tatqa", str(tmp_path / "x.json"), tmp_path, skip_malformed=True)
-    assert (done.samples, len(done.skipped)) == (1, 6), "a table without its text costs each of its questions"
+    assert (done.samples, len(done.skipped)) == (1, 6), (
+        "a table without its text costs each of its questions"
+    )
 
 
 def test_broken_lines_and_rows_that_are_no_records_are_skipped_when_asked(tmp_path):
@@ -284,7 +404,9 @@ def test_unknown_names_missing_files_and_unprepared_data_are_named(tmp_path, cap
 
 @pytest.fixture
 def repository(monkeypatch, tmp_path):
-    """A data set of the Hub, `me/set`, as a folder; its files and configurations are what a test makes them."""
+    """A data set of the Hub, `me/set`, as a folder; its files and configurations are what a test
+    makes them.
+    """
     folder = tmp_path / "hub"
     folder.mkdir()
     asked = []
@@ -293,19 +415,25 @@ def repository(monkeypatch, tmp_path):
         asked.append((repo, allow_patterns))
         return str(folder)
 
-    monkeypatch.setattr(sources, "list_repo_files", lambda repo, repo_type: [p.name for p in folder.iterdir()])
+    monkeypatch.setattr(
+        sources, "list_repo_files", lambda repo, repo_type: [p.name for p in folder.iterdir()]
+    )
     monkeypatch.setattr(sources, "snapshot_download", download)
     monkeypatch.setattr(sources, "get_dataset_config_names", lambda repo: ["all", "half"])
     rows = datasets.Dataset.from_list([{"text": "up", "label": 1}, {"text": "down", "label": 0}])
     loaded = datasets.DatasetDict({"train": rows, "validation": rows})
-    monkeypatch.setattr(sources, "load_dataset", lambda repo, config: asked.append((repo, config)) or loaded)
+    monkeypatch.setattr(
+        sources, "load_dataset", lambda repo, config: asked.append((repo, config)) or loaded
+    )
     return folder, asked
 
 
 def test_of_the_hub_the_original_files_are_read(repository, tmp_path):
     """Also those with answers of several types, which `datasets` cannot put into one column."""
     folder, asked = repository
-    (folder / "tatqa_dataset_dev.json").write_text(_tatqa(questions=[ASKED, ASKED | {"uid": "r", "answer": ["a", "b"]}]))
+    (folder / "tatqa_dataset_dev.json").write_text(
+        _tatqa(questions=[ASKED, ASKED | {"uid": "r", "answer": ["a", "b"]}])
+    )
     (folder / "README.md").write_text("")
     assert prepare("tatqa", "hub:me/set", tmp_path).samples == 2
     assert asked == [("me/set", ["tatqa_dataset_dev.json"])]
@@ -319,7 +447,9 @@ def test_of_the_hub_a_configuration_and_a_split_are_read(repository, tmp_path):
     for named in ("half", "half:train", "half:validation"):
         assert prepare("twitter_fin", f"hub:me/set:{named}", tmp_path).samples == 2
     assert asked == [("me/set", "half")] * 3
-    with pytest.raises(DataError, match="has the configurations all, half; name one: hub:me/set:CONFIG"):
+    with pytest.raises(
+        DataError, match=("has the configurations all, half; name one: hub:me/set:CONFIG")
+    ):
         prepare("twitter_fin", "hub:me/set", tmp_path)
     with pytest.raises(DataError, match="no split 'test'; it has train, validation"):
         prepare("twitter_fin", "hub:me/set:half:test", tmp_path)
@@ -327,7 +457,12 @@ def test_of_the_hub_a_configuration_and_a_split_are_read(repository, tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [ConnectionError("no route\nat all"), DatasetGenerationError("types"), DatasetNotFoundError("no set"), TypeError("x")],
+    [
+        ConnectionError("no route\nat all"),
+        DatasetGenerationError("types"),
+        DatasetNotFoundError("no set"),
+        TypeError("x"),
+    ],
 )
 def test_no_hub_is_one_clear_line(error, tmp_path, monkeypatch):
     def refuse(*_, **__):

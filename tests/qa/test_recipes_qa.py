@@ -31,7 +31,9 @@ def recipes(monkeypatch):
 
 @pytest.fixture
 def msft_run(small_model, trained, tmp_path):
-    """A trained run, as if made on MSFT: what the control reads of flagtrl.json besides policy and prompt."""
+    """A trained run, as if made on MSFT: what the control reads of flagtrl.json besides policy and
+    prompt.
+    """
     out = shutil.copytree(trained, tmp_path / "msft")
     windows = {"train": ["2020-07-01", "2020-07-15", 10], "test": ["2020-10-01", "2020-10-10", 7]}
     facts = {"model": str(small_model), "data": {"symbol": "MSFT"}, "windows": windows}
@@ -42,9 +44,14 @@ def msft_run(small_model, trained, tmp_path):
 
 
 def test_shuffled_rewards_are_the_same_rewards_at_other_times(recipes):
-    """Each earned reward is paid exactly once, or waits in the pool; and what is paid says nothing of what was earned."""
+    """Each earned reward is paid exactly once, or waits in the pool; and what is paid says nothing
+    of what was earned.
+    """
     make = recipes("train_shuffled_rewards")["ShuffledRewards"]
-    window, settings = news_leads_price(days=60, seed=1).window(), MarketSettings(reward="log_return", episode_start="random")
+    window, settings = (
+        news_leads_price(days=60, seed=1).window(),
+        MarketSettings(reward="log_return", episode_start="random"),
+    )
     env, plain = make(window, settings, 20), TradingEnv(window, settings, 20)
     pool, draw = list(env._pool), np.random.default_rng(5)
     assert len(pool) == 20 and np.std(pool) > 0
@@ -67,10 +74,30 @@ def test_shuffled_rewards_are_the_same_rewards_at_other_times(recipes):
 
 
 @pytest.mark.timeout(400)
-def test_the_sft_control_stops_at_the_runs_distance(shared, msft_run, data, tmp_path, monkeypatch, recipes, capsys):
+def test_the_sft_control_stops_at_the_runs_distance(
+    shared, msft_run, data, tmp_path, monkeypatch, recipes, capsys
+):
     market = str(shared / "data" / FILES["msft"])
-    options = ["--like", str(msft_run), "--data", market, "--output_dir", str(tmp_path / "sft"), "--prompts", "1"]
-    options += ["--learning_rate", "4e-3", "--measure_every", "3", "--batch_size", "1", "--max_steps", "90"]
+    options = [
+        "--like",
+        str(msft_run),
+        "--data",
+        market,
+        "--output_dir",
+        str(tmp_path / "sft"),
+        "--prompts",
+        "1",
+    ]
+    options += [
+        "--learning_rate",
+        "4e-3",
+        "--measure_every",
+        "3",
+        "--batch_size",
+        "1",
+        "--max_steps",
+        "90",
+    ]
     options += ["--tolerance", "0.01", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["train_sft_control.py", *options])
     recipes("train_sft_control")["main"]()
@@ -78,11 +105,24 @@ def test_the_sft_control_stops_at_the_runs_distance(shared, msft_run, data, tmp_
     assert note["kl_of_the_run"] > 0
     assert abs(note["kl"] - note["kl_of_the_run"]) <= 0.01 * note["kl_of_the_run"]
     assert not list((tmp_path / "sft").glob("like*"))
-    printed = [float(line.split()[3]) for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    printed = [
+        float(line.split()[3])
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("step ")
+    ]
     assert printed[-1] > 1.01 * note["kl_of_the_run"], "the steps themselves went past it"
     from flagtrl.qa.run import Comparison, run
 
-    rows, _ = run(Comparison((str(tmp_path / "sft"),), ("fiqa_sa",), str(data), limit=4, retention_prompts=1, device="cpu"))
+    rows, _ = run(
+        Comparison(
+            (str(tmp_path / "sft"),),
+            ("fiqa_sa",),
+            str(data),
+            limit=4,
+            retention_prompts=1,
+            device="cpu",
+        )
+    )
     assert any(row.task == "retention_trading" and row.difference.adapter > 0 for row in rows)
 
 
@@ -91,11 +131,40 @@ def test_the_sft_control_stops_at_the_runs_distance(shared, msft_run, data, tmp_
 def test_train_push_compare_and_the_table_is_in_the_card(shared, small_model, data, tmp_path):
     hub = FakeHub()
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
-    options = ["--data", shared / "data" / FILES["msft"], "--model_name_or_path", small_model, "--output_dir", tmp_path / "run"]
-    options += ["--repo_id", "me/qa", "--qa_tasks", "fiqa_sa", "--qa_data", data, "--qa_limit", "4", *FAST]
+    env |= {
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": "hf_x",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    options = [
+        "--data",
+        shared / "data" / FILES["msft"],
+        "--model_name_or_path",
+        small_model,
+        "--output_dir",
+        tmp_path / "run",
+    ]
+    options += [
+        "--repo_id",
+        "me/qa",
+        "--qa_tasks",
+        "fiqa_sa",
+        "--qa_data",
+        data,
+        "--qa_limit",
+        "4",
+        *FAST,
+    ]
     command = [sys.executable, "recipes/train_then_qa.py", *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, env=env | {"HF_HUB_OFFLINE": "0"}, capture_output=True, text=True, timeout=800)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=env | {"HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
     hub.close()
     assert done.returncode == 0, done.stderr[-3000:]
     card = hub.repos["me/qa"]["README.md"].decode()

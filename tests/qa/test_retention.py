@@ -51,7 +51,9 @@ def test_the_divergence_is_torchs():
     expected = torch.nn.functional.kl_div(tuned, base, reduction="none", log_target=True).sum(-1)
     torch.testing.assert_close(full_kl(base, tuned), expected)
     half = torch.tensor([[0.5, 0.5]]).log()
-    assert float(full_kl(half, torch.tensor([[0.25, 0.75]]).log())) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert float(full_kl(half, torch.tensor([[0.25, 0.75]]).log())) == pytest.approx(
+        0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    )
 
 
 def test_divergence_against_two_full_forwards(lm):
@@ -88,8 +90,12 @@ def test_answer_positions_are_those_that_predict_the_gold_answers_tokens(lm):
 
 def test_a_documents_text_counts_once_and_is_resampled_as_one():
     long = "\n\n".join(f"Paragraph {i}: " + "word " * 200 for i in range(4))
-    asked = [Question(str(i), name, text, "how much?", "5", ("5",), "", "number") for i, (name, text) in enumerate(
-        [("a", long), ("a", long), ("b", "Sales rose."), ("b", "Sales fell.")])]
+    asked = [
+        Question(str(i), name, text, "how much?", "5", ("5",), "", "number")
+        for i, (name, text) in enumerate(
+            [("a", long), ("a", long), ("b", "Sales rose."), ("b", "Sales fell.")]
+        )
+    ]
     passages = document_passages(asked)
     assert [document for document, _ in passages] == ["a"] * len(passages_of(long)) + ["b", "b"]
     assert len(set(passages)) == len(passages)
@@ -111,8 +117,12 @@ def test_mass_on_the_action_words_counts_every_token(lm):
         assert whole[: len(start)] == start
         with torch.no_grad():
             logs = lm.model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
-        expected += math.exp(sum(float(logs[i - 1, whole[i]]) for i in range(len(start), len(whole))))
-    assert any(len(lm.tok_encode(context + word)) - len(lm.tok_encode(context)) == 2 for word in WORDS)
+        expected += math.exp(
+            sum(float(logs[i - 1, whole[i]]) for i in range(len(start), len(whole)))
+        )
+    assert any(
+        len(lm.tok_encode(context + word)) - len(lm.tok_encode(context)) == 2 for word in WORDS
+    )
     assert action_mass(lm, [context]) == pytest.approx([expected], rel=1e-4)
 
 
@@ -132,7 +142,9 @@ def test_mass_is_also_that_of_words_of_many_tokens(shared, tmp_path):
 def test_bits_of_a_text_are_those_of_its_tokens(lm):
     ids = lm.tok_encode(TEXT)
     with torch.no_grad():
-        logs = lm.model(torch.tensor([[lm.prefix_token_id, *ids]])).logits[0].double().log_softmax(-1)
+        logs = (
+            lm.model(torch.tensor([[lm.prefix_token_id, *ids]])).logits[0].double().log_softmax(-1)
+        )
     nats = -sum(float(logs[i, token]) for i, token in enumerate(ids))
     assert text_bits(lm, [TEXT]) == pytest.approx([nats / math.log(2)], rel=1e-5)
 
@@ -173,11 +185,17 @@ def test_the_control_works_beside_a_full_top_adapter(small_model, trained):
 
 
 def test_rows_of_everything_that_is_kept(lm):
-    settings = {"prompt": {"prompt_style": "compact", "news_token_budget": 8}, "market": {"lookback": 3}}
+    settings = {
+        "prompt": {"prompt_style": "compact", "news_token_budget": 8},
+        "market": {"lookback": 3},
+    }
     trading = trading_prompts(lm, settings, 3)
     assert len(trading) == 3
     assert lm.tokenizer.decode(trading[0].ids).endswith('{"Action": "')
-    asked = [Asked("a", TEXT + "\n\nQuestion: how much?\nAnswer:", " 5%"), Asked("b", "Question: when?\nAnswer:", " 2015")]
+    asked = [
+        Asked("a", TEXT + "\n\nQuestion: how much?\nAnswer:", " 5%"),
+        Asked("b", "Question: when?\nAnswer:", " 2015"),
+    ]
     rows, (said,) = retention(lm, ["adapter_0"], asked, {"text": [("a", TEXT)]}, trading)
     assert "exactly 0 on prompts: 2 of questions and 2 of trading" in said
     by = {(row.task, row.metric): row for row in rows}
@@ -185,7 +203,9 @@ def test_rows_of_everything_that_is_kept(lm):
     each = divergence(lm, partial(arm, lm.model), "adapter_0", trading)
     assert kl.difference.adapter == pytest.approx(each.kl.sum() / each.positions.sum())
     assert by["retention_questions", "kl_at_answer"].n == 2
-    assert by["retention_text", "bits_per_byte"].difference.base == pytest.approx(_base_bits(lm) / len(TEXT.encode()))
+    assert by["retention_text", "bits_per_byte"].difference.base == pytest.approx(
+        _base_bits(lm) / len(TEXT.encode())
+    )
     mass = by["retention_questions", "action_word_mass"].difference
     assert 0 < mass.base < 1 and np.isfinite(mass.p)
     assert all(not row.tested for row in rows if row.metric.startswith(("kl", "top1")))
@@ -197,7 +217,9 @@ def _base_bits(lm):
 
 
 def test_a_control_that_was_not_measured_is_not_claimed(lm, monkeypatch):
-    monkeypatch.setattr(module, "add_zero_adapter", lambda model: pytest.fail("there is nothing to measure it on"))
+    monkeypatch.setattr(
+        module, "add_zero_adapter", lambda model: pytest.fail("there is nothing to measure it on")
+    )
     rows, (said,) = retention(lm, ["adapter_0"], [], {"text": [("a", TEXT)]})
     assert [row.task for row in rows] == ["retention_text"]
     assert said.startswith("Control: not measured")
@@ -206,8 +228,13 @@ def test_a_control_that_was_not_measured_is_not_claimed(lm, monkeypatch):
 def test_a_reward_that_a_run_names_is_not_run(lm, tmp_path):
     """A run may be somebody else's."""
     code = tmp_path / "reward.py"
-    code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n\n\ndef mine(history):\n    return 0.0\n")
-    settings = {"prompt": {"prompt_style": "compact"}, "market": {"lookback": 3, "reward": f"{code}:mine"}}
+    code.write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n\n\ndef mine(history):\n    return 0.0\n"
+    )
+    settings = {
+        "prompt": {"prompt_style": "compact"},
+        "market": {"lookback": 3, "reward": f"{code}:mine"},
+    }
     found, reason = module.trading_prompts_or_reason(lm, settings, 2, None, 0)
     assert found == [] and "code is run only if you name it" in reason
     assert not (tmp_path / "ran").exists()

@@ -1,4 +1,6 @@
-"""The numeric scorer against hand-written cases, and against TAT-QA's published scorer on its own sample predictions."""
+"""The numeric scorer against hand-written cases, and against TAT-QA's published scorer on its own
+sample predictions.
+"""
 
 import json
 from pathlib import Path
@@ -143,7 +145,13 @@ OTHERS = [
     ("73,260 and 57,768 million", ["73,260", "57,768"], "thousand", "spans", False),
     ("$12, $13", ["$13.00", "$12"], "", "spans", True),
     ("the modified retrospective method", ["modified retrospective method"], "", "spans", True),
-    ("Aerospace, defense, oil, and gas; Sensors", ["Sensors", "Aerospace, defense, oil, and gas"], "", "spans", True),
+    (
+        "Aerospace, defense, oil, and gas; Sensors",
+        ["Sensors", "Aerospace, defense, oil, and gas"],
+        "",
+        "spans",
+        True,
+    ),
     ("Sensors", ["Sensor"], "", "spans", False),
     ("", ["Sensors"], "", "spans", False),
     ("Company\u2019s plan", ["company's plan"], "", "text", True),
@@ -167,15 +175,37 @@ def test_there_are_sixty_cases_of_numbers_and_none_twice():
 def test_every_gold_number_is_its_own_right_answer(shared):
     for row in json.loads((shared / "qa/tatqa/tatqa_dataset_test_gold.json").read_text()):
         for question in tatqa("gold", row):
-            assert answer_matches(question.answer, question.answers, question.scale, question.kind), question
+            assert answer_matches(
+                question.answer, question.answers, question.scale, question.kind
+            ), question
 
 
-ODD = ("and", "minus", "percent", "no", "-", ",", "94", "(", ")", "e", "1e999", "1e" + "9" * 5000, "$", "=", "%")
+ODD = (
+    "and",
+    "minus",
+    "percent",
+    "no",
+    "-",
+    ",",
+    "94",
+    "(",
+    ")",
+    "e",
+    "1e999",
+    "1e" + "9" * 5000,
+    "$",
+    "=",
+    "%",
+)
 WORDS = (*w2n.american_number_system, *ODD)
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(st.sampled_from(WORDS), max_size=7), st.sampled_from((" ", "", "-")), st.sampled_from(("94", "1e-05", "(5)%")))
+@given(
+    st.lists(st.sampled_from(WORDS), max_size=7),
+    st.sampled_from((" ", "", "-")),
+    st.sampled_from(("94", "1e-05", "(5)%")),
+)
 def test_no_text_is_too_odd_to_be_scored(words, between, gold):
     text = between.join(words)
     for kind in KINDS:
@@ -192,7 +222,14 @@ def test_nor_is_any_other(text):
 
 
 @pytest.mark.parametrize(
-    "text, can", [("about 5", True), ("five", True), ("n/a", False), ("One of the largest", False), ("million thousand", False)]
+    "text, can",
+    [
+        ("about 5", True),
+        ("five", True),
+        ("n/a", False),
+        ("One of the largest", False),
+        ("million thousand", False),
+    ],
 )
 def test_what_can_be_parsed_as_a_number(text, can):
     assert parses(text, "number") is can
@@ -215,7 +252,9 @@ DEPARTURES = {
 
 
 def departure(question, text, ours) -> str | None:
-    """Which of flagtrl's own rules makes it judge otherwise than TAT-QA's exact match; None for no reason known."""
+    """Which of flagtrl's own rules makes it judge otherwise than TAT-QA's exact match; None for no
+    reason known.
+    """
     scale = "%" if "%" in question.answers[0] else question.scale
     named = scale in text or ("%" in text and scale == "percent")
     if not ours:
@@ -225,14 +264,20 @@ def departure(question, text, ours) -> str | None:
     if not named:
         return "unnamed scale"
     found, gold = read_number(text), read_number(question.answers[0])
-    if any(letter.isalpha() for letter in text.replace(question.scale, "")) or text.rstrip().endswith((",", ".")):
+    if any(
+        letter.isalpha() for letter in text.replace(question.scale, "")
+    ) or text.rstrip().endswith((",", ".")):
         return "a text around the number"
     return "rounding" if found.value != gold.value else None
 
 
 def test_tatqas_published_scorer_is_reproduced_but_for_named_departures(shared):
     published = "".join(
-        line for line in (Path(__file__).parent / "tatqa_published_exact_match.txt").read_text().splitlines() if line[0] != "#"
+        line
+        for line in (Path(__file__).parent / "tatqa_published_exact_match.txt")
+        .read_text()
+        .splitlines()
+        if line[0] != "#"
     )
     predictions = json.loads((shared / "qa/tatqa/sample_prediction.json").read_text())
     rows = json.loads((shared / "qa/tatqa/tatqa_dataset_dev.json").read_text())
@@ -242,7 +287,9 @@ def test_tatqas_published_scorer_is_reproduced_but_for_named_departures(shared):
     for theirs, question in zip(published, questions, strict=True):
         values, scale = predictions[question.id]
         values = [str(value) for value in (values if isinstance(values, list) else [values])]
-        text = ", ".join(values) + (f" {scale}" if scale and not (scale == "percent" and "%" in values[0]) else "")
+        text = ", ".join(values) + (
+            f" {scale}" if scale and not (scale == "percent" and "%" in values[0]) else ""
+        )
         ours = answer_matches(text, question.answers, question.scale, question.kind)
         if ours != (theirs == "1"):
             departures.append(departure(question, text, ours))

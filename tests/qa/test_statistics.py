@@ -8,10 +8,20 @@ from scipy.stats import binom, binomtest, norm, ttest_1samp
 
 from flagtrl.qa.evaluate import Row, adjusted
 from flagtrl.qa.report import markdown
-from flagtrl.qa.statistics import Difference, bootstrap, holm, minimum_detectable, of_seeds, paired_difference, sign_flips
+from flagtrl.qa.statistics import (
+    Difference,
+    bootstrap,
+    holm,
+    minimum_detectable,
+    of_seeds,
+    paired_difference,
+    sign_flips,
+)
 
 
-@pytest.mark.parametrize("gained, lost", [(0, 0), (0, 5), (0, 6), (3, 9), (12, 12), (40, 20), (900, 1000)])
+@pytest.mark.parametrize(
+    "gained, lost", [(0, 0), (0, 5), (0, 6), (3, 9), (12, 12), (40, 20), (900, 1000)]
+)
 def test_of_single_questions_the_sign_flips_are_exact_mcnemar(gained, lost):
     changes = np.array([1.0] * gained + [-1.0] * lost + [0.0] * 7)
     expected = 1.0 if gained + lost == 0 else binomtest(gained, gained + lost, 0.5).pvalue
@@ -27,7 +37,10 @@ def test_mcnemar_equals_the_textbook_figure():
 
 def test_sign_flips_against_all_flips_of_unequal_documents():
     changes = np.array([3.0, -1, 2, 5, 0, -4, 1])
-    sums = [sum(sign * change for sign, change in zip(signs, changes, strict=True)) for signs in product((-1, 1), repeat=7)]
+    sums = [
+        sum(sign * change for sign, change in zip(signs, changes, strict=True))
+        for signs in product((-1, 1), repeat=7)
+    ]
     assert sign_flips(changes) == pytest.approx(np.mean(np.abs(sums) >= abs(changes.sum())))
 
 
@@ -54,9 +67,13 @@ def test_the_interval_of_independent_samples_is_the_normal_one():
     change = adapter - base
     half = norm.ppf(0.975) * change.std(ddof=1) / 20
     assert found.delta == pytest.approx(change.mean())
-    assert (found.low, found.high) == pytest.approx((change.mean() - half, change.mean() + half), abs=0.02 * half + 0.004)
+    assert (found.low, found.high) == pytest.approx(
+        (change.mean() - half, change.mean() + half), abs=0.02 * half + 0.004
+    )
     assert found.standard_error == pytest.approx(change.std(ddof=1) / 20, rel=0.05)
-    assert found.p == pytest.approx(2 * norm.sf(abs(change.mean()) / (change.std(ddof=1) / 20)), abs=0.01)
+    assert found.p == pytest.approx(
+        2 * norm.sf(abs(change.mean()) / (change.std(ddof=1) / 20)), abs=0.01
+    )
 
 
 def test_questions_of_one_document_count_as_one():
@@ -66,14 +83,22 @@ def test_questions_of_one_document_count_as_one():
     once = paired_difference(np.zeros(30), change[None], np.ones(30), [str(i) for i in range(30)])
     names = [str(i) for i in range(30) for _ in range(10)]
     copied = paired_difference(np.zeros(300), np.repeat(change, 10)[None], np.ones(300), names)
-    assert (copied.low, copied.high, copied.standard_error) == pytest.approx((once.low, once.high, once.standard_error))
-    alone = paired_difference(np.zeros(300), np.repeat(change, 10)[None], np.ones(300), [str(i) for i in range(300)])
+    assert (copied.low, copied.high, copied.standard_error) == pytest.approx(
+        (once.low, once.high, once.standard_error)
+    )
+    alone = paired_difference(
+        np.zeros(300), np.repeat(change, 10)[None], np.ones(300), [str(i) for i in range(300)]
+    )
     assert alone.standard_error < 0.5 * once.standard_error
 
 
 def test_the_bootstrap_of_a_ratio_against_a_plain_loop():
     generator = np.random.default_rng(3)
-    change, sizes, names = generator.normal(size=12), generator.integers(1, 50, 12).astype(float), list("aabbbcddddef")
+    change, sizes, names = (
+        generator.normal(size=12),
+        generator.integers(1, 50, 12).astype(float),
+        list("aabbbcddddef"),
+    )
     drawn = bootstrap(change, sizes, np.unique(names, return_inverse=True)[1], 0, 20_000)
     documents = sorted(set(names))
     members = {d: [i for i, name in enumerate(names) if name == d] for d in documents}
@@ -81,7 +106,9 @@ def test_the_bootstrap_of_a_ratio_against_a_plain_loop():
     for _ in range(5_000):
         rows = [i for d in generator.choice(documents, len(documents)) for i in members[d]]
         plain.append(change[rows].sum() / sizes[rows].sum())
-    assert np.percentile(drawn, (5, 50, 95)) == pytest.approx(np.percentile(plain, (5, 50, 95)), abs=0.004)
+    assert np.percentile(drawn, (5, 50, 95)) == pytest.approx(
+        np.percentile(plain, (5, 50, 95)), abs=0.004
+    )
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -97,17 +124,23 @@ def test_seeds_that_disagree_widen_the_interval():
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("seed_share", [0.0, 0.5, 1.0])
 def test_intervals_over_few_seeds_cover_the_truth(seeds, seed_share):
-    """Documents' variance alone, half of each, seeds' alone: a bootstrap of seeds covered 54, 72 and 81%."""
+    """Documents' variance alone, half of each, seeds' alone: a bootstrap of seeds covered 54, 72
+    and 81%.
+    """
     generator, documents, runs = np.random.default_rng(seeds), 40, 800
     spread = generator.normal(0, np.sqrt(seed_share * seeds), (runs, seeds))
     of_documents = generator.normal(0, np.sqrt((1 - seed_share) * documents), (runs, documents))
     covered, significant = 0, 0
-    for deltas, changes in zip(spread + of_documents.mean(axis=1, keepdims=True), of_documents, strict=True):
+    for deltas, changes in zip(
+        spread + of_documents.mean(axis=1, keepdims=True), of_documents, strict=True
+    ):
         found = of_seeds(deltas, float(changes.var()) / documents, documents, 1e-6)
         covered += found["low"] <= 0 <= found["high"]
         significant += found["p"] < 0.05
     assert 0.93 <= covered / runs <= 0.995
-    assert covered + significant == runs, "p is below 5% where the interval leaves 0 out, and only there"
+    assert covered + significant == runs, (
+        "p is below 5% where the interval leaves 0 out, and only there"
+    )
 
 
 def test_of_seeds_alone_it_is_students_interval():
@@ -129,7 +162,9 @@ def test_no_change_is_exactly_zero_with_p_one():
     scores = np.array([0.0, 1, 1, 0])
     found = paired_difference(scores, scores[None], np.ones(4), list("abcd"))
     assert (found.delta, found.low, found.high, found.p) == (0, 0, 0, 1)
-    bits = paired_difference(scores * 1.7, (scores * 1.7)[None], np.array([3.0, 2, 9, 1]), list("abcd"))
+    bits = paired_difference(
+        scores * 1.7, (scores * 1.7)[None], np.array([3.0, 2, 9, 1]), list("abcd")
+    )
     assert (bits.delta, bits.low, bits.high, bits.p) == (0, 0, 0, 1)
 
 
@@ -158,16 +193,28 @@ def test_the_floor_of_0_1_scores_has_a_power_of_80_percent():
     assert binom.sf(5, 100, floor) == pytest.approx(0.8)
     assert binom.sf(5, 100, 0.06) == pytest.approx(0.56, abs=0.01)
     gained = np.random.default_rng(6).binomial(100, floor, 2000)
-    assert np.mean([sign_flips(np.ones(many)) < 0.05 for many in gained]) == pytest.approx(0.8, abs=0.03)
-    assert minimum_detectable(0.0, (300, 100)) == pytest.approx(floor / 3), "a third of a document's questions"
+    assert np.mean([sign_flips(np.ones(many)) < 0.05 for many in gained]) == pytest.approx(
+        0.8, abs=0.03
+    )
+    assert minimum_detectable(0.0, (300, 100)) == pytest.approx(floor / 3), (
+        "a third of a document's questions"
+    )
 
 
 def test_a_metric_without_a_p_leaves_holms_family_and_the_table_says_so():
     def row(task, p):
-        return Row(task, "acc", 9, 1, Difference(0.1, 0.2, 0.1, np.nan, np.nan, p, 0.1, 0.1), primary=True)
+        return Row(
+            task, "acc", 9, 1, Difference(0.1, 0.2, 0.1, np.nan, np.nan, p, 0.1, 0.1), primary=True
+        )
 
-    rows = [row("flagtrl_finqa_mc", np.nan), row("flagtrl_fomc", 0.02), row("flagtrl_fiqa_sa", 0.03)]
-    assert adjusted(rows) == pytest.approx({("flagtrl_fomc", "acc"): 0.04, ("flagtrl_fiqa_sa", "acc"): 0.04})
+    rows = [
+        row("flagtrl_finqa_mc", np.nan),
+        row("flagtrl_fomc", 0.02),
+        row("flagtrl_fiqa_sa", 0.03),
+    ]
+    assert adjusted(rows) == pytest.approx(
+        {("flagtrl_fomc", "acc"): 0.04, ("flagtrl_fiqa_sa", "acc"): 0.04}
+    )
     table = markdown(rows)
     assert "outside Holm's family (samples of one document): finqa_mc acc." in table
     assert "over the 2 primary metrics" in table and "5% level of this metric alone" in table

@@ -22,7 +22,13 @@ with claimed(sys.argv[1]):
 @pytest.fixture
 def used(tmp_path):
     """A finished run, with checkpoints and a file of the user's own."""
-    for name in ("flagtrl.json", "results.json", "adapter_model.safetensors", "flagtrl_heads.safetensors", "notes.txt"):
+    for name in (
+        "flagtrl.json",
+        "results.json",
+        "adapter_model.safetensors",
+        "flagtrl_heads.safetensors",
+        "notes.txt",
+    ):
         (tmp_path / name).write_text("{}")
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -38,8 +44,9 @@ def test_a_new_directory_is_claimed(tmp_path):
 
 def test_a_used_one_is_refused_with_what_is_there_and_the_remedies(used):
     message = (
-        r"holds another run \(flagtrl.json, results.json, 2 checkpoints up to checkpoint-10\); go on with it "
-        r"\(--resume_from_checkpoint true\), replace it \(--overwrite_output_dir true\), or choose another directory"
+        r"holds another run \(flagtrl.json, results.json, 2 checkpoints up to checkpoint-10\); go "
+        r"on with it \(--resume_from_checkpoint true\), replace it \(--overwrite_output_dir "
+        r"true\), or choose another directory"
     )
     before = sorted(used.rglob("*"))
     with pytest.raises(ConfigError, match=message), claimed(used):
@@ -63,18 +70,25 @@ def test_a_run_that_goes_on_finds_all_as_it_was(used):
 def test_overwriting_removes_the_run_and_nothing_else(used):
     before = {path.name for path in used.iterdir()}
     with claimed(used, overwrite=True) as clear:
-        assert {path.name for path in used.iterdir()} - {LOCK_FILE} == before, "not before it is said"
+        assert {path.name for path in used.iterdir()} - {LOCK_FILE} == before, (
+            "not before it is said"
+        )
         clear()
         assert {path.name for path in used.iterdir()} - {LOCK_FILE} == {"notes.txt"}
 
 
 def test_a_second_live_run_is_kept_out_and_a_killed_one_is_not_missed(tmp_path):
     """Neither resuming nor overwriting gets past the lock; it dies with its process."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
         try:
             assert other.stdout.readline() == "held\n"
             for options in ({}, {"resumed": True}, {"overwrite": True}):
-                with pytest.raises(ConfigError, match="another run is at work there"), claimed(tmp_path, **options):
+                with (
+                    pytest.raises(ConfigError, match="another run is at work there"),
+                    claimed(tmp_path, **options),
+                ):
                     pytest.fail("it is not claimed")
         finally:
             other.kill()
@@ -89,7 +103,10 @@ def test_results_go_to_a_new_numbered_directory(tmp_path):
 
 
 def test_a_backtest_does_not_write_over_a_runs_own_results(used, tmp_path_factory):
-    with pytest.raises(ConfigError, match="is a run's own, and holds the results that it ended with; choose another"):
+    with pytest.raises(
+        ConfigError,
+        match=("is a run's own, and holds the results that it ended with; choose another"),
+    ):
         refuse_a_runs_own(used)
     refuse_a_runs_own(tmp_path_factory.mktemp("other"))
 
@@ -98,10 +115,16 @@ def test_results_of_other_days_than_the_runs_are_not_published(tmp_path):
     train, test = ["2020-07-01", "2020-09-30", 64], ["2020-10-01", "2021-05-05", 149]
     (tmp_path / "flagtrl.json").write_text(json.dumps({"windows": {"train": train, "test": test}}))
     check_results_are_the_runs(tmp_path)  # none yet
-    for windows, fine in (({"train": train, "test": test}, True), ({"train": train, "test": train}, False)):
+    for windows, fine in (
+        ({"train": train, "test": test}, True),
+        ({"train": train, "test": train}, False),
+    ):
         (tmp_path / "results.json").write_text(json.dumps({"windows": windows}))
         if fine:
             check_results_are_the_runs(tmp_path)
             continue
-        with pytest.raises(AdapterError, match=r"results.json is of the windows .*'test': \['2020-07-01', '2020-09-30'\]"):
+        with pytest.raises(
+            AdapterError,
+            match=(r"results.json is of the windows .*'test': \['2020-07-01', '2020-09-30'\]"),
+        ):
             check_results_are_the_runs(tmp_path)

@@ -19,7 +19,9 @@ RECORDS = (PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArgume
 
 
 def parsed(tmp_path, *words, recipe="msft"):
-    return parse_arguments(RECIPES[recipe], [*words, "--output_dir", str(tmp_path), "--use_cpu", "true"], recipe)
+    return parse_arguments(
+        RECIPES[recipe], [*words, "--output_dir", str(tmp_path), "--use_cpu", "true"], recipe
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -29,11 +31,17 @@ def test_a_preset_names_settings_that_there_are(name):
 
 
 def test_the_papers_preset_is_the_defaults_of_the_library(tmp_path):
-    """Which are Table 3's (tests/learning/test_config.py): `paper` adds nothing to them, and repeats all that it names."""
+    """Which are Table 3's (tests/learning/test_config.py): `paper` adds nothing to them, and
+    repeats all that it names.
+    """
     told, defaults = preset_settings("paper"), PPOConfig(output_dir=str(tmp_path), use_cpu=True)
     for name, value in told.items():
         record = next(r for r in RECORDS if name in r.__dataclass_fields__)
-        plain = getattr(defaults, name) if record is PPOConfig else record.__dataclass_fields__[name].default
+        plain = (
+            getattr(defaults, name)
+            if record is PPOConfig
+            else record.__dataclass_fields__[name].default
+        )
         assert plain == value, name
     assert told["prior"] == "raw" and told["warmup_steps"] == 0
 
@@ -57,7 +65,12 @@ def test_the_command_line_wins_over_the_file_over_the_recipe_over_the_preset(tmp
     monkeypatch.setitem(RECIPES, "own", {"gamma": 0.1, "ent_coef": 0.2, "symbol": "JNJ"})
     config.write_text("ent_coef: 0.3\nkl_coef: 0.4\n")
     got = parsed(tmp_path, "--config", str(config), "--kl_coef", "0.5", recipe="own")
-    assert (got.ppo.gamma, got.ppo.ent_coef, got.ppo.kl_coef, got.data.symbol) == (0.1, 0.3, 0.5, "JNJ")
+    assert (got.ppo.gamma, got.ppo.ent_coef, got.ppo.kl_coef, got.data.symbol) == (
+        0.1,
+        0.3,
+        0.5,
+        "JNJ",
+    )
     assert got.ppo.num_envs == preset_settings("flagtrl")["num_envs"]
 
 

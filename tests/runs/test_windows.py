@@ -28,7 +28,10 @@ def test_the_papers_windows_are_as_they_are(tmp_path, caplog):
     ],
 )
 def test_test_days_that_training_sees_or_that_lie_before_it_are_refused(tmp_path, days, where):
-    with pytest.raises(ConfigError, match=rf"the test window {days[0]} to .* {where} the training window 2020-07-01"):
+    with pytest.raises(
+        ConfigError,
+        match=(rf"the test window {days[0]} to .* {where} the training window 2020-07-01"),
+    ):
         windows(tmp_path, "--test_start", days[0], "--test_end", days[1])
 
 
@@ -36,4 +39,7 @@ def test_a_window_that_goes_beyond_the_data_says_so(tmp_path, caplog):
     _, test = windows(tmp_path, "--test_end", "2030-01-04")
     assert test.stop == len(embedded("MSFT"))
     [record] = caplog.records
-    assert "the window 2020-10-01..2030-01-04 goes beyond the data, which cover 2020-03-" in record.getMessage()
+    assert (
+        "the window 2020-10-01..2030-01-04 goes beyond the data, which cover 2020-03-"
+        in record.getMessage()
+    )

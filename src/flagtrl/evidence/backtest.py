@@ -38,13 +38,18 @@ class Backtest:
     fees: np.ndarray
 
     def trades(self) -> pd.DataFrame:
-        """One row a decision: day, price, action, probabilities, and what the account was after its fill."""
+        """One row a decision: day, price, action, probabilities, and what the account was after its
+        fill.
+        """
         return pd.DataFrame(
             {
                 "date": self.window.dates[:-1],
                 "price": self.window.prices[:-1],
                 "action": [ACTION_WORDS[a] for a in self.actions],
-                **{f"p_{word.lower()}": self.probabilities[:, i] for i, word in enumerate(ACTION_WORDS)},
+                **{
+                    f"p_{word.lower()}": self.probabilities[:, i]
+                    for i, word in enumerate(ACTION_WORDS)
+                },
                 "traded_shares": np.diff(self.shares),
                 "fee": self.fees,
                 "shares_after": self.shares[1:],
@@ -68,13 +73,16 @@ def backtest(
         policy: log-probabilities of the actions at one bar.
         window: the bars; the first decision is made at its first bar.
         settings: execution, costs and look-back.
-        temperature: None takes the likeliest action; else actions are sampled from pi^(1/temperature).
+        temperature: None takes the likeliest action; else actions are sampled from
+            pi^(1/temperature).
         seed: of the sampling.
         path: its number, where several are sampled with one seed.
         tell: is called with the decisions done and their number.
     """
     if temperature is not None and not temperature > 0:
-        raise ConfigError(f"temperature is {temperature}; it must be above 0, or None for the likeliest action")
+        raise ConfigError(
+            f"temperature is {temperature}; it must be above 0, or None for the likeliest action"
+        )
     generator = np.random.default_rng([seed, path] if path else seed)
     env = TradingEnv(window, settings)
     env.reset(seed=seed, options={"start": 0})

@@ -15,7 +15,8 @@ from flagtrl.policy.acting import language_policy, read_ahead, untrained_policie
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.countdown import Say
 
-# Where a prompt tells the position alone a hundred paths ask no more prompts than one; else each asks its own.
+# Where a prompt tells the position alone a hundred paths ask no more prompts than one; else each
+# asks its own.
 SAMPLED_PATHS, SAMPLED_PATHS_OF_OWN_PROMPTS = 100, 10
 
 
@@ -53,7 +54,9 @@ def judge(
     def report(window: Window, what: str) -> Report:
         known = read_ahead(model, encoder, window, settings, say, what)
         paths = sampled_paths or (SAMPLED_PATHS if known else SAMPLED_PATHS_OF_OWN_PROMPTS)
-        return evaluate(policy, window, settings, seed, volatility_periods, more, modes, untrained, paths, say)
+        return evaluate(
+            policy, window, settings, seed, volatility_periods, more, modes, untrained, paths, say
+        )
 
     tested = report(test, "test")
     return tested if train is None else replace(tested, train=report(train, "training"))

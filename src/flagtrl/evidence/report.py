@@ -1,4 +1,6 @@
-"""The result of a run: the agent beside baselines, as a table, results.json, trades.csv and a picture."""
+"""The result of a run: the agent beside baselines, as a table, results.json, trades.csv and a
+picture.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class Report:
     train: Report | None = None
 
     def write(self, directory: str | Path, **facts: Any) -> None:
-        """Write results.json (with `facts`: data, windows, seed, model, settings), trades.csv and the equity curve."""
+        """Write results.json (with `facts`: data, windows, seed, model, settings), trades.csv and
+        the equity curve.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {"test": _json_rows(self.rows)}
@@ -65,26 +69,36 @@ class Report:
         if (agent := self.backtests.get("agent_greedy")) is not None:
             content |= {"behaviour": behaviour(agent), "verdict": self.verdict()}
         content |= {**facts, "versions": versions()}
-        (directory / RESULTS_FILE).write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n")
-        trades = pd.concat([run.trades().assign(row=row) for row, run in self.backtests.items()], ignore_index=True)
+        (directory / RESULTS_FILE).write_text(
+            json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
+        )
+        trades = pd.concat(
+            [run.trades().assign(row=row) for row, run in self.backtests.items()], ignore_index=True
+        )
         trades.to_csv(directory / TRADES_FILE, index=False)
         self.figure().savefig(directory / CURVE_FILE, dpi=120)
 
     def table(self) -> Table:
         """Both conventions side by side, one row a policy."""
         dates = self.window.dates
-        table = Table(title=f"{self.window.market.symbol}, {dates[0]} to {dates[-1]}, {len(dates)} prices")
+        table = Table(
+            title=(f"{self.window.market.symbol}, {dates[0]} to {dates[-1]}, {len(dates)} prices")
+        )
         table.add_column("")
         for convention in next(iter(self.rows.values())):
             for name in ("CR %", "SR", "AV %", "MDD %"):
                 table.add_column(f"{convention}\n{name}", justify="right")
         for row, by in self.rows.items():
-            cells = [_cell(value) for metrics in by.values() for value in metrics.as_dict().values()]
+            cells = [
+                _cell(value) for metrics in by.values() for value in metrics.as_dict().values()
+            ]
             table.add_row(row, *cells)
         return table
 
     def verdict(self) -> list[str]:
-        """What the table says, in plain sentences; none where the agent's greedy row was not asked for."""
+        """What the table says, in plain sentences; none where the agent's greedy row was not asked
+        for.
+        """
         agent = self.backtests.get("agent_greedy")
         if agent is None:
             return []
@@ -94,7 +108,12 @@ class Report:
     def figure(self) -> Figure:
         """Account values over the window, the agent's above the band of the random policies."""
         band = np.percentile(self.random, (5, 95), axis=0) / self.random[0, 0]
-        return curves_figure(self.window, self.curves, f"{self.window.market.symbol}: account value, start = 1", band)
+        return curves_figure(
+            self.window,
+            self.curves,
+            (f"{self.window.market.symbol}: account value, start = 1"),
+            band,
+        )
 
     def print(self, console: Console | None = None) -> None:
         """Print the table and the verdict."""
@@ -104,8 +123,12 @@ class Report:
             console.print(sentence, highlight=False)
 
 
-def curves_figure(window: Window, curves: Mapping[str, np.ndarray], title: str, band: np.ndarray | None = None) -> Figure:
-    """Account values (n,) over a window, each from 1, ours (`agent...`) in bold; `band` (2, n): the random policies'."""
+def curves_figure(
+    window: Window, curves: Mapping[str, np.ndarray], title: str, band: np.ndarray | None = None
+) -> Figure:
+    """Account values (n,) over a window, each from 1, ours (`agent...`) in bold; `band` (2, n): the
+    random policies'.
+    """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     dates = window.dates.astype("datetime64[ms]").astype(object)
@@ -113,7 +136,9 @@ def curves_figure(window: Window, curves: Mapping[str, np.ndarray], title: str, 
         axes.fill_between(dates, *band, color="0.88", label="random, 5% to 95%")
     for row, values in curves.items():
         ours = row.startswith("agent")
-        axes.plot(dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row)
+        axes.plot(
+            dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row
+        )
     axes.set_title(title)
     axes.legend(loc="upper left", fontsize="small")
     axes.grid(alpha=0.3)
@@ -125,10 +150,15 @@ def markdown_table(rows: Mapping[str, Mapping[str, Mapping[str, float | None]]])
     """A table as results.json has it (row to convention to metric), in Markdown."""
     first = next(iter(rows.values()))
     cells = [(convention, name) for convention, metrics in first.items() for name in metrics]
-    lines = [f"| | {' | '.join(f'{convention} {name}' for convention, name in cells)} |", "|---|" + "---:|" * len(cells)]
+    lines = [
+        f"| | {' | '.join(f'{convention} {name}' for convention, name in cells)} |",
+        "|---|" + "---:|" * len(cells),
+    ]
     for row, by in rows.items():
         shown = [by[convention][name] for convention, name in cells]
-        lines.append(f"| {row} | {' | '.join('-' if value is None else f'{value:.3f}' for value in shown)} |")
+        lines.append(
+            f"| {row} | {' | '.join('-' if value is None else f'{value:.3f}' for value in shown)} |"
+        )
     return "\n".join(lines)
 
 
@@ -136,7 +166,9 @@ def data_facts(market: MarketData, source: str, **windows: Window) -> dict[str, 
     """What results.json and flagtrl.json say about the data of a run."""
     return {
         "data": {"symbol": market.symbol, "source": source, "sha256": market.fingerprint()},
-        "windows": {name: [str(w.dates[0]), str(w.dates[-1]), len(w)] for name, w in windows.items()},
+        "windows": {
+            name: [str(w.dates[0]), str(w.dates[-1]), len(w)] for name, w in windows.items()
+        },
     }
 
 
@@ -152,18 +184,22 @@ def evaluate(
     sampled_paths: int = 1,
     say: Say = lambda line: None,
 ) -> Report:
-    """Backtest `policy`, greedy and sampled, beside untrained ones, buy and hold, flat and random policies.
+    """Backtest `policy`, greedy and sampled, beside untrained ones, buy and hold, flat and random
+    policies.
 
     Args:
         policy: log-probabilities of the actions at one bar.
         window: the test window.
         settings: execution, costs and look-back; the baselines pay the same.
         seed: of the sampled actions and of the random policies.
-        volatility_periods: of the `paper` convention's AV: 252, but 365 in the published rows of TSLA and BTC.
+        volatility_periods: of the `paper` convention's AV: 252, but 365 in the published rows of
+            TSLA and BTC.
         more: more baselines by row name.
-        modes: how the agent acts, a row each: `greedy` takes the likeliest action, `sampled` draws it.
+        modes: how the agent acts, a row each: `greedy` takes the likeliest action, `sampled` draws
+            it.
         untrained: more policies by row name, taking their likeliest action.
-        sampled_paths: of the sampled row, which is their mean, beside their 5% and 95% where there are several.
+        sampled_paths: of the sampled row, which is their mean, beside their 5% and 95% where there
+            are several.
         say: is told how far it is, a line at a time.
     """
     if sampled_paths < 1:
@@ -172,16 +208,29 @@ def evaluate(
     backtests, sampled = {}, []
     for mode in modes:
         if mode == "greedy":
-            backtests["agent_greedy"] = backtest(policy, window, settings, seed=seed, tell=Countdown(say, "trading, greedy"))
+            backtests["agent_greedy"] = backtest(
+                policy, window, settings, seed=seed, tell=Countdown(say, "trading, greedy")
+            )
             continue
         tell = Countdown(say, "trading, sampled")
         for path in range(sampled_paths):
-            sampled.append(backtest(policy, window, settings, SAMPLING_TEMPERATURE, seed, path, tell))
+            sampled.append(
+                backtest(policy, window, settings, SAMPLING_TEMPERATURE, seed, path, tell)
+            )
         backtests["agent_sampled"] = sampled[0]
     for row, other in (untrained or {}).items():
-        backtests[row] = backtest(other, window, settings, seed=seed, tell=Countdown(say, f"trading, {row}"))
-    baselines = {"buy_and_hold": buy_and_hold, "buy_and_hold_by_order": buy_and_hold_by_order, "flat": flat, **(more or {})}
-    curves = {row: run.values for row, run in backtests.items()} | {row: f(window, settings) for row, f in baselines.items()}
+        backtests[row] = backtest(
+            other, window, settings, seed=seed, tell=Countdown(say, f"trading, {row}")
+        )
+    baselines = {
+        "buy_and_hold": buy_and_hold,
+        "buy_and_hold_by_order": buy_and_hold_by_order,
+        "flat": flat,
+        **(more or {}),
+    }
+    curves = {row: run.values for row, run in backtests.items()} | {
+        row: f(window, settings) for row, f in baselines.items()
+    }
     random = random_paths(window, settings, seed=seed)
     conventions: dict[str, Convention] = {
         "paper": lambda values: paper(values, volatility_periods),
@@ -202,23 +251,35 @@ def _path_rows(
     mean: str, prefix: str, paths: np.ndarray, conventions: Mapping[str, Convention]
 ) -> dict[str, Mapping[str, Metrics]]:
     """The mean, 5% and 95% of the metrics of (paths, n) account values, each metric by itself."""
-    drawn = {name: np.array([tuple(of(path).as_dict().values()) for path in paths]) for name, of in conventions.items()}
-    rows: dict[str, Mapping[str, Metrics]] = {mean: {name: _over_paths(all_, np.mean) for name, all_ in drawn.items()}}
+    drawn = {
+        name: np.array([tuple(of(path).as_dict().values()) for path in paths])
+        for name, of in conventions.items()
+    }
+    rows: dict[str, Mapping[str, Metrics]] = {
+        mean: {name: _over_paths(all_, np.mean) for name, all_ in drawn.items()}
+    }
     for share in (5, 95):
         percentile = partial(np.percentile, q=share)
-        rows[f"{prefix}_p{share}"] = {name: _over_paths(all_, percentile) for name, all_ in drawn.items()}
+        rows[f"{prefix}_p{share}"] = {
+            name: _over_paths(all_, percentile) for name, all_ in drawn.items()
+        }
     return rows
 
 
 def _over_paths(drawn: np.ndarray, summary: Callable[[np.ndarray], float]) -> Metrics:
-    """`summary` of each column of (paths, metrics); a path whose Sharpe ratio is undefined is left out of that column."""
+    """`summary` of each column of (paths, metrics); a path whose Sharpe ratio is undefined is left
+    out of that column.
+    """
     defined = (column[~np.isnan(column)] for column in drawn.T)
     return Metrics(*(float(summary(column)) if len(column) else math.nan for column in defined))
 
 
 def _json_rows(rows: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
     return {
-        row: {name: {k: _json_number(v) for k, v in metrics.as_dict().items()} for name, metrics in by.items()}
+        row: {
+            name: {k: _json_number(v) for k, v in metrics.as_dict().items()}
+            for name, metrics in by.items()
+        }
         for row, by in rows.items()
     }
 

@@ -28,7 +28,11 @@ from flagtrl.policy.actor_critic import ActorCritic
 
 # What Validation measures, as `standard_SR`: what a run's metric_for_best_model can be.
 METRICS = (
-    *(f"{convention}_{field.name}" for convention in ("paper", "standard") for field in fields(Metrics)),
+    *(
+        f"{convention}_{field.name}"
+        for convention in ("paper", "standard")
+        for field in fields(Metrics)
+    ),
     *(f"action_share/{action.word}" for action in Action),
 )
 PICTURE = "eval/equity_curve"  # its name in trackers, and its place in the run's directory
@@ -47,28 +51,55 @@ class Validation:
         latest: the last backtest.
     """
 
-    def __init__(self, encoder: PromptEncoder, window: Window, settings: MarketSettings, volatility_periods: int = 252):
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        window: Window,
+        settings: MarketSettings,
+        volatility_periods: int = 252,
+    ):
         self.encoder, self.window, self.volatility_periods = encoder, window, volatility_periods
         self.settings = replace(settings, episode_start="fixed")
         self.latest: Backtest | None = None
 
     def __call__(self, model: ActorCritic) -> dict[str, float]:
-        """CR, SR, AV and MDD in both conventions (`standard_SR`), and the shares of the actions; SR may be NaN."""
-        self.latest = run = backtest(language_policy(model, self.encoder), self.window, self.settings)
+        """CR, SR, AV and MDD in both conventions (`standard_SR`), and the shares of the actions; SR
+        may be NaN.
+        """
+        self.latest = run = backtest(
+            language_policy(model, self.encoder), self.window, self.settings
+        )
         periods = self.window.market.periods_per_year
-        by = {"paper": paper(run.values, self.volatility_periods), "standard": standard(run.values, periods)}
-        metrics = {f"{convention}_{name}": value for convention, of in by.items() for name, value in of.as_dict().items()}
-        return metrics | {f"action_share/{a.word}": float(np.mean(run.actions == a)) for a in Action}
+        by = {
+            "paper": paper(run.values, self.volatility_periods),
+            "standard": standard(run.values, periods),
+        }
+        metrics = {
+            f"{convention}_{name}": value
+            for convention, of in by.items()
+            for name, value in of.as_dict().items()
+        }
+        return metrics | {
+            f"action_share/{a.word}": float(np.mean(run.actions == a)) for a in Action
+        }
 
     def figure(self, step: int) -> Figure:
         """The last backtest's account value beside buy and hold."""
         assert self.latest is not None, "nothing was evaluated yet"
-        curves = {"agent": self.latest.values, "buy_and_hold": buy_and_hold(self.window, self.settings)}
-        return curves_figure(self.window, curves, f"{self.window.market.symbol}: validation at optimizer step {step}")
+        curves = {
+            "agent": self.latest.values,
+            "buy_and_hold": buy_and_hold(self.window, self.settings),
+        }
+        return curves_figure(
+            self.window,
+            curves,
+            (f"{self.window.market.symbol}: validation at optimizer step {step}"),
+        )
 
 
 class Tracking(TrainerCallback):
-    """Shows the trackers of `report_to` what transformers' own callbacks leave out: our settings, and equity curves.
+    """Shows the trackers of `report_to` what transformers' own callbacks leave out: our settings,
+    and equity curves.
 
     A picture of each evaluation is also written to the run's directory, whatever the trackers.
 
@@ -78,10 +109,14 @@ class Tracking(TrainerCallback):
         validation: what evaluates; None if nothing does.
     """
 
-    def __init__(self, trainer: PPOTrainer, facts: Mapping[str, Any], validation: Validation | None):
+    def __init__(
+        self, trainer: PPOTrainer, facts: Mapping[str, Any], validation: Validation | None
+    ):
         self.trainer, self.facts, self.validation = trainer, facts, validation
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Send the settings."""
         if not state.is_world_process_zero:
             return
@@ -91,7 +126,9 @@ class Tracking(TrainerCallback):
         if (writer := self._tensorboard()) is not None:
             writer.add_text("flagtrl", f"```json\n{json.dumps(json.loads(text), indent=1)}\n```")
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Draw the equity curve, and send it."""
         if self.validation is None or not state.is_world_process_zero:
             return
@@ -105,12 +142,21 @@ class Tracking(TrainerCallback):
             writer.add_figure(PICTURE, figure, state.global_step)
 
     def _wandb_like(self) -> list[Any]:
-        """The modules wandb and trackio, whose interfaces are alike, where a callback of transformers' runs them."""
-        names = {type(callback).__name__.removesuffix("Callback").lower() for callback in self._callbacks()}
+        """The modules wandb and trackio, whose interfaces are alike, where a callback of
+        transformers' runs them.
+        """
+        names = {
+            type(callback).__name__.removesuffix("Callback").lower()
+            for callback in self._callbacks()
+        }
         return [sys.modules[name] for name in ("wandb", "trackio") if name in names]
 
     def _tensorboard(self) -> Any | None:
-        writers = [callback.tb_writer for callback in self._callbacks() if isinstance(callback, TensorBoardCallback)]
+        writers = [
+            callback.tb_writer
+            for callback in self._callbacks()
+            if isinstance(callback, TensorBoardCallback)
+        ]
         return writers[0] if writers else None
 
     def _callbacks(self) -> list[TrainerCallback]:

@@ -20,7 +20,8 @@ def behaviour(run: Backtest) -> dict[str, Any]:
     """How an agent acted over a window.
 
     Returns:
-        entropy: mean over its decisions, in nats, of the policy before any temperature. action_shares: by word.
+        entropy: mean over its decisions, in nats, of the policy before any temperature.
+            action_shares: by word.
         exposure: share of the bars on which it held shares. trades: orders that were filled.
         depends_on_day: whether it ever decided otherwise in the same position.
     """
@@ -28,7 +29,9 @@ def behaviour(run: Backtest) -> dict[str, Any]:
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
     return {
         "entropy": float(-(p * logs).sum(-1).mean()),
-        "action_shares": {word: float(np.mean(run.actions == a)) for a, word in enumerate(ACTION_WORDS)},
+        "action_shares": {
+            word: float(np.mean(run.actions == a)) for a, word in enumerate(ACTION_WORDS)
+        },
         "exposure": float(np.mean(run.shares > 0)),
         "trades": int(np.count_nonzero(np.diff(run.shares))),
         "depends_on_day": depends_on_day(run),
@@ -70,7 +73,8 @@ def verdict(
         within = low <= ours <= high
         where = "within" if within else "above" if ours > high else "below"
         said.append(
-            f"Its return of {ours:.1f}% is {where} the band of random policies, {low:.1f} to {high:.1f}%"
+            f"Its return of {ours:.1f}% is {where} the band of random policies, {low:.1f} to "
+            f"{high:.1f}%"
             + (": chance alone can explain it." if within else ", in which 90% of them lie.")
         )
     if "untrained_calibrated" in rows:
@@ -81,12 +85,17 @@ def verdict(
     said.append(f"{returns} returns cannot show a Sharpe ratio below {least:.2f} at 5%, two-sided.")
     if train_rows and "untrained_calibrated" in train_rows:
         made = {row: by["standard"].CR for row, by in train_rows.items()}
-        said.append(_in_sample(made["agent_greedy"], made["untrained_calibrated"], made["random_p95"]))
+        said.append(
+            _in_sample(made["agent_greedy"], made["untrained_calibrated"], made["random_p95"])
+        )
     return said
 
 
 def _in_sample(ours: float, untrained: float, random_p95: float) -> str:
-    made = f"In sample it made {ours:.1f}%, untrained {untrained:.1f}%, and 95% of random policies at most {random_p95:.1f}%"
+    made = (
+        f"In sample it made {ours:.1f}%, untrained {untrained:.1f}%, and 95% of random policies at "
+        f"most {random_p95:.1f}%"
+    )
     if ours > max(random_p95, untrained):
         return f"{made}: it learnt its training window, which is no evidence of skill."
     if ours > untrained:

@@ -1,4 +1,6 @@
-"""Prompts to token ids, split at the part that a bar's visits share; and each action's token path."""
+"""Prompts to token ids, split at the part that a bar's visits share; and each action's token
+path.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.env import MarketSettings, Observation, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
 
-_CONTENT = "<<<flagtrl-content>>>"  # stands for the prompt while the chat template is rendered around it
+# stands for the prompt while the chat template is rendered around it
+_CONTENT = "<<<flagtrl-content>>>"
 
 
 @dataclass(frozen=True)
@@ -28,21 +31,33 @@ class PromptSettings:
 
     prompt_style: str = field(
         default="paper",
-        metadata={"help": "paper: all its fields; compact: the same in few tokens; markov: the position is all of the account"},
+        metadata={
+            "help": (
+                "paper: all its fields; compact: the same in few tokens; markov: the position is "
+                "all of the account"
+            )
+        },
     )
     news_token_budget: int = field(
-        default=64, metadata={"help": "tokens of news text in a prompt, newest first; 0: sentiment counts only"}
+        default=64,
+        metadata={
+            "help": ("tokens of news text in a prompt, newest first; 0: sentiment counts only")
+        },
     )
 
     def __post_init__(self) -> None:
         prompt_style(self.prompt_style)
         if self.news_token_budget < 0:
-            raise ConfigError(f"news_token_budget is {self.news_token_budget}; it must be at least 0 tokens")
+            raise ConfigError(
+                f"news_token_budget is {self.news_token_budget}; it must be at least 0 tokens"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """Token ids of one prompt: (L,) int64, of which the first `shared_length` are the same for every visit to its bar."""
+    """Token ids of one prompt: (L,) int64, of which the first `shared_length` are the same for
+    every visit to its bar.
+    """
 
     ids: np.ndarray
     shared_length: int
@@ -65,17 +80,21 @@ class PromptEncoder:
         action_paths: the token ids of each action after ANSWER_PREFIX, indexed by Action.
 
     Raises:
-        PromptError: a tokenizer that merges across the boundaries that scoring relies on, or that spells two
-            actions alike.
+        PromptError: a tokenizer that merges across the boundaries that scoring relies on, or that
+            spells two actions alike.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings, max_length: int):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings, max_length: int
+    ):
         self.tokenizer, self.settings, self.max_length = tokenizer, settings, max_length
         self._style = prompt_style(settings.prompt_style)
         self._special = _special_tokens(tokenizer)
         self._head, self._tail = _frame(tokenizer)
         self._bos = [] if tokenizer.chat_template else _leading_specials(tokenizer)
-        self._shared_ids = lru_cache(maxsize=4096)(lambda text: tuple(self._tokenize(self._head + text)))
+        self._shared_ids = lru_cache(maxsize=4096)(
+            lambda text: tuple(self._tokenize(self._head + text))
+        )
         self._headlines = lru_cache(maxsize=4096)(self._fit_headlines)
         self.action_paths = self._action_paths()
 
@@ -88,28 +107,31 @@ class PromptEncoder:
         """Token ids of the prompt, up to and including ANSWER_PREFIX.
 
         Raises:
-            PromptError: a prompt longer than the context, or a shared part that is empty or tokenises differently with
-                the rest.
+            PromptError: a prompt longer than the context, or a shared part that is empty or
+                tokenises differently with the rest.
         """
         prompt = self.prompt(observation)
         shared = self._shared_ids(prompt.shared)
         if not shared:
             raise PromptError(
-                f"{observation.symbol} {observation.date}: the prompt's shared part has 0 tokens, and needs at least 1; let "
-                f"prompt style {self.settings.prompt_style!r} put the task there"
+                f"{observation.symbol} {observation.date}: the prompt's shared part has 0 tokens, "
+                f"and needs at least 1; let prompt style {self.settings.prompt_style!r} put the "
+                "task there"
             )
         ids = self._tokenize(self._head + prompt.shared + prompt.own + self._tail)
         if tuple(ids[: len(shared)]) != shared:
             raise PromptError(
-                f"{observation.symbol} {observation.date}: the prompt's shared part of {len(shared)} tokens tokenises "
-                f"differently when the account part follows; prompt style {self.settings.prompt_style!r} needs a boundary "
-                "that this tokenizer keeps (end `shared` with a line break and start `own` with a letter)"
+                f"{observation.symbol} {observation.date}: the prompt's shared part of "
+                f"{len(shared)} tokens tokenises differently when the account part follows; prompt "
+                f"style {self.settings.prompt_style!r} needs a boundary that this tokenizer keeps "
+                "(end `shared` with a line break and start `own` with a letter)"
             )
         self._check_length(len(ids), observation)
         return EncodedPrompt(np.array(ids, dtype=np.int64), len(shared))
 
     def check(self, env: TradingEnv, seed: int = 0) -> int:
-        """Encode one random episode of `env`, so that a prompt that cannot be used is found before training.
+        """Encode one random episode of `env`, so that a prompt that cannot be used is found before
+        training.
 
         Returns:
             The longest prompt's length in tokens.
@@ -120,14 +142,24 @@ class PromptEncoder:
         while not over:
             action = int(generator.choice(np.flatnonzero(env.legal)))
             _, _, terminated, truncated, _ = env.step(action)
-            longest, over = max(longest, len(self.encode(env.observe()).ids)), terminated or truncated
+            longest, over = (
+                max(longest, len(self.encode(env.observe()).ids)),
+                terminated or truncated,
+            )
         return longest
 
     def fingerprint(self) -> str:
-        """SHA-256 over the token ids of one made-up bar's prompt: equal where prompts read the same, chat template included."""
-        news = [NewsItem("Profits rise again.", "positive"), NewsItem("A rival cuts its prices.", "negative")]
+        """SHA-256 over the token ids of one made-up bar's prompt: equal where prompts read the
+        same, chat template included.
+        """
+        news = [
+            NewsItem("Profits rise again.", "positive"),
+            NewsItem("A rival cuts its prices.", "negative"),
+        ]
         days = np.datetime64("2020-01-02") + np.arange(4)
-        market = MarketData("PROBE", days, np.array([100.0, 101.5, 99.25, 102.0]), ((), (news[0],), tuple(news), ()))
+        market = MarketData(
+            "PROBE", days, np.array([100.0, 101.5, 99.25, 102.0]), ((), (news[0],), tuple(news), ())
+        )
         env = TradingEnv(market.window(), MarketSettings(reward="log_return", lookback=3))
         env.reset(seed=0, options={"start": 0})
         for action in (Action.BUY, Action.HOLD):
@@ -137,31 +169,48 @@ class PromptEncoder:
         return hashlib.sha256(np.array(ids, dtype="<i8").tobytes()).hexdigest()
 
     def neutralise(self, text: str) -> str:
-        """`text` with every special token of the tokenizer broken by a space, so that it is read as plain text."""
+        """`text` with every special token of the tokenizer broken by a space, so that it is read as
+        plain text.
+        """
         for _ in range(8):
             found = [token for token in self._special if token in text]
             if not found:
                 return text
             for token in found:
-                text = text.replace(token, " ".join(token) if len(token) == 1 else f"{token[0]} {token[1:]}")
-        raise PromptError(f"the special tokens {found} cannot be removed from the text {text[:80]!r}; clean the news source")
+                text = text.replace(
+                    token, " ".join(token) if len(token) == 1 else f"{token[0]} {token[1:]}"
+                )
+        raise PromptError(
+            f"the special tokens {found} cannot be removed from the text {text[:80]!r}; clean the "
+            "news source"
+        )
 
     def _tokenize(self, text: str) -> list[int]:
-        return self._bos + self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return (
+            self._bos + self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        )
 
     def _fit_headlines(self, news: tuple[tuple[NewsItem, ...], ...]) -> tuple[str, ...]:
-        """Newest bar first, source order within a bar, until the budget is spent; the last one is cut to fit."""
+        """Newest bar first, source order within a bar, until the budget is spent; the last one is
+        cut to fit.
+        """
         left, lines = self.settings.news_token_budget, []
         for item in (item for items in reversed(news) for item in items):
             if left <= 0:
                 break
-            # Quotes and backslashes would be escaped in the prompt's JSON, and cost more tokens than were counted.
+            # Quotes and backslashes would be escaped in the prompt's JSON, and cost more tokens
+            # than were counted.
             text = " ".join(self.neutralise(item.text).replace('"', "'").replace("\\", "/").split())
             ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             if len(ids) > left:
                 # Cutting may split a character in two; the replacement mark of its half is dropped.
-                # No white space may stay at the end: before a line break it would merge with what follows.
-                text = str(self.tokenizer.decode(ids[:left], clean_up_tokenization_spaces=False)).rstrip("\ufffd").strip()
+                # No white space may stay at the end: before a line break it would merge with what
+                # follows.
+                text = (
+                    str(self.tokenizer.decode(ids[:left], clean_up_tokenization_spaces=False))
+                    .rstrip("\ufffd")
+                    .strip()
+                )
             lines.append(self.neutralise(text))
             left -= len(ids)
         return tuple(line for line in lines if line)
@@ -174,40 +223,57 @@ class PromptEncoder:
             ids = self._tokenize(context + word)
             if ids[: len(prefix)] != prefix or len(ids) == len(prefix):
                 raise PromptError(
-                    f"the tokenizer merges the action {word!r} with {ANSWER_PREFIX!r} before it, so its likelihood "
-                    "cannot be read off; use a tokenizer that splits at the quote"
+                    f"the tokenizer merges the action {word!r} with {ANSWER_PREFIX!r} before it, "
+                    "so its likelihood cannot be read off; use a tokenizer that splits at the "
+                    "quote"
                 )
             paths.append(tuple(ids[len(prefix) :]))
-        if len(set(paths)) < len(paths) or any(self.tokenizer.unk_token_id in path for path in paths):
-            raise PromptError(f"the tokenizer spells {ACTION_WORDS} as {paths}; the paths must differ and be known to it")
+        if len(set(paths)) < len(paths) or any(
+            self.tokenizer.unk_token_id in path for path in paths
+        ):
+            raise PromptError(
+                f"the tokenizer spells {ACTION_WORDS} as {paths}; the paths must differ and be "
+                "known to it"
+            )
         return tuple(paths)
 
     def _check_length(self, length: int, observation: Observation) -> None:
         needed = length + max(len(path) for path in self.action_paths)
         if needed > self.max_length:
             raise PromptError(
-                f"{observation.symbol} {observation.date}: prompt and answer have {needed} tokens, the model's context is "
-                f"{self.max_length}; lower --news_token_budget (now {self.settings.news_token_budget}) or --lookback, "
-                "use --prompt_style compact, or a model with a longer context"
+                f"{observation.symbol} {observation.date}: prompt and answer have {needed} tokens, "
+                f"the model's context is {self.max_length}; lower --news_token_budget (now "
+                f"{self.settings.news_token_budget}) or --lookback, use --prompt_style compact, or "
+                "a model with a longer context"
             )
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    # Control tokens are not always flagged as special (Qwen's <think> is not); runs of blanks are no control tokens.
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()}
+    # Control tokens are not always flagged as special (Qwen's <think> is not); runs of blanks are
+    # no control tokens.
+    added = {
+        token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()
+    }
     return tuple(sorted({*added, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True))
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What stands before and after the prompt's words: the chat template's turn, if any, and the answer prefix."""
+    """What stands before and after the prompt's words: the chat template's turn, if any, and the
+    answer prefix.
+    """
     if not tokenizer.chat_template:
         return "", "\n" + ANSWER_PREFIX
     rendered = str(
-        tokenizer.apply_chat_template([{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True)
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
+        )
     )
     head, found, tail = rendered.partition(_CONTENT)
     if not found:
-        raise PromptError("the tokenizer's chat template drops the user's message; pass a tokenizer with a usable template")
+        raise PromptError(
+            "the tokenizer's chat template drops the user's message; pass a tokenizer with a "
+            "usable template"
+        )
     return head, tail + ANSWER_PREFIX
 
 
@@ -218,4 +284,7 @@ def _leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     for i in range(len(full) - len(plain) + 1):
         if full[i : i + len(plain)] == plain:
             return list(full[:i])
-    raise PromptError("the tokenizer changes a text when it adds special tokens; no stable prompt can be made with it")
+    raise PromptError(
+        "the tokenizer changes a text when it adds special tokens; no stable prompt can be made "
+        "with it"
+    )

@@ -1,4 +1,6 @@
-"""Forwards of the trained policy over the prompts of a rollout, with what the trunk makes of each kept until the next."""
+"""Forwards of the trained policy over the prompts of a rollout, with what the trunk makes of each
+kept until the next.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Asking:
         sharded: all processes must run as many forwards.
 
     Attributes:
-        boundaries: the trunk's states of the rollout's prompts, by their ids; empty on the plain engine.
+        boundaries: the trunk's states of the rollout's prompts, by their ids; empty on the plain
+            engine.
     """
 
     def __init__(
@@ -39,7 +42,12 @@ class Asking:
         accelerator: Accelerator,
         sharded: bool,
     ):
-        self.policy, self.wrapped, self.accelerator, self.sharded = policy, wrapped, accelerator, sharded
+        self.policy, self.wrapped, self.accelerator, self.sharded = (
+            policy,
+            wrapped,
+            accelerator,
+            sharded,
+        )
         self.device = accelerator.device
         self.boundaries: dict[bytes, Boundary] = {}
 
@@ -49,7 +57,9 @@ class Asking:
 
     @torch.no_grad()
     def act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
-        """Policy and value of B prompts that the rollout came to, legal (B, A); float32, on the CPU."""
+        """Policy and value of B prompts that the rollout came to, legal (B, A); float32, on the
+        CPU.
+        """
         if (trunk := self.policy().trunk) is not None:
             new = [prompt for prompt in prompts if prompt.ids.tobytes() not in self.boundaries]
             with self.accelerator.autocast():
@@ -77,8 +87,12 @@ class Asking:
             return self.policy().reference_logprobs(boundaries, legal.to(self.device)).float().cpu()
 
     @torch.no_grad()
-    def logprobs(self, prompts: Sequence[EncodedPrompt], legal: Tensor, reference: bool = False) -> Tensor:
-        """(N, A) log pi, a few prompts a forward; equal ones once, but where all processes must run as many forwards."""
+    def logprobs(
+        self, prompts: Sequence[EncodedPrompt], legal: Tensor, reference: bool = False
+    ) -> Tensor:
+        """(N, A) log pi, a few prompts a forward; equal ones once, but where all processes must run
+        as many forwards.
+        """
         rows, place = self._different(prompts, legal.numpy())
         done = []
         for start in range(0, len(rows), BATCH):
@@ -87,10 +101,17 @@ class Asking:
             done.append(self.wrapped()(**inputs, reference=reference).logprobs.float().cpu())
         return torch.cat(done)[place]
 
-    def _different(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> tuple[list[int], list[int]]:
-        """The first row of each different prompt, or all rows of a sharded model; and where among them each prompt's is."""
+    def _different(
+        self, prompts: Sequence[EncodedPrompt], legal: np.ndarray
+    ) -> tuple[list[int], list[int]]:
+        """The first row of each different prompt, or all rows of a sharded model; and where among
+        them each prompt's is.
+        """
         asked = zip(prompts, legal, strict=True)
-        keys = [n if self.sharded else (prompt.ids.tobytes(), row.tobytes()) for n, (prompt, row) in enumerate(asked)]
+        keys = [
+            n if self.sharded else (prompt.ids.tobytes(), row.tobytes())
+            for n, (prompt, row) in enumerate(asked)
+        ]
         first: dict[Any, int] = {}
         for row, key in enumerate(keys):
             first.setdefault(key, row)

@@ -1,4 +1,6 @@
-"""Checkpoints: written whole or not at all; and to resume from, complete, readable, and made by the same run."""
+"""Checkpoints: written whole or not at all; and to resume from, complete, readable, and made by the
+same run.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from flagtrl.errors import FORBIDDEN, AdapterError, CheckpointError, FlagtrlError, disk_trouble, reason
+from flagtrl.errors import (
+    FORBIDDEN,
+    AdapterError,
+    CheckpointError,
+    FlagtrlError,
+    disk_trouble,
+    reason,
+)
 from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.provenance import same_base
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE, SETTINGS_FILE
@@ -24,14 +33,17 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 MANIFEST_FILE = "manifest.json"  # every other file's SHA-256, written last
-_INCOMPLETE = "incomplete-"  # before a checkpoint's name while it is written; nothing looks for such names
+# before a checkpoint's name while it is written; nothing looks for such names
+_INCOMPLETE = "incomplete-"
 
 
 @contextmanager
 def written_whole(directory: Path, main: bool, barrier: Callable[[], None]) -> Iterator[Path]:
-    """A directory beside `directory` to write a checkpoint to, renamed to it at the end, once all of it is on the disk.
+    """A directory beside `directory` to write a checkpoint to, renamed to it at the end, once all
+    of it is on the disk.
 
-    So a run that is killed, or runs out of disk, or a machine that loses its power, leaves whole checkpoints alone.
+    So a run that is killed, or runs out of disk, or a machine that loses its power, leaves whole
+    checkpoints alone.
 
     Args:
         directory: of the checkpoint; replaced if it exists.
@@ -54,7 +66,8 @@ def written_whole(directory: Path, main: bool, barrier: Callable[[], None]) -> I
             _seal(beside)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
-        # On a full disk torch.save, safetensors and tokenizers raise errors of their own, down to a bare Exception.
+        # On a full disk torch.save, safetensors and tokenizers raise errors of their own, down to a
+        # bare Exception.
         if isinstance(error, FlagtrlError) or not isinstance(error, Exception):
             raise
         raise not_written(directory, directory.parent, error) from error
@@ -111,22 +124,35 @@ def rollout_file(process: int | str) -> str:
 
 
 def optimizer_files(directory: Path, processes: int = 1) -> tuple[str, ...]:
-    """The files of the optimizer's state: one, or under FSDP and DeepSpeed possibly one or more per process."""
+    """The files of the optimizer's state: one, or under FSDP and DeepSpeed possibly one or more per
+    process.
+    """
     if (directory / "optimizer.bin").exists():  # FSDP's, gathered
         return ("optimizer.bin",)
     if (directory / "optimizer_0").is_dir():  # FSDP's, sharded
-        return ("optimizer_0/.metadata", *(f"optimizer_0/__{process}_0.distcp" for process in range(processes)))
+        return (
+            "optimizer_0/.metadata",
+            *(f"optimizer_0/__{process}_0.distcp" for process in range(processes)),
+        )
     if not (directory / "latest").is_file():
         return ("optimizer.pt",)
     folder = (directory / "latest").read_text().strip() or "(an empty file: latest)"  # DeepSpeed's
     ranks = [f"zero_pp_rank_{process}_mp_rank_00" for process in range(processes)]
-    models = [f"{rank}_model_states.pt" for rank in ranks if (directory / folder / f"{ranks[0]}_model_states.pt").exists()]
+    models = [
+        f"{rank}_model_states.pt"
+        for rank in ranks
+        if (directory / folder / f"{ranks[0]}_model_states.pt").exists()
+    ]
     models = models or ["mp_rank_00_model_states.pt"]
-    return ("latest", *(f"{folder}/{name}" for name in (*models, *(f"{rank}_optim_states.pt" for rank in ranks))))
+    return (
+        "latest",
+        *(f"{folder}/{name}" for name in (*models, *(f"{rank}_optim_states.pt" for rank in ranks))),
+    )
 
 
 def check_same_sharding(directory: str | Path, ours: str) -> None:
-    """Compare how a checkpoint's optimizer is spread over files with how this run's is: none, FSDP, DeepSpeed or ZeRO-3.
+    """Compare how a checkpoint's optimizer is spread over files with how this run's is: none, FSDP,
+    DeepSpeed or ZeRO-3.
 
     Raises:
         AdapterError: they differ.
@@ -150,18 +176,24 @@ def check_checkpoint(directory: str | Path, processes: int | None = None) -> Non
         processes: that are to resume; None: as many as wrote it.
 
     Raises:
-        AdapterError: naming the first file that is missing or damaged, and the newest earlier checkpoint that is whole.
+        AdapterError: naming the first file that is missing or damaged, and the newest earlier
+            checkpoint that is whole.
     """
     directory = Path(directory)
     if fault := _fault(directory, processes):
         found = _checkpoints(directory.parent)
         before = found[found.index(directory) + 1 :] if directory in found else found
         earlier = next((path for path in before if not _fault(path, processes)), None)
-        raise AdapterError(f"{fault}; " + (f"resume from {earlier}" if earlier else "no earlier one beside it is whole"))
+        raise AdapterError(
+            f"{fault}; "
+            + (f"resume from {earlier}" if earlier else "no earlier one beside it is whole")
+        )
 
 
 def last_checkpoint(output_dir: str | Path, processes: int | None = None) -> str | None:
-    """The newest checkpoint of a run that is complete; None where there is none. Broken ones are named in a warning."""
+    """The newest checkpoint of a run that is complete; None where there is none. Broken ones are
+    named in a warning.
+    """
     for path in _checkpoints(Path(output_dir)):
         if fault := _fault(path, processes):
             logger.warning("passing over a checkpoint: %s", fault)
@@ -171,9 +203,11 @@ def last_checkpoint(output_dir: str | Path, processes: int | None = None) -> str
 
 
 def remove_old(run: Path, limit: int | None, best: str | None) -> None:
-    """Keep the newest checkpoints, `limit` with the best one, which always stays; as transformers' rotate_checkpoints does.
+    """Keep the newest checkpoints, `limit` with the best one, which always stays; as transformers'
+    rotate_checkpoints does.
 
-    Each is renamed before it is deleted, so that a run that is killed leaves no half of it under its name.
+    Each is renamed before it is deleted, so that a run that is killed leaves no half of it under
+    its name.
     """
     if not limit or limit < 1:
         return
@@ -196,8 +230,8 @@ def checkpoint_to_go_on_from(output_dir: str | Path, processes: int) -> str | No
     last, found = last_checkpoint(output_dir, processes), _checkpoints(Path(output_dir))
     if last is None and found:
         raise AdapterError(
-            f"none of the {len(found)} checkpoints in {output_dir} can be resumed from: {_fault(found[0], processes)}; "
-            "to start anew, name another output_dir"
+            f"none of the {len(found)} checkpoints in {output_dir} can be resumed from: "
+            f"{_fault(found[0], processes)}; to start anew, name another output_dir"
         )
     return last
 
@@ -212,21 +246,42 @@ def _fault(directory: Path, processes: int | None) -> str | None:
     """What is wrong with a checkpoint; None if nothing is."""
     written = len(list(directory.glob(rollout_file("*"))))
     processes = processes or max(written, 1)
-    states = [name(process) for process in range(processes) for name in (rollout_file, _generators_file(processes))]
-    weights = ("adapter_config.json", ADAPTER_FILE, HEADS_FILE, *optimizer_files(directory, processes), "scheduler.pt")
+    states = [
+        name(process)
+        for process in range(processes)
+        for name in (rollout_file, _generators_file(processes))
+    ]
+    weights = (
+        "adapter_config.json",
+        ADAPTER_FILE,
+        HEADS_FILE,
+        *optimizer_files(directory, processes),
+        "scheduler.pt",
+    )
     try:
-        # Checkpoints from before there were manifests are judged by what can be told from their files alone.
-        sums = json.loads((directory / MANIFEST_FILE).read_text()) if (directory / MANIFEST_FILE).exists() else {}
+        # Checkpoints from before there were manifests are judged by what can be told from their
+        # files alone.
+        sums = (
+            json.loads((directory / MANIFEST_FILE).read_text())
+            if (directory / MANIFEST_FILE).exists()
+            else {}
+        )
         for name, expected in sums.items():
             if not (directory / name).is_file():
                 return f"{directory} has no {name}: the checkpoint is incomplete"
             if _sha256(directory / name) != expected:
                 return f"{directory / name} is damaged (its bytes are not those that were written)"
         if sums and written != processes:
-            return f"{directory} was written by {written} processes, this run has {processes} (--num_processes {written})"
+            return (
+                f"{directory} was written by {written} processes, this run has {processes} "
+                f"(--num_processes {written})"
+            )
         for name in (STATE_FILE, SETTINGS_FILE, *states, *weights, *_reference_file(directory)):
             if not (directory / name).is_file():
-                return f"{directory} has no {name}: the checkpoint is incomplete or of another number of processes"
+                return (
+                    f"{directory} has no {name}: the checkpoint is incomplete or of another number "
+                    "of processes"
+                )
             _open(directory / name)
     except OSError as error:
         return f"{directory} cannot be read ({error})"
@@ -239,13 +294,19 @@ def _reference_file(directory: Path) -> tuple[str, ...]:
     """The file of the KL's reference, where that is not the base model."""
     try:
         policy = json.loads((directory / SETTINGS_FILE).read_text())["policy"]
-    except (OSError, ValueError, KeyError):  # settings that are missing or damaged are a fault of their own
+    # settings that are missing or damaged are a fault of their own
+    except (OSError, ValueError, KeyError):
         return ()
-    return (REFERENCE_FILE,) if (policy.get("prior"), policy.get("policy")) == ("baked", "action_tokens") else ()
+    return (
+        (REFERENCE_FILE,)
+        if (policy.get("prior"), policy.get("policy")) == ("baked", "action_tokens")
+        else ()
+    )
 
 
 def _generators_file(processes: int) -> Callable[[int], str]:
-    return lambda process: f"rng_state_{process}.pth" if processes > 1 else "rng_state.pth"  # transformers' names
+    # transformers' names
+    return lambda process: f"rng_state_{process}.pth" if processes > 1 else "rng_state.pth"
 
 
 def _open(path: Path) -> None:
@@ -262,7 +323,9 @@ def _open(path: Path) -> None:
         raise ValueError(f"{path.name}: {error}") from error
 
 
-def check_same_run(directory: str | Path, ours: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> None:
+def check_same_run(
+    directory: str | Path, ours: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> None:
     """Compare what a checkpoint was made with (its flagtrl.json) with this run's settings.
 
     Args:

@@ -1,4 +1,6 @@
-"""The process' memory on a CPU, where its allocator is glibc's; elsewhere these functions do nothing."""
+"""The process' memory on a CPU, where its allocator is glibc's; elsewhere these functions do
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ _MIB = 2**20
 def keep_freed_memory() -> None:
     """Reuse what tensors leave behind, up to 256 MiB, instead of asking the system for it again.
 
-    glibc hands large blocks back as soon as they are free, so that a backward pass pays a page fault for every 4 KiB of
-    its tensors: on a virtual machine that was 9% of a step (`benchmarks/throughput.py`, compact prompts).
+    glibc hands large blocks back as soon as they are free, so that a backward pass pays a page
+    fault for every 4 KiB of its tensors: on a virtual machine that was 9% of a step
+    (`benchmarks/throughput.py`, compact prompts).
     """
     libc = _glibc()
     if libc is not None:
@@ -24,8 +27,9 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Give freed memory back to the system.
 
-    What is freed between tensors that live on is kept by the allocator, and the split engine's cache holds many: without
-    this, the resident size of a run of 2,000 steps with a full cache went on growing by 12%.
+    What is freed between tensors that live on is kept by the allocator, and the split engine's
+    cache holds many: without this, the resident size of a run of 2,000 steps with a full cache went
+    on growing by 12%.
     """
     libc = _glibc()
     if libc is not None:

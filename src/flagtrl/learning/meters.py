@@ -30,7 +30,12 @@ LOGGED = (
     "ratio",
     "clip_fraction",
 )
-LOGGED_BY_SPLIT = ("trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cache_mb", "trunk/rollout_mb")
+LOGGED_BY_SPLIT = (
+    "trunk/prefix_hit_rate",
+    "trunk/prompt_hit_rate",
+    "trunk/cache_mb",
+    "trunk/rollout_mb",
+)
 
 
 class Meters:
@@ -68,7 +73,11 @@ class Meters:
         sums = torch.stack([self._sums.get(name, nothing) for name in names])
         self._sums.clear()
         reduced = self.accelerator.reduce(sums, reduction="sum").tolist()
-        return {name: total / count for name, (total, count) in zip(names, reduced, strict=True) if count}
+        return {
+            name: total / count
+            for name, (total, count) in zip(names, reduced, strict=True)
+            if count
+        }
 
     def add_rollout(self, rollout: Rollout, returns: Tensor) -> None:
         """What happened in the environments."""
@@ -93,11 +102,17 @@ class Meters:
             self.add("explained_variance", variance, 1)
 
     def add_trunk(self, model: ActorCritic, boundaries: set[Boundary]) -> None:
-        """What the split engine found in its cache since its look-ups were cleared, and what it keeps."""
+        """What the split engine found in its cache since its look-ups were cleared, and what it
+        keeps.
+        """
         if model.trunk is None:
             return
         for kind in ("prefix", "prompt"):
             if model.trunk.lookups[kind]:
-                self.add(f"trunk/{kind}_hit_rate", model.trunk.lookups[f"{kind} hit"], model.trunk.lookups[kind])
+                self.add(
+                    f"trunk/{kind}_hit_rate",
+                    model.trunk.lookups[f"{kind} hit"],
+                    model.trunk.lookups[kind],
+                )
         self.add("trunk/cache_mb", model.trunk.cache.nbytes / 2**20, 1)
         self.add("trunk/rollout_mb", sum(boundary.nbytes for boundary in boundaries) / 2**20, 1)

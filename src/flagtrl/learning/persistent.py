@@ -1,4 +1,6 @@
-"""A Trainer that evaluates, saves, resumes and pushes a policy, on one process or many; PPOTrainer adds the learning."""
+"""A Trainer that evaluates, saves, resumes and pushes a policy, on one process or many; PPOTrainer
+adds the learning.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +39,27 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.rollout import Collector
 from flagtrl.learning.sharding import load_saved_state, saved_state, without_frozen_weights
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.saving import ADAPTER_FILE, load_heads, load_reference, save_policy, save_reference
+from flagtrl.policy.saving import (
+    ADAPTER_FILE,
+    load_heads,
+    load_reference,
+    save_policy,
+    save_reference,
+)
 
 
 class Publisher(Protocol):
     """Where a run is pushed to, as flagtrl.hub.Publisher does."""
 
     def prepare(self) -> str:
-        """Make the repository, so that a name or token that will not do is known before training; its name."""
+        """Make the repository, so that a name or token that will not do is known before training;
+        its name.
+        """
 
     def push_checkpoint(self, directory: Path) -> None:
-        """Push a checkpoint. What fails is said in a warning: training goes on, and the next push carries all."""
+        """Push a checkpoint. What fails is said in a warning: training goes on, and the next push
+        carries all.
+        """
 
     def push(self, directory: Path) -> str:
         """Push the finished run; the commit's address."""
@@ -72,12 +84,19 @@ class PersistentTrainer(Trainer):
     _publisher: Publisher | None
 
     def _policy(self) -> ActorCritic:
-        # unwrap_model searches the installed packages, for 1 ms a call: only where there is a wrapper.
-        return self.model if isinstance(self.model, ActorCritic) else self.accelerator.unwrap_model(self.model)
+        # unwrap_model searches the installed packages, for 1 ms a call: only where there is a
+        # wrapper.
+        return (
+            self.model
+            if isinstance(self.model, ActorCritic)
+            else self.accelerator.unwrap_model(self.model)
+        )
 
     def _sharding(self) -> str:
         if self.is_deepspeed_enabled:
-            return "ZeRO-3" if self.accelerator.state.deepspeed_plugin.zero_stage == 3 else "DeepSpeed"
+            return (
+                "ZeRO-3" if self.accelerator.state.deepspeed_plugin.zero_stage == 3 else "DeepSpeed"
+            )
         return "FSDP" if self.is_fsdp_enabled else "none"
 
     # -- evaluation
@@ -85,9 +104,10 @@ class PersistentTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The metrics of the policy on the validation window, named `eval_...`.
 
-        Every process computes them and takes the main one's: they may differ in their last bits, and processes of which
-        some stop and some go on would wait for one another for ever. An undefined one (the Sharpe ratio of an account that
-        never moved) is not logged, and never the best.
+        Every process computes them and takes the main one's: they may differ in their last bits,
+        and processes of which some stop and some go on would wait for one another for ever. An
+        undefined one (the Sharpe ratio of an account that never moved) is not logged, and never the
+        best.
 
         Raises:
             ConfigError: metric_for_best_model is none of them.
@@ -102,10 +122,15 @@ class PersistentTrainer(Trainer):
         metrics: dict[str, float] = broadcast_object_list([found])[0]
         best = self.args.metric_for_best_model
         if best is not None and f"eval_{best.removeprefix('eval_')}" not in metrics:
-            raise ConfigError(f"metric_for_best_model is {best!r}, which is not measured; use one of {', '.join(metrics)}")
+            raise ConfigError(
+                f"metric_for_best_model is {best!r}, which is not measured; use one of "
+                f"{', '.join(metrics)}"
+            )
         # Not PPOTrainer.log: the means that it adds are those of training.
         Trainer.log(self, {name: value for name, value in metrics.items() if math.isfinite(value)})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
     def _load_best_model(self) -> None:
@@ -124,8 +149,15 @@ class PersistentTrainer(Trainer):
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Push output_dir, with results and a card, from the main process; the commit's address."""
         if self._publisher is None:
-            raise ConfigError("this trainer has no publisher; pass flagtrl.hub.Publisher, or run `flagtrl push DIR REPO`")
-        return self._publisher.push(Path(str(self.args.output_dir))) if self.is_world_process_zero() else None
+            raise ConfigError(
+                "this trainer has no publisher; pass flagtrl.hub.Publisher, or run `flagtrl push "
+                "DIR REPO`"
+            )
+        return (
+            self._publisher.push(Path(str(self.args.output_dir)))
+            if self.is_world_process_zero()
+            else None
+        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero() and self._publisher is not None:
@@ -134,7 +166,9 @@ class PersistentTrainer(Trainer):
     # -- checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The Trainer's, but written beside and renamed, so that a run killed at any moment leaves a whole one."""
+        """The Trainer's, but written beside and renamed, so that a run killed at any moment leaves
+        a whole one.
+        """
         run = Path(self._get_output_dir(trial=trial))
         final = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.state.best_global_step:
@@ -142,7 +176,9 @@ class PersistentTrainer(Trainer):
             if best == final or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
         self.store_flos()
-        with written_whole(final, self.args.should_save, self.accelerator.wait_for_everyone) as beside:
+        with written_whole(
+            final, self.args.should_save, self.accelerator.wait_for_everyone
+        ) as beside:
             self.save_model(str(beside), _internal_call=True)
             if self.args.should_save:
                 save_reference(self._policy(), beside)
@@ -151,7 +187,11 @@ class PersistentTrainer(Trainer):
                 self._save_scaler(str(beside))
                 self._save_rng_state(str(beside))
             if self.args.should_save:
-                exported = [c for c in (*self.callback_handler.callbacks, self.control) if isinstance(c, ExportableState)]
+                exported = [
+                    c
+                    for c in (*self.callback_handler.callbacks, self.control)
+                    if isinstance(c, ExportableState)
+                ]
                 self.state.stateful_callbacks |= {type(c).__name__: c.state() for c in exported}  # type: ignore[operator]
                 self.state.save_to_json(str(beside / STATE_FILE))
         if self.args.push_to_hub:
@@ -163,10 +203,13 @@ class PersistentTrainer(Trainer):
         """A plain PEFT adapter, the heads in a file of their own, tokenizer and flagtrl.json."""
         if self.args.should_save:
             out = Path(output_dir or str(self.args.output_dir))
-            save_policy(self.accelerator.unwrap_model(self.model), self.encoder, out, self.extra, state_dict)
+            save_policy(
+                self.accelerator.unwrap_model(self.model), self.encoder, out, self.extra, state_dict
+            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's, but it does not push: what is pushed holds the results, which are measured after.
+        """The Trainer's, but it does not push: what is pushed holds the results, which are measured
+        after.
 
         Of a sharded model, all processes gather adapter and heads, and the main one writes them.
         """
@@ -176,12 +219,19 @@ class PersistentTrainer(Trainer):
             else:
                 super().save_model(output_dir, _internal_call=True)
         except Exception as error:
-            if _internal_call or not disk_trouble(error):  # a checkpoint's are named where it is written
+            # a checkpoint's are named where it is written
+            if _internal_call or not disk_trouble(error):
                 raise
-            raise not_written(Path(output_dir or str(self.args.output_dir)), Path(str(self.args.output_dir)), error) from error
+            raise not_written(
+                Path(output_dir or str(self.args.output_dir)),
+                Path(str(self.args.output_dir)),
+                error,
+            ) from error
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """The Trainer's; of a sharded model without its frozen weights, which are the base model's."""
+        """The Trainer's; of a sharded model without its frozen weights, which are the base
+        model's.
+        """
         if not self.sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -197,41 +247,64 @@ class PersistentTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """The Trainer's; then the rates of this run's schedule, which may be longer than the one that was saved."""
+        """The Trainer's; then the rates of this run's schedule, which may be longer than the one
+        that was saved.
+        """
         super()._load_optimizer_and_scheduler(checkpoint)
         scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
         if checkpoint is None or not isinstance(scheduler, LambdaLR) or self.optimizer is None:
             return
         scales = [scale(scheduler.last_epoch) for scale in scheduler.lr_lambdas]
-        scheduler._last_lr = [rate * scale for rate, scale in zip(scheduler.base_lrs, scales, strict=True)]
+        scheduler._last_lr = [
+            rate * scale for rate, scale in zip(scheduler.base_lrs, scales, strict=True)
+        ]
         for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
             group["lr"] = rate
 
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        """The Trainer's, which would look for the frozen weights too in a checkpoint of DeepSpeed."""
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
+        """The Trainer's, which would look for the frozen weights too in a checkpoint of
+        DeepSpeed.
+        """
         if not (self.is_deepspeed_enabled and resume_from_checkpoint):
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            return super()._prepare_for_training(
+                max_steps, train_dataloader, resume_from_checkpoint
+            )
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self._load_from_checkpoint(resume_from_checkpoint)
-        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+        deepspeed_load_checkpoint(
+            self.model_wrapped, resume_from_checkpoint, load_module_strict=False
+        )
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         actor_critic = self.accelerator.unwrap_model(model or self.model)
         path = Path(resume_from_checkpoint)
         check_checkpoint(path, self.args.world_size)
         check_same_sharding(path, self._sharding())
         check_same_run(path, self._same_on_resume(), actor_critic.base_fingerprint)
         self._load_weights(path)
-        self.collector.load_state_dict(json.loads((path / rollout_file(self.args.process_index)).read_text()))
+        self.collector.load_state_dict(
+            json.loads((path / rollout_file(self.args.process_index)).read_text())
+        )
 
     def _same_on_resume(self) -> dict[str, Any]:
         """What of flagtrl.json a run and the checkpoint that it resumes from have in common."""
         policy, encoder = self._policy(), self.encoder
-        ours: dict[str, Any] = {"policy": asdict(policy.settings), "prompt": asdict(encoder.settings)}
+        ours: dict[str, Any] = {
+            "policy": asdict(policy.settings),
+            "prompt": asdict(encoder.settings),
+        }
         ours |= {"action_paths": policy.action_paths, "prompt_fingerprint": encoder.fingerprint()}
-        ours |= {name: self.extra[name] for name in ("data", "windows", "market", "learning") if name in self.extra}
+        ours |= {
+            name: self.extra[name]
+            for name in ("data", "windows", "market", "learning")
+            if name in self.extra
+        }
         if "data" in ours:  # the hash says that they are the same, wherever they lie
             ours["data"] = {name: value for name, value in ours["data"].items() if name != "source"}
         return ours
@@ -248,4 +321,6 @@ class PersistentTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """The Trainer's generators, and the environments with theirs, of this process."""
         super()._save_rng_state(output_dir)
-        (Path(output_dir) / rollout_file(self.args.process_index)).write_text(json.dumps(self.collector.state_dict()))
+        (Path(output_dir) / rollout_file(self.args.process_index)).write_text(
+            json.dumps(self.collector.state_dict())
+        )

@@ -27,7 +27,8 @@ class Rollout:
         actions: (T, B) int64.
         logprobs: (T, B, A) float32, log pi_old.
         values: (T, B) float32, V(s_t).
-        next_values: (T, B) float32, V of the state a step led to, before any reset; 0 where that was ruin.
+        next_values: (T, B) float32, V of the state a step led to, before any reset; 0 where that
+            was ruin.
         rewards: (T, B) float32.
         terminated, ended: (T, B) bool.
         episode_returns, episode_lengths: of the episodes that ended in it.
@@ -56,8 +57,10 @@ class Collector:
         envs: B environments; an episode that ends is reset at once.
         encoder: observation to prompt.
         seed: of the environments (seed + first + b) and of the sampling.
-        first, total: these environments are number first ... first + B - 1 of `total`, shared out among processes.
-        anywhere: whether something that is so here, or not, is so in any process that must run the same forwards.
+        first, total: these environments are number first ... first + B - 1 of `total`, shared out
+            among processes.
+        anywhere: whether something that is so here, or not, is so in any process that must run the
+            same forwards.
     """
 
     def __init__(
@@ -138,8 +141,8 @@ class Collector:
     def _sample(self, probabilities: Tensor) -> Tensor:
         """(B, A) -> one action per environment (B,).
 
-        Each process draws for the environments of all, and uses its own: so their actions do not depend on how the
-        environments are shared out.
+        Each process draws for the environments of all, and uses its own: so their actions do not
+        depend on how the environments are shared out.
         """
         everyone = probabilities.new_ones(self.total, probabilities.shape[1])
         own = slice(self.first, self.first + len(probabilities))
@@ -152,7 +155,8 @@ class Collector:
     def _last_values(self, act: Act, chosen: np.ndarray) -> Tensor:
         """(B,) V of the current observations of the chosen environments, 0 elsewhere."""
         rows = np.flatnonzero(chosen)
-        asked = rows if len(rows) else np.zeros(1, dtype=int)  # none here, but some in another process
+        # none here, but some in another process
+        asked = rows if len(rows) else np.zeros(1, dtype=int)
         prompts, legal = self._encode(), self.envs.legal()
         output = act([prompts[i] for i in asked], legal[asked])
         values = torch.zeros(len(chosen))

@@ -1,4 +1,6 @@
-"""From a rollout to what is learnt from: its samples, with the advantages that the settings name."""
+"""From a rollout to what is learnt from: its samples, with the advantages that the settings
+name.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from flagtrl.policy.batch import PolicyOutput
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """A rollout as N samples, ready for updates; all tensors are indexed by sample, float32, on the CPU."""
+    """A rollout as N samples, ready for updates; all tensors are indexed by sample, float32, on the
+    CPU.
+    """
 
     prompts: Sequence[EncodedPrompt]
     legal: Tensor  # (N, A) bool
@@ -37,13 +41,17 @@ class Samples:
 
     def chosen(self, rows: Tensor, device: torch.device) -> Samples:
         """Those of `rows` (n,), what a loss needs of them on a device."""
-        old, targets = ([part[rows].to(device) for part in parts] for parts in (self.old, self.targets))
+        old, targets = (
+            [part[rows].to(device) for part in parts] for parts in (self.old, self.targets)
+        )
         prompts = [self.prompts[row] for row in rows.tolist()]
         reference = self.reference[rows].to(device)
         return Samples(prompts, self.legal[rows], PolicyOutput(*old), reference, Targets(*targets))
 
 
-def sampled_targets(rollout: Rollout, config: PPOConfig, everyones: Callable[[Tensor], Tensor]) -> Targets:
+def sampled_targets(
+    rollout: Rollout, config: PPOConfig, everyones: Callable[[Tensor], Tensor]
+) -> Targets:
     """Of actions that were sampled: N is steps x environments.
 
     Args:
@@ -63,19 +71,28 @@ def sampled_targets(rollout: Rollout, config: PPOConfig, everyones: Callable[[Te
     advantages, returns = by_critic.flatten(), (by_critic + rollout.values).flatten()
     if config.advantage == "leave_one_out":
         first = config.process_index * len(returns)
-        among = leave_one_out(everyones(returns), everyones(_states(rollout.prompts)), slice(first, first + len(returns)))
-        advantages = torch.where(among.isnan(), advantages, among)  # alone in its state: the critic is the baseline
+        among = leave_one_out(
+            everyones(returns),
+            everyones(_states(rollout.prompts)),
+            slice(first, first + len(returns)),
+        )
+        # alone in its state: the critic is the baseline
+        advantages = torch.where(among.isnan(), advantages, among)
     advantages = whiten(advantages, everyones(advantages)) if config.norm_adv else advantages
-    taken = functional.one_hot(rollout.actions.flatten(), rollout.legal.shape[-1]).to(advantages.dtype)
+    taken = functional.one_hot(rollout.actions.flatten(), rollout.legal.shape[-1]).to(
+        advantages.dtype
+    )
     return Targets(taken * advantages[:, None], taken, returns, torch.ones_like(returns))
 
 
 def exact_targets(rollout: WindowRollout, config: PPOConfig, unit: float) -> Targets:
-    """Of every action in every position: the policy gradient of the expected return, without sampling.
+    """Of every action in every position: the policy gradient of the expected return, without
+    sampling.
 
-    grad J = sum_t gamma^t sum_h d_t(h) sum_a grad pi(a | t, h) A_t(h, a), A = Q - V (Sutton et al. 2000, theorem 1). The
-    weights gamma^t d_t(h) pi_old(a | t, h) turn the ratio's gradient into that of pi; the number of positions multiplies them,
-    since a loss is a mean over samples, and a last decision that earns nothing has none.
+    grad J = sum_t gamma^t sum_h d_t(h) sum_a grad pi(a | t, h) A_t(h, a), A = Q - V (Sutton et al.
+    2000, theorem 1). The weights gamma^t d_t(h) pi_old(a | t, h) turn the ratio's gradient into
+    that of pi; the number of positions multiplies them, since a loss is a mean over samples, and a
+    last decision that earns nothing has none.
 
     Args:
         rollout: of this process.

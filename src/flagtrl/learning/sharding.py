@@ -1,6 +1,8 @@
-"""Weights that are spread over processes (FSDP2, ZeRO-3): gathered to be saved, and scattered again when resuming.
+"""Weights that are spread over processes (FSDP2, ZeRO-3): gathered to be saved, and scattered again
+when resuming.
 
-Every process must call these functions, in the same order: each tensor is exchanged among all of them.
+Every process must call these functions, in the same order: each tensor is exchanged among all of
+them.
 """
 
 from __future__ import annotations
@@ -28,9 +30,15 @@ def saved_state(model: ActorCritic) -> dict[str, Tensor]:
 def load_saved_state(model: ActorCritic, directory: str | Path) -> None:
     """Load what `save_policy` wrote to `directory` into `model`, whose weights may be sharded."""
     saved = saved_tensors(model)
-    inner = {name.removeprefix("language_model."): t for name, t in saved.items() if name.startswith("language_model.")}
+    inner = {
+        name.removeprefix("language_model."): t
+        for name, t in saved.items()
+        if name.startswith("language_model.")
+    }
     # PEFT's own mapping of names, with the parameters themselves in place of their values.
-    adapter = get_peft_model_state_dict(model.language_model, state_dict=inner, save_embedding_layers=False)
+    adapter = get_peft_model_state_dict(
+        model.language_model, state_dict=inner, save_embedding_layers=False
+    )
     for name, tensor in load_file(Path(directory) / ADAPTER_FILE).items():
         _fill(adapter[name], tensor)
     for name, tensor in model.load_measured(load_file(Path(directory) / HEADS_FILE)).items():
@@ -39,8 +47,12 @@ def load_saved_state(model: ActorCritic, directory: str | Path) -> None:
 
 @contextmanager
 def without_frozen_weights(model: ActorCritic) -> Iterator[None]:
-    """Within it, `model.state_dict()` holds trainable weights alone, whatever names frozen ones (as a tied head) go by."""
-    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    """Within it, `model.state_dict()` holds trainable weights alone, whatever names frozen ones (as
+    a tied head) go by.
+    """
+    frozen = {
+        name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad
+    }
 
     def drop(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict) -> None:
         for name in frozen & set(state):

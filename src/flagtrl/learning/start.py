@@ -1,7 +1,8 @@
-"""What happens once, before the first rollout: the untrained policy is asked about bars of the training window.
+"""What happens once, before the first rollout: the untrained policy is asked about bars of the
+training window.
 
-From its answers come the label prior (`policy/prior.py`), the standardisation of what the heads read, and, with
-`prior=baked`, an adapter that starts near uniform.
+From its answers come the label prior (`policy/prior.py`), the standardisation of what the heads
+read, and, with `prior=baked`, an adapter that starts near uniform.
 """
 
 from __future__ import annotations
@@ -24,13 +25,20 @@ from flagtrl.policy.scoring import masked_log_softmax
 
 BATCH = 8  # prompts of one forward
 BAKE_BATCH, BAKE_RATE, BAKE_STEPS = 32, 1e-4, 100
-BAKED_KL = 0.02  # nats of KL(uniform || pi), mean over the prompts, at which the prior counts as baked out
+# nats of KL(uniform || pi), mean over the prompts, at which the prior counts as baked out
+BAKED_KL = 0.02
 
 
 def prepare_policy(
-    model: ActorCritic, wrapped: nn.Module, env: TradingEnv, encoder: PromptEncoder, device: torch.device, say: Say
+    model: ActorCritic,
+    wrapped: nn.Module,
+    env: TradingEnv,
+    encoder: PromptEncoder,
+    device: torch.device,
+    say: Say,
 ) -> None:
-    """Measure the label prior and the standardisation of `model`, and bake the prior out where its settings say so.
+    """Measure the label prior and the standardisation of `model`, and bake the prior out where its
+    settings say so.
 
     Args:
         model: the policy, before any training.
@@ -73,7 +81,12 @@ def prepare_policy(
 
 @torch.no_grad()
 def _ask(
-    model: ActorCritic, wrapped: nn.Module, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device, say: Say
+    model: ActorCritic,
+    wrapped: nn.Module,
+    prompts: Sequence[EncodedPrompt],
+    legal: np.ndarray,
+    device: torch.device,
+    say: Say,
 ) -> Survey:
     tell = Countdown(say, "asking the untrained model about training bars")
     parts: list[Survey] = []
@@ -81,12 +94,21 @@ def _ask(
         rows = slice(start, start + BATCH)
         parts.append(wrapped(**model.inputs(prompts[rows], legal[rows], device), survey=True))
         tell(min(start + BATCH, len(prompts)), len(prompts))
-    return Survey(*(torch.cat([getattr(part, name) for part in parts]) for name in ("legal", "scores", "mass", "hidden")))
+    return Survey(
+        *(
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("legal", "scores", "mass", "hidden")
+        )
+    )
 
 
 @torch.no_grad()
 def _logprobs(
-    model: ActorCritic, wrapped: nn.Module, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device
+    model: ActorCritic,
+    wrapped: nn.Module,
+    prompts: Sequence[EncodedPrompt],
+    legal: np.ndarray,
+    device: torch.device,
 ) -> Tensor:
     starts = range(0, len(prompts), BATCH)
     inputs = (model.inputs(prompts[i : i + BATCH], legal[i : i + BATCH], device) for i in starts)
@@ -94,13 +116,22 @@ def _logprobs(
 
 
 def _bake(
-    model: ActorCritic, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device, say: Say
+    model: ActorCritic,
+    prompts: Sequence[EncodedPrompt],
+    legal: np.ndarray,
+    device: torch.device,
+    say: Say,
 ) -> None:
-    """Train the adapter on KL(uniform over the legal actions || pi), and keep a frozen copy as the reference.
+    """Train the adapter on KL(uniform over the legal actions || pi), and keep a frozen copy as the
+    reference.
 
     On every process alike, so that they need not exchange gradients.
     """
-    trained = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith("language_model.")]
+    trained = [
+        p
+        for name, p in model.named_parameters()
+        if p.requires_grad and name.startswith("language_model.")
+    ]
     optimizer = torch.optim.Adam(trained, lr=BAKE_RATE)
     order = np.random.default_rng(0).permutation(len(prompts))
     batches = [order[i : i + BAKE_BATCH] for i in range(0, len(order), BAKE_BATCH)]
@@ -110,7 +141,9 @@ def _bake(
         output = model(**model.inputs([prompts[row] for row in rows], legal[rows], device))
         allowed = torch.from_numpy(legal[rows]).to(device)
         count = allowed.sum(-1)
-        loss = (-output.logprobs.masked_fill(~allowed, 0.0).sum(-1) / count - count.float().log()).mean()
+        loss = (
+            -output.logprobs.masked_fill(~allowed, 0.0).sum(-1) / count - count.float().log()
+        ).mean()
         divergences.append(loss.item())
         if len(divergences) >= len(batches) and np.mean(divergences[-len(batches) :]) < BAKED_KL:
             break
@@ -120,8 +153,12 @@ def _bake(
     reached = float(np.mean(divergences[-len(batches) :]))
     if not (math.isfinite(reached) and reached < BAKED_KL):
         raise ConfigError(
-            f"prior is 'baked', but after {BAKE_STEPS} steps KL(uniform || policy) is still {reached:.3g} nats, not below "
-            f"{BAKED_KL}; use prior calibrated, or more trainable_layers"
+            f"prior is 'baked', but after {BAKE_STEPS} steps KL(uniform || policy) is still "
+            f"{reached:.3g} nats, not below {BAKED_KL}; use prior calibrated, or more "
+            "trainable_layers"
         )
     add_reference(model.language_model)
-    say(f"the label prior is baked out: KL(uniform || policy) was {divergences[0]:.3f}, and is {reached:.3f} nats")
+    say(
+        f"the label prior is baked out: KL(uniform || policy) was {divergences[0]:.3f}, and is "
+        f"{reached:.3f} nats"
+    )

@@ -27,20 +27,22 @@ class MicroBatch(NamedTuple):
 def micro_batches(config: PPOConfig, rollout: int, own: range) -> list[MicroBatch]:
     """A rollout's micro-batches: every epoch uses every sample once.
 
-    Minibatches are drawn from the samples of all processes, and do not depend on how these share them: each computes
-    the loss of its own environments' samples. So a process's share of a minibatch varies a little.
+    Minibatches are drawn from the samples of all processes, and do not depend on how these share
+    them: each computes the loss of its own environments' samples. So a process's share of a
+    minibatch varies a little.
 
     Args:
         config: numbers of steps, environments, epochs and micro-batches, and the seed.
         rollout: its number, from 0.
-        own: the environments of this process; row t * len(own) + b is step t of its b-th. With exact advantages a step has
-            a row for every position, and they stay together.
+        own: the environments of this process; row t * len(own) + b is step t of its b-th. With
+            exact advantages a step has a row for every position, and they stay together.
     """
     each = config.samples_per_step
     generator = np.random.default_rng([config.seed, rollout, 0])
     schedule = []
     for _ in range(config.update_epochs):
-        order = generator.permutation(config.rollout_samples)  # sample t * num_envs + b: step t of environment b
+        # sample t * num_envs + b: step t of environment b
+        order = generator.permutation(config.rollout_samples)
         for minibatch in np.array_split(order, config.num_minibatches):
             step, env = np.divmod(minibatch, config.num_envs)
             mine = (own.start <= env) & (env < own.stop)
@@ -52,11 +54,15 @@ def micro_batches(config: PPOConfig, rollout: int, own: range) -> list[MicroBatc
     return schedule
 
 
-def merged(schedule: list[MicroBatch], lengths: np.ndarray, per_minibatch: int, tokens: int) -> list[MicroBatch]:
-    """The schedule with neighbours of one minibatch run together: at the last one's turn, the others have no rows.
+def merged(
+    schedule: list[MicroBatch], lengths: np.ndarray, per_minibatch: int, tokens: int
+) -> list[MicroBatch]:
+    """The schedule with neighbours of one minibatch run together: at the last one's turn, the
+    others have no rows.
 
-    Micro-batches bound what activations take; where only the top layers have any, fewer and larger passes do, and give the
-    same gradients. The last of a minibatch has always its turn: there processes exchange gradients.
+    Micro-batches bound what activations take; where only the top layers have any, fewer and larger
+    passes do, and give the same gradients. The last of a minibatch has always its turn: there
+    processes exchange gradients.
 
     Args:
         schedule: micro-batches, `per_minibatch` to a minibatch.
@@ -98,7 +104,8 @@ class MicroSteps(Dataset):
 
 
 class AtRolloutEnd(TrainerCallback):
-    """Put off a checkpoint or an evaluation that falls due within a rollout to its end: only there is resuming exact.
+    """Put off a checkpoint or an evaluation that falls due within a rollout to its end: only there
+    is resuming exact.
 
     And log the last steps of a run, however few they are.
     """
@@ -112,7 +119,8 @@ class AtRolloutEnd(TrainerCallback):
     ) -> TrainerControl:
         """Called after the Trainer's own flow callback has decided what is due."""
         at_end = state.global_step % self.steps_per_rollout == 0
-        control.should_log = control.should_log or state.global_step >= state.max_steps  # the last steps too
+        # the last steps too
+        control.should_log = control.should_log or state.global_step >= state.max_steps
         for name, pending in self.pending.items():
             due = pending or getattr(control, name)
             setattr(control, name, due and at_end)

@@ -1,7 +1,9 @@
-"""PPOTrainer: rollouts behind transformers.Trainer, so that resume, callbacks, clipping, DDP and logging are inherited.
+"""PPOTrainer: rollouts behind transformers.Trainer, so that resume, callbacks, clipping, DDP and
+logging are inherited.
 
-Reading order of one update: `training_step` collects a rollout when one is due (`_new_samples`); `_prepare_inputs` hands out
-its micro-batches; `compute_loss` is the PPO loss of one micro-batch; everything else is the Trainer's.
+Reading order of one update: `training_step` collects a rollout when one is due (`_new_samples`);
+`_prepare_inputs` hands out its micro-batches; `compute_loss` is the PPO loss of one micro-batch;
+everything else is the Trainer's.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ from flagtrl.policy.saving import SETTINGS_FILE
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 PROBED = 2  # environments whose first prompts the engines are compared on
 _NON_FINITE_REMEDY = (
-    "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, check the reward, "
-    "or train in float32 (train_dtype)"
+    "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, "
+    "check the reward, or train in float32 (train_dtype)"
 )
 
 
@@ -65,10 +67,12 @@ class PPOTrainer(PersistentTrainer):
 
     Raises:
         ConfigError: environments that the processes cannot share, or what `advantage` cannot do.
-        NonFiniteLossError: a loss that is NaN or infinite, at once, before the weights change or are saved.
+        NonFiniteLossError: a loss that is NaN or infinite, at once, before the weights change or
+            are saved.
     """
 
-    loss_is_scaled_for_ga = True  # compute_loss divides by the minibatch, whatever its split into micro-batches
+    # compute_loss divides by the minibatch, whatever its split into micro-batches
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -82,22 +86,34 @@ class PPOTrainer(PersistentTrainer):
         publisher: Publisher | None = None,
     ):
         if args.eval_strategy != "no" and validate is None:
-            raise ConfigError("eval_strategy is set, but there is nothing to evaluate on; give a validation window")
+            raise ConfigError(
+                "eval_strategy is set, but there is nothing to evaluate on; give a validation "
+                "window"
+            )
         if args.push_to_hub and publisher is None:
-            raise ConfigError("push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)")
+            raise ConfigError(
+                "push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)"
+            )
         args.check_processes()
         self.encoder, self._validate, self._publisher = encoder, validate, publisher
         self._make_env = make_env
         self.say: Say = lambda line: None  # `show_progress_lines` has somebody to tell
         self.watch = Watch()
         self.extra = {**(extra or {}), "learning": args.course()}
-        # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single process.
+        # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single
+        # process.
         each = args.num_envs // args.world_size
         self._own = range(args.process_index * each, (args.process_index + 1) * each)
         envs = VectorTradingEnv([make_env() for _ in self._own])
-        self.collector = Collector(envs, encoder, args.seed, self._own.start, args.num_envs, self._anywhere)
-        self.windows = Windows(make_env(), encoder, args, self._own) if args.advantage == "exact" else None
-        self._micro_steps = MicroSteps(args.max_steps * args.gradient_accumulation_steps * args.world_size)
+        self.collector = Collector(
+            envs, encoder, args.seed, self._own.start, args.num_envs, self._anywhere
+        )
+        self.windows = (
+            Windows(make_env(), encoder, args, self._own) if args.advantage == "exact" else None
+        )
+        self._micro_steps = MicroSteps(
+            args.max_steps * args.gradient_accumulation_steps * args.world_size
+        )
         self._micro_per_rollout = args.steps_per_rollout * args.gradient_accumulation_steps
         self._micro_step, self._stopped, self._untrimmed = 0, False, 0
         self._samples: Samples | None = None
@@ -108,22 +124,35 @@ class PPOTrainer(PersistentTrainer):
                 model=model,
                 args=args,
                 train_dataset=self._micro_steps,
-                eval_dataset=None if validate is None else self._micro_steps,  # the Trainer asks for one; evaluate() does not
+                # the Trainer asks for one; evaluate() does not
+                eval_dataset=None if validate is None else self._micro_steps,
                 data_collator=default_data_collator,
                 processing_class=encoder.tokenizer,
-                callbacks=[AtRolloutEnd(args.steps_per_rollout), *_early_stopping(args), *callbacks],
+                callbacks=[
+                    AtRolloutEnd(args.steps_per_rollout),
+                    *_early_stopping(args),
+                    *callbacks,
+                ],
             )
-        except (ValueError, ImportError, RuntimeError) as error:  # a setting of TrainingArguments, or a tracker not installed
+        # a setting of TrainingArguments, or a tracker not installed
+        except (ValueError, ImportError, RuntimeError) as error:
             raise ConfigError(str(error)) from error
         if args.device.type == "cpu":
             keep_freed_memory()
         self._meters = Meters(self.accelerator)
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        self.asking = Asking(self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded)
+        self.asking = Asking(
+            self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded
+        )
         if self.sharded and args.engine == "split":
-            raise ConfigError("engine is 'split', which needs the whole model in each process; FSDP and DeepSpeed need auto")
+            raise ConfigError(
+                "engine is 'split', which needs the whole model in each process; FSDP and "
+                "DeepSpeed need auto"
+            )
         with self.accelerator.autocast():
-            choose_engine(model, "plain" if self.sharded else args.engine, args.trunk_settings, self._probe())
+            choose_engine(
+                model, "plain" if self.sharded else args.engine, args.trunk_settings, self._probe()
+            )
 
     # -- before the first rollout
 
@@ -133,26 +162,37 @@ class PPOTrainer(PersistentTrainer):
         return prepared
 
     def _before_the_first_rollout(self) -> None:
-        """Read prompts ahead; of a run that begins, measure the label prior and the heads' standardisation."""
+        """Read prompts ahead; of a run that begins, measure the label prior and the heads'
+        standardisation.
+        """
         policy, env = self._policy(), self._make_env()
         with self.accelerator.autocast():
-            known = read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")  # of a resumed run too
+            # of a resumed run too
+            known = read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")
             if self.args.advantage != "gae" and not known:
                 raise ConfigError(
-                    f"advantage is {self.args.advantage}, but prompts of the style {self.encoder.settings.prompt_style!r} tell "
-                    "more of the account than its position, so that the position is not all of the state; use prompt_style "
+                    f"advantage is {self.args.advantage}, but prompts of the style "
+                    f"{self.encoder.settings.prompt_style!r} tell more of the account than its "
+                    "position, so that the position is not all of the state; use prompt_style "
                     "markov, or advantage gae"
                 )
             if self.state.global_step == 0 and not policy.prior.known:
                 if policy.settings.prior == "baked" and self.sharded:
-                    raise ConfigError("prior is 'baked', which a model spread over processes cannot be; use prior calibrated")
-                prepare_policy(policy, self.model_wrapped, env, self.encoder, self.args.device, self.say)
+                    raise ConfigError(
+                        "prior is 'baked', which a model spread over processes cannot be; use "
+                        "prior calibrated"
+                    )
+                prepare_policy(
+                    policy, self.model_wrapped, env, self.encoder, self.args.device, self.say
+                )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.extra["watch"] = self.watch.state()
         super()._save(output_dir, state_dict)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         saved = json.loads((Path(resume_from_checkpoint) / SETTINGS_FILE).read_text())
         if "watch" in saved:  # not in flagtrl 0.1.0's first runs
@@ -165,12 +205,15 @@ class PPOTrainer(PersistentTrainer):
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         result = super()._init_training_state(*args, **kwargs)
-        self.state.compute_steps(self.args, self.args.max_steps)  # not the saved run's intervals of logging and saving
+        # not the saved run's intervals of logging and saving
+        self.state.compute_steps(self.args, self.args.max_steps)
         self._micro_step = self.state.global_step * self.args.gradient_accumulation_steps
         self._samples, self._rollout_began = None, None
         return result
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         """One micro-batch; before the first of a rollout, the rollout.
 
         Once target_kl has ended a rollout's update, its other steps leave the weights alone.
@@ -181,18 +224,28 @@ class PPOTrainer(PersistentTrainer):
         if self._micro_step % self.args.gradient_accumulation_steps == 0:
             self._meters.begin_minibatch()
         if self._stopped or not len(self._schedule[position].rows):
-            loss = torch.zeros((), device=self.args.device)  # no gradient: the optimizer passes its parameters over
+            # no gradient: the optimizer passes its parameters over
+            loss = torch.zeros((), device=self.args.device)
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._micro_step += 1
-        if self.args.target_kl is not None and self._micro_step % self.args.gradient_accumulation_steps == 0:
-            self._stopped = self._stopped or self._meters.of_minibatch("kl_old") > self.args.target_kl
+        if (
+            self.args.target_kl is not None
+            and self._micro_step % self.args.gradient_accumulation_steps == 0
+        ):
+            self._stopped = (
+                self._stopped or self._meters.of_minibatch("kl_old") > self.args.target_kl
+            )
         return loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The current micro-batch of the rollout."""
         micro = self._schedule[self._micro_step % self._micro_per_rollout]
-        return {"rows": torch.from_numpy(micro.rows), "counted": micro.counted, "minibatch": micro.minibatch}
+        return {
+            "rows": torch.from_numpy(micro.rows),
+            "counted": micro.counted,
+            "minibatch": micro.minibatch,
+        }
 
     def _begin_rollout(self) -> None:
         self._samples, self._stopped = self._new_samples(), False
@@ -208,7 +261,9 @@ class PPOTrainer(PersistentTrainer):
         """Collect a rollout, score it with the reference policy, and estimate its advantages."""
         now = time.perf_counter()
         if self._rollout_began is not None:
-            self._meters.add("env_steps_per_second", self.args.rollout_samples / (now - self._rollout_began), 1)
+            self._meters.add(
+                "env_steps_per_second", self.args.rollout_samples / (now - self._rollout_began), 1
+            )
         self._rollout_began = now
         policy = self.model_wrapped
         was_training = policy.training
@@ -226,17 +281,23 @@ class PPOTrainer(PersistentTrainer):
         policy.train(was_training)
         self._meters.add_trunk(self._policy(), set(self.asking.boundaries.values()))
         mean_entropy = (entropy(samples.old.logprobs) * targets.visits).sum() / targets.visits.sum()
-        self.watch.rollout(float(mean_entropy), self._rollout_number() * self.args.rollout_samples, self.say)
+        self.watch.rollout(
+            float(mean_entropy), self._rollout_number() * self.args.rollout_samples, self.say
+        )
         return samples
 
     def _sampled(self) -> tuple[Rollout, Targets]:
-        rollout = self.collector.collect(partial(self._finite, self.asking.act), self.args.num_steps)
+        rollout = self.collector.collect(
+            partial(self._finite, self.asking.act), self.args.num_steps
+        )
         targets = sampled_targets(rollout, self.args, self._everyones)
         self._meters.add_rollout(rollout, targets.returns)
         return rollout, targets
 
     def _expected(self, windows: Windows) -> tuple[WindowRollout, Targets]:
-        rollout = windows.collect(self._rollout_number(), partial(self._finite, self.asking.act_on_many))
+        rollout = windows.collect(
+            self._rollout_number(), partial(self._finite, self.asking.act_on_many)
+        )
         targets = exact_targets(rollout, self.args, windows.unit)
         self._meters.add_windows(rollout, targets)
         return rollout, targets
@@ -249,7 +310,9 @@ class PPOTrainer(PersistentTrainer):
         return self.accelerator.gather(values.to(self.args.device)).cpu()
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """The Trainer's; before it, after the first rollout's last step, how far its update went."""
+        """The Trainer's; before it, after the first rollout's last step, how far its update
+        went.
+        """
         first = self._micro_step == self._micro_per_rollout and self._samples is not None
         if first and self.watch.kl_first_update is None:
             self._first_update()
@@ -269,23 +332,32 @@ class PPOTrainer(PersistentTrainer):
         self._meters.add("kl_first_update", total, count)
         self.watch.first_update(float(total / count), self.say)
 
-    def _finite(self, act: Act, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+    def _finite(
+        self, act: Act, prompts: Sequence[EncodedPrompt], legal: np.ndarray
+    ) -> PolicyOutput:
         output = act(prompts, legal)
         if output.logprobs.isnan().any() or not output.values.isfinite().all():
             raise NonFiniteLossError(
-                f"the policy's probabilities or values are not finite in the rollout before optimizer step "
-                f"{self.state.global_step + 1}: its weights broke in the update before; {_NON_FINITE_REMEDY}"
+                "the policy's probabilities or values are not finite in the rollout before "
+                f"optimizer step {self.state.global_step + 1}: its weights broke in the update "
+                f"before; {_NON_FINITE_REMEDY}"
             )
         return output
 
     def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
-        """Prompts of the first environments, each also without its first token, so that lengths are mixed."""
+        """Prompts of the first environments, each also without its first token, so that lengths are
+        mixed.
+        """
         whole = [self.encoder.encode(seen) for seen in self.collector.envs.observe()[:PROBED]]
-        shorter = [EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 1)) for prompt in whole]
+        shorter = [
+            EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 1)) for prompt in whole
+        ]
         return [*whole, *shorter], np.concatenate([self.collector.envs.legal()[: len(whole)]] * 2)
 
     def _anywhere(self, here: bool) -> bool:
-        """Whether it is so in any process where all must run the same forwards, as a sharded model's; else whether here."""
+        """Whether it is so in any process where all must run the same forwards, as a sharded
+        model's; else whether here.
+        """
         if not self.sharded:
             return here
         flag = torch.tensor(float(here), device=self.args.device)
@@ -294,9 +366,15 @@ class PPOTrainer(PersistentTrainer):
     # -- the loss
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
-        """L = E[policy loss] + c1 E[value loss] - c2 E[H] + c3 E[KL(pi || pi_ref)], this micro-batch's share of it."""
+        """L = E[policy loss] + c1 E[value loss] - c2 E[H] + c3 E[KL(pi || pi_ref)], this
+        micro-batch's share of it.
+        """
         assert self._samples is not None, "a micro-batch is handed out only after a rollout"
         batch = self._samples.chosen(inputs["rows"], self.args.device)
         output = model(**self.asking.inputs(batch.prompts, batch.legal.numpy()))
@@ -316,22 +394,27 @@ class PPOTrainer(PersistentTrainer):
         broken = {name: values[~values.isfinite()] for name, values in terms.items()}
         causes = [f"{name} = {values[0].item()}" for name, values in broken.items() if len(values)]
         raise NonFiniteLossError(
-            f"the loss is not finite at optimizer step {self.state.global_step + 1}: {', '.join(causes) or 'their sum'}; "
-            f"{_NON_FINITE_REMEDY}"
+            f"the loss is not finite at optimizer step {self.state.global_step + 1}: "
+            f"{', '.join(causes) or 'their sum'}; {_NON_FINITE_REMEDY}"
         )
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The Trainer's; a gradient that is not finite stops the run before it reaches the weights."""
+        """The Trainer's; a gradient that is not finite stops the run before it reaches the
+        weights.
+        """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # float16's loss scaler steps over such a gradient by itself, and lowers its scale.
         if norm is not None and not self.args.fp16 and not math.isfinite(float(norm)):
             raise NonFiniteLossError(
-                f"the gradient's norm is {float(norm)} at optimizer step {self.state.global_step + 1}; {_NON_FINITE_REMEDY}"
+                f"the gradient's norm is {float(norm)} at optimizer step "
+                f"{self.state.global_step + 1}; {_NON_FINITE_REMEDY}"
             )
         return norm
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimizer with theta_train at learning_rate and the heads at head_learning_rate."""
+        """The Trainer's optimizer with theta_train at learning_rate and the heads at
+        head_learning_rate.
+        """
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             actor_critic = self.accelerator.unwrap_model(model or self.model)
@@ -347,4 +430,8 @@ class PPOTrainer(PersistentTrainer):
 
 
 def _early_stopping(args: PPOConfig) -> list[TrainerCallback]:
-    return [] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)]
+    return (
+        []
+        if args.early_stopping_patience is None
+        else [EarlyStoppingCallback(args.early_stopping_patience)]
+    )

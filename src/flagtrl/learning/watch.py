@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LARGE_UPDATE = 0.1  # nats of KL(old || new): half of what the clip at 0.2 is meant to allow, in one rollout
+# nats of KL(old || new): half of what the clip at 0.2 is meant to allow, in one rollout
+LARGE_UPDATE = 0.1
 DEAD_ENTROPY, DEAD_ROLLOUTS = 0.01, 3
 
 
@@ -13,7 +14,8 @@ class Watch:
     """Counts rollouts in which the policy hardly varies.
 
     Attributes:
-        collapsed_at: environment steps after which the policy was first found collapsed; None while it never was.
+        collapsed_at: environment steps after which the policy was first found collapsed; None while
+            it never was.
         kl_first_update: KL(old || new) of the first rollout's update, nats; None before it.
     """
 
@@ -24,7 +26,11 @@ class Watch:
 
     def state(self) -> dict[str, int | float | None]:
         """What a checkpoint keeps, and a run's flagtrl.json says; JSON-serialisable."""
-        return {"collapsed_at": self.collapsed_at, "kl_first_update": self.kl_first_update, "low_rollouts": self._low}
+        return {
+            "collapsed_at": self.collapsed_at,
+            "kl_first_update": self.kl_first_update,
+            "low_rollouts": self._low,
+        }
 
     def told(self) -> dict[str, int | float | None]:
         """What results.json says of it."""
@@ -41,16 +47,20 @@ class Watch:
         if self._low == DEAD_ROLLOUTS:
             self.collapsed_at = steps if self.collapsed_at is None else self.collapsed_at
             say(
-                f"the policy has collapsed: its entropy was below {DEAD_ENTROPY} nats in {DEAD_ROLLOUTS} rollouts, at {steps} "
-                "steps; it takes one action and can learn no other: use --preset flagtrl; or --prior calibrated, a lower "
-                "learning_rate, a larger ent_coef"
+                f"the policy has collapsed: its entropy was below {DEAD_ENTROPY} nats in "
+                f"{DEAD_ROLLOUTS} rollouts, at {steps} steps; it takes one action and can learn no "
+                "other: use --preset flagtrl; or --prior calibrated, a lower learning_rate, a "
+                "larger ent_coef"
             )
 
     def first_update(self, divergence: float, say: Callable[[str], None]) -> None:
-        """`divergence` is the mean KL(old || new) over the first rollout's samples, after its update."""
+        """`divergence` is the mean KL(old || new) over the first rollout's samples, after its
+        update.
+        """
         self.kl_first_update = divergence
         if divergence > LARGE_UPDATE:
             say(
-                f"the first update moved the policy by KL(old || new) = {divergence:.2f} nats, above {LARGE_UPDATE}: a leap "
-                "that clipping does not hold; lower learning_rate, or set warmup_steps"
+                f"the first update moved the policy by KL(old || new) = {divergence:.2f} nats, "
+                f"above {LARGE_UPDATE}: a leap that clipping does not hold; lower learning_rate, "
+                "or set warmup_steps"
             )

@@ -1,8 +1,9 @@
-"""Windows of the market in place of episodes: both positions of every bar of a window, each as often as the policy is there.
+"""Windows of the market in place of episodes: both positions of every bar of a window, each as
+often as the policy is there.
 
-No action moves a price. So on a window that has happened, all that a policy can expect is computed, not sampled, with the
-window's own transitions (`market/transitions.py`). The future enters the advantages only, never a prompt, as the rewards of
-an episode do.
+No action moves a price. So on a window that has happened, all that a policy can expect is computed,
+not sampled, with the window's own transitions (`market/transitions.py`). The future enters the
+advantages only, never a prompt, as the rewards of an episode do.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class WindowRollout:
         legal: (T, B, H, A) bool.
         logprobs: (T, B, H, A) float32, log pi_old.
         values: (T, B, H) float32, V.
-        occupancy: (T, B, H) float64, how likely the policy is in that position then; over H it adds up to 1.
+        occupancy: (T, B, H) float64, how likely the policy is in that position then; over H it adds
+            up to 1.
         rewards: (T, B, H, A) float64.
         after: (T, B, H, A) int64, the next position.
         counts: (T,) float64, 0 for a last decision that can earn nothing, else 1.
@@ -51,27 +53,32 @@ class WindowRollout:
 
     @property
     def joint(self) -> Tensor:
-        """(T, B, H, A) float64, how likely the policy is in that position then, and takes that action."""
+        """(T, B, H, A) float64, how likely the policy is in that position then, and takes that
+        action.
+        """
         return self.occupancy[..., None] * self.logprobs.double().exp()
 
 
 class Windows:
-    """Windows of `num_steps` decisions, drawn from (seed, rollout): the same whatever was drawn before.
+    """Windows of `num_steps` decisions, drawn from (seed, rollout): the same whatever was drawn
+    before.
 
-    A window is entered flat or long with equal chances, as if joined in mid-run. Ruin, which would end an episode, is left out.
+    A window is entered flat or long with equal chances, as if joined in mid-run. Ruin, which would
+    end an episode, is left out.
 
     Args:
         env: an environment of the training window.
         encoder: observation to prompt; prompts must tell of the account no more than its position.
-        config: seed, `num_steps` of a window, and `num_envs` windows of a rollout over all processes.
+        config: seed, `num_steps` of a window, and `num_envs` windows of a rollout over all
+            processes.
         own: which of a rollout's windows are this process's.
 
     Attributes:
         unit: the deviation of what holding pays, per bar; 1 where nothing moves.
 
     Raises:
-        ConfigError: a reward that does not add up over steps, windows longer than the training window, or of one decision
-            that can earn nothing.
+        ConfigError: a reward that does not add up over steps, windows longer than the training
+            window, or of one decision that can earn nothing.
     """
 
     def __init__(self, env: TradingEnv, encoder: PromptEncoder, config: PPOConfig, own: range):
@@ -80,36 +87,45 @@ class Windows:
         self.table = transitions(env.window, env.settings)
         if self.steps > len(self.table.rewards):
             raise ConfigError(
-                f"num_steps is {self.steps}, the training window of {len(self.window)} bars has {len(self.table.rewards)} "
-                "decisions; lower num_steps"
+                f"num_steps is {self.steps}, the training window of {len(self.window)} bars has "
+                f"{len(self.table.rewards)} decisions; lower num_steps"
             )
         if self.steps == 1 and not self.table.last_counts:
             raise ConfigError(
-                "num_steps is 1, but an order that fills at the next price earns a bar later: a window of one decision teaches "
-                "nothing; set num_steps to 40"
+                "num_steps is 1, but an order that fills at the next price earns a bar later: a "
+                "window of one decision teaches nothing; set num_steps to 40"
             )
         deviation = float(self.table.rewards[:, LONG, Action.HOLD].std())
         self.unit = deviation if deviation > MIN_STD else 1.0
         self._prompts: dict[tuple[int, int], EncodedPrompt] = {}
 
-    def collect(self, number: int, ask: Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]) -> WindowRollout:
+    def collect(
+        self, number: int, ask: Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]
+    ) -> WindowRollout:
         """The windows of rollout `number`, under the policy behind `ask`."""
         last = len(self.table.rewards) - self.steps
-        everyones = np.random.default_rng([self.seed, number, 1]).integers(0, last + 1, self.windows)
+        everyones = np.random.default_rng([self.seed, number, 1]).integers(
+            0, last + 1, self.windows
+        )
         starts = everyones[self.own.start : self.own.stop]
         bars = np.arange(self.steps)[:, None] + starts  # (T, B)
         prompts = [self._prompt(int(bar), position) for bar in bars.flat for position in POSITIONS]
         legal = np.broadcast_to(self.table.legal, (*bars.shape, *self.table.legal.shape))
         output = ask(prompts, legal.reshape(len(prompts), -1))
         logprobs = output.logprobs.view(legal.shape)
-        after, counts = torch.from_numpy(self.table.after[bars]), torch.ones(self.steps, dtype=torch.float64)
+        after, counts = (
+            torch.from_numpy(self.table.after[bars]),
+            torch.ones(self.steps, dtype=torch.float64),
+        )
         counts[-1] = float(self.table.last_counts)
         return WindowRollout(
             prompts=tuple(prompts),
             legal=torch.from_numpy(legal.copy()),
             logprobs=logprobs,
             values=output.values.view(legal.shape[:-1]),
-            occupancy=occupancies(logprobs.double(), after, torch.full((len(POSITIONS),), 1 / len(POSITIONS)).double()),
+            occupancy=occupancies(
+                logprobs.double(), after, torch.full((len(POSITIONS),), 1 / len(POSITIONS)).double()
+            ),
             rewards=torch.from_numpy(self.table.rewards[bars]),
             after=after,
             counts=counts,

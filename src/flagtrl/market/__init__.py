@@ -1,1 +1,3 @@
-"""Markets, ledger, rewards, environment and metrics. Knows no language: imports neither torch nor transformers."""
+"""Markets, ledger, rewards, environment and metrics. Knows no language: imports neither torch nor
+transformers.
+"""

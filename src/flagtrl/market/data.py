@@ -19,14 +19,19 @@ SENTIMENTS = ("positive", "neutral", "negative")
 
 @dataclass(frozen=True)
 class NewsItem:
-    """One news item of one bar; `sentiment` is one of SENTIMENTS, or None where the source gave no label."""
+    """One news item of one bar; `sentiment` is one of SENTIMENTS, or None where the source gave no
+    label.
+    """
 
     text: str
     sentiment: str | None = None
 
     def __post_init__(self) -> None:
         if self.sentiment is not None and self.sentiment not in SENTIMENTS:
-            raise DataError(f"news sentiment is {self.sentiment!r}; it must be one of {', '.join(SENTIMENTS)}, or absent")
+            raise DataError(
+                f"news sentiment is {self.sentiment!r}; it must be one of {', '.join(SENTIMENTS)}, "
+                "or absent"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +62,8 @@ class MarketData:
             raise DataError("the symbol is empty; name the asset, as in symbol='MSFT'")
         if dates.ndim != 1 or dates.shape != prices.shape or len(self.news) != len(dates):
             raise DataError(
-                f"{self.symbol}: {dates.shape} dates, {prices.shape} prices and {len(self.news)} days of news; "
-                "the three must be one-dimensional and equally long"
+                f"{self.symbol}: {dates.shape} dates, {prices.shape} prices and {len(self.news)} "
+                "days of news; the three must be one-dimensional and equally long"
             )
         if len(dates) < 2:
             raise DataError(f"{self.symbol}: {len(dates)} bars; at least 2 are needed to trade")
@@ -66,7 +71,8 @@ class MarketData:
         _check_prices(prices, dates, self.symbol)
         if self.periods_per_year < 1:
             raise DataError(
-                f"{self.symbol}: periods_per_year is {self.periods_per_year}; use 252, or 365 where every day is traded"
+                f"{self.symbol}: periods_per_year is {self.periods_per_year}; use 252, or 365 "
+                "where every day is traded"
             )
         dates.flags.writeable = False
         prices.flags.writeable = False
@@ -78,32 +84,40 @@ class MarketData:
         return len(self.dates)
 
     def window(self, start: str | None = None, end: str | None = None) -> Window:
-        """The bars from `start` to `end`, both days included (ISO dates; None: the first or last bar).
+        """The bars from `start` to `end`, both days included (ISO dates; None: the first or last
+        bar).
 
         Raises:
-            DataError: a date that cannot be read, a start after the end, or fewer than 2 bars in between.
+            DataError: a date that cannot be read, a start after the end, or fewer than 2 bars in
+                between.
         """
         first = self.dates[0] if start is None else parse_date(start)
         last = self.dates[-1] if end is None else parse_date(end)
         if first > last:
-            raise DataError(f"{self.symbol}: the window starts on {first}, after its end on {last}; swap the two dates")
+            raise DataError(
+                f"{self.symbol}: the window starts on {first}, after its end on {last}; swap the "
+                "two dates"
+            )
         lo = int(np.searchsorted(self.dates, first, side="left"))
         hi = int(np.searchsorted(self.dates, last, side="right"))
         if hi - lo < 2:
             raise DataError(
-                f"{self.symbol}: the window {first}..{last} holds {hi - lo} bars, at least 2 are needed; "
-                f"the data covers {self.dates[0]}..{self.dates[-1]}"
+                f"{self.symbol}: the window {first}..{last} holds {hi - lo} bars, at least 2 are "
+                f"needed; the data covers {self.dates[0]}..{self.dates[-1]}"
             )
         for day, beyond in ((first, first < self.dates[0]), (last, last > self.dates[-1])):
             if beyond:
                 logger.warning(
-                    "%s: the window %s..%s goes beyond the data, which cover %s..%s: %s is not in it",
+                    "%s: the window %s..%s goes beyond the data, which cover %s..%s: %s is not in "
+                    "it",
                     *(self.symbol, first, last, self.dates[0], self.dates[-1], day),
                 )
         return Window(self, lo, hi)
 
     def fingerprint(self) -> str:
-        """SHA-256 over symbol, dates, prices and news: equal for equal data, whatever file it came from."""
+        """SHA-256 over symbol, dates, prices and news: equal for equal data, whatever file it came
+        from.
+        """
         digest = hashlib.sha256(self.symbol.encode())
         digest.update(self.dates.astype("datetime64[D]").astype(np.int64).tobytes())
         digest.update(self.prices.tobytes())
@@ -114,7 +128,9 @@ class MarketData:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Bars `start` to `stop` (exclusive) of a market. Look-backs may reach before `start`, never past a bar."""
+    """Bars `start` to `stop` (exclusive) of a market. Look-backs may reach before `start`, never
+    past a bar.
+    """
 
     market: MarketData
     start: int
@@ -123,7 +139,8 @@ class Window:
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop <= len(self.market) or len(self) < 2:
             raise DataError(
-                f"{self.market.symbol}: window [{self.start}, {self.stop}) must hold at least 2 of the {len(self.market)} bars"
+                f"{self.market.symbol}: window [{self.start}, {self.stop}) must hold at least 2 of "
+                f"the {len(self.market)} bars"
             )
 
     def __len__(self) -> int:
@@ -141,7 +158,9 @@ class Window:
 
 
 def parse_date(text: str) -> np.datetime64:
-    """An ISO date, YYYY-MM-DD, as datetime64[D]; DataError where it is none ("2020" and "today" are none)."""
+    """An ISO date, YYYY-MM-DD, as datetime64[D]; DataError where it is none ("2020" and "today" are
+    none).
+    """
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(text)):
         raise DataError(f"{text!r} is not a date; write it as YYYY-MM-DD")
     try:
@@ -163,10 +182,14 @@ def _as_days(dates: np.ndarray, symbol: str) -> np.ndarray:
     try:
         days = np.array(dates, dtype="datetime64[D]")
     except (ValueError, TypeError) as error:
-        raise DataError(f"{symbol}: a date cannot be read ({error}); write dates as YYYY-MM-DD") from error
+        raise DataError(
+            f"{symbol}: a date cannot be read ({error}); write dates as YYYY-MM-DD"
+        ) from error
     missing = np.flatnonzero(np.isnat(days))
     if len(missing):
-        raise DataError(f"{symbol}: the date of row {missing[0]} is missing; every bar needs one, as YYYY-MM-DD")
+        raise DataError(
+            f"{symbol}: the date of row {missing[0]} is missing; every bar needs one, as YYYY-MM-DD"
+        )
     return days
 
 
@@ -174,7 +197,9 @@ def _as_prices(prices: np.ndarray, symbol: str) -> np.ndarray:
     try:
         return np.array(prices, dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{symbol}: a price is no number ({error}); prices must be finite and above 0") from error
+        raise DataError(
+            f"{symbol}: a price is no number ({error}); prices must be finite and above 0"
+        ) from error
 
 
 def _check_increasing(dates: np.ndarray, symbol: str) -> None:
@@ -183,9 +208,12 @@ def _check_increasing(dates: np.ndarray, symbol: str) -> None:
         return
     i = int(wrong[0])
     if dates[i + 1] == dates[i]:
-        raise DataError(f"{symbol}: the date {dates[i]} occurs twice (rows {i} and {i + 1}); keep one bar a day")
+        raise DataError(
+            f"{symbol}: the date {dates[i]} occurs twice (rows {i} and {i + 1}); keep one bar a day"
+        )
     raise DataError(
-        f"{symbol}: dates are not sorted: {dates[i + 1]} (row {i + 1}) follows {dates[i]}; sort the file, oldest first"
+        f"{symbol}: dates are not sorted: {dates[i + 1]} (row {i + 1}) follows {dates[i]}; sort "
+        "the file, oldest first"
     )
 
 
@@ -195,5 +223,6 @@ def _check_prices(prices: np.ndarray, dates: np.ndarray, symbol: str) -> None:
         i = int(wrong[0])
         raise DataError(
             f"{symbol}: the price of {dates[i]} is {prices[i]}; prices must be finite and above 0; "
-            "drop the bar or repair it at its source (filling it forward is your decision, not ours)"
+            "drop the bar or repair it at its source (filling it forward is your decision, not "
+            "ours)"
         )

@@ -1,7 +1,7 @@
 """TradingEnv: one asset, one decision a bar, as a gymnasium environment; and its vectorised form.
 
-Reinforcement-learning libraries see a dictionary of numbers; the language side reads `observe()`, a frozen record
-that holds nothing later than the current bar.
+Reinforcement-learning libraries see a dictionary of numbers; the language side reads `observe()`, a
+frozen record that holds nothing later than the current bar.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.data import NewsItem, Window, count_sentiments
-from flagtrl.market.ledger import EXECUTIONS, NUM_ACTIONS, Account, Action, Costs, legal_actions, step_account
+from flagtrl.market.ledger import (
+    EXECUTIONS,
+    NUM_ACTIONS,
+    Account,
+    Action,
+    Costs,
+    legal_actions,
+    step_account,
+)
 from flagtrl.market.rewards import EpisodeHistory, checked_reward, load_reward
 
 RECENT = 10  # the paper's prompt shows the last ten rewards, net values and actions
@@ -35,33 +43,59 @@ class MarketSettings:
     """
 
     reward: str = field(
-        default="sharpe_difference", metadata={"help": "name of a reward, or a user's own as path/to/file.py:function"}
+        default="sharpe_difference",
+        metadata={"help": ("name of a reward, or a user's own as path/to/file.py:function")},
     )
     execution: str = field(
-        default="next_price", metadata={"help": "next_price: orders fill at the next bar's price; same_price: at this bar's"}
+        default="next_price",
+        metadata={
+            "help": ("next_price: orders fill at the next bar's price; same_price: at this bar's")
+        },
     )
-    cost_bps: float = field(default=0.0, metadata={"help": "cost of a trade, basis points of its notional"})
-    slippage_bps: float = field(default=0.0, metadata={"help": "fills are this much worse than the price, basis points"})
-    lookback: int = field(default=10, metadata={"help": "bars of prices and news that an observation holds"})
+    cost_bps: float = field(
+        default=0.0, metadata={"help": ("cost of a trade, basis points of its notional")}
+    )
+    slippage_bps: float = field(
+        default=0.0, metadata={"help": ("fills are this much worse than the price, basis points")}
+    )
+    lookback: int = field(
+        default=10, metadata={"help": ("bars of prices and news that an observation holds")}
+    )
     episode_start: str = field(
-        default="fixed", metadata={"help": "fixed: at the window's start; random: anywhere that leaves max_episode_steps"}
+        default="fixed",
+        metadata={
+            "help": ("fixed: at the window's start; random: anywhere that leaves max_episode_steps")
+        },
     )
-    initial_cash: float = field(default=100_000.0, metadata={"help": "cash at the start of an episode, currency"})
-    ruin_fraction: float = field(default=0.05, metadata={"help": "an account at or below this share of its start is ruined"})
-    risk_free_rate: float = field(default=0.0, metadata={"help": "risk-free rate of the Sharpe rewards, a fraction per bar"})
+    initial_cash: float = field(
+        default=100_000.0, metadata={"help": ("cash at the start of an episode, currency")}
+    )
+    ruin_fraction: float = field(
+        default=0.05,
+        metadata={"help": ("an account at or below this share of its start is ruined")},
+    )
+    risk_free_rate: float = field(
+        default=0.0, metadata={"help": ("risk-free rate of the Sharpe rewards, a fraction per bar")}
+    )
 
     def __post_init__(self) -> None:
         _one_of("execution", self.execution, EXECUTIONS)
         _one_of("episode_start", self.episode_start, STARTS)
         Costs(self.cost_bps, self.slippage_bps)
         if not (isinstance(self.lookback, int) and self.lookback >= 1):
-            raise ConfigError(f"lookback is {self.lookback!r}; it must be a whole number of at least 1 bar")
+            raise ConfigError(
+                f"lookback is {self.lookback!r}; it must be a whole number of at least 1 bar"
+            )
         if not (np.isfinite(self.initial_cash) and self.initial_cash > 0):
             raise ConfigError(f"initial_cash is {self.initial_cash}; it must be finite and above 0")
         if not 0 <= self.ruin_fraction < 1:
-            raise ConfigError(f"ruin_fraction is {self.ruin_fraction}; it must be at least 0 and below 1")
+            raise ConfigError(
+                f"ruin_fraction is {self.ruin_fraction}; it must be at least 0 and below 1"
+            )
         if not np.isfinite(self.risk_free_rate):
-            raise ConfigError(f"risk_free_rate is {self.risk_free_rate}; it must be finite, a fraction per bar")
+            raise ConfigError(
+                f"risk_free_rate is {self.risk_free_rate}; it must be finite, a fraction per bar"
+            )
 
     @property
     def costs(self) -> Costs:
@@ -71,7 +105,8 @@ class MarketSettings:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What an agent may know at one bar; every sequence is oldest first and ends at or before this bar.
+    """What an agent may know at one bar; every sequence is oldest first and ends at or before this
+    bar.
 
     Attributes:
         symbol, date, bar: asset, day, and the bar's index in its market.
@@ -99,9 +134,10 @@ class Observation:
 class TradingEnv(gymnasium.Env):
     """Trade one window of a market, long or flat.
 
-    `step` fills the action, moves to the next bar and pays the reward. An episode is `terminated` by ruin and
-    `truncated` at the window's last bar or after `max_episode_steps`. `info` carries `action_mask` (A,) int8,
-    `value` and, after a step, `illegal_action`: an action that cannot do anything leaves the account as it is.
+    `step` fills the action, moves to the next bar and pays the reward. An episode is `terminated`
+    by ruin and `truncated` at the window's last bar or after `max_episode_steps`. `info` carries
+    `action_mask` (A,) int8, `value` and, after a step, `illegal_action`: an action that cannot do
+    anything leaves the account as it is.
 
     Args:
         window: the bars to trade; look-backs may reach before it.
@@ -111,7 +147,12 @@ class TradingEnv(gymnasium.Env):
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own form)
 
-    def __init__(self, window: Window, settings: MarketSettings | None = None, max_episode_steps: int | None = None):
+    def __init__(
+        self,
+        window: Window,
+        settings: MarketSettings | None = None,
+        max_episode_steps: int | None = None,
+    ):
         self.window, self.settings = window, settings or MarketSettings()
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {max_episode_steps}; it must be at least 1")
@@ -137,8 +178,12 @@ class TradingEnv(gymnasium.Env):
         self._actions: list[int]
         self._begin(window.start)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """Start an episode; `options={"start": i}` starts at the window's i-th bar instead of where the settings say."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict, dict]:
+        """Start an episode; `options={"start": i}` starts at the window's i-th bar instead of where
+        the settings say.
+        """
         super().reset(seed=seed, options=options)
         latest = self.window.stop - 1 - self.max_steps
         start = self.window.start
@@ -150,25 +195,43 @@ class TradingEnv(gymnasium.Env):
         return self.numbers(), self._info()
 
     def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
-        """Fill `action`, move one bar on; returns observation, reward, terminated, truncated, info."""
+        """Fill `action`, move one bar on; returns observation, reward, terminated, truncated,
+        info.
+        """
         if self._done:
             raise ConfigError("the episode is over; call reset() before the next step()")
         if not self.action_space.contains(action):
-            raise ConfigError(f"action {action!r} is unknown; use {', '.join(f'{int(a)} ({a.word})' for a in Action)}")
+            raise ConfigError(
+                f"action {action!r} is unknown; use "
+                f"{', '.join(f'{int(a)} ({a.word})' for a in Action)}"
+            )
         prices, now = self.window.market.prices, self._bar
         illegal = not self.legal[int(action)]
         self.account, fill = step_account(
-            self.account, int(action), prices[now], prices[now + 1], self.settings.execution, self.settings.costs
+            self.account,
+            int(action),
+            prices[now],
+            prices[now + 1],
+            self.settings.execution,
+            self.settings.costs,
         )
         self._bar += 1
         self._actions.append(int(action))
         self._values.append(float(self.account.value(prices[self._bar])))
         self._shares.append(float(self.account.shares))
-        self._rewards.append(checked_reward(self._reward(self._history()), f"reward {self.settings.reward}"))
+        self._rewards.append(
+            checked_reward(self._reward(self._history()), f"reward {self.settings.reward}")
+        )
         terminated = self._values[-1] <= self.settings.ruin_fraction * self.settings.initial_cash
-        truncated = not terminated and (self._bar == self.window.stop - 1 or len(self._actions) >= self.max_steps)
+        truncated = not terminated and (
+            self._bar == self.window.stop - 1 or len(self._actions) >= self.max_steps
+        )
         self._done = terminated or truncated
-        info = self._info() | {"illegal_action": illegal, "traded_shares": float(fill.shares), "fee": float(fill.fee)}
+        info = self._info() | {
+            "illegal_action": illegal,
+            "traded_shares": float(fill.shares),
+            "fee": float(fill.fee),
+        }
         return self.numbers(), self._rewards[-1], terminated, truncated, info
 
     @property
@@ -183,7 +246,10 @@ class TradingEnv(gymnasium.Env):
 
     def observe(self) -> Observation:
         """The current bar as the record that prompts are made of."""
-        market, back = self.window.market, slice(max(0, self._bar + 1 - self.settings.lookback), self._bar + 1)
+        market, back = (
+            self.window.market,
+            slice(max(0, self._bar + 1 - self.settings.lookback), self._bar + 1),
+        )
         return Observation(
             symbol=market.symbol,
             date=market.dates[self._bar],
@@ -200,7 +266,9 @@ class TradingEnv(gymnasium.Env):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on as if never interrupted, generator included; JSON-serialisable."""
+        """All that `load_state_dict` needs to go on as if never interrupted, generator included;
+        JSON-serialisable.
+        """
         return {
             "bar": self._bar,
             "cash": float(self.account.cash),
@@ -214,11 +282,14 @@ class TradingEnv(gymnasium.Env):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`; ConfigError where it was saved on other bars than this window's."""
+        """Continue from `state_dict()`; ConfigError where it was saved on other bars than this
+        window's.
+        """
         if not self.window.start <= state["bar"] < self.window.stop:
             raise ConfigError(
-                f"the saved episode stands at bar {state['bar']} of {self.window.market.symbol}, this window has the bars "
-                f"{self.window.start} to {self.window.stop - 1}; resume with the window it was saved with"
+                f"the saved episode stands at bar {state['bar']} of {self.window.market.symbol}, "
+                f"this window has the bars {self.window.start} to {self.window.stop - 1}; resume "
+                "with the window it was saved with"
             )
         self._bar, self._done = state["bar"], state["done"]
         self.account = Account.of(state["cash"], state["shares_held"])
@@ -234,17 +305,28 @@ class TradingEnv(gymnasium.Env):
 
     def _checked_start(self, offset: int) -> int:
         if not 0 <= offset <= len(self.window) - 2:
-            raise ConfigError(f"an episode cannot start at bar {offset}; the window has the bars 0 to {len(self.window) - 2}")
+            raise ConfigError(
+                f"an episode cannot start at bar {offset}; the window has the bars 0 to "
+                f"{len(self.window) - 2}"
+            )
         return self.window.start + offset
 
     def _history(self) -> EpisodeHistory:
         values = np.array(self._values)
         return EpisodeHistory(
-            values[1:] / values[:-1] - 1, values, np.array(self._shares), np.array(self._actions), self.settings.risk_free_rate
+            values[1:] / values[:-1] - 1,
+            values,
+            np.array(self._shares),
+            np.array(self._actions),
+            self.settings.risk_free_rate,
         )
 
     def _info(self) -> dict[str, Any]:
-        return {"action_mask": self.legal.astype(np.int8), "value": self._values[-1], "bar": self._bar}
+        return {
+            "action_mask": self.legal.astype(np.int8),
+            "value": self._values[-1],
+            "bar": self._bar,
+        }
 
     def numbers(self) -> dict[str, np.ndarray]:
         """The current bar as gymnasium's observation."""
@@ -260,9 +342,11 @@ class TradingEnv(gymnasium.Env):
 
 
 class VectorTradingEnv(SyncVectorEnv):
-    """B trading environments in one; a finished one waits to be reset, so that its last observation can be valued.
+    """B trading environments in one; a finished one waits to be reset, so that its last observation
+    can be valued.
 
-    gymnasium's SyncVectorEnv with autoreset disabled: after a step, `reset(options={"reset_mask": done})`.
+    gymnasium's SyncVectorEnv with autoreset disabled: after a step, `reset(options={"reset_mask":
+    done})`.
     """
 
     def __init__(self, envs: Sequence[TradingEnv]):
@@ -286,11 +370,13 @@ class VectorTradingEnv(SyncVectorEnv):
         """Continue from `state_dict()`; the number of environments must be equal."""
         if len(states) != len(self.trading_envs):
             raise ConfigError(
-                f"the saved run has {len(states)} environments, this one {len(self.trading_envs)}; set num_envs to match"
+                f"the saved run has {len(states)} environments, this one {len(self.trading_envs)}; "
+                "set num_envs to match"
             )
         for env, state in zip(self.trading_envs, states, strict=True):
             env.load_state_dict(state)
-        # gymnasium's own record of the same: whether an episode waits for its reset, and what was last observed.
+        # gymnasium's own record of the same: whether an episode waits for its reset, and what was
+        # last observed.
         self._autoreset_envs = np.array([env.ended for env in self.trading_envs], dtype=np.bool_)
         self._env_obs[:] = [env.numbers() for env in self.trading_envs]  # type: ignore[misc]
 

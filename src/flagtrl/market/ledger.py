@@ -1,8 +1,8 @@
 """The ledger: accounts and the pure transition between them, in float64.
 
-Long or flat, all in or all out (FLAG-Trader, section 3): Buy spends all cash, Sell liquidates everything,
-Hold changes nothing. Every function takes floats or arrays of one shape, so that one path and a thousand
-are the same code.
+Long or flat, all in or all out (FLAG-Trader, section 3): Buy spends all cash, Sell liquidates
+everything, Hold changes nothing. Every function takes floats or arrays of one shape, so that one
+path and a thousand are the same code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ NUM_ACTIONS = len(Action)
 
 @dataclass(frozen=True)
 class Account:
-    """Cash (currency) and shares (fractional), float64 arrays of one shape; a single account has the shape ()."""
+    """Cash (currency) and shares (fractional), float64 arrays of one shape; a single account has
+    the shape ().
+    """
 
     cash: np.ndarray
     shares: np.ndarray
@@ -54,7 +56,9 @@ class Account:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a trade: `cost_bps` of its notional, and a fill `slippage_bps` worse than the price (never better)."""
+    """Costs of a trade: `cost_bps` of its notional, and a fill `slippage_bps` worse than the price
+    (never better).
+    """
 
     cost_bps: float = 0.0
     slippage_bps: float = 0.0
@@ -63,15 +67,17 @@ class Costs:
         for name in ("cost_bps", "slippage_bps"):
             value = getattr(self, name)
             if not 0 <= value < 10_000:
-                raise ConfigError(f"{name} is {value}; it must be at least 0 and below 10000 basis points")
+                raise ConfigError(
+                    f"{name} is {value}; it must be at least 0 and below 10000 basis points"
+                )
 
 
 @dataclass(frozen=True)
 class Fill:
     """What a transition traded.
 
-    `shares` is signed (bought > 0), `price` what a share was traded at (the market's where nothing was), `fee` and
-    `slippage` are what it cost, currency.
+    `shares` is signed (bought > 0), `price` what a share was traded at (the market's where nothing
+    was), `fee` and `slippage` are what it cost, currency.
     """
 
     shares: np.ndarray
@@ -82,22 +88,28 @@ class Fill:
 
 def legal_actions(account: Account) -> np.ndarray:
     """(..., A) bool: Sell needs shares, Buy needs cash, Hold is always legal."""
-    return np.stack([account.shares > 0, np.ones_like(account.cash, dtype=bool), account.cash > 0], axis=-1)
+    return np.stack(
+        [account.shares > 0, np.ones_like(account.cash, dtype=bool), account.cash > 0], axis=-1
+    )
 
 
-def transition(account: Account, action: ArrayLike, price: ArrayLike, costs: Costs) -> tuple[Account, Fill]:
+def transition(
+    account: Account, action: ArrayLike, price: ArrayLike, costs: Costs
+) -> tuple[Account, Fill]:
     """Fill `action` at `price`.
 
-    With fee rate f and slippage rate s: Buy turns C into C / ((1 + f) P (1 + s)) shares, Sell turns H into
-    H P (1 - s)(1 - f) cash. Hence V' = V - fee - slippage exactly, both valued at `price`. An illegal action
-    moves nothing, by the same formulas.
+    With fee rate f and slippage rate s: Buy turns C into C / ((1 + f) P (1 + s)) shares, Sell turns
+    H into H P (1 - s)(1 - f) cash. Hence V' = V - fee - slippage exactly, both valued at `price`.
+    An illegal action moves nothing, by the same formulas.
 
     Raises:
         ConfigError: an action outside the action set.
     """
     action, price = np.asarray(action), np.asarray(price, dtype=np.float64)
     if not np.isin(action, [int(a) for a in Action]).all():
-        raise ConfigError(f"action {action} is unknown; use {', '.join(f'{int(a)} ({a.word})' for a in Action)}")
+        raise ConfigError(
+            f"action {action} is unknown; use {', '.join(f'{int(a)} ({a.word})' for a in Action)}"
+        )
     fee_rate, slip_rate = costs.cost_bps / 10_000, costs.slippage_bps / 10_000
     buying, selling = action == Action.BUY, action == Action.SELL
     ask, bid = price * (1 + slip_rate), price * (1 - slip_rate)
@@ -107,20 +119,30 @@ def transition(account: Account, action: ArrayLike, price: ArrayLike, costs: Cos
     sold = np.where(selling, account.shares, 0.0)
     proceeds = sold * bid
     fee = (spent - notional_bought) + proceeds * fee_rate
-    after = Account(account.cash - spent + proceeds * (1 - fee_rate), account.shares - sold + bought)
+    after = Account(
+        account.cash - spent + proceeds * (1 - fee_rate), account.shares - sold + bought
+    )
     traded_at = np.where(buying, ask, np.where(selling, bid, price))
     fill = Fill(bought - sold, traded_at, fee, bought * (ask - price) + sold * (price - bid))
     return after, fill
 
 
 def step_account(
-    account: Account, action: ArrayLike, price_now: ArrayLike, price_next: ArrayLike, execution: str, costs: Costs
+    account: Account,
+    action: ArrayLike,
+    price_now: ArrayLike,
+    price_next: ArrayLike,
+    execution: str,
+    costs: Costs,
 ) -> tuple[Account, Fill]:
-    """One bar: the order decided at `price_now` fills at the next bar's price (the paper's) or at the same one.
+    """One bar: the order decided at `price_now` fills at the next bar's price (the paper's) or at
+    the same one.
 
     Raises:
         ConfigError: an execution other than EXECUTIONS.
     """
     if execution not in EXECUTIONS:
         raise ConfigError(f"execution is {execution!r}; use one of {', '.join(EXECUTIONS)}")
-    return transition(account, action, price_next if execution == "next_price" else price_now, costs)
+    return transition(
+        account, action, price_next if execution == "next_price" else price_now, costs
+    )

@@ -1,7 +1,7 @@
 """Performance of a series of account values, in two conventions.
 
-`paper` reproduces FLAG-Trader's published buy-and-hold rows; `standard` is the textbook's. Both give CR, AV and MDD
-in percent and the Sharpe ratio SR as a number.
+`paper` reproduces FLAG-Trader's published buy-and-hold rows; `standard` is the textbook's. Both
+give CR, AV and MDD in percent and the Sharpe ratio SR as a number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from flagtrl.errors import DataError
 
 @dataclass(frozen=True)
 class Metrics:
-    """Cumulative return CR (percent), Sharpe ratio SR, annualised volatility AV (percent), maximum drawdown MDD (percent).
+    """Cumulative return CR (percent), Sharpe ratio SR, annualised volatility AV (percent), maximum
+    drawdown MDD (percent).
 
     SR is NaN where the account value never moved: the ratio is undefined.
     """
@@ -34,22 +35,26 @@ def paper(values: np.ndarray, volatility_periods: int = 252) -> Metrics:
     """The published tables' convention, for (n,) account values.
 
     With r_t = log(V_t / V_{t-1}): CR = 100 sum r; AV = 100 std(r, ddof 1) sqrt(volatility_periods);
-    SR = CR (252 / n) / AV with n the number of values (not of returns); MDD is that of prod(1 + r), which compounds
-    log returns as if they were simple ones. Published rows use 252 for AV, but 365 for TSLA's and BTC's.
+    SR = CR (252 / n) / AV with n the number of values (not of returns); MDD is that of prod(1 + r),
+    which compounds log returns as if they were simple ones. Published rows use 252 for AV, but 365
+    for TSLA's and BTC's.
     """
     values = _checked(values)
     r = np.diff(np.log(values))
     cr = 100 * float(r.sum())
     av = 100 * _std(r) * float(np.sqrt(volatility_periods))
     sr = cr * (252 / len(values)) / av if av > 0 else float("nan")
-    return Metrics(CR=cr, SR=sr, AV=av, MDD=max_drawdown_pct(np.cumprod(np.concatenate([[1.0], 1 + r]))))
+    return Metrics(
+        CR=cr, SR=sr, AV=av, MDD=max_drawdown_pct(np.cumprod(np.concatenate([[1.0], 1 + r])))
+    )
 
 
 def standard(values: np.ndarray, periods_per_year: int = 252) -> Metrics:
     """The textbook's convention, for (n,) account values.
 
-    With R_t = V_t / V_{t-1} - 1: CR = 100 (V_n / V_1 - 1); AV = 100 std(R, ddof 1) sqrt(periods_per_year);
-    SR = mean(R) / std(R) sqrt(periods_per_year), risk-free rate 0; MDD of the account value.
+    With R_t = V_t / V_{t-1} - 1: CR = 100 (V_n / V_1 - 1); AV = 100 std(R, ddof 1)
+    sqrt(periods_per_year); SR = mean(R) / std(R) sqrt(periods_per_year), risk-free rate 0; MDD of
+    the account value.
     """
     values = _checked(values)
     returns = values[1:] / values[:-1] - 1
@@ -76,8 +81,12 @@ def _std(returns: np.ndarray) -> float:
 def _checked(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2:
-        raise DataError(f"metrics need at least 2 account values in one dimension, got the shape {values.shape}")
+        raise DataError(
+            f"metrics need at least 2 account values in one dimension, got the shape {values.shape}"
+        )
     if not (np.isfinite(values) & (values > 0)).all():
         bad = int(np.flatnonzero(~(np.isfinite(values) & (values > 0)))[0])
-        raise DataError(f"account value {values[bad]} at bar {bad}; metrics need finite values above 0")
+        raise DataError(
+            f"account value {values[bad]} at bar {bad}; metrics need finite values above 0"
+        )
     return values

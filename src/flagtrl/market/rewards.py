@@ -1,7 +1,9 @@
-"""Rewards: one pure function of the episode so far each. A new reward is one more function in this file.
+"""Rewards: one pure function of the episode so far each. A new reward is one more function in this
+file.
 
-Every function takes an EpisodeHistory and returns the reward of its last step. A user's own function has the same
-form and is named as `path/to/file.py:function`; `check_reward` runs when it is loaded.
+Every function takes an EpisodeHistory and returns the reward of its last step. A user's own
+function has the same form and is named as `path/to/file.py:function`; `check_reward` runs when it
+is loaded.
 """
 
 from __future__ import annotations
@@ -48,16 +50,20 @@ Reward = Callable[[EpisodeHistory], float]
 
 
 def sharpe_difference(history: EpisodeHistory) -> float:
-    """R_t = SR_t - SR_{t-1}, SR_t = (mean(x_1..x_t) - r_f) / std(x_1..x_t) (FLAG-Trader, section 3).
+    """R_t = SR_t - SR_{t-1}, SR_t = (mean(x_1..x_t) - r_f) / std(x_1..x_t) (FLAG-Trader, section
+    3).
 
-    Sample standard deviation, not annualised, SR = 0 until there are two returns and their deviation exceeds 1e-8.
-    The rewards of an episode add up to its final Sharpe ratio.
+    Sample standard deviation, not annualised, SR = 0 until there are two returns and their
+    deviation exceeds 1e-8. The rewards of an episode add up to its final Sharpe ratio.
     """
-    return _sharpe(history.returns, history.risk_free_rate) - _sharpe(history.returns[:-1], history.risk_free_rate)
+    return _sharpe(history.returns, history.risk_free_rate) - _sharpe(
+        history.returns[:-1], history.risk_free_rate
+    )
 
 
 def sharpe_difference_prior(history: EpisodeHistory) -> float:
-    """The Sharpe difference with k = 10 imagined bars of mean 0 and deviation s0 = 1%, which tames its first steps.
+    """The Sharpe difference with k = 10 imagined bars of mean 0 and deviation s0 = 1%, which tames
+    its first steps.
 
     SR = (m - r_f) / sqrt((sum x^2 + k s0^2) / (n + k) - m^2), m = sum x / (n + k).
     """
@@ -71,13 +77,17 @@ def log_return(history: EpisodeHistory) -> float:
 
 
 def differential_sharpe(history: EpisodeHistory) -> float:
-    """Differential Sharpe ratio, Moody and Saffell (1998), equation 10, with adaptation rate eta = 0.04.
+    """Differential Sharpe ratio, Moody and Saffell (1998), equation 10, with adaptation rate eta =
+    0.04.
 
-    D_t = (B_{t-1} dA - A_{t-1} dB / 2) / (B_{t-1} - A_{t-1}^2)^{3/2}, dA = x_t - A_{t-1}, dB = x_t^2 - B_{t-1},
-    where A and B are exponential moving averages of x and x^2 that start at 0. D_t = 0 while the variance under
-    the root is at most 1e-16 (nothing has moved yet).
+    D_t = (B_{t-1} dA - A_{t-1} dB / 2) / (B_{t-1} - A_{t-1}^2)^{3/2}, dA = x_t - A_{t-1}, dB =
+    x_t^2 - B_{t-1}, where A and B are exponential moving averages of x and x^2 that start at 0. D_t
+    = 0 while the variance under the root is at most 1e-16 (nothing has moved yet).
     """
-    past, x = history.returns[:-1] - history.risk_free_rate, float(history.returns[-1] - history.risk_free_rate)
+    past, x = (
+        history.returns[:-1] - history.risk_free_rate,
+        float(history.returns[-1] - history.risk_free_rate),
+    )
     weights = DIFFERENTIAL_RATE * (1 - DIFFERENTIAL_RATE) ** np.arange(len(past) - 1, -1, -1)
     a, b = float(weights @ past), float(weights @ past**2)
     variance = b - a * a
@@ -92,19 +102,24 @@ def reward_names() -> tuple[str, ...]:
     return tuple(
         name
         for name, fn in inspect.getmembers(module, inspect.isfunction)
-        if fn.__module__ == __name__ and not name.startswith("_") and list(inspect.signature(fn).parameters) == ["history"]
+        if fn.__module__ == __name__
+        and not name.startswith("_")
+        and list(inspect.signature(fn).parameters) == ["history"]
     )
 
 
 def saved_reward(saved: str, named: str | None = None) -> str:
-    """The reward to compute for a saved run: the user's `named` one, or the saved one where it is one of ours.
+    """The reward to compute for a saved run: the user's `named` one, or the saved one where it is
+    one of ours.
 
     Raises:
-        ConfigError: a saved one that is code: a run's files may be somebody else's, and name none that is run.
+        ConfigError: a saved one that is code: a run's files may be somebody else's, and name none
+            that is run.
     """
     if named is None and saved not in reward_names():
         raise ConfigError(
-            f"the policy was trained on the reward {saved!r}; code is run only if you name it: --reward FILE.py:FUNCTION"
+            f"the policy was trained on the reward {saved!r}; code is run only if you name it: "
+            "--reward FILE.py:FUNCTION"
         )
     return named or saved
 
@@ -113,16 +128,22 @@ def load_reward(spec: str) -> Reward:
     """A reward by its name, or a user's own as `path/to/file.py:function`.
 
     Raises:
-        ConfigError: an unknown name, a missing file or function, or a function that `check_reward` refuses.
+        ConfigError: an unknown name, a missing file or function, or a function that `check_reward`
+            refuses.
     """
     if spec in reward_names():
         return getattr(sys.modules[__name__], spec)
     path, _, name = spec.rpartition(":")
     if not path:
-        raise ConfigError(f"reward {spec!r} is unknown; use one of {', '.join(reward_names())}, or path/to/file.py:function")
+        raise ConfigError(
+            f"reward {spec!r} is unknown; use one of {', '.join(reward_names())}, or "
+            "path/to/file.py:function"
+        )
     if not Path(path).is_file():
         raise ConfigError(f"reward {spec!r}: no file {path!r}; write path/to/file.py:function")
-    module_spec = importlib.util.spec_from_file_location(f"flagtrl_user_reward_{Path(path).stem}", path)
+    module_spec = importlib.util.spec_from_file_location(
+        f"flagtrl_user_reward_{Path(path).stem}", path
+    )
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"reward {spec!r}: {path!r} is not a Python file (.py)")
     module = importlib.util.module_from_spec(module_spec)
@@ -130,7 +151,9 @@ def load_reward(spec: str) -> Reward:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"reward {spec!r}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"reward {spec!r}: {path!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     reward = getattr(module, name, None)
     if not callable(reward):
         raise ConfigError(f"reward {spec!r}: {path!r} has no function {name!r}")
@@ -146,16 +169,23 @@ def check_reward(reward: Reward, name: str = "reward") -> None:
     """
     for returns in ([0.0], [0.01], [0.01, -0.02, 0.005]):
         x = np.array(returns)
-        history = EpisodeHistory(x, 100 * np.cumprod([1, *(1 + x)]), np.ones(len(x) + 1), np.ones(len(x), dtype=np.int64))
+        history = EpisodeHistory(
+            x, 100 * np.cumprod([1, *(1 + x)]), np.ones(len(x) + 1), np.ones(len(x), dtype=np.int64)
+        )
         for array in (history.returns, history.values, history.shares, history.actions):
             array.flags.writeable = False
         try:
             first, second = reward(history), reward(history)
         except Exception as error:
-            raise ConfigError(f"{name}: on the returns {returns} it raised {type(error).__name__}: {error}") from error
+            raise ConfigError(
+                f"{name}: on the returns {returns} it raised {type(error).__name__}: {error}"
+            ) from error
         checked_reward(first, name)
         if first != second:
-            raise ConfigError(f"{name}: two calls on one episode gave {first} and {second}; a reward must be a pure function")
+            raise ConfigError(
+                f"{name}: two calls on one episode gave {first} and {second}; a reward must be a "
+                "pure function"
+            )
 
 
 def checked_reward(value: float, name: str) -> float:

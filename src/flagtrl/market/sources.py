@@ -1,7 +1,7 @@
 """Where markets come from: one function per source, each returning a MarketData.
 
-Files are read as they are: nothing is sorted, filled, de-duplicated or repaired. What cannot be used is a DataError
-of one line that names the file, the value, and what to do about it.
+Files are read as they are: nothing is sorted, filled, de-duplicated or repaired. What cannot be
+used is a DataError of one line that names the file, the value, and what to do about it.
 """
 
 from __future__ import annotations
@@ -14,38 +14,61 @@ from typing import Any
 from flagtrl.errors import DataError, reason
 from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.tables import market_from_frame, read_frame
-from flagtrl.market.values import check_file, listed, market_of, read_day, read_news_item, read_price, shown, symbol_of
+from flagtrl.market.values import (
+    check_file,
+    listed,
+    market_of,
+    read_day,
+    read_news_item,
+    read_price,
+    shown,
+    symbol_of,
+)
 
 
-def load(spec: str, symbol: str | None = None, *, periods_per_year: int | None = None) -> MarketData:
-    """The market that `spec` names: a .json, .csv or .parquet file, or `hub:REPO` for a dataset on the Hub.
+def load(
+    spec: str, symbol: str | None = None, *, periods_per_year: int | None = None
+) -> MarketData:
+    """The market that `spec` names: a .json, .csv or .parquet file, or `hub:REPO` for a dataset on
+    the Hub.
 
     Raises:
         DataError: an unknown suffix, or whatever the source itself refuses.
     """
     if spec.startswith("hub:"):
-        return hub_dataset(spec.removeprefix("hub:"), symbol=symbol, periods_per_year=periods_per_year)
+        return hub_dataset(
+            spec.removeprefix("hub:"), symbol=symbol, periods_per_year=periods_per_year
+        )
     suffix = Path(spec).suffix.lower()
     if suffix == ".json":
         return investorbench_json(spec, symbol, periods_per_year)
     if suffix in (".csv", ".parquet"):
         return table(spec, symbol, periods_per_year=periods_per_year)
-    raise DataError(f"{spec}: the suffix {suffix!r} is unknown; give a .json, .csv or .parquet file, or hub:REPO")
+    raise DataError(
+        f"{spec}: the suffix {suffix!r} is unknown; give a .json, .csv or .parquet file, or "
+        "hub:REPO"
+    )
 
 
-def investorbench_json(path: str | Path, symbol: str | None = None, periods_per_year: int | None = None) -> MarketData:
-    """A market in InvestorBench's format: `{date: {"prices": float, "news": [str], "10k": [str], "10q": [str]}}`.
+def investorbench_json(
+    path: str | Path, symbol: str | None = None, periods_per_year: int | None = None
+) -> MarketData:
+    """A market in InvestorBench's format: `{date: {"prices": float, "news": [str], "10k": [str],
+    "10q": [str]}}`.
 
-    The label that ends a news item, `(Sentiment: positive)`, moves from its text to `NewsItem.sentiment`; an item without
-    one keeps None. A bar without the key "news" has none. Filings (10k, 10q) are not read.
+    The label that ends a news item, `(Sentiment: positive)`, moves from its text to
+    `NewsItem.sentiment`; an item without one keeps None. A bar without the key "news" has none.
+    Filings (10k, 10q) are not read.
 
     Args:
         path: the file.
-        symbol: default: the file name up to its first underscore, in capitals (`msft.json` is MSFT).
+        symbol: default: the file name up to its first underscore, in capitals (`msft.json` is
+            MSFT).
         periods_per_year: default: 365 where a bar falls on a weekend, else 252.
 
     Raises:
-        DataError: a file that is missing, malformed, or holds a date, price or label that cannot be used.
+        DataError: a file that is missing, malformed, or holds a date, price or label that cannot be
+            used.
     """
     path = Path(path)
     bars = _mapping(_parse_json(path), str(path))
@@ -54,11 +77,21 @@ def investorbench_json(path: str | Path, symbol: str | None = None, periods_per_
         where = f"{path}: {key}"
         bar = _mapping(value, where)
         if "prices" not in bar:
-            raise DataError(f"{where}: the key 'prices' is missing (found: {listed(bar)}); add the price, or drop the bar")
+            raise DataError(
+                f"{where}: the key 'prices' is missing (found: {listed(bar)}); add the price, or "
+                "drop the bar"
+            )
         days.append(read_day(key, str(path)))
         prices.append(_json_price(bar["prices"], where))
         news.append(_json_news(bar.get("news", []), where))
-    return market_of(str(path), symbol_of(path.stem) if symbol is None else symbol, days, prices, news, periods_per_year)
+    return market_of(
+        str(path),
+        symbol_of(path.stem) if symbol is None else symbol,
+        days,
+        prices,
+        news,
+        periods_per_year,
+    )
 
 
 def table(
@@ -72,23 +105,24 @@ def table(
 ) -> MarketData:
     """A market in a CSV or Parquet file with one row per bar.
 
-    Columns are found by name, in any case and spelling of blanks: DATE_COLUMNS; ADJUSTED_COLUMNS before CLOSE_COLUMNS;
-    optionally NEWS_COLUMNS (a text, or in Parquet a list of texts), SENTIMENT_COLUMNS (read beside news only; without it
-    a label that ends the text counts, as in InvestorBench) and SYMBOL_COLUMNS. Dates are ISO: YYYY-MM-DD or YYYYMMDD;
-    a time behind them is dropped, in the zone in which it is written.
+    Columns are found by name, in any case and spelling of blanks: DATE_COLUMNS; ADJUSTED_COLUMNS
+    before CLOSE_COLUMNS; optionally NEWS_COLUMNS (a text, or in Parquet a list of texts),
+    SENTIMENT_COLUMNS (read beside news only; without it a label that ends the text counts, as in
+    InvestorBench) and SYMBOL_COLUMNS. Dates are ISO: YYYY-MM-DD or YYYYMMDD; a time behind them is
+    dropped, in the zone in which it is written.
 
     Args:
         path: the file; its suffix is .csv or .parquet.
-        symbol: which asset, where a symbol column holds several; default: the one there, or else the file name up to its
-            first underscore, in capitals.
+        symbol: which asset, where a symbol column holds several; default: the one there, or else
+            the file name up to its first underscore, in capitals.
         date_column: exact name of the date column, where the rule above finds none or several.
         price_column: the same for the price.
         news_column: the same for the news.
         periods_per_year: default: 365 where a bar falls on a weekend, else 252.
 
     Raises:
-        DataError: a file that cannot be read, columns that are absent or ambiguous, several symbols and none named,
-            or a date, price or label that cannot be used.
+        DataError: a file that cannot be read, columns that are absent or ambiguous, several symbols
+            and none named, or a date, price or label that cannot be used.
     """
     path = Path(path)
     frame = read_frame(path)
@@ -108,7 +142,8 @@ def hub_dataset(
     news_column: str | None = None,
     periods_per_year: int | None = None,
 ) -> MarketData:
-    """A market in one split of a dataset on the Hugging Face Hub, or in a local directory; columns as in `table`.
+    """A market in one split of a dataset on the Hugging Face Hub, or in a local directory; columns
+    as in `table`.
 
     Args:
         repo_id: `owner/name` on the Hub, or a directory.
@@ -129,14 +164,18 @@ def hub_dataset(
 
     try:
         rows = datasets.load_dataset(repo_id, name=name, split=split, revision=revision)
-    except Exception as error:  # requests, httpx, pyarrow, by version of the Hub client: their errors share no base
+    # requests, httpx, pyarrow, by version of the Hub client: their errors share no base
+    except Exception as error:
         why = reason(error)
         raise DataError(
-            f"hub:{repo_id}: split {split!r} cannot be loaded ({why}); check the name, the split, the network and HF_TOKEN"
+            f"hub:{repo_id}: split {split!r} cannot be loaded ({why}); check the name, the split, "
+            "the network and HF_TOKEN"
         ) from error
     columns = (date_column, price_column, news_column)
     where = f"hub:{repo_id}[{split}]"
-    return market_from_frame(rows.to_pandas(), where, symbol, Path(repo_id).name, columns, periods_per_year)
+    return market_from_frame(
+        rows.to_pandas(), where, symbol, Path(repo_id).name, columns, periods_per_year
+    )
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -149,17 +188,25 @@ def _parse_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; this is not valid JSON, repair or reload the file"
+            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; this is not valid "
+            "JSON, repair or reload the file"
         ) from error
     except RecursionError as error:
-        raise DataError(f"{path}: nested too deeply; the format is {{date: {{'prices': float, ...}}}}") from error
+        raise DataError(
+            f"{path}: nested too deeply; the format is {{date: {{'prices': float, ...}}}}"
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: bytes that are not UTF-8
-        raise DataError(f"{path} cannot be read as UTF-8 text ({reason(error)}); repair or reload the file") from error
+        raise DataError(
+            f"{path} cannot be read as UTF-8 text ({reason(error)}); repair or reload the file"
+        ) from error
 
 
 def _mapping(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, _Pairs):
-        raise DataError(f"{where}: {_kind(value)} where a mapping belongs, as in {{date: {{'prices': 1.5, 'news': []}}}}")
+        raise DataError(
+            f"{where}: {_kind(value)} where a mapping belongs, as in {{date: {{'prices': 1.5, "
+            f"'news': []}}}}"
+        )
     twice = [key for key, count in Counter(key for key, _ in value).items() if count > 1]
     if twice:
         raise DataError(f"{where}: the key {twice[0]!r} occurs more than once; keep one")
@@ -168,13 +215,22 @@ def _mapping(value: object, where: str) -> dict[str, Any]:
 
 def _json_price(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(f"{where}: the price is {shown(value)} ({_kind(value)}); it must be a number above 0, without quotes")
+        raise DataError(
+            f"{where}: the price is {shown(value)} ({_kind(value)}); it must be a number above 0, "
+            "without quotes"
+        )
     return read_price(value, where)
 
 
 def _json_news(value: object, where: str) -> tuple[NewsItem, ...]:
-    if not isinstance(value, list) or isinstance(value, _Pairs) or not all(isinstance(text, str) for text in value):
-        raise DataError(f"{where}: the news is {shown(value)}; it must be a list of texts, [] for none")
+    if (
+        not isinstance(value, list)
+        or isinstance(value, _Pairs)
+        or not all(isinstance(text, str) for text in value)
+    ):
+        raise DataError(
+            f"{where}: the news is {shown(value)}; it must be a list of texts, [] for none"
+        )
     return tuple(read_news_item(text, where) for text in value)
 
 

@@ -1,4 +1,5 @@
-"""Seeded markets whose best policy is known, or known not to exist: one function each, returning a MarketData.
+"""Seeded markets whose best policy is known, or known not to exist: one function each, returning a
+MarketData.
 
 Check learning here before believing anything on real data.
 """
@@ -39,7 +40,8 @@ def random_walk(
     start_price: float = 100.0,
     symbol: str = "SYNTH",
 ) -> MarketData:
-    """Independent log returns, normal with mean `drift_per_bar` and deviation `volatility_per_bar`: nothing to learn.
+    """Independent log returns, normal with mean `drift_per_bar` and deviation `volatility_per_bar`:
+    nothing to learn.
 
     Bars are the business days from `start` on; no news.
 
@@ -61,18 +63,27 @@ def momentum(
     start_price: float = 100.0,
     symbol: str = "SYNTH",
 ) -> MarketData:
-    """Log returns that persist: r_t = phi r_{t-1} + s sqrt(1 - phi^2) e_t, with phi = `autocorrelation` > 0.
+    """Log returns that persist: r_t = phi r_{t-1} + s sqrt(1 - phi^2) e_t, with phi =
+    `autocorrelation` > 0.
 
-    The factor keeps the deviation of a return at s = `volatility_per_bar` whatever phi. Business days; no news.
+    The factor keeps the deviation of a return at s = `volatility_per_bar` whatever phi. Business
+    days; no news.
 
     Raises:
         ConfigError: a setting outside its bounds.
     """
     rng = _generator(days, seed, volatility_per_bar)
-    _require(0 < autocorrelation < 1, "autocorrelation", autocorrelation, "above 0 and below 1; use random_walk for 0")
+    _require(
+        0 < autocorrelation < 1,
+        "autocorrelation",
+        autocorrelation,
+        ("above 0 and below 1; use random_walk for 0"),
+    )
     noise = rng.standard_normal(days - 1)  # (T-1,)
     noise[1:] *= math.sqrt(1 - autocorrelation**2)
-    return _synthetic(volatility_per_bar * _autoregression(noise, autocorrelation), start, start_price, symbol)
+    return _synthetic(
+        volatility_per_bar * _autoregression(noise, autocorrelation), start, start_price, symbol
+    )
 
 
 def mean_reversion(
@@ -87,16 +98,24 @@ def mean_reversion(
 ) -> MarketData:
     """A log price that returns to where it began (Ornstein-Uhlenbeck, sampled once a bar).
 
-    x_{t+1} = 2^(-1/h) x_t + s e_t with x_t = log(P_t / `start_price`): of a gap, half is left after h = `half_life_bars`.
-    Business days; no news.
+    x_{t+1} = 2^(-1/h) x_t + s e_t with x_t = log(P_t / `start_price`): of a gap, half is left after
+    h = `half_life_bars`. Business days; no news.
 
     Raises:
         ConfigError: a setting outside its bounds.
     """
     rng = _generator(days, seed, volatility_per_bar)
     ok = 0 < half_life_bars < math.inf
-    _require(ok, "half_life_bars", half_life_bars, "above 0 and finite; 10 is typical, use random_walk for no reversion")
-    gaps = _autoregression(volatility_per_bar * rng.standard_normal(days - 1), 2 ** (-1 / half_life_bars))  # (T-1,)
+    _require(
+        ok,
+        "half_life_bars",
+        half_life_bars,
+        ("above 0 and finite; 10 is typical, use random_walk for no reversion"),
+    )
+    # (T-1,)
+    gaps = _autoregression(
+        volatility_per_bar * rng.standard_normal(days - 1), 2 ** (-1 / half_life_bars)
+    )
     return _synthetic(np.diff(gaps, prepend=0.0), start, start_price, symbol)
 
 
@@ -112,10 +131,11 @@ def regimes(
     start_price: float = 100.0,
     symbol: str = "SYNTH",
 ) -> MarketData:
-    """Two hidden states, each kept with probability `persistence` from bar to bar, from a fair coin on.
+    """Two hidden states, each kept with probability `persistence` from bar to bar, from a fair coin
+    on.
 
-    Bull: log returns of mean +`drift_per_bar` and deviation `volatility_per_bar`. Bear: mean -`drift_per_bar` and
-    deviation `bear_volatility_per_bar`. Business days; no news.
+    Bull: log returns of mean +`drift_per_bar` and deviation `volatility_per_bar`. Bear: mean
+    -`drift_per_bar` and deviation `bear_volatility_per_bar`. Business days; no news.
 
     Raises:
         ConfigError: a setting outside its bounds.
@@ -125,7 +145,12 @@ def regimes(
     _check_probability("persistence", persistence)
     state = _persistent_signs(rng, days - 1, persistence)  # (T-1,) +1 bull, -1 bear
     deviation = np.where(state > 0, volatility_per_bar, bear_volatility_per_bar)
-    return _synthetic(drift_per_bar * state + deviation * rng.standard_normal(days - 1), start, start_price, symbol)
+    return _synthetic(
+        drift_per_bar * state + deviation * rng.standard_normal(days - 1),
+        start,
+        start_price,
+        symbol,
+    )
 
 
 def news_leads_price(
@@ -142,11 +167,12 @@ def news_leads_price(
 ) -> MarketData:
     """News that tells the direction of a coming return: a market in which reading pays.
 
-    A hidden direction d_t in {-1, +1} belongs to the return from bar t to t + 1 and is kept with probability `persistence`:
-    log(P_{t+1} / P_t) = d_t m_t, m_t > 0 half-normal above a floor, with sqrt(E m^2) = `volatility_per_bar`.
-    The one news item of bar t announces d_{t+lead-1}, rightly with probability `accuracy`: lead 1 is the return from t to
-    t + 1; lead 2 the one from t + 1 to t + 2, which an order decided at t earns when it fills at the next price.
-    With one seed, `accuracy` and `lead` change the news only, never a price.
+    A hidden direction d_t in {-1, +1} belongs to the return from bar t to t + 1 and is kept with
+    probability `persistence`: log(P_{t+1} / P_t) = d_t m_t, m_t > 0 half-normal above a floor, with
+    sqrt(E m^2) = `volatility_per_bar`. The one news item of bar t announces d_{t+lead-1}, rightly
+    with probability `accuracy`: lead 1 is the return from t to t + 1; lead 2 the one from t + 1 to
+    t + 2, which an order decided at t earns when it fills at the next price. With one seed,
+    `accuracy` and `lead` change the news only, never a price.
 
     Raises:
         ConfigError: a setting outside its bounds.
@@ -154,15 +180,23 @@ def news_leads_price(
     rng = _generator(days, seed, volatility_per_bar)
     _check_probability("accuracy", accuracy)
     _check_probability("persistence", persistence)
-    _require(_is_int(lead) and 1 <= lead < days, "lead", lead, f"a whole number of bars from 1 to days - 1 = {days - 1}")
+    _require(
+        _is_int(lead) and 1 <= lead < days,
+        "lead",
+        lead,
+        (f"a whole number of bars from 1 to days - 1 = {days - 1}"),
+    )
     size = _positive_sizes(rng, days - 1)  # (T-1,)
     right = rng.random(days) < accuracy  # (T,) bool
     phrase = rng.integers(len(_UP_NEWS), size=days)  # (T,)
-    # Drawn last and longest, so that `lead` changes no other draw; the news of the last bars is about returns not shown.
+    # Drawn last and longest, so that `lead` changes no other draw; the news of the last bars is
+    # about returns not shown.
     direction = _persistent_signs(rng, days - 1 + lead, persistence)
     announced = np.where(right, 1, -1) * direction[lead - 1 : lead - 1 + days]  # (T,)
     news = [(_announcement(up, which),) for up, which in zip(announced > 0, phrase, strict=True)]
-    return _synthetic(volatility_per_bar * size * direction[: days - 1], start, start_price, symbol, news)
+    return _synthetic(
+        volatility_per_bar * size * direction[: days - 1], start, start_price, symbol, news
+    )
 
 
 def _announcement(up: bool, which: int) -> NewsItem:
@@ -170,7 +204,9 @@ def _announcement(up: bool, which: int) -> NewsItem:
 
 
 def _persistent_signs(rng: np.random.Generator, count: int, persistence: float) -> np.ndarray:
-    """(count,) of -1 and +1: a fair first one, then each equal to its predecessor with probability `persistence`."""
+    """(count,) of -1 and +1: a fair first one, then each equal to its predecessor with probability
+    `persistence`.
+    """
     draws = rng.random(count)
     turns = np.where(draws < persistence, 1, -1)
     turns[0] = 1 if draws[0] < 0.5 else -1
@@ -178,7 +214,9 @@ def _persistent_signs(rng: np.random.Generator, count: int, persistence: float) 
 
 
 def _positive_sizes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) sizes m = (a + b |z|) / c with E m^2 = 1. The floor a / c keeps the sign of every return beyond rounding."""
+    """(count,) sizes m = (a + b |z|) / c with E m^2 = 1. The floor a / c keeps the sign of every
+    return beyond rounding.
+    """
     floor, slope = 0.2, 0.8
     rms = math.sqrt(floor**2 + 2 * floor * slope * math.sqrt(2 / math.pi) + slope**2)
     return (floor + slope * np.abs(rng.standard_normal(count))) / rms
@@ -194,26 +232,38 @@ def _autoregression(noise: np.ndarray, decay: float) -> np.ndarray:
 
 
 def _generator(days: int, seed: int, volatility_per_bar: float) -> np.random.Generator:
-    """The seeded generator, once the settings that every synthetic market has are within their bounds."""
-    _require(_is_int(days) and days >= 2, "days", days, "a whole number of at least 2; 252 make a year")
+    """The seeded generator, once the settings that every synthetic market has are within their
+    bounds.
+    """
+    _require(
+        _is_int(days) and days >= 2, "days", days, ("a whole number of at least 2; 252 make a year")
+    )
     _require(_is_int(seed) and seed >= 0, "seed", seed, "a whole number of at least 0")
     _check_volatility("volatility_per_bar", volatility_per_bar)
     return np.random.default_rng(seed)
 
 
 def _synthetic(
-    returns: np.ndarray, start: str, start_price: float, symbol: str, news: Sequence[tuple[NewsItem, ...]] | None = None
+    returns: np.ndarray,
+    start: str,
+    start_price: float,
+    symbol: str,
+    news: Sequence[tuple[NewsItem, ...]] | None = None,
 ) -> MarketData:
     """The market of (T-1,) log returns on T business days."""
-    _require(0 < start_price < 1e100, "start_price", start_price, "above 0 and below 1e100; 100 is usual")
+    _require(
+        0 < start_price < 1e100, "start_price", start_price, "above 0 and below 1e100; 100 is usual"
+    )
     try:
         first = parse_date(start)
     except DataError as error:
         raise ConfigError(f"start: {error}") from error
     log_ratio = np.concatenate([[0.0], np.cumsum(returns)])  # (T,)
-    if not np.abs(log_ratio).max() < 400:  # exp(400) is 5e173: float64 holds it, times any start price
+    # exp(400) is 5e173: float64 holds it, times any start price
+    if not np.abs(log_ratio).max() < 400:
         raise ConfigError(
-            f"the log price moves by {np.abs(log_ratio).max():.4g}; the bound is 400: use fewer days, less volatility or drift"
+            f"the log price moves by {np.abs(log_ratio).max():.4g}; the bound is 400: use fewer "
+            "days, less volatility or drift"
         )
     dates = np.busday_offset(first, np.arange(len(log_ratio)), roll="forward")
     bars = news if news is not None else [()] * len(dates)
@@ -221,7 +271,12 @@ def _synthetic(
 
 
 def _check_volatility(name: str, value: float) -> None:
-    _require(0 < value <= 1, name, value, "above 0 and at most 1 (the deviation of a log return; 0.01 is a calm stock)")
+    _require(
+        0 < value <= 1,
+        name,
+        value,
+        ("above 0 and at most 1 (the deviation of a log return; 0.01 is a calm stock)"),
+    )
 
 
 def _check_probability(name: str, value: float) -> None:

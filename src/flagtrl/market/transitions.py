@@ -1,7 +1,8 @@
 """What every action does at every bar, in every position: the market as tables.
 
-No action moves a price, and an account that is all in or all out is its value times its position. So where a reward is of one
-step alone, all that can happen between two bars is known: positions are the states, and these are their rewards and ends.
+No action moves a price, and an account that is all in or all out is its value times its position.
+So where a reward is of one step alone, all that can happen between two bars is known: positions are
+the states, and these are their rewards and ends.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Transitions:
     legal: (H, A) bool.
     rewards: (T, H, A) float64 of the step; where illegal, as Hold's.
     after: (T, H, A) int64, the next position; where illegal, the same one.
-    last_counts: whether the last decision can earn anything: an order that fills at the next bar's price only costs there.
+    last_counts: whether the last decision can earn anything: an order that fills at the next bar's
+    price only costs there.
     """
 
     legal: np.ndarray
@@ -43,23 +45,33 @@ def transitions(window: Window, settings: MarketSettings) -> Transitions:
     """
     if settings.reward not in ADDITIVE:
         raise ConfigError(
-            f"reward is {settings.reward!r}, which is not known to be of one step alone; exact advantages need one that is: "
-            f"{', '.join(ADDITIVE)}"
+            f"reward is {settings.reward!r}, which is not known to be of one step alone; exact "
+            f"advantages need one that is: {', '.join(ADDITIVE)}"
         )
     reward = load_reward(settings.reward)
     now, then = window.prices[:-1], window.prices[1:]
     shape = (len(now), len(POSITIONS), NUM_ACTIONS)
-    rewards, after, legal = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros(shape[1:], dtype=bool)
+    rewards, after, legal = (
+        np.zeros(shape),
+        np.zeros(shape, dtype=np.int64),
+        np.zeros(shape[1:], dtype=bool),
+    )
     for position in POSITIONS:
         account = standing(position, now)
         legal[position] = legal_actions(account)[0]
         for action in range(NUM_ACTIONS):
-            new, _ = step_account(account, np.full(len(now), action), now, then, settings.execution, settings.costs)
+            new, _ = step_account(
+                account, np.full(len(now), action), now, then, settings.execution, settings.costs
+            )
             after[:, position, action] = new.shares > 0
             for t, value in enumerate(new.value(then)):
                 shares = np.array([account.shares[t], new.shares[t]])
                 step = EpisodeHistory(
-                    np.array([value - 1]), np.array([1, value]), shares, np.array([action]), settings.risk_free_rate
+                    np.array([value - 1]),
+                    np.array([1, value]),
+                    shares,
+                    np.array([action]),
+                    settings.risk_free_rate,
                 )
                 rewards[t, position, action] = reward(step)
     return Transitions(legal, rewards, after, settings.execution == "same_price")
@@ -72,7 +84,9 @@ def standing(position: int, price: np.ndarray | float, value: float = 1.0) -> Ac
 
 
 def observation(window: Window, settings: MarketSettings, bar: int, position: int) -> Observation:
-    """What an agent sees at the window's `bar` (0 is its first) in a position, with nothing done before."""
+    """What an agent sees at the window's `bar` (0 is its first) in a position, with nothing done
+    before.
+    """
     market, bar = window.market, window.start + bar
     back = slice(max(0, bar + 1 - settings.lookback), bar + 1)
     account = standing(position, market.prices[bar], settings.initial_cash)

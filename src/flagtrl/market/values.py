@@ -1,4 +1,6 @@
-"""What all sources share: single values of market files, and the market made of them; what cannot be used is a DataError."""
+"""What all sources share: single values of market files, and the market made of them; what cannot
+be used is a DataError.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ _ISO_DAY = re.compile(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?=$|[ T])")
 def read_day(value: object, where: str) -> np.datetime64:
     """The calendar day that an ISO date, timestamp or YYYYMMDD begins with.
 
-    Stricter than `parse_date`, which also reads '2020' (as January 1st) and 'today'; and 03/04/2020 is nobody's to guess.
+    Stricter than `parse_date`, which also reads '2020' (as January 1st) and 'today'; and 03/04/2020
+    is nobody's to guess.
     """
     match = _ISO_DAY.match(str(value))
     if match is None:
@@ -36,7 +39,8 @@ def read_price(value: Any, where: str) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{where}: the price is {shown(value)}; it must be a plain number above 0, without currency sign or separators"
+            f"{where}: the price is {shown(value)}; it must be a plain number above 0, without "
+            "currency sign or separators"
         ) from error
 
 
@@ -52,7 +56,10 @@ def read_sentiment(label: str, where: str) -> str:
     """A news item's label, one of SENTIMENTS."""
     known = label.strip().lower()
     if known not in SENTIMENTS:
-        raise DataError(f"{where}: a news item has the sentiment {label!r}; it must be one of {listed(SENTIMENTS)}, or absent")
+        raise DataError(
+            f"{where}: a news item has the sentiment {label!r}; it must be one of "
+            f"{listed(SENTIMENTS)}, or absent"
+        )
     return known
 
 

@@ -1,4 +1,6 @@
-"""A language model as a trading policy: from an observation to the log-probabilities of the actions."""
+"""A language model as a trading policy: from an observation to the log-probabilities of the
+actions.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PROBED_BARS = 4  # on which two histories are compared
 
 
 def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
-    """The policy of an actor-critic. A prompt that comes again is not computed again: the model must not change meanwhile."""
+    """The policy of an actor-critic. A prompt that comes again is not computed again: the model
+    must not change meanwhile.
+    """
     device = next(model.parameters()).device
 
     @torch.no_grad()
@@ -34,8 +38,8 @@ def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
 
 
 def untrained_policies(model: ActorCritic, encoder: PromptEncoder) -> dict[str, Policy]:
-    """The language model without its adapter, by its action tokens: `untrained_raw`, and `untrained_calibrated`, its label
-    prior taken out as it was measured before training.
+    """The language model without its adapter, by its action tokens: `untrained_raw`, and
+    `untrained_calibrated`, its label prior taken out as it was measured before training.
     """
     device, known = next(model.parameters()).device, {}
 
@@ -47,19 +51,27 @@ def untrained_policies(model: ActorCritic, encoder: PromptEncoder) -> dict[str, 
         return known[key]
 
     def raw(prompt: EncodedPrompt, legal: np.ndarray) -> Tensor:
-        return masked_log_softmax(scores(prompt, legal), torch.from_numpy(legal[None]).to(device))[0]
+        return masked_log_softmax(scores(prompt, legal), torch.from_numpy(legal[None]).to(device))[
+            0
+        ]
 
     @torch.no_grad()
     def calibrated(prompt: EncodedPrompt, legal: np.ndarray) -> Tensor:
         allowed = torch.from_numpy(legal[None]).to(device)
         return masked_log_softmax(model.prior(scores(prompt, legal), allowed), allowed)[0]
 
-    found = {"untrained_raw": raw} | ({"untrained_calibrated": calibrated} if model.prior.known else {})
+    found = {"untrained_raw": raw} | (
+        {"untrained_calibrated": calibrated} if model.prior.known else {}
+    )
     return {name: _remembering(model, encoder, policy) for name, policy in found.items()}
 
 
-def prompts_known_ahead(encoder: PromptEncoder, window: Window, settings: MarketSettings) -> list[EncodedPrompt]:
-    """Every prompt that a pass over `window` can ask; none where prompts tell more of the account than its position."""
+def prompts_known_ahead(
+    encoder: PromptEncoder, window: Window, settings: MarketSettings
+) -> list[EncodedPrompt]:
+    """Every prompt that a pass over `window` can ask; none where prompts tell more of the account
+    than its position.
+    """
     env = TradingEnv(window, settings)
     one, other = (visits(env, PROBED_BARS, seed) for seed in (0, 1))
     if [encoder.prompt(seen) for seen in one] != [encoder.prompt(seen) for seen in other]:
@@ -68,9 +80,15 @@ def prompts_known_ahead(encoder: PromptEncoder, window: Window, settings: Market
 
 
 def read_ahead(
-    model: ActorCritic, encoder: PromptEncoder, window: Window, settings: MarketSettings, say: Say, what: str
+    model: ActorCritic,
+    encoder: PromptEncoder,
+    window: Window,
+    settings: MarketSettings,
+    say: Say,
+    what: str,
 ) -> bool:
-    """Run the frozen layers over every prompt that a pass over `window` can ask, many at a time, where the engine can.
+    """Run the frozen layers over every prompt that a pass over `window` can ask, many at a time,
+    where the engine can.
 
     Returns:
         Whether all prompts are known ahead.
@@ -83,7 +101,9 @@ def read_ahead(
     return bool(prompts)
 
 
-def _remembering(model: ActorCritic, encoder: PromptEncoder, ask: Callable[[EncodedPrompt, np.ndarray], Tensor]) -> Policy:
+def _remembering(
+    model: ActorCritic, encoder: PromptEncoder, ask: Callable[[EncodedPrompt, np.ndarray], Tensor]
+) -> Policy:
     known: dict[tuple[Prompt, bytes], np.ndarray] = {}
 
     def logprobs(observation: Observation) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Policy and value in one module on a split language model: one forward, so that DDP, FSDP and ZeRO hooks fire.
+"""Policy and value in one module on a split language model: one forward, so that DDP, FSDP and ZeRO
+hooks fire.
 
-Two engines compute the same. `plain`: one full Hugging Face forward per prompt, logits at its last positions only; the
-reference that the other must equal. `split`: the frozen trunk's states are computed as seldom as possible (split.py,
-trunk.py), and a forward runs the top layers alone.
+Two engines compute the same. `plain`: one full Hugging Face forward per prompt, logits at its last
+positions only; the reference that the other must equal. `split`: the frozen trunk's states are
+computed as seldom as possible (split.py, trunk.py), and a forward runs the top layers alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from flagtrl.policy.adapters import REFERENCE, PolicySettings, decoder_layers, u
 from flagtrl.policy.batch import PolicyOutput, PromptBatch
 from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.provenance import base_fingerprint
-from flagtrl.policy.scoring import ChainRun, LabelScores, answer_chains, label_scores, masked_log_softmax
+from flagtrl.policy.scoring import (
+    ChainRun,
+    LabelScores,
+    answer_chains,
+    label_scores,
+    masked_log_softmax,
+)
 from flagtrl.policy.split import SplitDecoder
 from flagtrl.policy.trunk import (
     DTYPES,
@@ -39,9 +46,11 @@ from flagtrl.policy.trunk import (
     tokens_per_pass,
 )
 
-# The vocabulary matrix is read once for so many prompts; always so many, so that scores do not depend on what else is scored.
+# The vocabulary matrix is read once for so many prompts; always so many, so that scores do not
+# depend on what else is scored.
 HEAD_ROWS = 8
-MEASURED = frozenset({"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"})  # of the heads' state
+# of the heads' state
+MEASURED = frozenset({"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"})
 
 
 class ActorCritic(nn.Module):
@@ -66,19 +75,24 @@ class ActorCritic(nn.Module):
         self.language_model = language_model
         self.config = language_model.config
         self.action_paths = tuple(tuple(path) for path in action_paths)
-        self.base_probe: dict[str, float] | None = None  # set by who has base and tokenizer (`provenance.base_probe`)
-        self.base_fingerprint = base_fingerprint(language_model)  # now, while every process holds all weights
+        # set by who has base and tokenizer (`provenance.base_probe`)
+        self.base_probe: dict[str, float] | None = None
+        # now, while every process holds all weights
+        self.base_fingerprint = base_fingerprint(language_model)
         self.chains = answer_chains(self.action_paths)
         self.split: SplitDecoder | None = None
         self.trunk: Trunk | None = None
         hidden = self.config.get_text_config().hidden_size
-        # Values start at exactly 0: rewards of daily trading are small, and a random critic would drown them.
+        # Values start at exactly 0: rewards of daily trading are small, and a random critic would
+        # drown them.
         self.value_head = heads.mlp(hidden, self.settings.head_width, 1, dropout, gain=0.0)
         self.policy_head: nn.Module | None = None
         self.reference_head: nn.Module | None = None
         if self.settings.policy == "head":
             # A small gain starts the policy close to uniform over the legal actions.
-            self.policy_head = heads.mlp(hidden, self.settings.head_width, len(self.action_paths), dropout, gain=0.01)
+            self.policy_head = heads.mlp(
+                hidden, self.settings.head_width, len(self.action_paths), dropout, gain=0.01
+            )
             self.reference_head = copy.deepcopy(self.policy_head).requires_grad_(False).eval()
         # Both are measured when training starts, over prompts of the training window.
         self.standard = heads.Standardise(hidden)
@@ -92,19 +106,34 @@ class ActorCritic(nn.Module):
     def use_split(self, settings: TrunkSettings | None = None) -> Trunk:
         """Switch to the split engine: forwards then take `boundaries` of the returned trunk.
 
-        Frozen weights must not change afterwards, unless this is called again: what is kept was computed from them.
+        Frozen weights must not change afterwards, unless this is called again: what is kept was
+        computed from them.
         """
         settings = settings or TrunkSettings()
-        depth = decoder_layers(self.language_model.get_base_model())[1] - self.settings.trainable_layers
-        self.split = SplitDecoder(self.language_model, depth, DTYPES[settings.dtype], settings.one_dnn)
+        depth = (
+            decoder_layers(self.language_model.get_base_model())[1] - self.settings.trainable_layers
+        )
+        self.split = SplitDecoder(
+            self.language_model, depth, DTYPES[settings.dtype], settings.one_dnn
+        )
         self.trunk = Trunk(self.split, self.chains, settings)
         return self.trunk
 
-    def inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """The keyword arguments of `forward` for B prompts and legal (B, A), for the engine in use."""
+    def inputs(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        legal: np.ndarray,
+        device: torch.device | str = "cpu",
+    ) -> dict[str, Any]:
+        """The keyword arguments of `forward` for B prompts and legal (B, A), for the engine in
+        use.
+        """
         if self.trunk is None:
             return PromptBatch.of(prompts, legal, device).inputs()
-        return {"legal": torch.from_numpy(np.ascontiguousarray(legal)).to(device), "boundaries": self.trunk(prompts, device)}
+        return {
+            "legal": torch.from_numpy(np.ascontiguousarray(legal)).to(device),
+            "boundaries": self.trunk(prompts, device),
+        }
 
     def use_plain(self) -> None:
         """Switch to the plain engine."""
@@ -121,9 +150,10 @@ class ActorCritic(nn.Module):
     ) -> PolicyOutput | Survey:
         """Prompts and legal (B, A) -> PolicyOutput.
 
-        Prompts are given as left-padded ids and mask (B, L), or to the split engine as B boundaries. With `reference`,
-        the policy is the initial one: the model with its adapter off, and the initial policy head. With `survey`, what the
-        label prior and the heads' standardisation are measured from.
+        Prompts are given as left-padded ids and mask (B, L), or to the split engine as B
+        boundaries. With `reference`, the policy is the initial one: the model with its adapter off,
+        and the initial policy head. With `survey`, what the label prior and the heads'
+        standardisation are measured from.
         """
         runs, index = self._runs(legal.device, input_ids, attention_mask, boundaries)
         if survey:
@@ -134,7 +164,9 @@ class ActorCritic(nn.Module):
         return PolicyOutput(self.logprobs(scores[index], legal), self._values(hidden)[index])
 
     def untrained_scores(self, legal: Tensor, **prompts: Any) -> Tensor:
-        """(B, A) scores of the actions' tokens under the language model without its adapter; arguments as `forward`'s."""
+        """(B, A) scores of the actions' tokens under the language model without its adapter;
+        arguments as `forward`'s.
+        """
         runs, index = self._runs(legal.device, **prompts)
         with self.adapter_off():
             return self._label_scores(runs).scores[index]
@@ -146,10 +178,15 @@ class ActorCritic(nn.Module):
         attention_mask: Tensor | None = None,
         boundaries: Sequence[Boundary] | None = None,
     ) -> tuple[Iterator[ChainRun], Tensor]:
-        """The language model's runs of the prompts that differ, not yet begun; and each prompt's row in them."""
+        """The language model's runs of the prompts that differ, not yet begun; and each prompt's
+        row in them.
+        """
         if boundaries is None:
-            assert input_ids is not None and attention_mask is not None, "give ids and mask, or boundaries"
-            marked = 2 * input_ids + attention_mask  # where padding is told from the token of its id
+            assert input_ids is not None and attention_mask is not None, (
+                "give ids and mask, or boundaries"
+            )
+            # where padding is told from the token of its id
+            marked = 2 * input_ids + attention_mask
             different, index = marked.unique(dim=0, return_inverse=True)
             return self.plain_runs(different // 2, different % 2), index
         unique = list(dict.fromkeys(boundaries))  # equal prompts share a boundary, and so one row
@@ -165,24 +202,35 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def reference_logprobs(self, boundaries: Sequence[Boundary], legal: Tensor) -> Tensor:
-        """(B, A) log pi_ref as `forward(reference=True)` gives it, with all kept that never changes.
+        """(B, A) log pi_ref as `forward(reference=True)` gives it, with all kept that never
+        changes.
 
-        That is the scores of a prompt seen before, and the top layers' keys and values of a known shared part.
+        That is the scores of a prompt seen before, and the top layers' keys and values of a known
+        shared part.
         """
         assert self.trunk is not None, "call use_split() first"
-        scores = {boundary: self.trunk.reference_scores(boundary.prompt, legal.device) for boundary in boundaries}
+        scores = {
+            boundary: self.trunk.reference_scores(boundary.prompt, legal.device)
+            for boundary in boundaries
+        }
         missing = [boundary for boundary, known in scores.items() if known is None]
         hidden: list[tuple[Boundary, tuple[Tensor, ...]]] = []
         with self.as_reference() if missing else nullcontext():
-            for rows in batches([boundary.prompt.own_length for boundary in missing], tokens_per_pass(legal.device)):
+            for rows in batches(
+                [boundary.prompt.own_length for boundary in missing], tokens_per_pass(legal.device)
+            ):
                 chosen = [missing[row] for row in rows]
-                chains = self.split_hidden(chosen, legal.device, self.trunk.reference_past(chosen, legal.device))
+                chains = self.split_hidden(
+                    chosen, legal.device, self.trunk.reference_past(chosen, legal.device)
+                )
                 hidden += zip(chosen, zip(*chains, strict=True), strict=True)
             for start in range(0, len(hidden), HEAD_ROWS):
                 group = hidden[start : start + HEAD_ROWS]
                 filled = [states for _, states in group] + [group[-1][1]] * (HEAD_ROWS - len(group))
                 runs = self.split_runs(torch.stack(chain) for chain in zip(*filled, strict=True))
-                for (boundary, _), row in zip(group, self.scores(runs, reference=True)[0], strict=False):
+                for (boundary, _), row in zip(
+                    group, self.scores(runs, reference=True)[0], strict=False
+                ):
                     scores[boundary] = row.clone()  # not a view, which would keep the whole batch
                     self.trunk.keep_reference_scores(boundary.prompt, row.clone())
         return self.logprobs(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
@@ -195,13 +243,16 @@ class ActorCritic(nn.Module):
             with self.language_model.disable_adapter():
                 yield
         finally:
-            # PEFT makes every adapter tensor trainable when it enables the adapter again, the frozen anchor included.
+            # PEFT makes every adapter tensor trainable when it enables the adapter again, the
+            # frozen anchor included.
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
-        """Within it the language model is the reference: the adapter's frozen copy where there is one, or else the base."""
+        """Within it the language model is the reference: the adapter's frozen copy where there is
+        one, or else the base.
+        """
         if REFERENCE not in self.language_model.peft_config:
             with self.adapter_off():
                 yield
@@ -209,8 +260,11 @@ class ActorCritic(nn.Module):
         with use_adapter(self.language_model, REFERENCE):
             yield
 
-    def parameter_groups(self, learning_rate: float, head_learning_rate: float, weight_decay: float = 0.0) -> list[dict]:
-        """theta_train with beta = `learning_rate`; theta_V and theta_P with eta = `head_learning_rate`.
+    def parameter_groups(
+        self, learning_rate: float, head_learning_rate: float, weight_decay: float = 0.0
+    ) -> list[dict]:
+        """theta_train with beta = `learning_rate`; theta_V and theta_P with eta =
+        `head_learning_rate`.
 
         Matrices decay, biases and norms do not.
         """
@@ -220,40 +274,52 @@ class ActorCritic(nn.Module):
                 chosen = [
                     p
                     for name, p in self.named_parameters()
-                    if p.requires_grad and name.startswith("language_model.") == in_top and (p.ndim > 1) == matrices
+                    if p.requires_grad
+                    and name.startswith("language_model.") == in_top
+                    and (p.ndim > 1) == matrices
                 ]
                 if chosen:
                     groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
         return groups
 
     def head_state(self) -> dict[str, Tensor]:
-        """All tensors that are not the language model's: the heads', the standardisation and the label prior."""
+        """All tensors that are not the language model's: the heads', the standardisation and the
+        label prior.
+        """
         own = [(name, module) for name, module in self.named_children() if name != "language_model"]
-        return {k: v for name, module in own for k, v in module.state_dict(prefix=f"{name}.").items()}
+        return {
+            k: v for name, module in own for k, v in module.state_dict(prefix=f"{name}.").items()
+        }
 
     def load_head_state(self, state: dict[str, Tensor]) -> None:
         """Load what `head_state` gave; every tensor must be there, and no other.
 
-        Heads of flagtrl 0.1.0's first runs, which read the hidden state as it is, have no measured tensors: they stay so.
+        Heads of flagtrl 0.1.0's first runs, which read the hidden state as it is, have no measured
+        tensors: they stay so.
         """
         expected = set(self.head_state())
         if set(state) not in (expected, expected - MEASURED):
             raise ConfigError(
-                f"the saved heads hold {sorted(state)}, this policy needs {sorted(expected)}; load it with its own settings"
+                f"the saved heads hold {sorted(state)}, this policy needs {sorted(expected)}; load "
+                "it with its own settings"
             )
         self.load_state_dict(self.load_measured(state), strict=False)
         if self.trunk is not None:
             self.trunk.cache.clear()  # the reference's scores are of the head that was
 
     def load_measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Load of `head_state` what was measured before training, whose shapes are the saved ones; what is left of it."""
+        """Load of `head_state` what was measured before training, whose shapes are the saved ones;
+        what is left of it.
+        """
         if set(state) >= MEASURED:
             self.standard.load(state["standard.mean"], state["standard.deviation"])
             self.prior.load(state["prior.legal"], state["prior.offsets"])
         return {name: tensor for name, tensor in state.items() if name not in MEASURED}
 
     def scores(self, runs: Iterator[ChainRun], reference: bool) -> tuple[Tensor, Tensor]:
-        """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the hidden state (B, D)."""
+        """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the
+        hidden state (B, D).
+        """
         head = self.reference_head if reference else self.policy_head
         if head is None:
             answers = self._label_scores(runs)
@@ -271,7 +337,9 @@ class ActorCritic(nn.Module):
     def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[ChainRun]:
         """One full forward per chain, with logits from the prompt's last position on."""
         for chain in self.chains:
-            answer = torch.tensor(chain, device=input_ids.device, dtype=input_ids.dtype).expand(len(input_ids), -1)
+            answer = torch.tensor(chain, device=input_ids.device, dtype=input_ids.dtype).expand(
+                len(input_ids), -1
+            )
             mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
             out = self.language_model(
                 input_ids=torch.cat([input_ids, answer], dim=1),
@@ -284,7 +352,9 @@ class ActorCritic(nn.Module):
             logprobs = out.logits.float().log_softmax(-1)
             hidden = out.hidden_states[-1][:, -1 - len(chain)].float()
 
-            def scores(depth: int, tokens: tuple[int, ...], normalised: bool, logprobs: Tensor = logprobs) -> Tensor:
+            def scores(
+                depth: int, tokens: tuple[int, ...], normalised: bool, logprobs: Tensor = logprobs
+            ) -> Tensor:
                 return logprobs[:, depth, list(tokens)]
 
             yield ChainRun(hidden, scores)
@@ -292,25 +362,34 @@ class ActorCritic(nn.Module):
     def split_hidden(
         self, boundaries: Sequence[Boundary], device: torch.device, past: Past | None = None
     ) -> Iterator[Tensor]:
-        """Per chain, the hidden states (B, 1 + len(chain), D) from the prompt's end on, from the trunk's states."""
+        """Per chain, the hidden states (B, 1 + len(chain), D) from the prompt's end on, from the
+        trunk's states.
+        """
         assert self.split is not None, "call use_split() before a forward with boundaries"
         for number, chain in enumerate(self.chains):
             states = [boundary.states[number] for boundary in boundaries]
             counts = past.counts if past else [0] * len(states)
             rest = [state[count:] for state, count in zip(states, counts, strict=True)]
             length = max(map(len, rest))
-            # After a past there is no room for padding between the two; its rows are of a rounded length already.
+            # After a past there is no room for padding between the two; its rows are of a rounded
+            # length already.
             padded = pad_left(rest, length if past else rounded_up(length), device)
-            mask = left_mask([len(state) for state in states], max(counts) + padded.shape[1], device)
+            mask = left_mask(
+                [len(state) for state in states], max(counts) + padded.shape[1], device
+            )
             yield self.split.top(padded, mask, 1 + len(chain), past.keys_values if past else None)
 
     def split_runs(self, chains: Iterable[Tensor]) -> Iterator[ChainRun]:
-        """The runs whose hidden states `split_hidden` gives, with the head's rows that are needed."""
+        """The runs whose hidden states `split_hidden` gives, with the head's rows that are
+        needed.
+        """
         split = self.split
         assert split is not None
         for hidden in chains:
 
-            def scores(depth: int, tokens: tuple[int, ...], normalised: bool, hidden: Tensor = hidden) -> Tensor:
+            def scores(
+                depth: int, tokens: tuple[int, ...], normalised: bool, hidden: Tensor = hidden
+            ) -> Tensor:
                 if not normalised:
                     return split.logits(hidden[:, depth], tokens).float()
                 return split.logits(hidden[:, depth]).float().log_softmax(-1)[:, list(tokens)]

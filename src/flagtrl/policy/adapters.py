@@ -1,4 +1,6 @@
-"""Which parameters learn: the top M layers in full, or LoRA on them; both saved as plain PEFT adapters."""
+"""Which parameters learn: the top M layers in full, or LoRA on them; both saved as plain PEFT
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ POLICIES = ("action_tokens", "head")
 NORMALISATIONS = ("none", "token")
 QUANTIZATIONS = ("none", "8bit", "4bit")
 PRIORS = ("raw", "calibrated", "baked")
-REFERENCE = "reference"  # the name of the adapter's frozen copy, where the reference is not the base
+# the name of the adapter's frozen copy, where the reference is not the base
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -38,35 +41,60 @@ class PolicySettings:
     """
 
     policy: str = field(
-        default="action_tokens", metadata={"help": "action_tokens: likelihood of each action's tokens; head: an MLP's logits"}
+        default="action_tokens",
+        metadata={
+            "help": ("action_tokens: likelihood of each action's tokens; head: an MLP's logits")
+        },
     )
     length_normalisation: str = field(
-        default="none", metadata={"help": "of an action's log-likelihood. none: the sum over its tokens; token: their mean"}
+        default="none",
+        metadata={
+            "help": (
+                "of an action's log-likelihood. none: the sum over its tokens; token: their mean"
+            )
+        },
     )
     prior: str = field(
         default="raw",
         metadata={
-            "help": "the model's favourite action whatever the day. raw: left in; calibrated: each action's mean score over "
-            "training bars is subtracted, per position; baked: trained out of the adapter first. A head starts uniform anyway"
+            "help": (
+                "the model's favourite action whatever the day. raw: left in; calibrated: each "
+                "action's mean score over training bars is subtracted, per position; baked: "
+                "trained out of the adapter first. A head starts uniform anyway"
+            )
         },
     )
     finetuning: str = field(
         default="full_top",
         metadata={
-            "help": "full_top: all weights of the top layers; lora: LoRA matrices on them; qlora: lora with quantization 4bit, "
-            "or 8bit if that is set"
+            "help": (
+                "full_top: all weights of the top layers; lora: LoRA matrices on them; qlora: "
+                "lora with quantization 4bit, or 8bit if that is set"
+            )
         },
     )
-    trainable_layers: int = field(default=2, metadata={"help": "M: how many top layers are trained; the rest stay frozen"})
-    lora_rank: int = field(default=8, metadata={"help": "rank of the LoRA matrices (finetuning=lora)"})
-    lora_alpha: int = field(default=16, metadata={"help": "scale of the LoRA matrices (finetuning=lora)"})
-    head_width: int = field(default=128, metadata={"help": "hidden units of the value head and the policy head"})
+    trainable_layers: int = field(
+        default=2, metadata={"help": ("M: how many top layers are trained; the rest stay frozen")}
+    )
+    lora_rank: int = field(
+        default=8, metadata={"help": ("rank of the LoRA matrices (finetuning=lora)")}
+    )
+    lora_alpha: int = field(
+        default=16, metadata={"help": ("scale of the LoRA matrices (finetuning=lora)")}
+    )
+    head_width: int = field(
+        default=128, metadata={"help": ("hidden units of the value head and the policy head")}
+    )
     quantization: str = field(
-        default="none", metadata={"help": "of the frozen layers, by bitsandbytes: none, 8bit (LLM.int8) or 4bit (NF4)"}
+        default="none",
+        metadata={
+            "help": ("of the frozen layers, by bitsandbytes: none, 8bit (LLM.int8) or 4bit (NF4)")
+        },
     )
 
     def __post_init__(self) -> None:
-        if self.finetuning == "qlora":  # a name for two settings, which are what is saved and compared
+        # a name for two settings, which are what is saved and compared
+        if self.finetuning == "qlora":
             object.__setattr__(self, "finetuning", "lora")
             if self.quantization == "none":
                 object.__setattr__(self, "quantization", "4bit")
@@ -79,14 +107,18 @@ class PolicySettings:
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(values)}")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(values)}"
+                )
         for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def quantization_config(settings: PolicySettings, layers: int) -> BitsAndBytesConfig | None:
-    """What `from_pretrained` is told so that the frozen layers are quantised, and the top ones and the head are not."""
+    """What `from_pretrained` is told so that the frozen layers are quantised, and the top ones and
+    the head are not.
+    """
     if settings.quantization == "none":
         return None
     top = range(layers - settings.trainable_layers, layers)
@@ -95,17 +127,21 @@ def quantization_config(settings: PolicySettings, layers: int) -> BitsAndBytesCo
         load_in_4bit=settings.quantization == "4bit",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.float32,
-        # Full names: the modules are matched by them, and `layers.1` alone would match layer 11 too.
+        # Full names: the modules are matched by them, and `layers.1` alone would match layer 11
+        # too.
         llm_int8_skip_modules=[*(f"model.layers.{i}" for i in top), "lm_head"],
     )
 
 
-def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: float = 0.0) -> PeftModel:
+def attach_adapter(
+    model: PreTrainedModel, settings: PolicySettings, dropout: float = 0.0
+) -> PeftModel:
     """Freeze `model` and make its top M layers trainable through a PEFT adapter.
 
     `lora`: plain LoRA on every linear map of the top layers. `full_top`: copies of the top layers
-    (`modules_to_save`), with a frozen rank-1 LoRA on the lowest layer, which PEFT needs and which changes nothing.
-    With the adapter disabled the model is its former self: that is the reference policy.
+    (`modules_to_save`), with a frozen rank-1 LoRA on the lowest layer, which PEFT needs and which
+    changes nothing. With the adapter disabled the model is its former self: that is the reference
+    policy.
 
     Raises:
         ConfigError: M not below the number of layers.
@@ -113,7 +149,8 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
     prefix, depth = decoder_layers(model)
     if settings.trainable_layers >= depth:
         raise ConfigError(
-            f"trainable_layers is {settings.trainable_layers}, the model has {depth} layers; at least one must stay frozen"
+            f"trainable_layers is {settings.trainable_layers}, the model has {depth} layers; at "
+            "least one must stay frozen"
         )
     top = range(depth - settings.trainable_layers, depth)
     if settings.finetuning == "lora":
@@ -128,22 +165,28 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
             fan_in_fan_out=_transposed(model),
         )
         policy = get_peft_model(model, config)
-        # PEFT adapts the fused experts of a mixture of experts in every layer, whatever layers_to_transform says.
+        # PEFT adapts the fused experts of a mixture of experts in every layer, whatever
+        # layers_to_transform says.
         own = tuple(f"{prefix}.{i}." for i in top)
         for name, parameter in policy.named_parameters():
             if not any(part in name for part in own):
                 parameter.requires_grad_(False)
         return policy
     lowest = f"{prefix}.0"
-    # Rather attention's than the MLP's: PEFT takes fused experts of that name too, in every layer, and puts other tensors in
-    # the place of their weights at each forward, so that only the last one before a backward would give them gradients.
+    # Rather attention's than the MLP's: PEFT takes fused experts of that name too, in every layer,
+    # and puts other tensors in the place of their weights at each forward, so that only the last
+    # one before a backward would give them gradients.
     names = _linear_names(model.get_submodule(lowest))
     anchor = "o_proj" if "o_proj" in names else min(names)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=1,
         bias="none",
-        target_modules=[name for name, _ in model.named_modules() if name.startswith(lowest) and name.endswith(anchor)][:1],
+        target_modules=[
+            name
+            for name, _ in model.named_modules()
+            if name.startswith(lowest) and name.endswith(anchor)
+        ][:1],
         modules_to_save=[f"{prefix}.{i}" for i in top],
         fan_in_fan_out=_transposed(model),
     )
@@ -155,11 +198,13 @@ def attach_adapter(model: PreTrainedModel, settings: PolicySettings, dropout: fl
 
 
 def add_reference(model: PeftModel, state: dict[str, Tensor] | None = None) -> None:
-    """Keep a frozen copy of the adapter as it is now, which `use_adapter(model, REFERENCE)` switches to.
+    """Keep a frozen copy of the adapter as it is now, which `use_adapter(model, REFERENCE)`
+    switches to.
 
     Args:
         model: with its own adapter in force. A reference that it has already is replaced.
-        state: the tensors of another copy (`adapter_tensors`), where it is not the adapter as it is now.
+        state: the tensors of another copy (`adapter_tensors`), where it is not the adapter as it is
+            now.
     """
     trained = model.active_adapter
     state = adapter_tensors(model, trained) if state is None else state
@@ -176,16 +221,21 @@ def add_reference(model: PeftModel, state: dict[str, Tensor] | None = None) -> N
 def adapter_tensors(model: PeftModel, name: str) -> dict[str, Tensor]:
     """An adapter's tensors by the names of PEFT's files.
 
-    The frozen base is not asked for a state_dict(), which bitsandbytes' 4-bit layers do not survive on a CPU.
+    The frozen base is not asked for a state_dict(), which bitsandbytes' 4-bit layers do not survive
+    on a CPU.
     """
     every = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     own = {key: tensor.detach() for key, tensor in every.items() if f".{name}." in f"{key}."}
-    return get_peft_model_state_dict(model, state_dict=own, adapter_name=name, save_embedding_layers=False)
+    return get_peft_model_state_dict(
+        model, state_dict=own, adapter_name=name, save_embedding_layers=False
+    )
 
 
 @contextmanager
 def use_adapter(model: PeftModel, name: str) -> Iterator[None]:
-    """Within it another adapter is in force; after it the former one, with the same tensors trainable as before."""
+    """Within it another adapter is in force; after it the former one, with the same tensors
+    trainable as before.
+    """
     before = model.active_adapter
     flags = [(p, p.requires_grad) for p in model.parameters()]
     try:
@@ -218,4 +268,8 @@ def _transposed(model: nn.Module) -> bool:
 
 def _linear_names(layer: nn.Module) -> set[str]:
     """The last name parts of a layer's linear maps: q_proj, down_proj, ..."""
-    return {name.rpartition(".")[2] for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    return {
+        name.rpartition(".")[2]
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }

@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from flagtrl.errors import AdapterError, disk_trouble, reason
 from flagtrl.policy.adapters import PolicySettings, quantization_config
@@ -17,7 +23,15 @@ from flagtrl.policy.provenance import base_fingerprint, base_probe, same_base
 
 logger = logging.getLogger(__name__)
 
-DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop", "resid_dropout", "dropout")
+DROPOUTS = (
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_dropout",
+    "dropout",
+)
 
 
 def load_base(
@@ -26,25 +40,34 @@ def load_base(
     settings: PolicySettings | None = None,
     revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32, its dropout off, and its tokenizer; `model` is any name of `find_pretrained`.
+    """A causal language model in float32, its dropout off, and its tokenizer; `model` is any name
+    of `find_pretrained`.
 
-    With `settings`, its frozen layers are quantised as they say. Code that comes with a model is never run, and no
-    pickle is read: weights are safetensors.
+    With `settings`, its frozen layers are quantised as they say. Code that comes with a model is
+    never run, and no pickle is read: weights are safetensors.
 
-    With dropout a policy would not score its own actions twice alike, and the first ratio would not be 1.
+    With dropout a policy would not score its own actions twice alike, and the first ratio would not
+    be 1.
 
     Raises:
         AdapterError: not found, no network, or no such model.
     """
     found = find_pretrained(model, revision=revision) if isinstance(model, str) else model
     try:
-        # Said outright: by default transformers asks at a terminal whether a repository's code may run.
-        source: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "local_files_only": found.local}
+        # Said outright: by default transformers asks at a terminal whether a repository's code may
+        # run.
+        source: dict[str, Any] = {
+            "revision": revision,
+            "trust_remote_code": False,
+            "local_files_only": found.local,
+        }
         config = AutoConfig.from_pretrained(found.path, **source)
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, 0.0)
-        quantised = quantization_config(settings or PolicySettings(), config.get_text_config().num_hidden_layers)
+        quantised = quantization_config(
+            settings or PolicySettings(), config.get_text_config().num_hidden_layers
+        )
         options = source if quantised is None else {**source, "quantization_config": quantised}
         loaded = AutoModelForCausalLM.from_pretrained(
             found.path, config=config, dtype=torch.float32, use_safetensors=True, **options
@@ -60,8 +83,8 @@ def load_base(
         if isinstance(error, RuntimeError):
             raise
         raise AdapterError(
-            f"the model {found.id!r} cannot be loaded: {reason(error)}; check the name and the network, "
-            "or give a local directory with --model_name_or_path"
+            f"the model {found.id!r} cannot be loaded: {reason(error)}; check the name and the "
+            "network, or give a local directory with --model_name_or_path"
         ) from error
     # What adapter_config.json will name: never the cache of this machine.
     loaded.name_or_path = loaded.config._name_or_path = found.id
@@ -75,14 +98,16 @@ def check_base(
     content: dict[str, Any],
     accepted_with: PreTrainedTokenizerBase | None = None,
 ) -> bool:
-    """Whether `content`, a run's flagtrl.json, names its base's weights, so that they could be checked.
+    """Whether `content`, a run's flagtrl.json, names its base's weights, so that they could be
+    checked.
 
     Args:
         model: the base that was loaded.
         name: it goes by this name.
         directory: of the run.
         content: of its flagtrl.json.
-        accepted_with: the tokenizer, where another base is accepted: the measured difference is said instead.
+        accepted_with: the tokenizer, where another base is accepted: the measured difference is
+            said instead.
 
     Raises:
         AdapterError: they are others than those of `model`.
@@ -91,16 +116,20 @@ def check_base(
     if trained_on and found is not None and not same_base(trained_on, found):
         if accepted_with is None:
             raise AdapterError(
-                f"{directory}: the base {name!r} has other weights than the one that the adapter was trained on; an adapter "
-                "acts as trained on its own base alone: name that one (--base), or take this one as it is (--accept_base)"
+                f"{directory}: the base {name!r} has other weights than the one that the adapter "
+                "was trained on; an adapter acts as trained on its own base alone: name that one "
+                "(--base), or take this one as it is (--accept_base)"
             )
         here, there = base_probe(model, accepted_with), content.get("base_probe")
         measured = "what it was in training was not recorded"
         if isinstance(there, dict) and here is not None:
             measured = f"{float(there['bits_per_byte']):.3f} in training"
         logger.warning(
-            "base %s: its weights differ from those in training; bits per byte of a fixed text %s here, %s",
-            name, "unknown" if here is None else f"{here['bits_per_byte']:.3f}", measured,
+            "base %s: its weights differ from those in training; bits per byte of a fixed text %s "
+            "here, %s",
+            name,
+            "unknown" if here is None else f"{here['bits_per_byte']:.3f}",
+            measured,
         )
     return bool(trained_on)
 
@@ -109,5 +138,8 @@ def context_length(model: PreTrainedModel) -> int:
     """The longest sequence the model was made for, in tokens."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not length:
-        raise AdapterError(f"{type(model).__name__}: the configuration has no max_position_embeddings to bound a prompt by")
+        raise AdapterError(
+            f"{type(model).__name__}: the configuration has no max_position_embeddings to bound a "
+            "prompt by"
+        )
     return int(length)

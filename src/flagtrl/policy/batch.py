@@ -16,8 +16,8 @@ from flagtrl.language.tokens import EncodedPrompt
 class PolicyOutput(NamedTuple):
     """Policy and value of B prompts.
 
-    logprobs: (B, A) float32, log pi(a | s); -inf for illegal actions, the legal ones' exponentials sum to 1.
-    values: (B,) float32, V(s).
+    logprobs: (B, A) float32, log pi(a | s); -inf for illegal actions, the legal ones' exponentials
+    sum to 1. values: (B,) float32, V(s).
     """
 
     logprobs: Tensor
@@ -26,7 +26,9 @@ class PolicyOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """B left-padded prompts: input_ids (B, L) int64, attention_mask (B, L) int64, legal (B, A) bool."""
+    """B left-padded prompts: input_ids (B, L) int64, attention_mask (B, L) int64, legal (B, A)
+    bool.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -34,10 +36,16 @@ class PromptBatch:
 
     def inputs(self) -> dict[str, Tensor]:
         """The keyword arguments of ActorCritic.forward."""
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "legal": self.legal}
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "legal": self.legal,
+        }
 
     @classmethod
-    def of(cls, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device | str = "cpu") -> PromptBatch:
+    def of(
+        cls, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device | str = "cpu"
+    ) -> PromptBatch:
         """Pad prompts on the left with id 0, which the mask hides."""
         length = max(len(p.ids) for p in prompts)
         ids = np.zeros((len(prompts), length), dtype=np.int64)
@@ -45,4 +53,6 @@ class PromptBatch:
         for row, prompt in enumerate(prompts):
             ids[row, length - len(prompt.ids) :] = prompt.ids
             mask[row, length - len(prompt.ids) :] = 1
-        return cls(*(torch.from_numpy(x).to(device) for x in (ids, mask, np.ascontiguousarray(legal))))
+        return cls(
+            *(torch.from_numpy(x).to(device) for x in (ids, mask, np.ascontiguousarray(legal)))
+        )

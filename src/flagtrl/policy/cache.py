@@ -15,7 +15,9 @@ KeysValues = Sequence[tuple[Tensor, Tensor]]
 
 
 class LayerCache(DynamicCache):
-    """Keys and values of a model's layers from `first` on: its own layer 0 is the model's layer `first`."""
+    """Keys and values of a model's layers from `first` on: its own layer 0 is the model's layer
+    `first`.
+    """
 
     def __init__(self, first: int = 0, known: KeysValues | None = None):
         super().__init__()
@@ -26,7 +28,9 @@ class LayerCache(DynamicCache):
             self.layers.append(layer)
         self.first, self.only_fill = first, False
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
         """DynamicCache's; ends the layer's forward here within `filling()`."""
         result = super().update(key_states, value_states, layer_idx - self.first, *args, **kwargs)
         if self.only_fill:
@@ -38,7 +42,8 @@ class LayerCache(DynamicCache):
         """Within it a layer's forward stops once its keys and values are here.
 
         Raises:
-            RuntimeError: it did not: something, as gradient checkpointing, kept this cache from the layer.
+            RuntimeError: it did not: something, as gradient checkpointing, kept this cache from the
+                layer.
         """
         self.only_fill = True
         try:
@@ -47,7 +52,9 @@ class LayerCache(DynamicCache):
             return
         finally:
             self.only_fill = False
-        raise RuntimeError("a layer ran without the cache that it was given; engine=plain does without caches")
+        raise RuntimeError(
+            "a layer ran without the cache that it was given; engine=plain does without caches"
+        )
 
     def keys_values(self) -> list[tuple[Tensor, Tensor]]:
         """What it holds, layer by layer."""

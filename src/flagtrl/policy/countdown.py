@@ -11,7 +11,8 @@ Say = Callable[[str], None]
 
 
 class Countdown:
-    """Called with (done, total), says a line every ten seconds: what, how far, and how long it will still take.
+    """Called with (done, total), says a line every ten seconds: what, how far, and how long it will
+    still take.
 
     Args:
         say: is told each line.

@@ -22,13 +22,17 @@ TOLERANCE_16_BIT = 5e-2  # three decimal digits, through a stack of layers
 
 @torch.no_grad()
 def choose_engine(
-    model: ActorCritic, engine: str, settings: TrunkSettings, probe: tuple[Sequence[EncodedPrompt], np.ndarray]
+    model: ActorCritic,
+    engine: str,
+    settings: TrunkSettings,
+    probe: tuple[Sequence[EncodedPrompt], np.ndarray],
 ) -> str:
     """Switch `model` to an engine.
 
     Args:
         model: the policy, on its device.
-        engine: "plain"; "split"; or "auto", which is split where it agrees with plain, and else plain with a warning.
+        engine: "plain"; "split"; or "auto", which is split where it agrees with plain, and else
+            plain with a warning.
         settings: of the split engine.
         probe: prompts and legal (B, A) to compare the engines on.
 
@@ -53,7 +57,9 @@ def choose_engine(
     return "plain"
 
 
-def _fault(model: ActorCritic, settings: TrunkSettings, probe: tuple[Sequence[EncodedPrompt], np.ndarray]) -> str | None:
+def _fault(
+    model: ActorCritic, settings: TrunkSettings, probe: tuple[Sequence[EncodedPrompt], np.ndarray]
+) -> str | None:
     """What is wrong with the split engine, or None; leaves `model` on it."""
     prompts, legal = probe
     device = next(model.parameters()).device
@@ -61,28 +67,42 @@ def _fault(model: ActorCritic, settings: TrunkSettings, probe: tuple[Sequence[En
     model.eval()
     try:
         batch = PromptBatch.of(prompts, legal, device)
-        scores, hidden = model.scores(model.plain_runs(batch.input_ids, batch.attention_mask), reference=False)
+        scores, hidden = model.scores(
+            model.plain_runs(batch.input_ids, batch.attention_mask), reference=False
+        )
         reference = model(**batch.inputs(), reference=True).logprobs.exp()
         try:
             boundaries = model.use_split(settings)(prompts, device)
-            split_scores, split_hidden = model.scores(model.split_runs(model.split_hidden(boundaries, device)), reference=False)
+            split_scores, split_hidden = model.scores(
+                model.split_runs(model.split_hidden(boundaries, device)), reference=False
+            )
             split_reference = model.reference_logprobs(boundaries, batch.legal).exp()
-            model.use_split(settings)  # with an empty cache: what the probe left is of weights that may yet be loaded over
-        except Exception as error:  # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
+            # with an empty cache: what the probe left is of weights that may yet be loaded over
+            model.use_split(settings)
+        # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
+        except Exception as error:
             return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         model.train(was_training)
     differences = {
         "the policy's probabilities": _largest(scores.softmax(-1), split_scores.softmax(-1)),
         "the reference's probabilities": _largest(reference, split_reference),
-        "hidden states, as a share of the largest,": _largest(hidden, split_hidden) / max(float(hidden.abs().max()), 1e-6),
+        "hidden states, as a share of the largest,": _largest(hidden, split_hidden)
+        / max(float(hidden.abs().max()), 1e-6),
     }
-    chosen = (DTYPES[settings.dtype], DTYPES[settings.boundary_dtype], next(model.language_model.parameters()).dtype)
+    chosen = (
+        DTYPES[settings.dtype],
+        DTYPES[settings.boundary_dtype],
+        next(model.language_model.parameters()).dtype,
+    )
     # LLM.int8 rounds activations by what else is in the pass: it is as exact as 8 bits are.
     half = torch.is_autocast_enabled(device.type) or model.settings.quantization == "8bit"
     half = half or not set(chosen) <= {None, torch.float32}
     bound = TOLERANCE_16_BIT if half else TOLERANCE
-    faults = [f"{name} differ by {value:.3g}" for name, value in differences.items() if not value <= bound]  # NaN is a fault
+    # NaN is a fault
+    faults = [
+        f"{name} differ by {value:.3g}" for name, value in differences.items() if not value <= bound
+    ]
     return f"{' and '.join(faults)}, the bound is {bound:g}" if faults else None
 
 

@@ -1,8 +1,10 @@
-"""A frozen decoder of Llama's kind on a CPU, with less around its matrix products: one function, fewer passes over memory.
+"""A frozen decoder of Llama's kind on a CPU, with less around its matrix products: one function,
+fewer passes over memory.
 
-Of a short prompt's pass through SmolLM2-135M's trunk, transformers' own forward spends a quarter to a third outside of
-products and attention; with this one a whole step is some 4% quicker (`benchmarks/lean_forward.py`). The sums are the same:
-`tests/policy/test_lean.py` holds it to theirs.
+Of a short prompt's pass through SmolLM2-135M's trunk, transformers' own forward spends a quarter to
+a third outside of products and attention; with this one a whole step is some 4% quicker
+(`benchmarks/lean_forward.py`). The sums are the same: `tests/policy/test_lean.py` holds it to
+theirs.
 """
 
 from __future__ import annotations
@@ -21,28 +23,47 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from flagtrl.policy.cache import LayerCache
 
 # Their layers are the same lines; they differ in biases, and in masks where a window slides.
-KINDS: dict[type, type] = {LlamaModel: LlamaDecoderLayer, MistralModel: MistralDecoderLayer, Qwen2Model: Qwen2DecoderLayer}
+KINDS: dict[type, type] = {
+    LlamaModel: LlamaDecoderLayer,
+    MistralModel: MistralDecoderLayer,
+    Qwen2Model: Qwen2DecoderLayer,
+}
 
 
 def is_of_llamas_kind(decoder: Any) -> bool:
-    """Whether a LeanDecoder may stand for it: one of these classes, with their own layers and no sliding window."""
-    if type(decoder) not in KINDS or any(type(layer) is not KINDS[type(decoder)] for layer in decoder.layers):
+    """Whether a LeanDecoder may stand for it: one of these classes, with their own layers and no
+    sliding window.
+    """
+    if type(decoder) not in KINDS or any(
+        type(layer) is not KINDS[type(decoder)] for layer in decoder.layers
+    ):
         return False
     slides = type(decoder) is MistralModel and decoder.config.sliding_window is not None
-    return not slides and set(getattr(decoder.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+    return not slides and set(
+        getattr(decoder.config, "layer_types", None) or ["full_attention"]
+    ) == {"full_attention"}
 
 
 class LeanDecoder(nn.Module):
-    """Stands for a view of a frozen decoder of Llama's kind; away from the CPU, or under autocast, it runs that as it is."""
+    """Stands for a view of a frozen decoder of Llama's kind; away from the CPU, or under autocast,
+    it runs that as it is.
+    """
 
     def __init__(self, decoder: nn.Module):
         super().__init__()
         self.decoder = decoder
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: LayerCache, use_cache: bool
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past_key_values: LayerCache,
+        use_cache: bool,
     ) -> BaseModelOutputWithPast:
-        """(B, S) ids that follow the C positions in `past_key_values`, mask (B, C + S); extends `past_key_values`."""
+        """(B, S) ids that follow the C positions in `past_key_values`, mask (B, C + S); extends
+        `past_key_values`.
+        """
         decoder: Any = self.decoder
         if input_ids.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return decoder(
@@ -62,12 +83,19 @@ class LeanDecoder(nn.Module):
         return BaseModelOutputWithPast(last_hidden_state=decoder.norm(hidden))
 
 
-def _layer(layer: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: LayerCache) -> Tensor:
+def _layer(
+    layer: Any,
+    hidden: Tensor,
+    angles: tuple[Tensor, Tensor],
+    mask: Tensor | None,
+    cache: LayerCache,
+) -> Tensor:
     attention, mlp = layer.self_attn, layer.mlp
     x = _normed(hidden, layer.input_layernorm)
     heads = (*hidden.shape[:2], -1, attention.head_dim)
     queries, keys, values = (
-        projection(x).view(heads).transpose(1, 2) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        projection(x).view(heads).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     keys, values = cache.update(_turned(keys, *angles), values, attention.layer_idx)
     mixed = functional.scaled_dot_product_attention(
@@ -102,7 +130,8 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _added_to_scores(mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor | None:
-    """(B, 1, S, C + S): 0 where a query may look, else -inf; None where that is all before it, and C is 0.
+    """(B, 1, S, C + S): 0 where a query may look, else -inf; None where that is all before it, and
+    C is 0.
 
     A query that stands on padding looks at itself, so that no row is without a key.
     """

@@ -1,10 +1,11 @@
 """Linear maps on a CPU through oneDNN, which torch carries but uses for 16-bit types alone.
 
-In float32 torch multiplies matrices through MKL, which takes AVX2 kernels on processors that are not Intel's. oneDNN
-takes AVX-512 wherever there is one: on an AMD EPYC of the fifth generation (an earlier version) it was twice as fast,
-on one of the fourth, whose units are half as wide, 4 to 37% over a whole step; for the same sums in another order
-(`benchmarks/throughput.py` measures the split engine both ways). Weights that never change are laid out for the processor
-once, in float32 and bfloat16, for which it keeps a second copy of them.
+In float32 torch multiplies matrices through MKL, which takes AVX2 kernels on processors that are
+not Intel's. oneDNN takes AVX-512 wherever there is one: on an AMD EPYC of the fifth generation (an
+earlier version) it was twice as fast, on one of the fourth, whose units are half as wide, 4 to 37%
+over a whole step; for the same sums in another order (`benchmarks/throughput.py` measures the split
+engine both ways). Weights that never change are laid out for the processor once, in float32 and
+bfloat16, for which it keeps a second copy of them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# oneDNN keeps the code that it makes for each shape, 1,024 of them unless told: some hundred MiB where lengths vary.
+# oneDNN keeps the code that it makes for each shape, 1,024 of them unless told: some hundred MiB
+# where lengths vary.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 class OneDnnLinear(TorchFunctionMode):
-    """Within it, `functional.linear` of float32 tensors on the CPU runs through oneDNN, forward and backward."""
+    """Within it, `functional.linear` of float32 tensors on the CPU runs through oneDNN, forward and
+    backward.
+    """
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         """Called by torch for every function within."""
         if func is functional.linear and not kwargs and _fits(args[0]) and _fits(args[1]):
             inputs, weight, bias = (*args, None)[:3]
@@ -38,7 +44,9 @@ class OneDnnLinear(TorchFunctionMode):
 
 
 class PackedLinear(nn.Linear):
-    """A frozen nn.Linear in float32 or bfloat16, its weight laid out for the processor; with gradients it is as ever."""
+    """A frozen nn.Linear in float32 or bfloat16, its weight laid out for the processor; with
+    gradients it is as ever.
+    """
 
     _layout: tuple[Tensor, tuple[int, int]] | None = None
 
@@ -53,18 +61,26 @@ class PackedLinear(nn.Linear):
         """(..., K) -> (..., N)."""
         weight = self.weight
         moved = weight.device.type != "cpu"  # since it was packed
-        if moved or input.dtype != weight.dtype or not input.numel() or (input.requires_grad and torch.is_grad_enabled()):
+        if (
+            moved
+            or input.dtype != weight.dtype
+            or not input.numel()
+            or (input.requires_grad and torch.is_grad_enabled())
+        ):
             return super().forward(input)
         content = (weight.data_ptr(), weight._version)
-        if self._layout is None or self._layout[1] != content:  # on first use, or something was loaded into it
+        # on first use, or something was loaded into it
+        if self._layout is None or self._layout[1] != content:
             self._layout = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None), content
         return _product(input, self._layout[0], self.bias)
 
 
 def packed(module: nn.Module) -> nn.Module:
-    """A copy of frozen `module` that shares its weights, its nn.Linears packed; other kinds of linear map stay.
+    """A copy of frozen `module` that shares its weights, its nn.Linears packed; other kinds of
+    linear map stay.
 
-    Modules, not OneDnnLinear: a mode is asked at every torch function, which took a tenth of a short prompt's pass.
+    Modules, not OneDnnLinear: a mode is asked at every torch function, which took a tenth of a
+    short prompt's pass.
     """
 
     def replaced(module: nn.Module) -> nn.Module | None:
@@ -74,12 +90,19 @@ def packed(module: nn.Module) -> nn.Module:
     return sharing_copy(module, replaced)
 
 
-def sharing_copy(module: nn.Module, replaced: Callable[[nn.Module], nn.Module | None] = lambda _: None) -> nn.Module:
-    """A copy of `module` and all within, of the same tensors; what `replaced` gives stands for a part that it is given."""
+def sharing_copy(
+    module: nn.Module, replaced: Callable[[nn.Module], nn.Module | None] = lambda _: None
+) -> nn.Module:
+    """A copy of `module` and all within, of the same tensors; what `replaced` gives stands for a
+    part that it is given.
+    """
     view = replaced(module)
     if view is None:
         view = copy.copy(module)
-        copies = {name: None if child is None else sharing_copy(child, replaced) for name, child in module._modules.items()}
+        copies = {
+            name: None if child is None else sharing_copy(child, replaced)
+            for name, child in module._modules.items()
+        }
         view._modules = copies
     return view
 
@@ -92,17 +115,25 @@ def one_dnn_helps(device: torch.device) -> bool:
 @lru_cache
 def _packable() -> tuple[torch.dtype, ...]:
     bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return (torch.float32, torch.bfloat16) if bfloat16 is not None and bfloat16() else (torch.float32,)
+    return (
+        (torch.float32, torch.bfloat16) if bfloat16 is not None and bfloat16() else (torch.float32,)
+    )
 
 
 @lru_cache
 def _has_product_and_avx512() -> bool:
-    if not torch.backends.mkldnn.is_available() or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+    if (
+        not torch.backends.mkldnn.is_available()
+        or not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    ):
         return False
     weight = torch.eye(16)
     try:
-        return torch.equal(_product(weight, torch.ops.mkldnn._reorder_linear_weight(weight, None), None), weight)
-    except (AttributeError, RuntimeError, TypeError):  # no public interface: another torch may have changed it
+        return torch.equal(
+            _product(weight, torch.ops.mkldnn._reorder_linear_weight(weight, None), None), weight
+        )
+    # no public interface: another torch may have changed it
+    except (AttributeError, RuntimeError, TypeError):
         return False
 
 
@@ -121,13 +152,20 @@ class _Linear(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         return (
             _product(gradient, weight.t(), None) if wanted[0] else None,
-            _product(rows.t(), inputs.reshape(-1, inputs.shape[-1]).t(), None) if wanted[1] else None,
+            _product(rows.t(), inputs.reshape(-1, inputs.shape[-1]).t(), None)
+            if wanted[1]
+            else None,
             rows.sum(0) if wanted[2] else None,
         )
 
 
 def _fits(x: Any) -> bool:
-    return type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel()
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel()
+    )
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -50,7 +50,9 @@ class LruCache:
         self._shrink()
 
     def pin(self, key: bytes, entry: Any, nbytes: int) -> None:
-        """Keep an entry of `nbytes` for good, in the place of one of that key; there must be room."""
+        """Keep an entry of `nbytes` for good, in the place of one of that key; there must be
+        room.
+        """
         assert nbytes <= self.limit_bytes - self.pinned_bytes and key not in self._pinned
         if key in self._entries:
             self.nbytes -= self._entries.pop(key)[1]

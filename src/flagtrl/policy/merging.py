@@ -1,4 +1,6 @@
-"""A merged model: base and adapter in one, a plain transformers model that needs neither flagtrl nor PEFT."""
+"""A merged model: base and adapter in one, a plain transformers model that needs neither flagtrl
+nor PEFT.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def merge(
-    directory: str | Path, out: str | Path, base: str | None = None, dtype: str = "float32", accept_base: bool = False
+    directory: str | Path,
+    out: str | Path,
+    base: str | None = None,
+    dtype: str = "float32",
+    accept_base: bool = False,
 ) -> Path:
-    """Write the merged model and its tokenizer, safetensors only. The heads stay behind: a plain model has none.
+    """Write the merged model and its tokenizer, safetensors only. The heads stay behind: a plain
+    model has none.
 
-    A policy that was trained on quantised frozen layers is merged onto the same base in full precision, with a warning:
-    its top layers are as trained, what they read is not.
+    A policy that was trained on quantised frozen layers is merged onto the same base in full
+    precision, with a warning: its top layers are as trained, what they read is not.
 
     Args:
         directory: of the run or of one of its checkpoints.
@@ -43,21 +50,31 @@ def merge(
     if dtype not in WEIGHT_DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not an empty directory; name a new one, so that nothing is overwritten")
+        raise ConfigError(
+            f"{out} exists and is not an empty directory; name a new one, so that nothing is "
+            "overwritten"
+        )
     settings = read_settings(directory).policy
     if settings.quantization != "none":
         logger.warning(
-            "the policy was trained on frozen layers in %s; the merged model has them in full precision, so its "
-            "probabilities are near the trained ones, not equal: backtest the adapter for the trained policy",
+            "the policy was trained on frozen layers in %s; the merged model has them in full "
+            "precision, so its probabilities are near the trained ones, not equal: backtest the "
+            "adapter for the trained policy",
             settings.quantization,
         )
     if settings.policy == "head":
-        logger.warning("the policy acts through its own head, which a merged model leaves behind: it is a language model alone")
+        logger.warning(
+            "the policy acts through its own head, which a merged model leaves behind: it is a "
+            "language model alone"
+        )
     if lacks_offsets(settings):
         logger.warning(PLAIN_PEFT_LACKS)
-    adapted, tokenizer = load_adapted(directory, replace(settings, quantization="none"), base, accept_base)
+    adapted, tokenizer = load_adapted(
+        directory, replace(settings, quantization="none"), base, accept_base
+    )
     merged = adapted.merge_and_unload().to(WEIGHT_DTYPES[dtype])
-    beside = out.with_name(f"merging-{out.name}-{os.getpid()}")  # so that a model that is there is whole
+    # so that a model that is there is whole
+    beside = out.with_name(f"merging-{out.name}-{os.getpid()}")
     try:
         beside.mkdir(parents=True, exist_ok=True)
         merged.save_pretrained(beside)
@@ -69,5 +86,7 @@ def merge(
         if not isinstance(error, OSError | SafetensorError) and not disk_trouble(error):
             raise
         why = in_one_line(error)
-        raise AdapterError(f"{out} could not be written ({why}); make room, or name another directory") from error
+        raise AdapterError(
+            f"{out} could not be written ({why}); make room, or name another directory"
+        ) from error
     return out

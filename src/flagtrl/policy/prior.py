@@ -1,13 +1,15 @@
 """The label prior: what a language model answers whatever it is asked, and how that is taken out.
 
-A language model has favourites among the action words. SmolLM2-135M-Instruct says Buy with probability .99 on every bar when
-it may, and Sell on every bar when it holds: next to that the day's news moves nothing, and a policy gradient, which scales
-with pi (1 - pi), has nothing to move either. So before training the policy is asked about bars of the training window, and
-what it says on average is known, per action and set of legal actions (which is to say, per position).
+A language model has favourites among the action words. SmolLM2-135M-Instruct says Buy with
+probability .99 on every bar when it may, and Sell on every bar when it holds: next to that the
+day's news moves nothing, and a policy gradient, which scales with pi (1 - pi), has nothing to move
+either. So before training the policy is asked about bars of the training window, and what it says
+on average is known, per action and set of legal actions (which is to say, per position).
 
-`raw` leaves it as it is. `calibrated` subtracts it from every score (contextual calibration, Zhao et al. 2021,
-arXiv 2102.09690, with real bars in place of content-free ones). `baked` trains the adapter until the policy is near uniform
-on those bars, so that the adapter alone shows it, under plain PEFT too.
+`raw` leaves it as it is. `calibrated` subtracts it from every score (contextual calibration, Zhao
+et al. 2021, arXiv 2102.09690, with real bars in place of content-free ones). `baked` trains the
+adapter until the policy is near uniform on those bars, so that the adapter alone shows it, under
+plain PEFT too.
 """
 
 from __future__ import annotations
@@ -25,14 +27,18 @@ from flagtrl.policy.adapters import PolicySettings
 
 SURVEY_BARS = 64
 PLAIN_PEFT_LACKS = (
-    "the policy is calibrated: flagtrl subtracts the label prior's offsets (flagtrl_heads.safetensors) from every score; plain "
-    "PEFT and a merged model lack them and favour the action that the base favours; train with --prior baked to have it inside"
+    "the policy is calibrated: flagtrl subtracts the label prior's offsets "
+    "(flagtrl_heads.safetensors) from every score; plain PEFT and a merged model lack them and "
+    "favour the action that the base favours; train with --prior baked to have it inside"
 )
-LOW_ENTROPY = 0.3  # nats, of 0.69 for two legal actions: below it a policy hardly samples anything else
+# nats, of 0.69 for two legal actions: below it a policy hardly samples anything else
+LOW_ENTROPY = 0.3
 
 
 def lacks_offsets(settings: PolicySettings) -> bool:
-    """Whether the language model alone, without what flagtrl saves beside it, is another policy than the trained one."""
+    """Whether the language model alone, without what flagtrl saves beside it, is another policy
+    than the trained one.
+    """
     return settings.prior == "calibrated" and settings.policy == "action_tokens"
 
 
@@ -41,9 +47,9 @@ class Survey:
     """What a language model answers, before training, on N prompts.
 
     legal: (N, A) bool.
-    scores: (N, A) float32, of each action's own tokens, as the policy scores them, illegal actions too.
-    mass: (N,) float32, the share of the language model's probability that is on action words at all.
-    hidden: (N, D) float32, after the final norm at the prompt's end.
+    scores: (N, A) float32, of each action's own tokens, as the policy scores them, illegal actions
+    too. mass: (N,) float32, the share of the language model's probability that is on action words
+    at all. hidden: (N, D) float32, after the final norm at the prompt's end.
     """
 
     legal: Tensor
@@ -76,8 +82,8 @@ class LabelPrior(nn.Module):
     def measure(self, scores: Tensor, legal: Tensor) -> None:
         """Take the means of `scores` (N, A) by the rows of `legal` (N, A).
 
-        Scores that differ by a constant per prompt give the same policy, and offsets that differ by a constant too: so the
-        engines, which leave out different constants, agree.
+        Scores that differ by a constant per prompt give the same policy, and offsets that differ by
+        a constant too: so the engines, which leave out different constants, agree.
         """
         assert scores.shape == legal.shape, "scores and legal must both be (N, A)"
         self.legal, inverse = legal.unique(dim=0, return_inverse=True)
@@ -89,16 +95,20 @@ class LabelPrior(nn.Module):
         self.legal, self.offsets = legal.to(self.legal.device), offsets.to(self.offsets.device)
 
     def forward(self, scores: Tensor, legal: Tensor) -> Tensor:
-        """(B, A) scores without the prior. A set of legal actions that was never seen keeps its scores as they are."""
-        same = (legal[:, None] == self.legal[None]).all(-1).to(scores.dtype)  # (B, P), at most one 1 a row
+        """(B, A) scores without the prior. A set of legal actions that was never seen keeps its
+        scores as they are.
+        """
+        # (B, P), at most one 1 a row
+        same = (legal[:, None] == self.legal[None]).all(-1).to(scores.dtype)
         return scores - same @ self.offsets.to(scores.dtype)
 
 
 def visits(env: TradingEnv, bars: int = SURVEY_BARS, seed: int = 0) -> list[Observation]:
-    """Observations of up to `bars` bars spread over the environment's window, each flat and (but for the first) long.
+    """Observations of up to `bars` bars spread over the environment's window, each flat and (but
+    for the first) long.
 
-    Each comes at the end of a short episode of random orders, so that prompts which show more of the account than its
-    position show what they would in training.
+    Each comes at the end of a short episode of random orders, so that prompts which show more of
+    the account than its position show what they would in training.
     """
     window, generator = env.window, np.random.default_rng(seed)
     last = len(window) - 1
@@ -110,13 +120,16 @@ def visits(env: TradingEnv, bars: int = SURVEY_BARS, seed: int = 0) -> list[Obse
             for step in range(before):
                 wanted = generator.random() < 0.5 if step < before - 1 else long
                 held = bool(env.legal[Action.SELL])
-                env.step(int(Action.HOLD if held == wanted else Action.BUY if wanted else Action.SELL))
+                env.step(
+                    int(Action.HOLD if held == wanted else Action.BUY if wanted else Action.SELL)
+                )
             seen.append(env.observe())
     return seen
 
 
 def describe(logprobs: Tensor, legal: Tensor) -> tuple[list[str], str | None]:
-    """What a policy says: a line for each set of legal actions; and a warning where it hardly hesitates.
+    """What a policy says: a line for each set of legal actions; and a warning where it hardly
+    hesitates.
 
     Args:
         logprobs: (N, A) log pi, -inf where illegal.
@@ -126,13 +139,18 @@ def describe(logprobs: Tensor, legal: Tensor) -> tuple[list[str], str | None]:
     entropies = -(probabilities * logprobs.masked_fill(~legal, 0.0)).sum(-1)
     for allowed in legal.unique(dim=0):
         rows = (legal == allowed).all(-1)
-        shown = [f"P({word}) {probabilities[rows, a].mean():.3f}" for a, word in enumerate(ACTION_WORDS)]
-        entropy, position = float(entropies[rows].mean()), "long" if allowed[Action.SELL] else "flat"
+        shown = [
+            f"P({word}) {probabilities[rows, a].mean():.3f}" for a, word in enumerate(ACTION_WORDS)
+        ]
+        entropy, position = (
+            float(entropies[rows].mean()),
+            "long" if allowed[Action.SELL] else "flat",
+        )
         lines.append(f"{position}: {', '.join(reversed(shown))}, entropy {entropy:.3f} nats")
         lowest = min(lowest, entropy)
     if lowest >= LOW_ENTROPY:
         return lines, None
     return lines, (
-        f"warning: an entropy of {lowest:.3f} nats is below {LOW_ENTROPY}: the policy hardly samples more than one action, and "
-        "there is little to learn from; use --prior calibrated"
+        f"warning: an entropy of {lowest:.3f} nats is below {LOW_ENTROPY}: the policy hardly "
+        "samples more than one action, and there is little to learn from; use --prior calibrated"
     )

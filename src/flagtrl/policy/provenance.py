@@ -1,7 +1,8 @@
-"""Where a run's base model comes from: which names may be opened, which may be published, and whether it is the same base.
+"""Where a run's base model comes from: which names may be opened, which may be published, and
+whether it is the same base.
 
-A run that came from the Hub was written by somebody else. What its files say is data: they name no path that is opened
-and no code that is run, unless the user names it too.
+A run that came from the Hub was written by somebody else. What its files say is data: they name no
+path that is opened and no code that is run, unless the user names it too.
 """
 
 from __future__ import annotations
@@ -26,19 +27,36 @@ from flagtrl.errors import AdapterError
 ADAPTER_CONFIG = "adapter_config.json"
 SAMPLED = 64  # weights of each tensor that the fingerprint reads
 PROBE_TEXT = (
-    "Four score and seven years ago our fathers brought forth on this continent, a new nation, conceived in Liberty, and "
-    "dedicated to the proposition that all men are created equal. Now we are engaged in a great civil war, testing whether "
-    "that nation, or any nation so conceived and so dedicated, can long endure."
+    "Four score and seven years ago our fathers brought forth on this continent, a new nation, "
+    "conceived in Liberty, and dedicated to the proposition that all men are created equal. Now "
+    "we are engaged in a great civil war, testing whether that nation, or any nation so conceived "
+    "and so dedicated, can long endure."
 )
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILE = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([^:\\]+\.gguf)")  # repository, and file in it
+# repository, and file in it
+HUB_FILE = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([^:\\]+\.gguf)")
 _LOCAL = re.compile(r"([/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\])")
 _WRAPPING = re.compile(r"(base_model\.model\.|base_layer\.|original_module\.)")
-# What an adapter of flagtrl may say; everything else must be as PEFT has it by default. (PEFT imports the module that
-# `megatron_core` names, and AutoPeftModel the one in `auto_mapping`.)
+# What an adapter of flagtrl may say; everything else must be as PEFT has it by default. (PEFT
+# imports the module that `megatron_core` names, and AutoPeftModel the one in `auto_mapping`.)
 _FREE = {
-    *("base_model_name_or_path", "revision", "peft_type", "peft_version", "task_type", "inference_mode"),
-    *("r", "lora_alpha", "lora_dropout", "bias", "target_modules", "layers_to_transform", "modules_to_save"),
+    *(
+        "base_model_name_or_path",
+        "revision",
+        "peft_type",
+        "peft_version",
+        "task_type",
+        "inference_mode",
+    ),
+    *(
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "bias",
+        "target_modules",
+        "layers_to_transform",
+        "modules_to_save",
+    ),
 }
 
 
@@ -63,10 +81,11 @@ def without_paths(value: Any) -> Any:
 
 
 def came_from_hub(directory: str | Path) -> bool:
-    """Whether a directory is, or lies in, what the Hub's client or git brought from the Hub: a pull, its cache, a clone.
+    """Whether a directory is, or lies in, what the Hub's client or git brought from the Hub: a
+    pull, its cache, a clone.
 
-    A copy without the traces that these leave (`.cache/huggingface/download`, `.git`) cannot be told from a run of this
-    machine: what it names is opened as if the user had named it.
+    A copy without the traces that these leave (`.cache/huggingface/download`, `.git`) cannot be
+    told from a run of this machine: what it names is opened as if the user had named it.
     """
     path = Path(directory).resolve()
     places = (path, *path.parents)
@@ -83,23 +102,28 @@ def _is_clone(config: Path) -> bool:
         text = config.read_text(errors="replace")
     except OSError:
         return False
-    return any(host in text for host in ("huggingface.co", "hf.co", constants.ENDPOINT.partition("://")[2]))
+    return any(
+        host in text for host in ("huggingface.co", "hf.co", constants.ENDPOINT.partition("://")[2])
+    )
 
 
 def saved_base(directory: str | Path) -> str:
     """The base model that an adapter names.
 
     Raises:
-        AdapterError: none is named; or the run came from the Hub and names no repository, which is never opened.
+        AdapterError: none is named; or the run came from the Hub and names no repository, which is
+            never opened.
     """
     path = Path(directory) / ADAPTER_CONFIG
     base = json.loads(path.read_text()).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise AdapterError(f"{path} names no base model: it was made in memory; give the base (--base)")
+        raise AdapterError(
+            f"{path} names no base model: it was made in memory; give the base (--base)"
+        )
     if came_from_hub(directory) and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
         raise AdapterError(
-            f"{directory} came from the Hub, and its base {base!r} is no repository there; what the Hub names is never "
-            "opened on this machine: say which model it is with --base"
+            f"{directory} came from the Hub, and its base {base!r} is no repository there; what "
+            "the Hub names is never opened on this machine: say which model it is with --base"
         )
     return base
 
@@ -114,11 +138,14 @@ def check_adapter_config(directory: str | Path) -> None:
     config = json.loads(path.read_text())
     defaults = json.loads(json.dumps(LoraConfig(task_type="CAUSAL_LM").to_dict(), default=list))
     if config["peft_type"] != "LORA":
-        raise AdapterError(f"{path}: peft_type is {config['peft_type']!r}; flagtrl's adapters are LORA")
+        raise AdapterError(
+            f"{path}: peft_type is {config['peft_type']!r}; flagtrl's adapters are LORA"
+        )
     for name, value in config.items():
         if name not in _FREE and value and value != defaults.get(name):
             raise AdapterError(
-                f"{path}: {name} is {str(value)[:100]!r}, which no run of flagtrl has; load it with PEFT if you trust it"
+                f"{path}: {name} is {str(value)[:100]!r}, which no run of flagtrl has; load it "
+                "with PEFT if you trust it"
             )
 
 
@@ -126,13 +153,15 @@ def check_adapter_config(directory: str | Path) -> None:
 def base_fingerprint(model: nn.Module) -> dict[str, str | None] | None:
     """A hash over a sample of every frozen weight of a causal LM, with or without a PEFT adapter.
 
-    Rounded to bfloat16, so that the type it is loaded in does not matter. `all` is None where layers are quantised;
-    `unquantised` covers embeddings, norms and biases, which never are.
+    Rounded to bfloat16, so that the type it is loaded in does not matter. `all` is None where
+    layers are quantised; `unquantised` covers embeddings, norms and biases, which never are.
 
     Returns:
         The two hashes; None where weights are on other processes or not loaded yet.
     """
-    tensors = {_WRAPPING.sub("", name): p for name, p in model.named_parameters() if not _is_adapter(name)}
+    tensors = {
+        _WRAPPING.sub("", name): p for name, p in model.named_parameters() if not _is_adapter(name)
+    }
     if any(p.is_meta or p.numel() == 0 for p in tensors.values()):
         return None
     whole = {name: p for name, p in tensors.items() if p.ndim == 1 or "embed" in name}
@@ -142,11 +171,19 @@ def base_fingerprint(model: nn.Module) -> dict[str, str | None] | None:
 
 def same_base(saved: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Whether two fingerprints agree in all that both cover."""
-    return all(saved[name] == found[name] for name in ("unquantised", "all") if saved.get(name) and found.get(name))
+    return all(
+        saved[name] == found[name]
+        for name in ("unquantised", "all")
+        if saved.get(name) and found.get(name)
+    )
 
 
-def base_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float] | None:
-    """What a base makes of a fixed text, beside which another base can be measured; None where its weights are elsewhere."""
+def base_probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float] | None:
+    """What a base makes of a fixed text, beside which another base can be measured; None where its
+    weights are elsewhere.
+    """
     if any(p.is_meta or p.numel() == 0 for p in model.parameters()):
         return None
     return {"bits_per_byte": round(bits_per_byte(model, tokenizer, PROBE_TEXT), 4)}
@@ -154,7 +191,9 @@ def base_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> di
 
 @torch.no_grad()
 def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> float:
-    """-sum(log2 p(token | tokens before it)) / bytes of `text` in UTF-8, over its tokens but the first; none is put before."""
+    """-sum(log2 p(token | tokens before it)) / bytes of `text` in UTF-8, over its tokens but the
+    first; none is put before.
+    """
     training = model.training
     model.eval()
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], device=model.device)
@@ -171,6 +210,11 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         flat = tensors[name].detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].to(torch.bfloat16).view(torch.int16).cpu()
+        sample = (
+            flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]
+            .to(torch.bfloat16)
+            .view(torch.int16)
+            .cpu()
+        )
         digest.update(f"{name} {tuple(tensors[name].shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()

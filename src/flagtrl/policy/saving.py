@@ -1,4 +1,6 @@
-"""A trained policy on disk: a plain PEFT adapter, the heads in a file of their own, and what it was trained for."""
+"""A trained policy on disk: a plain PEFT adapter, the heads in a file of their own, and what it was
+trained for.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "da
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
-REFERENCE_FILE = "reference_adapter.safetensors"  # of checkpoints with prior=baked: the adapter as training began with it
+# of checkpoints with prior=baked: the adapter as training began with it
+REFERENCE_FILE = "reference_adapter.safetensors"
 SETTINGS_FILE = "flagtrl.json"
 
 
@@ -55,26 +58,44 @@ def save_policy(
         encoder: its prompts; saved by its settings and tokenizer.
         directory: made where it does not exist.
         extra: more entries of flagtrl.json, JSON-serialisable.
-        state: `saved_tensors(model)`, where a sharded trainer has gathered them; else they are taken from `model`.
+        state: `saved_tensors(model)`, where a sharded trainer has gathered them; else they are
+            taken from `model`.
 
     Raises:
         AdapterError: a tensor that is not finite; nothing is written then.
     """
-    state = {name: tensor.detach() for name, tensor in saved_tensors(model).items()} if state is None else state
+    state = (
+        {name: tensor.detach() for name, tensor in saved_tensors(model).items()}
+        if state is None
+        else state
+    )
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    broken = [name for name, tensor in state.items() if name in trained and not torch.isfinite(tensor).all()]
+    broken = [
+        name
+        for name, tensor in state.items()
+        if name in trained and not torch.isfinite(tensor).all()
+    ]
     if broken:
-        raise AdapterError(f"{broken[0]} holds NaN or infinite weights ({len(broken)} tensors do); nothing was saved")
+        raise AdapterError(
+            f"{broken[0]} holds NaN or infinite weights ({len(broken)} tensors do); nothing was "
+            "saved"
+        )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     prefix = "language_model."
     model.language_model.save_pretrained(
         str(directory),
-        state_dict={name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)},
+        state_dict={
+            name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)
+        },
         save_embedding_layers=False,
         selected_adapters=[model.language_model.active_adapter],
     )
-    heads = {name: tensor.contiguous().cpu() for name, tensor in state.items() if not name.startswith(prefix)}
+    heads = {
+        name: tensor.contiguous().cpu()
+        for name, tensor in state.items()
+        if not name.startswith(prefix)
+    }
     save_file(heads, directory / HEADS_FILE)
     encoder.tokenizer.save_pretrained(directory)
     settings = {
@@ -93,17 +114,24 @@ def save_policy(
 
 
 def saved_tensors(model: ActorCritic) -> dict[str, Tensor]:
-    """What of `model.state_dict()` is not the frozen base's: adapter and heads, by its names, the tensors themselves.
+    """What of `model.state_dict()` is not the frozen base's: adapter and heads, by its names, the
+    tensors themselves.
 
-    The base is not asked: on a CPU, bitsandbytes' 4-bit layers do not survive a state_dict() (0.50 lays them out for the
-    processor, and back only in part), and the frozen layers would no longer be what the policy was trained on.
+    The base is not asked: on a CPU, bitsandbytes' 4-bit layers do not survive a state_dict() (0.50
+    lays them out for the processor, and back only in part), and the frozen layers would no longer
+    be what the policy was trained on.
     """
     found = {}
     for prefix, module in model.named_modules():
-        buffers = {name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        buffers = {
+            name: buffer
+            for name, buffer in module._buffers.items()
+            if name not in module._non_persistent_buffers_set
+        }
         for own, tensor in {**module._parameters, **buffers}.items():
             name = f"{prefix}.{own}" if prefix else own
-            if f".{REFERENCE}" in name:  # a frozen copy, which checkpoints keep in a file of its own
+            # a frozen copy, which checkpoints keep in a file of its own
+            if f".{REFERENCE}" in name:
                 continue
             of_adapter = "lora_" in name or ".modules_to_save." in name
             if tensor is not None and (of_adapter or not name.startswith("language_model.")):
@@ -115,11 +143,15 @@ def save_reference(model: ActorCritic, directory: str | Path) -> None:
     """Write the adapter's frozen copy to `directory`, where the policy has one (prior=baked)."""
     if REFERENCE in model.language_model.peft_config:
         tensors = adapter_tensors(model.language_model, REFERENCE)
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, Path(directory) / REFERENCE_FILE)
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
+            Path(directory) / REFERENCE_FILE,
+        )
 
 
 def load_reference(model: ActorCritic, directory: str | Path) -> None:
-    """Give `model` the adapter's frozen copy that `save_reference` wrote to `directory`, where there is one.
+    """Give `model` the adapter's frozen copy that `save_reference` wrote to `directory`, where
+    there is one.
 
     Raises:
         AdapterError: a damaged file.
@@ -130,16 +162,24 @@ def load_reference(model: ActorCritic, directory: str | Path) -> None:
     adapted = model.language_model
     try:
         state = load_file(path)
-        if missing := adapter_tensors(adapted, adapted.active_adapter).keys() ^ state.keys():  # PEFT would not say
-            raise AdapterError(f"{path} is damaged or of another policy ({min(missing)} is in one of the two alone)")
+        # PEFT would not say
+        if missing := adapter_tensors(adapted, adapted.active_adapter).keys() ^ state.keys():
+            raise AdapterError(
+                f"{path} is damaged or of another policy ({min(missing)} is in one of the two "
+                "alone)"
+            )
         add_reference(adapted, state)
     except (SafetensorError, RuntimeError) as error:
-        raise AdapterError(f"{path} is damaged or of another policy ({in_one_line(error)})") from error
+        raise AdapterError(
+            f"{path} is damaged or of another policy ({in_one_line(error)})"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
 class SavedSettings:
-    """What flagtrl.json says: of policy, prompts and engine as records, and all of it in `content`."""
+    """What flagtrl.json says: of policy, prompts and engine as records, and all of it in
+    `content`.
+    """
 
     policy: PolicySettings
     prompt: PromptSettings
@@ -166,7 +206,9 @@ def read_settings(directory: str | Path) -> SavedSettings:
     directory = Path(directory)
     for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG):
         if not (directory / name).is_file():
-            raise AdapterError(f"{directory} has no {name}; give the output directory of a flagtrl run")
+            raise AdapterError(
+                f"{directory} has no {name}; give the output directory of a flagtrl run"
+            )
     try:
         check_adapter_config(directory)
         content = json.loads((directory / SETTINGS_FILE).read_text())
@@ -179,10 +221,14 @@ def read_settings(directory: str | Path) -> SavedSettings:
             content,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AdapterError(f"{directory}: {SETTINGS_FILE} or {ADAPTER_CONFIG} is damaged ({error})") from error
+        raise AdapterError(
+            f"{directory}: {SETTINGS_FILE} or {ADAPTER_CONFIG} is damaged ({error})"
+        ) from error
 
 
-def load_policy(directory: str | Path, base: str | None = None, accept_base: bool = False) -> SavedPolicy:
+def load_policy(
+    directory: str | Path, base: str | None = None, accept_base: bool = False
+) -> SavedPolicy:
     """Read what `save_policy` wrote; action probabilities are those of the saved policy.
 
     Args:
@@ -191,8 +237,8 @@ def load_policy(directory: str | Path, base: str | None = None, accept_base: boo
         accept_base: load on `base` whatever its weights are, and say by how much it differs.
 
     Raises:
-        AdapterError: a missing or unreadable file, a base or prompts other than those of training, or a tokenizer that
-            spells the actions differently.
+        AdapterError: a missing or unreadable file, a base or prompts other than those of training,
+            or a tokenizer that spells the actions differently.
     """
     directory = Path(directory)
     saved = read_settings(directory)
@@ -200,13 +246,14 @@ def load_policy(directory: str | Path, base: str | None = None, accept_base: boo
     encoder = PromptEncoder(tokenizer, saved.prompt, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
     if encoder.action_paths != saved.action_paths:
         raise AdapterError(
-            f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy was trained on "
-            f"{saved.action_paths}; use the tokenizer that was saved with it"
+            f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy "
+            f"was trained on {saved.action_paths}; use the tokenizer that was saved with it"
         )
     if saved.content.get("prompt_fingerprint") not in (None, encoder.fingerprint()):
         raise AdapterError(
-            f"{directory}: prompts of the style {saved.prompt.prompt_style!r} read otherwise here than in training, by another "
-            f"flagtrl or tokenizer; use flagtrl {saved.content.get('versions', {}).get('flagtrl')} and the saved tokenizer"
+            f"{directory}: prompts of the style {saved.prompt.prompt_style!r} read otherwise here "
+            "than in training, by another flagtrl or tokenizer; use flagtrl "
+            f"{saved.content.get('versions', {}).get('flagtrl')} and the saved tokenizer"
         )
     actor_critic = ActorCritic(adapted, encoder.action_paths, saved.policy)
     load_heads(actor_critic, directory)
@@ -217,14 +264,19 @@ def load_policy(directory: str | Path, base: str | None = None, accept_base: boo
 
 
 def load_adapted(
-    directory: str | Path, settings: PolicySettings, base: str | None = None, accept_base: bool = False
+    directory: str | Path,
+    settings: PolicySettings,
+    base: str | None = None,
+    accept_base: bool = False,
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """The base with a run's adapter on it, frozen layers quantised as `settings` say; and the tokenizer saved with it.
+    """The base with a run's adapter on it, frozen layers quantised as `settings` say; and the
+    tokenizer saved with it.
 
     Where no base is named, it is taken from where training had it.
 
     Raises:
-        AdapterError: no such base, one of other weights than in training, or an adapter that does not fit on it.
+        AdapterError: no such base, one of other weights than in training, or an adapter that does
+            not fit on it.
     """
     directory = Path(directory)
     content = json.loads((directory / SETTINGS_FILE).read_text())
@@ -232,13 +284,17 @@ def load_adapted(
     revision = content.get("base_revision") if base is None and is_hub_name(name) else None
     model, tokenizer = load_base(name, str(directory), settings, revision)
     if not check_base(model, name, directory, content, tokenizer if accept_base else None):
-        logger.warning("%s says nothing of its base's weights, so whether %s is the same base is not checked", directory, name)
+        logger.warning(
+            "%s says nothing of its base's weights, so whether %s is the same base is not checked",
+            directory,
+            name,
+        )
     try:
         return PeftModel.from_pretrained(model, str(directory)), tokenizer
     except (SafetensorError, RuntimeError) as error:
         raise AdapterError(
-            f"{directory}: its adapter cannot be put on the base {name!r} ({in_one_line(error)}); the file is damaged, or the "
-            "base another"
+            f"{directory}: its adapter cannot be put on the base {name!r} ({in_one_line(error)}); "
+            "the file is damaged, or the base another"
         ) from error
 
 
@@ -252,7 +308,9 @@ def load_heads(model: ActorCritic, directory: str | Path) -> None:
     try:
         model.load_head_state(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise AdapterError(f"{path} is damaged or of another policy ({in_one_line(error)})") from error
+        raise AdapterError(
+            f"{path} is damaged or of another policy ({in_one_line(error)})"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -15,8 +15,8 @@ class ChainRun(NamedTuple):
     """The language model's run over B prompts and one answer chain.
 
     hidden: (B, D) float32, after the final norm at the prompt's end.
-    scores: (depth, tokens, normalised) -> (B, len(tokens)) float32, how likely each token is after the chain's first
-        `depth` tokens: log-probabilities, or if not `normalised` possibly logits.
+    scores: (depth, tokens, normalised) -> (B, len(tokens)) float32, how likely each token is after
+        the chain's first `depth` tokens: log-probabilities, or if not `normalised` possibly logits.
     """
 
     hidden: Tensor
@@ -26,9 +26,9 @@ class ChainRun(NamedTuple):
 class LabelScores(NamedTuple):
     """Of B prompts.
 
-    scores: (B, A) each action's own tokens', unmasked log-likelihoods up to a term common to all actions.
-    hidden: (B, D) at the prompt's end.
-    mass: (B,) the share of the language model's probability that is on action words; zeros where it was not asked for.
+    scores: (B, A) each action's own tokens', unmasked log-likelihoods up to a term common to all
+    actions. hidden: (B, D) at the prompt's end. mass: (B,) the share of the language model's
+    probability that is on action words; zeros where it was not asked for.
     """
 
     scores: Tensor
@@ -59,8 +59,11 @@ def label_scores(
         hidden = run.hidden if hidden is None else hidden
         for depth in range(len(chain) + 1):
             if (node := chain[:depth]) not in known:
-                tokens = tuple(sorted({path[depth] for path in paths if path[:depth] == node and path != node}))
-                # Every action begins at the root: unless scores are divided by lengths, its normaliser cancels.
+                tokens = tuple(
+                    sorted({path[depth] for path in paths if path[:depth] == node and path != node})
+                )
+                # Every action begins at the root: unless scores are divided by lengths, its
+                # normaliser cancels.
                 columns = run.scores(depth, tokens, mass or depth > 0 or per_token).unbind(-1)
                 known[node] = dict(zip(tokens, columns, strict=True))
     assert hidden is not None, "there is at least one chain, the empty one"
@@ -77,14 +80,18 @@ def _path_score(path: tuple[int, ...], known: TokenScores) -> Tensor:
 
 
 def masked_log_softmax(scores: Tensor, legal: Tensor) -> Tensor:
-    """Renormalise (B, A) scores over the legal actions; illegal ones get -inf, that is probability exactly 0."""
+    """Renormalise (B, A) scores over the legal actions; illegal ones get -inf, that is probability
+    exactly 0.
+    """
     return scores.masked_fill(~legal, -torch.inf).log_softmax(-1)
 
 
 def answer_chains(paths: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """The token sequences after which a next token must be scored, without those that others begin with.
+    """The token sequences after which a next token must be scored, without those that others begin
+    with.
 
-    With SmolLM2 (Buy and Hold one token, Sell two) this is one chain, Sell's first token: one forward scores all.
+    With SmolLM2 (Buy and Hold one token, Sell two) this is one chain, Sell's first token: one
+    forward scores all.
     """
     inner = sorted({path[:-1] for path in paths}, key=len, reverse=True)
     kept: list[tuple[int, ...]] = []

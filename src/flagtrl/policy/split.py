@@ -1,29 +1,35 @@
-"""A causal language model cut in two: the frozen trunk below, the trainable top above, each run on its own.
+"""A causal language model cut in two: the frozen trunk below, the trainable top above, each run on
+its own.
 
-Why the cut is exact. A decoder layer's output at a position depends on its input at that position and before, and on
-weights alone. So three things can be done once and handed on, and each hands on the very numbers that the whole model
-would compute again:
+Why the cut is exact. A decoder layer's output at a position depends on its input at that position
+and before, and on weights alone. So three things can be done once and handed on, and each hands on
+the very numbers that the whole model would compute again:
 
-1. The trunk's output (the *boundary states* of a prompt). Its weights never change, and gradients never reach below the
-   boundary. Every PPO epoch, the reference policy and every later visit start from there.
-2. The keys and values of a prompt's shared part. What follows attends to them as if all had been read in one piece. The
-   trunk's never change; nor do the reference policy's in the top layers.
-3. The last layer's work at positions that nobody reads. A policy reads the hidden state at the prompt's end and at the
-   answer tokens, a handful of positions; of all others the last layer owes their keys and values only. So its keys and
-   values are computed everywhere, its queries' attention and its MLP at the positions that are read.
+1. The trunk's output (the *boundary states* of a prompt). Its weights never change, and gradients
+   never reach below the boundary. Every PPO epoch, the reference policy and every later visit start
+   from there.
+2. The keys and values of a prompt's shared part. What follows attends to them as if all had been
+   read in one piece. The trunk's never change; nor do the reference policy's in the top layers.
+3. The last layer's work at positions that nobody reads. A policy reads the hidden state at the
+   prompt's end and at the answer tokens, a handful of positions; of all others the last layer owes
+   their keys and values only. So its keys and values are computed everywhere, its queries'
+   attention and its MLP at the positions that are read.
 
-A fourth saving is in the head: the first answer token's normaliser is the same for every action and cancels when
-probabilities are renormalised over the actions, so only the actions' rows of the vocabulary matrix are multiplied there.
+A fourth saving is in the head: the first answer token's normaliser is the same for every action and
+cancels when probabilities are renormalised over the actions, so only the actions' rows of the
+vocabulary matrix are multiplied there.
 
-Nothing is approximated, but in 8-bit trunks, where bitsandbytes rounds by what else is in a pass. Only the order of
-floating-point sums inside a matrix product may differ, which is worth about 1e-7 in float32. Views, shallow copies of
-the decoder with fewer layers, let the model's own forward choose masks, rotary embeddings and layer types; nothing here
-is specific to one architecture (for the trunk of the commonest kind a quicker forward stands in, `lean.py`).
-`tests/policy/test_split.py` holds all of it to the plain engine, architecture by architecture, in values,
-log-probabilities and gradients.
+Nothing is approximated, but in 8-bit trunks, where bitsandbytes rounds by what else is in a pass.
+Only the order of floating-point sums inside a matrix product may differ, which is worth about 1e-7
+in float32. Views, shallow copies of the decoder with fewer layers, let the model's own forward
+choose masks, rotary embeddings and layer types; nothing here is specific to one architecture (for
+the trunk of the commonest kind a quicker forward stands in, `lean.py`).
+`tests/policy/test_split.py` holds all of it to the plain engine, architecture by architecture, in
+values, log-probabilities and gradients.
 
-Not every model can be cut: some scale their embeddings inside the decoder, or carry other state between layers. So the
-split is compared with the plain engine on a real batch when training starts (`engine="auto"`).
+Not every model can be cut: some scale their embeddings inside the decoder, or carry other state
+between layers. So the split is compared with the plain engine on a real batch when training starts
+(`engine="auto"`).
 """
 
 from __future__ import annotations
@@ -51,25 +57,39 @@ FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every atten
 
 
 class SplitDecoder:
-    """Views of a causal LM: its embeddings and first `depth` layers, the layers above, and the head alone.
+    """Views of a causal LM: its embeddings and first `depth` layers, the layers above, and the head
+    alone.
 
     Args:
-        language_model: a causal LM, with or without a PEFT adapter. Weights are shared with it, not copied.
+        language_model: a causal LM, with or without a PEFT adapter. Weights are shared with it, not
+            copied.
         depth: layers in the trunk.
         trunk_dtype: run the trunk in this type, on a copy of its weights; None: as it is.
         one_dnn: on a CPU, multiply matrices through oneDNN where that helps.
 
     Raises:
-        ConfigError: gradient checkpointing is on: it runs layers without the caches that are needed here.
+        ConfigError: gradient checkpointing is on: it runs layers without the caches that are needed
+            here.
     """
 
-    def __init__(self, language_model: nn.Module, depth: int, trunk_dtype: torch.dtype | None = None, one_dnn: bool = True):
-        base = language_model.get_base_model() if isinstance(language_model, PeftModel) else language_model
+    def __init__(
+        self,
+        language_model: nn.Module,
+        depth: int,
+        trunk_dtype: torch.dtype | None = None,
+        one_dnn: bool = True,
+    ):
+        base = (
+            language_model.get_base_model()
+            if isinstance(language_model, PeftModel)
+            else language_model
+        )
         assert isinstance(base, PreTrainedModel)
         if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):
             raise ConfigError(
-                "the model's gradient checkpointing is on, and runs layers without the caches that the split engine needs; "
-                "turn it off (gradient_checkpointing_disable): only the top layers keep activations"
+                "the model's gradient checkpointing is on, and runs layers without the caches "
+                "that the split engine needs; turn it off (gradient_checkpointing_disable): only "
+                "the top layers keep activations"
             )
         decoder = base.get_decoder()
         self.depth, self.layers = depth, len(decoder.layers)
@@ -83,15 +103,22 @@ class SplitDecoder:
         self.width = base.config.get_text_config().hidden_size
         self._heads: dict[tuple[int, ...] | None, nn.Module] = {}
         self._one_dnn = one_dnn and one_dnn_helps(next(base.parameters()).device)
-        # Modules of its own: train() and eval() of the model do not reach them, nor the other way round.
+        # Modules of its own: train() and eval() of the model do not reach them, nor the other way
+        # round.
         own = packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)
         self._trunk = (LeanDecoder(own) if is_of_llamas_kind(own) else own).eval()
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
     def trunk(self, ids: Tensor, mask: Tensor, cache: LayerCache) -> Tensor:
-        """(B, S) ids that follow the C positions in `cache`, mask (B, C + S) -> (B, S, D); extends `cache`."""
-        autocast_off = nullcontext() if self.trunk_dtype is None else torch.autocast(ids.device.type, enabled=False)
+        """(B, S) ids that follow the C positions in `cache`, mask (B, C + S) -> (B, S, D); extends
+        `cache`.
+        """
+        autocast_off = (
+            nullcontext()
+            if self.trunk_dtype is None
+            else torch.autocast(ids.device.type, enabled=False)
+        )
         if self.trunk_dtype is not None:
             self._trunk.to(ids.device)  # its weights are a copy, and do not move with the model
         with autocast_off, _grouped_attention(ids.device):
@@ -103,7 +130,9 @@ class SplitDecoder:
                 use_cache=True,
             ).last_hidden_state
 
-    def top(self, states: Tensor, mask: Tensor, keep: int, past: KeysValues | None = None) -> Tensor:
+    def top(
+        self, states: Tensor, mask: Tensor, keep: int, past: KeysValues | None = None
+    ) -> Tensor:
         """The layers above the boundary, at the last positions.
 
         Args:
@@ -130,7 +159,9 @@ class SplitDecoder:
 
     @torch.no_grad()
     def top_keys_values(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(1, P, D) boundary states of a prompt's first part -> the top layers' keys and values there."""
+        """(1, P, D) boundary states of a prompt's first part -> the top layers' keys and values
+        there.
+        """
         states = states.to(self._dtype)
         mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
         cache, last = LayerCache(self.depth), LayerCache(self.layers - 1)
@@ -141,19 +172,31 @@ class SplitDecoder:
         return cache.keys_values() + last.keys_values()
 
     def logits(self, hidden: Tensor, tokens: tuple[int, ...] | None = None) -> Tensor:
-        """(B, D) after the final norm -> (B, V), or (B, len(tokens)), with whatever scaling or capping the model applies."""
+        """(B, D) after the final norm -> (B, V), or (B, len(tokens)), with whatever scaling or
+        capping the model applies.
+        """
         if tokens not in self._heads:
             head = _head(self._base, tokens)
             self._heads[tokens] = packed(head) if self._one_dnn else head
         with self._top_linear:
-            # As one row of B positions: of B rows with one position each torch makes B products, 7 times as slow.
-            return self._heads[tokens](inputs_embeds=hidden.contiguous()[None], use_cache=False).logits[0]
+            # As one row of B positions: of B rows with one position each torch makes B products, 7
+            # times as slow.
+            return self._heads[tokens](
+                inputs_embeds=hidden.contiguous()[None], use_cache=False
+            ).logits[0]
 
     @property
     def _dtype(self) -> torch.dtype:
         return next(self._last.parameters()).dtype
 
-    def _run(self, view: nn.Module, states: Tensor, mask: Tensor, positions: Tensor, cache: LayerCache | None) -> Tensor:
+    def _run(
+        self,
+        view: nn.Module,
+        states: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: LayerCache | None,
+    ) -> Tensor:
         with self._top_linear, _grouped_attention(states.device):
             return view(
                 inputs_embeds=states,
@@ -176,11 +219,14 @@ class _Rows(nn.Module):
 
     def __init__(self, head: nn.Linear, rows: tuple[int, ...]):
         super().__init__()
-        self._shared, self._rows = [head], list(rows)  # in a list: its parameters are the model's, not this module's
+        # in a list: its parameters are the model's, not this module's
+        self._shared, self._rows = [head], list(rows)
 
     def forward(self, hidden: Tensor) -> Tensor:
         head = self._shared[0]
-        return functional.linear(hidden, head.weight[self._rows], None if head.bias is None else head.bias[self._rows])
+        return functional.linear(
+            hidden, head.weight[self._rows], None if head.bias is None else head.bias[self._rows]
+        )
 
 
 class _Select(nn.Module):
@@ -196,10 +242,17 @@ class _Select(nn.Module):
 
 @contextmanager
 def _without_queries(view: nn.Module) -> Iterator[None]:
-    """Where queries are a map of their own, `q_proj`, zeros stand for them: of a layer that is only filled nobody asks."""
+    """Where queries are a map of their own, `q_proj`, zeros stand for them: of a layer that is only
+    filled nobody asks.
+    """
     named = {module: name.rpartition(".")[2] for name, module in view.named_modules()}
-    maps: list[Any] = [module for module, name in named.items() if name == "q_proj" and hasattr(module, "out_features")]
-    hooked = {each: each.__dict__.get("forward") for each in maps}  # one of its own, as accelerate's hooks set it
+    maps: list[Any] = [
+        module
+        for module, name in named.items()
+        if name == "q_proj" and hasattr(module, "out_features")
+    ]
+    # one of its own, as accelerate's hooks set it
+    hooked = {each: each.__dict__.get("forward") for each in maps}
     try:
         for each in maps:
             each.forward = partial(_zeros, each.out_features)
@@ -218,7 +271,9 @@ def _zeros(width: int, inputs: Tensor) -> Tensor:
 
 @contextmanager
 def _grouped_attention(device: torch.device) -> Iterator[None]:
-    """On a CPU torch's attention takes fewer key heads than query heads as they are; transformers would repeat them."""
+    """On a CPU torch's attention takes fewer key heads than query heads as they are; transformers
+    would repeat them.
+    """
     known = os.environ.get(FORCE_GQA)
     if device.type == "cpu":
         os.environ[FORCE_GQA] = "1"
@@ -242,7 +297,9 @@ def _head(base: PreTrainedModel, tokens: tuple[int, ...] | None) -> nn.Module:
     if tokens is not None:
         head = base.get_output_embeddings()
         name = next(name for name, module in base._modules.items() if module is head)
-        view._modules[name] = _Rows(head, tokens) if type(head) is nn.Linear else _Select(head, tokens)
+        view._modules[name] = (
+            _Rows(head, tokens) if type(head) is nn.Linear else _Select(head, tokens)
+        )
     return view
 
 
@@ -260,7 +317,9 @@ def _view(decoder: Any, lo: int, hi: int, final_norm: bool) -> nn.Module:
 
 
 def _in_dtype(view: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy with its floating-point parameters in `dtype`; buffers stay, as rotary frequencies lose too much in 16 bits."""
+    """A copy with its floating-point parameters in `dtype`; buffers stay, as rotary frequencies
+    lose too much in 16 bits.
+    """
     view = copy.deepcopy(view)
     for parameter in view.parameters():
         if parameter.is_floating_point():

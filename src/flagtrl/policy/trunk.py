@@ -1,4 +1,5 @@
-"""The trunk's states of prompts, computed as seldom as possible: known prompts never, shared parts once, the rest in batches.
+"""The trunk's states of prompts, computed as seldom as possible: known prompts never, shared parts
+once, the rest in batches.
 
 `split.py` says why this is exact.
 """
@@ -21,13 +22,20 @@ from flagtrl.policy.cache import KeysValues, LayerCache
 from flagtrl.policy.lru import LruCache
 from flagtrl.policy.split import SplitDecoder
 
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 DEVICES = ("auto", "cpu")
-# Tokens of one pass, padding included. On a CPU one prompt fills the machine, and runs alone: so its states do not depend,
-# in their last bits, on what else is in the batch or in the cache, and a resumed run repeats the undisturbed one exactly.
+# Tokens of one pass, padding included. On a CPU one prompt fills the machine, and runs alone: so
+# its states do not depend, in their last bits, on what else is in the batch or in the cache, and a
+# resumed run repeats the undisturbed one exactly.
 TOKENS_PER_PASS = {"cpu": 1}
 TOKENS_PER_PASS_GPU = 16_384
-# Lengths are rounded up to a multiple of this, so that matrix products come in few shapes: oneDNN keeps code for each.
+# Lengths are rounded up to a multiple of this, so that matrix products come in few shapes: oneDNN
+# keeps code for each.
 ROUND_TO = 4
 LEAST_FILLED = 0.8  # a batch's shortest own part, as a share of its longest
 PREFILL_BARS = 8
@@ -51,15 +59,26 @@ class TrunkSettings:
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 0:
-            raise ConfigError(f"the trunk's cache is bounded by {self.cache_bytes} bytes; it must be at least 0")
-        for name, allowed in (("dtype", DTYPES), ("boundary_dtype", DTYPES), ("boundary_device", DEVICES)):
+            raise ConfigError(
+                f"the trunk's cache is bounded by {self.cache_bytes} bytes; it must be at least 0"
+            )
+        for name, allowed in (
+            ("dtype", DTYPES),
+            ("boundary_dtype", DTYPES),
+            ("boundary_device", DEVICES),
+        ):
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"the trunk's {name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
+                raise ConfigError(
+                    f"the trunk's {name} is {getattr(self, name)!r}; use one of "
+                    f"{', '.join(allowed)}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
 class Boundary:
-    """The trunk's output for one prompt: per answer chain (L + len(chain), D), all on one device."""
+    """The trunk's output for one prompt: per answer chain (L + len(chain), D), all on one
+    device.
+    """
 
     prompt: EncodedPrompt
     states: tuple[Tensor, ...]
@@ -71,7 +90,9 @@ class Boundary:
 
 
 class Past(NamedTuple):
-    """Keys and values of B prompts' beginnings, left-padded: `counts[b]` positions are prompt b's."""
+    """Keys and values of B prompts' beginnings, left-padded: `counts[b]` positions are prompt
+    b's.
+    """
 
     keys_values: KeysValues
     counts: list[int]
@@ -90,18 +111,23 @@ class Trunk:
         settings: bound of the cache, types and places of what is kept.
 
     Attributes:
-        cache: shared parts with their keys and values, boundaries of prompts, the reference's scores.
+        cache: shared parts with their keys and values, boundaries of prompts, the reference's
+            scores.
         lookups: of "prompt" and "prefix", how many were looked up; and "prompt hit", "prefix hit".
         tokens: that went through the trunk, padding not counted.
     """
 
-    def __init__(self, split: SplitDecoder, chains: Sequence[tuple[int, ...]], settings: TrunkSettings):
+    def __init__(
+        self, split: SplitDecoder, chains: Sequence[tuple[int, ...]], settings: TrunkSettings
+    ):
         self.split, self.chains, self.settings = split, tuple(chains), settings
         self.cache = LruCache(settings.cache_bytes)
         self.lookups: Counter[str] = Counter()
         self.tokens = 0
 
-    def __call__(self, prompts: Sequence[EncodedPrompt], device: torch.device | str = "cpu") -> list[Boundary]:
+    def __call__(
+        self, prompts: Sequence[EncodedPrompt], device: torch.device | str = "cpu"
+    ) -> list[Boundary]:
         """The boundary of every prompt; equal prompts are computed once, and share one."""
         known: dict[bytes, Boundary | None] = {}
         missing: dict[bytes, EncodedPrompt] = {}
@@ -126,15 +152,23 @@ class Trunk:
         device: torch.device | str = "cpu",
         tell: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Keep the boundaries of prompts that are known ahead, computed many at a time, for good; how many were new.
+        """Keep the boundaries of prompts that are known ahead, computed many at a time, for good;
+        how many were new.
 
-        Three levels, each read once: what all prompts begin with, what those of a bar share, and each one's own part. Bars
-        are taken PREFILL_BARS at a time, in the order given: on a CPU, where last bits depend on what else is in a pass, a
-        resumed run repeats an undisturbed one if both prefill the same. So nothing is done where not all can be kept, and
-        what else comes into the cache later displaces none of it.
+        Three levels, each read once: what all prompts begin with, what those of a bar share, and
+        each one's own part. Bars are taken PREFILL_BARS at a time, in the order given: on a CPU,
+        where last bits depend on what else is in a pass, a resumed run repeats an undisturbed one
+        if both prefill the same. So nothing is done where not all can be kept, and what else comes
+        into the cache later displaces none of it.
         """
-        missing = {key: p for p in prompts if not self.cache.pinned(key := _key("prompt", p.ids, device))}
-        states = sum((len(p.ids) + len(chain)) * self._state_bytes() for p in missing.values() for chain in self.chains)
+        missing = {
+            key: p for p in prompts if not self.cache.pinned(key := _key("prompt", p.ids, device))
+        }
+        states = sum(
+            (len(p.ids) + len(chain)) * self._state_bytes()
+            for p in missing.values()
+            for chain in self.chains
+        )
         room = PREFILL_SHARE * self.settings.cache_bytes - self.cache.pinned_bytes
         if not missing or states + len(missing) * _ENTRY_BYTES > room:
             return 0
@@ -146,9 +180,17 @@ class Trunk:
         for start in range(0, len(shared), PREFILL_BARS):
             chunk = slice(start, start + PREFILL_BARS)
             prefixes = self._extend(shared[chunk], begun, device)
-            own = [(p, prefix) for of_bar, prefix in zip(list(bars.values())[chunk], prefixes, strict=True) for p in of_bar]
+            own = [
+                (p, prefix)
+                for of_bar, prefix in zip(list(bars.values())[chunk], prefixes, strict=True)
+                for p in of_bar
+            ]
             for boundary in self._run([p for p, _ in own], [prefix for _, prefix in own], device):
-                self.cache.pin(_key("prompt", boundary.prompt.ids, device), boundary, boundary.nbytes + _ENTRY_BYTES)
+                self.cache.pin(
+                    _key("prompt", boundary.prompt.ids, device),
+                    boundary,
+                    boundary.nbytes + _ENTRY_BYTES,
+                )
             tell(min(start + PREFILL_BARS, len(shared)), len(shared))
         return len(missing)
 
@@ -157,11 +199,17 @@ class Trunk:
         return self.cache.get(_key("scores", prompt.ids, device))
 
     def keep_reference_scores(self, prompt: EncodedPrompt, scores: Tensor) -> None:
-        """Keep the reference policy's scores (A,) of a prompt: it never changes, so neither do they."""
-        self.cache.put(_key("scores", prompt.ids, scores.device), scores, scores.nbytes + _ENTRY_BYTES)
+        """Keep the reference policy's scores (A,) of a prompt: it never changes, so neither do
+        they.
+        """
+        self.cache.put(
+            _key("scores", prompt.ids, scores.device), scores, scores.nbytes + _ENTRY_BYTES
+        )
 
     def reference_past(self, boundaries: Sequence[Boundary], device: torch.device) -> Past | None:
-        """The reference policy's keys and values of the shared parts in the top layers; adapters must be off."""
+        """The reference policy's keys and values of the shared parts in the top layers; adapters
+        must be off.
+        """
         counts = self._kept([boundary.prompt for boundary in boundaries])
         if not any(counts):
             return None
@@ -171,22 +219,36 @@ class Trunk:
             key = _key("reference", boundary.prompt.ids[:shared], device)
             keys_values = self.cache.get(key)
             if keys_values is None:
-                keys_values = self.split.top_keys_values(boundary.states[0][None, :shared].to(device))
+                keys_values = self.split.top_keys_values(
+                    boundary.states[0][None, :shared].to(device)
+                )
                 self.cache.put(key, keys_values, _nbytes(keys_values))
             known.append(keys_values)
         return Past(_stack(known, counts), counts)
 
-    def _run(self, prompts: Sequence[EncodedPrompt], prefixes: Sequence[Prefix], device: torch.device | str) -> list[Boundary]:
-        """One pass over the parts that the prompts do not share, and one more for every further answer chain."""
-        # Rows are as long as the longest own part: a shorter one begins earlier, within its shared part. So every row
-        # is one piece, padded on the left alone, and sliding windows stay right.
+    def _run(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        prefixes: Sequence[Prefix],
+        device: torch.device | str,
+    ) -> list[Boundary]:
+        """One pass over the parts that the prompts do not share, and one more for every further
+        answer chain.
+        """
+        # Rows are as long as the longest own part: a shorter one begins earlier, within its shared
+        # part. So every row is one piece, padded on the left alone, and sliding windows stay right.
         counts = self._kept(prompts)
-        cache = LayerCache(0, _stack([keys_values for _, keys_values in prefixes], counts) if any(counts) else None)
+        cache = LayerCache(
+            0, _stack([keys_values for _, keys_values in prefixes], counts) if any(counts) else None
+        )
         kept = max(counts)
         first, states = None, []
         for number, chain in enumerate(self.chains):
             if number == 0:
-                texts = [np.append(p.ids[count:], chain).astype(np.int64) for p, count in zip(prompts, counts, strict=True)]
+                texts = [
+                    np.append(p.ids[count:], chain).astype(np.int64)
+                    for p, count in zip(prompts, counts, strict=True)
+                ]
                 self.tokens += sum(map(len, texts))
                 ids = _pad_ids(texts, device)
             else:
@@ -201,12 +263,17 @@ class Trunk:
                 states.append(out)
             else:
                 states.append(torch.cat([first[:, :first_length], out], dim=1))  # type: ignore[index]
-        # A shared part has one set of states, bit for bit, whichever prompt asks: the reference's keys come from them.
+        # A shared part has one set of states, bit for bit, whichever prompt asks: the reference's
+        # keys come from them.
         return [
             Boundary(
                 prompt,
                 tuple(
-                    self._stored(torch.cat([prefixes[row][0][0], state[row, -prompt.own_length - len(chain) :]]))
+                    self._stored(
+                        torch.cat(
+                            [prefixes[row][0][0], state[row, -prompt.own_length - len(chain) :]]
+                        )
+                    )
                     for state, chain in zip(states, self.chains, strict=True)
                 ),
             )
@@ -214,7 +281,9 @@ class Trunk:
         ]
 
     def _prefix(self, prompt: EncodedPrompt, device: torch.device | str) -> Prefix:
-        """Boundary states (1, P, D) of a prompt's shared part, and the trunk's keys and values of it."""
+        """Boundary states (1, P, D) of a prompt's shared part, and the trunk's keys and values of
+        it.
+        """
         shared = prompt.ids[: prompt.shared_length]
         key = _key("prefix", shared, device)
         known = self._look_up("prefix", key)
@@ -230,21 +299,31 @@ class Trunk:
         self.tokens += len(ids)
         return self.split.trunk(row, torch.ones_like(row), cache), cache.keys_values()
 
-    def _extend(self, texts: Sequence[np.ndarray], begun: Prefix, device: torch.device | str) -> list[Prefix]:
+    def _extend(
+        self, texts: Sequence[np.ndarray], begun: Prefix, device: torch.device | str
+    ) -> list[Prefix]:
         """The states and keys and values of texts that all go on from `begun`, in one pass."""
         states, keys_values = begun
         longest = max(map(len, texts)) - states.shape[1]
         if longest <= 0:  # they are all one text
             return [begun] * len(texts)
-        counts = [max(len(text) - longest, 0) for text in texts]  # a shorter row begins earlier, as in `_run`
+        # a shorter row begins earlier, as in `_run`
+        counts = [max(len(text) - longest, 0) for text in texts]
         cache = LayerCache(0, _stack([keys_values] * len(texts), counts))
         rows = [text[count:] for text, count in zip(texts, counts, strict=True)]
         self.tokens += sum(map(len, rows))
-        out = self.split.trunk(_pad_ids(rows, device), left_mask(list(map(len, texts)), max(counts) + longest, device), cache)
+        out = self.split.trunk(
+            _pad_ids(rows, device),
+            left_mask(list(map(len, texts)), max(counts) + longest, device),
+            cache,
+        )
         return [
             (
                 torch.cat([states[:, :count], out[row : row + 1, count - len(text) :]], dim=1),
-                [tuple(t[row : row + 1, :, -len(text) :] for t in pair) for pair in cache.keys_values()],  # type: ignore[misc]
+                [
+                    tuple(t[row : row + 1, :, -len(text) :] for t in pair)
+                    for pair in cache.keys_values()
+                ],  # type: ignore[misc]
             )
             for row, (text, count) in enumerate(zip(texts, counts, strict=True))
         ]
@@ -254,7 +333,9 @@ class Trunk:
         return 4 * self.split.width
 
     def _kept(self, prompts: Sequence[EncodedPrompt]) -> list[int]:
-        """How many positions of each prompt's shared part are taken from the cache, for rows of one length."""
+        """How many positions of each prompt's shared part are taken from the cache, for rows of one
+        length.
+        """
         answer = len(self.chains[0])  # is run with the prompt, so it counts
         longest = rounded_up(max(prompt.own_length for prompt in prompts) + answer) - answer
         return [max(len(prompt.ids) - longest, 0) for prompt in prompts]
@@ -271,10 +352,16 @@ class Trunk:
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Rows 0..len(lengths)-1 in batches of like length, of at most `tokens` with padding (or a single row)."""
+    """Rows 0..len(lengths)-1 in batches of like length, of at most `tokens` with padding (or a
+    single row).
+    """
     made: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if made and lengths[made[-1][0]] >= LEAST_FILLED * lengths[row] and (len(made[-1]) + 1) * lengths[row] <= tokens:
+        if (
+            made
+            and lengths[made[-1][0]] >= LEAST_FILLED * lengths[row]
+            and (len(made[-1]) + 1) * lengths[row] <= tokens
+        ):
             made[-1].append(row)
         else:
             made.append([row])
@@ -290,13 +377,17 @@ def pad_left(states: Sequence[Tensor], length: int, device: torch.device) -> Ten
     """B tensors (L_b, D) -> (B, length, D) with zeros on the left."""
     if all(len(state) == length for state in states):
         return torch.stack(tuple(states)).to(device)
-    padded = torch.zeros(len(states), length, states[0].shape[-1], dtype=states[0].dtype, device=device)
+    padded = torch.zeros(
+        len(states), length, states[0].shape[-1], dtype=states[0].dtype, device=device
+    )
     for row, state in enumerate(states):
         padded[row, length - len(state) :] = state
     return padded
 
 
-def left_mask(lengths: Sequence[int], width: int, device: torch.device | str | None = None) -> Tensor:
+def left_mask(
+    lengths: Sequence[int], width: int, device: torch.device | str | None = None
+) -> Tensor:
     """(B, width) int64: ones at the last `lengths[b]` positions."""
     return (torch.arange(width)[None] >= width - torch.tensor(lengths)[:, None]).long().to(device)
 
@@ -307,7 +398,9 @@ def rounded_up(length: int) -> int:
 
 
 def _common(texts: Sequence[np.ndarray]) -> int:
-    """How many tokens all texts begin with: at least 1, and less than the shortest unless all are one."""
+    """How many tokens all texts begin with: at least 1, and less than the shortest unless all are
+    one.
+    """
     shortest = min(map(len, texts))
     same = np.all([text[:shortest] == texts[0][:shortest] for text in texts], axis=0)
     first = int(np.argmin(same)) if not same.all() else shortest
@@ -316,8 +409,13 @@ def _common(texts: Sequence[np.ndarray]) -> int:
 
 
 def _stack(known: Sequence[KeysValues], counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Per layer, the first `counts[b]` positions of B prompts, left-padded: (B, heads, max(counts), width)."""
-    return [tuple(_stack_left(parts, counts) for parts in zip(*layer, strict=True)) for layer in zip(*known, strict=True)]  # type: ignore[misc]
+    """Per layer, the first `counts[b]` positions of B prompts, left-padded: (B, heads, max(counts),
+    width).
+    """
+    return [
+        tuple(_stack_left(parts, counts) for parts in zip(*layer, strict=True))
+        for layer in zip(*known, strict=True)
+    ]  # type: ignore[misc]
 
 
 def _stack_left(parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
@@ -325,12 +423,16 @@ def _stack_left(parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     cut = [part[..., :count, :] for part, count in zip(parts, counts, strict=True)]
     if len(set(counts)) == 1:
         return cut[0] if len(cut) == 1 else torch.cat(cut)
-    return torch.cat([torch.nn.functional.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in cut])
+    return torch.cat(
+        [torch.nn.functional.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in cut]
+    )
 
 
 def _pad_ids(texts: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
     width = max(map(len, texts))
-    return torch.from_numpy(np.stack([np.pad(text, (width - len(text), 0)) for text in texts])).to(device)
+    return torch.from_numpy(np.stack([np.pad(text, (width - len(text), 0)) for text in texts])).to(
+        device
+    )
 
 
 def _nbytes(keys_values: KeysValues) -> int:

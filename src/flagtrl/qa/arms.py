@@ -1,4 +1,6 @@
-"""The two arms of a comparison in one model: adapter off is the base, adapter on the tuned model; never two copies."""
+"""The two arms of a comparison in one model: adapter off is the base, adapter on the tuned model;
+never two copies.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +27,35 @@ from flagtrl.errors import AdapterError, ConfigError, in_one_line, reason
 from flagtrl.hub import local_or_pulled
 from flagtrl.policy.bases import check_base, load_base
 from flagtrl.policy.pretrained import find_pretrained, same_source
-from flagtrl.policy.provenance import ADAPTER_CONFIG, came_from_hub, check_adapter_config, is_hub_name, saved_base
+from flagtrl.policy.provenance import (
+    ADAPTER_CONFIG,
+    came_from_hub,
+    check_adapter_config,
+    is_hub_name,
+    saved_base,
+)
 from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, WEIGHT_DTYPES
 from flagtrl.qa.shared import SharedTrunk, shared_trunk
 
 logger = logging.getLogger(__name__)
 
 ZERO = "flagtrl_zero"
-SPREAD = 64  # tokens: in a forward of contexts that differ by more, padding and unread rows cost more than they save
+# tokens: in a forward of contexts that differ by more, padding and unread rows cost more than they
+# save
+SPREAD = 64
 Request = tuple[Any, list[int], list[int]]  # lm-eval's: texts, context's and continuation's tokens
 Score = tuple[float, bool]  # log-likelihood in nats, and whether it is what greedy decoding says
-Switch = Callable[[str | None], AbstractContextManager]  # base (None) or an adapter, within a `with`
+# base (None) or an adapter, within a `with`
+Switch = Callable[[str | None], AbstractContextManager]
 
 
 class PairedLM(HFLM):
-    """lm-eval's Hugging Face model around one PeftModel, whose logits are computed only where they are read.
+    """lm-eval's Hugging Face model around one PeftModel, whose logits are computed only where they
+    are read.
 
-    lm-eval itself computes them at every position: with a vocabulary of 49,152 and a document of 1,000 tokens, 200 MB a
-    sample, of which a multiple-choice question reads one row. The log-likelihoods are the same.
+    lm-eval itself computes them at every position: with a vocabulary of 49,152 and a document of
+    1,000 tokens, 200 MB a sample, of which a multiple-choice question reads one row. The
+    log-likelihoods are the same.
 
     Args:
         model: base and adapters.
@@ -50,11 +63,14 @@ class PairedLM(HFLM):
         batch_size: contexts in one forward.
 
     Attributes:
-        cut: how many of the last requests' contexts were longer than the model's, and were cut on the left.
+        cut: how many of the last requests' contexts were longer than the model's, and were cut on
+            the left.
     """
 
     def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 1):
-        super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
+        super().__init__(
+            pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size
+        )
         self.cut, self._keep = 0, 0
         self._arms: tuple[str | None, ...] = ()
         self._arm: str | None = None
@@ -63,10 +79,11 @@ class PairedLM(HFLM):
 
     @contextmanager
     def together(self, adapters: Sequence[str]) -> Iterator[Switch]:
-        """Within it what no adapter changes runs once for base and adapters; gives the switch between them.
+        """Within it what no adapter changes runs once for base and adapters; gives the switch
+        between them.
 
-        What is asked of one arm is computed of all, batch by batch, and kept until it is asked of them: lm-eval asks one arm
-        after the other. Weights must not change meanwhile.
+        What is asked of one arm is computed of all, batch by batch, and kept until it is asked of
+        them: lm-eval asks one arm after the other. Weights must not change meanwhile.
 
         Args:
             adapters: names, on the model; None is the base.
@@ -90,32 +107,54 @@ class PairedLM(HFLM):
             self._arm = before
 
     def next_logits(self, ids: Tensor, keep: int) -> Tensor:
-        """(1, S) ids -> (1, K, V) at the last K = min(keep, S) positions, under the arm that is on."""
+        """(1, S) ids -> (1, K, V) at the last K = min(keep, S) positions, under the arm that is
+        on.
+        """
         if self._shared is not None:
             return self._shared.logits(ids, keep)
         with torch.no_grad():
             return self.model(input_ids=ids, logits_to_keep=keep).logits
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
+        self,
+        requests: Sequence[Request],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
     ) -> list[Score]:
-        """Scores under the arm that is on; within `together`, computed for all arms where they are asked for first."""
+        """Scores under the arm that is on; within `together`, computed for all arms where they are
+        asked for first.
+        """
         if not self._arms:
             return self._score(requests, disable_tqdm, override_bs, (self._arm,))[0]
         keys = [_key(request) for request in requests]
-        new = {key: request for key, request in zip(keys, requests, strict=True) if (self._arm, key) not in self._known}
+        new = {
+            key: request
+            for key, request in zip(keys, requests, strict=True)
+            if (self._arm, key) not in self._known
+        }
         scores = self._score(list(new.values()), disable_tqdm, override_bs, self._arms)
         for name, one in zip(self._arms, scores, strict=True):
             self._known.update(zip(((name, key) for key in new), one, strict=True))
         return [self._known[self._arm, key] for key in keys]
 
     def _score(
-        self, requests: Sequence[Request], disable_tqdm: bool, override_bs: int | None, arms: Sequence[str | None]
+        self,
+        requests: Sequence[Request],
+        disable_tqdm: bool,
+        override_bs: int | None,
+        arms: Sequence[str | None],
     ) -> list[list[Score]]:
-        """For each arm, its scores. Requests that share a forward go together: lm-eval's own code reads each group's rows."""
-        order = sorted(range(len(requests)), key=lambda i: (-_length(requests[i]), requests[i][1] + requests[i][2][:-1]))
+        """For each arm, its scores. Requests that share a forward go together: lm-eval's own code
+        reads each group's rows.
+        """
+        order = sorted(
+            range(len(requests)),
+            key=lambda i: (-_length(requests[i]), requests[i][1] + requests[i][2][:-1]),
+        )
         scores: dict[str | None, dict[int, Score]] = {name: {} for name in arms}
-        with tqdm(total=len(requests), disable=disable_tqdm or len(requests) < 2, desc="log-likelihoods") as bar:
+        with tqdm(
+            total=len(requests), disable=disable_tqdm or len(requests) < 2, desc="log-likelihoods"
+        ) as bar:
             for group in _groups([requests[i] for i in order], override_bs or int(self.batch_size)):
                 chosen = [order[place] for place in group]
                 chunk = [requests[i] for i in chosen]
@@ -130,19 +169,26 @@ class PairedLM(HFLM):
         self._keep = 0
         return [[one[i] for i in range(len(requests))] for one in scores.values()]
 
-    def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def _model_call(
+        self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         if not self._keep:
             return super()._model_call(inps, attn_mask, labels)
         return self.next_logits(inps, self._keep).float()
 
 
 def load_arms(
-    base: str | None, adapters: Sequence[str], device: str | None = None, dtype: str = "float32", accept_base: bool = False
+    base: str | None,
+    adapters: Sequence[str],
+    device: str | None = None,
+    dtype: str = "float32",
+    accept_base: bool = False,
 ) -> tuple[PeftModel, PreTrainedTokenizerBase, tuple[str, ...], tuple[Path, ...]]:
     """Load one base and put every adapter on it.
 
     Args:
-        base: any name of `find_pretrained`; None: the one that the first adapter names, from where training had it.
+        base: any name of `find_pretrained`; None: the one that the first adapter names, from where
+            training had it.
         adapters: directories or Hub ids, one for every training seed.
         device: cpu, cuda ...; None: a GPU where there is one.
         dtype: of the weights; float32 for likelihoods.
@@ -152,8 +198,8 @@ def load_arms(
         Model, tokenizer, the adapters' names in the model, and their directories.
 
     Raises:
-        AdapterError: a base or an adapter that cannot be loaded, that do not fit one another, or a base of other weights than
-            an adapter was trained on.
+        AdapterError: a base or an adapter that cannot be loaded, that do not fit one another, or a
+            base of other weights than an adapter was trained on.
     """
     directories = tuple(adapter_directory(adapter) for adapter in adapters)
     if dtype not in WEIGHT_DTYPES:
@@ -162,10 +208,18 @@ def load_arms(
     named = base or same_source(saved_base(directories[0]), settings[0])
     model, tokenizer = load_base(named, revision=_revision(base, named, settings[0]))
     accepted = tokenizer if accept_base else None
-    checked = [check_base(model, named, *run, accepted) for run in zip(directories, settings, strict=True)]
+    checked = [
+        check_base(model, named, *run, accepted) for run in zip(directories, settings, strict=True)
+    ]
     if not all(checked):
-        unknown = ", ".join(str(path) for path, known in zip(directories, checked, strict=True) if not known)
-        logger.warning("not checked: whether %s is the base of %s, which says nothing of its base's weights", named, unknown)
+        unknown = ", ".join(
+            str(path) for path, known in zip(directories, checked, strict=True) if not known
+        )
+        logger.warning(
+            "not checked: whether %s is the base of %s, which says nothing of its base's weights",
+            named,
+            unknown,
+        )
     model.to(WEIGHT_DTYPES[dtype]).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     names = tuple(f"adapter_{i}" for i in range(len(directories)))
     policy: PeftModel | None = None
@@ -177,14 +231,16 @@ def load_arms(
                 policy.load_adapter(str(directory), name)
         except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
             raise AdapterError(
-                f"{directory}: it cannot be put on the base {named!r} ({in_one_line(error)}); give adapters of one kind, "
-                "and their own base"
+                f"{directory}: it cannot be put on the base {named!r} ({in_one_line(error)}); give "
+                "adapters of one kind, and their own base"
             ) from error
     assert policy is not None
     return policy.eval(), tokenizer, names, directories
 
 
-def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32") -> tuple[LM, Switch, tuple[str, ...]]:
+def load_vllm(
+    base: str | None, adapters: Sequence[str], dtype: str = "float32"
+) -> tuple[LM, Switch, tuple[str, ...]]:
     """The same arms on vLLM: one engine, whose requests name an adapter or none.
 
     Raises:
@@ -195,7 +251,10 @@ def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32")
     configs = [PeftConfig.from_pretrained(str(directory)) for directory in directories]
     for directory, config in zip(directories, configs, strict=True):
         if config.peft_type != "LORA" or config.modules_to_save or config.use_dora:
-            raise AdapterError(f"{directory}: vLLM serves plain LoRA alone; train with --finetuning lora, or use --model hf")
+            raise AdapterError(
+                f"{directory}: vLLM serves plain LoRA alone; train with --finetuning lora, or use "
+                "--model hf"
+            )
     settings = run_settings(directories[0])
     named = base or same_source(saved_base(directories[0]), settings)
     revision = _revision(base, named, settings)
@@ -204,11 +263,14 @@ def load_vllm(base: str | None, adapters: Sequence[str], dtype: str = "float32")
     try:
         lm = get_model("vllm")(pretrained=find_pretrained(named, revision=revision).path, **engine)
     except ImportError as error:
-        raise ConfigError(f"vLLM cannot be used: {reason(error)}; install it on a GPU machine, or use --model hf") from error
+        raise ConfigError(
+            f"vLLM cannot be used: {reason(error)}; install it on a GPU machine, or use --model hf"
+        ) from error
     names = tuple(f"adapter_{i}" for i in range(len(directories)))
     request = type(lm.lora_request)
     requests = {
-        name: request(name, i, str(path)) for i, (name, path) in enumerate(zip(names, directories, strict=True), start=1)
+        name: request(name, i, str(path))
+        for i, (name, path) in enumerate(zip(names, directories, strict=True), start=1)
     }
 
     @contextmanager
@@ -229,28 +291,37 @@ def run_settings(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
-        raise AdapterError(f"{path} is damaged ({error}); take the run's own, or remove it") from error
+        raise AdapterError(
+            f"{path} is damaged ({error}); take the run's own, or remove it"
+        ) from error
     if not isinstance(content, dict):
-        raise AdapterError(f"{path} is damaged (a {type(content).__name__}); take the run's own, or remove it")
+        raise AdapterError(
+            f"{path} is damaged (a {type(content).__name__}); take the run's own, or remove it"
+        )
     return content
 
 
 def _revision(base: str | None, named: str, settings: dict[str, Any]) -> str | None:
-    """The commit of the Hub that a run was trained on, where the base is taken from what it says."""
+    """The commit of the Hub that a run was trained on, where the base is taken from what it
+    says.
+    """
     return settings.get("base_revision") if base is None and is_hub_name(named) else None
 
 
 def adapter_directory(adapter: str) -> Path:
-    """A local adapter's directory, or that of one pulled from the Hub; flagtrl need not have trained it.
+    """A local adapter's directory, or that of one pulled from the Hub; flagtrl need not have
+    trained it.
 
     Raises:
-        AdapterError, HubError: neither a directory with an adapter in safetensors nor a repository; or one of the Hub that
-            asks PEFT for more than flagtrl's adapters do.
+        AdapterError, HubError: neither a directory with an adapter in safetensors nor a repository;
+            or one of the Hub that asks PEFT for more than flagtrl's adapters do.
     """
     path = local_or_pulled(adapter, any_adapter=True)
     for name in (ADAPTER_CONFIG, ADAPTER_FILE):
         if not (path / name).is_file():
-            raise AdapterError(f"{adapter!r} has no {name}; give a PEFT adapter's directory or its name on the Hub")
+            raise AdapterError(
+                f"{adapter!r} has no {name}; give a PEFT adapter's directory or its name on the Hub"
+            )
     if came_from_hub(path):
         check_adapter_config(path)
     return path
@@ -258,7 +329,9 @@ def adapter_directory(adapter: str) -> Path:
 
 @contextmanager
 def arm(model: PeftModel, adapter: str | None) -> Iterator[None]:
-    """Within it, `model` is its base (None) or the base with one adapter, also within another arm, which it then is again."""
+    """Within it, `model` is its base (None) or the base with one adapter, also within another arm,
+    which it then is again.
+    """
     if adapter is None:
         with model.disable_adapter():
             yield
@@ -278,12 +351,24 @@ def arm(model: PeftModel, adapter: str | None) -> Iterator[None]:
 
 
 def add_zero_adapter(model: PeftModel) -> str:
-    """Attach a LoRA adapter whose product is 0: whatever differs from the base with it is the measurement's own error."""
+    """Attach a LoRA adapter whose product is 0: whatever differs from the base with it is the
+    measurement's own error.
+    """
     # A map that an adapter was on is no nn.Linear any more, and adapters' own matrices are.
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | BaseTunerLayer)]
-    own = {name.rpartition(".")[2] for name in linear if "lora_" not in name and not name.endswith("base_layer")}
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | BaseTunerLayer)
+    ]
+    own = {
+        name.rpartition(".")[2]
+        for name in linear
+        if "lora_" not in name and not name.endswith("base_layer")
+    }
     targets = sorted(own - {"lm_head"})
-    model.add_adapter(ZERO, LoraConfig(task_type="CAUSAL_LM", r=1, bias="none", target_modules=targets))
+    model.add_adapter(
+        ZERO, LoraConfig(task_type="CAUSAL_LM", r=1, bias="none", target_modules=targets)
+    )
     model.eval()
     return ZERO
 
@@ -298,7 +383,9 @@ def _key(request: Request) -> bytes:
 
 
 def _groups(requests: Sequence[Request], contexts: int) -> Iterator[list[int]]:
-    """Places of requests, longest first, that go together: at most `contexts` that differ before their last token."""
+    """Places of requests, longest first, that go together: at most `contexts` that differ before
+    their last token.
+    """
     group: list[int] = []
     seen: list[list[int]] = []
     for place, (_, context, continuation) in enumerate(requests):

@@ -27,7 +27,8 @@ from flagtrl.qa.statistics import Difference, holm, level, mean_per_weight, pair
 TASKS = Path(__file__).parent / "tasks"
 PREFIX = "flagtrl_"
 MMLU = "mmlu"
-CONTROLS = ("majority", "uniform")  # answers that read nothing: the most frequent label, and each choice equally often
+# answers that read nothing: the most frequent label, and each choice equally often
+CONTROLS = ("majority", "uniform")
 SAME = 1e-9  # a base that always says one label is at chance, whatever the last bit of a mean
 
 
@@ -43,7 +44,8 @@ class Row:
         higher_is_better: which way is better; None where neither is.
         by_adapter: each adapter's own delta.
         tested: whether p means anything; a divergence is above 0 by definition.
-        informative: whether the base does the row's task above chance; if not, p is no finding and is not given.
+        informative: whether the base does the row's task above chance; if not, p is no finding and
+            is not given.
         control: a score of an answer that reads nothing, which has no adapter.
     """
 
@@ -72,7 +74,13 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in the JSON file; null where nothing can be said."""
         d = self.difference
-        numbers = {"base": d.base, "adapter": d.adapter, "delta": d.delta, "low": d.low, "high": d.high}
+        numbers = {
+            "base": d.base,
+            "adapter": d.adapter,
+            "delta": d.delta,
+            "low": d.low,
+            "high": d.high,
+        }
         numbers["p"] = self.given_p
         known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
         return {"task": self.task, "metric": self.metric, "n": self.n, **known}
@@ -88,8 +96,8 @@ class Samples:
         scores: metric to (n,) totals.
         weights: metric to (n,) what they are per.
         cells: metric to (n,) cells whose means' mean it is; of balanced accuracy only.
-        gold: (n,) the right choice, with the question that it answers where texts are asked different ones; () where there are
-            no choices.
+        gold: (n,) the right choice, with the question that it answers where texts are asked
+            different ones; () where there are no choices.
         choices: (n,) how many choices; empty where there are none.
     """
 
@@ -103,7 +111,8 @@ class Samples:
 
 
 def load_tasks(names: Sequence[str], data: str | Path) -> dict[str, Any]:
-    """lm-eval tasks by name or group, with or without `flagtrl_`; MMLU's through lm-eval's own files.
+    """lm-eval tasks by name or group, with or without `flagtrl_`; MMLU's through lm-eval's own
+    files.
 
     Raises:
         ConfigError: an unknown task, or one that is named twice.
@@ -116,11 +125,17 @@ def load_tasks(names: Sequence[str], data: str | Path) -> dict[str, Any]:
         include.append(Path(next(iter(found.submodule_search_locations))) / MMLU / "default")
     with _quiet():
         manager = TaskManager(
-            include_path=[str(path) for path in include], include_defaults=False, metadata={"data": str(data)}
+            include_path=[str(path) for path in include],
+            include_defaults=False,
+            metadata={"data": str(data)},
         )
         wanted = [name if name in manager.all_tasks else PREFIX + name for name in names]
-        if unknown := [name for name, full in zip(names, wanted, strict=True) if full not in manager.all_tasks]:
-            known = ", ".join(name.removeprefix(PREFIX) for name in manager.all_tasks if name.startswith(PREFIX))
+        if unknown := [
+            name for name, full in zip(names, wanted, strict=True) if full not in manager.all_tasks
+        ]:
+            known = ", ".join(
+                name.removeprefix(PREFIX) for name in manager.all_tasks if name.startswith(PREFIX)
+            )
             raise ConfigError(f"the task {unknown[0]!r} is unknown; use {known}")
         try:
             return dict(manager.load(wanted))
@@ -130,7 +145,9 @@ def load_tasks(names: Sequence[str], data: str | Path) -> dict[str, Any]:
             raise ConfigError(f"{error}; name every task once") from error
 
 
-def run_arm(lm: LM, tasks: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> dict[str, Samples]:
+def run_arm(
+    lm: LM, tasks: Mapping[str, Any], limit: int | None = None, seed: int = 0
+) -> dict[str, Samples]:
     """Every task's samples under the model as it is now."""
     random.seed(seed)
     np.random.seed(seed)
@@ -153,11 +170,13 @@ def compare(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    """Run the base once and every adapter once; one row a task and metric, primary metrics first within each task.
+    """Run the base once and every adapter once; one row a task and metric, primary metrics first
+    within each task.
 
     Args:
         lm: lm-eval's model.
-        switch: makes it, within a `with`, the base (None) or the base with the adapter of that name.
+        switch: makes it, within a `with`, the base (None) or the base with the adapter of that
+            name.
         adapters: their names, one for every training seed.
         tasks: of `load_tasks`.
         limit: samples per task, from its first.
@@ -172,15 +191,26 @@ def compare(
     return pair(base, tuned, tasks, seed)
 
 
-def pair(base: Mapping[str, Samples], tuned: Sequence[Mapping[str, Samples]], tasks: Mapping[str, Any], seed: int) -> list[Row]:
-    """Rows of samples that were scored under a base and under its adapters; the documents must be the same."""
+def pair(
+    base: Mapping[str, Samples],
+    tuned: Sequence[Mapping[str, Samples]],
+    tasks: Mapping[str, Any],
+    seed: int,
+) -> list[Row]:
+    """Rows of samples that were scored under a base and under its adapters; the documents must be
+    the same.
+    """
     rows = []
     for name, ours in base.items():
         theirs = [run[name] for run in tuned]
-        assert all(run.hashes == ours.hashes for run in theirs), f"{name}: the arms saw different documents"
+        assert all(run.hashes == ours.hashes for run in theirs), (
+            f"{name}: the arms saw different documents"
+        )
         config = tasks["tasks"][name].config
         notes = config.metadata or {}
-        better = {entry["metric"]: entry.get("higher_is_better") for entry in config.metric_list or []}
+        better = {
+            entry["metric"]: entry.get("higher_is_better") for entry in config.metric_list or []
+        }
         primary = notes.get("primary", "acc")
         informative = above_chance(ours, primary, seed)
         sizes = len(ours.hashes), len(set(ours.documents))
@@ -193,10 +223,14 @@ def pair(base: Mapping[str, Samples], tuned: Sequence[Mapping[str, Samples]], ta
                     name,
                     metric,
                     *sizes,
-                    paired_difference(ours.scores[metric], scores, weights, ours.documents, seed, cells=cells),
+                    paired_difference(
+                        ours.scores[metric], scores, weights, ours.documents, seed, cells=cells
+                    ),
                     primary=metric == primary and not notes.get("control", False),
                     higher_is_better=better.get(metric),
-                    by_adapter=tuple(mean_per_weight(one - ours.scores[metric], weights, of) for one in scores),
+                    by_adapter=tuple(
+                        mean_per_weight(one - ours.scores[metric], weights, of) for one in scores
+                    ),
                     informative=informative,
                 )
             )
@@ -204,12 +238,16 @@ def pair(base: Mapping[str, Samples], tuned: Sequence[Mapping[str, Samples]], ta
             for metric in (primary, *(["acc"] if primary == "bal_acc" else [])):
                 value, none = chance(ours, metric, control), math.nan
                 nothing = Difference(value, none, none, none, none, none, none, none)
-                rows.append(Row(name, f"{control}_{metric}", *sizes, nothing, tested=False, control=True))
+                rows.append(
+                    Row(name, f"{control}_{metric}", *sizes, nothing, tested=False, control=True)
+                )
     return rows
 
 
 def chance(samples: Samples, metric: str, control: str) -> float:
-    """What an answer of CONTROLS that reads no text scores in `acc` or `bal_acc`; NaN of anything else."""
+    """What an answer of CONTROLS that reads no text scores in `acc` or `bal_acc`; NaN of anything
+    else.
+    """
     if metric not in ("acc", "bal_acc") or not samples.gold:
         return math.nan
     hits = judging.majority(samples.gold) if control == "majority" else 1 / samples.choices  # (n,)
@@ -218,16 +256,28 @@ def chance(samples: Samples, metric: str, control: str) -> float:
 
 def above_chance(samples: Samples, metric: str, seed: int) -> bool:
     """Whether the base's interval lies above every control; true where there is no control."""
-    bounds = [value for control in CONTROLS if not math.isnan(value := chance(samples, metric, control))]
+    bounds = [
+        value for control in CONTROLS if not math.isnan(value := chance(samples, metric, control))
+    ]
     if not bounds or len(set(samples.documents)) < 2:
         return True  # of one document there is no interval, and no p to withhold
-    low, _ = level(samples.scores[metric], samples.weights[metric], samples.documents, seed, samples.cells.get(metric))
+    low, _ = level(
+        samples.scores[metric],
+        samples.weights[metric],
+        samples.documents,
+        seed,
+        samples.cells.get(metric),
+    )
     return low > max(bounds) + SAME
 
 
 def adjusted(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     """Holm's p of the primary metrics that have a p, by task and metric."""
-    family = {f"{row.task}\n{row.metric}": row.given_p for row in rows if row.primary and not math.isnan(row.given_p)}
+    family = {
+        f"{row.task}\n{row.metric}": row.given_p
+        for row in rows
+        if row.primary and not math.isnan(row.given_p)
+    }
     return {(name.split("\n")[0], name.split("\n")[1]): p for name, p in holm(family).items()}
 
 
@@ -239,7 +289,9 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> Samples:
         values = [sample[metric] for sample in ordered]
         weights[metric] = np.ones(len(values))
         if isinstance(values[0], Judged):
-            scores[metric] = judging.bits(values) if metric == "label_bits" else judging.right(values)
+            scores[metric] = (
+                judging.bits(values) if metric == "label_bits" else judging.right(values)
+            )
             gold = judging.cells(values)
             if metric == "bal_acc":
                 cells[metric] = judging.numbered(gold)
@@ -249,20 +301,36 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> Samples:
         else:
             scores[metric] = np.array(values, dtype=np.float64)
     documents = tuple(str(sample["doc"].get("document", sample["doc_id"])) for sample in ordered)
-    return Samples(tuple(sample["doc_hash"] for sample in ordered), documents, scores, weights, cells, gold, choices)
+    return Samples(
+        tuple(sample["doc_hash"] for sample in ordered),
+        documents,
+        scores,
+        weights,
+        cells,
+        gold,
+        choices,
+    )
 
 
 def _gold(samples: Sequence[Mapping[str, Any]]) -> tuple[tuple[tuple[str, int], ...], np.ndarray]:
-    """The right choice's index and the number of choices, of multiple choice; nothing of other kinds."""
+    """The right choice's index and the number of choices, of multiple choice; nothing of other
+    kinds.
+    """
     known = [(sample["target"], len(sample["filtered_resps"])) for sample in samples]
-    if not all(str(target).isdecimal() and int(target) < many and many > 1 for target, many in known):
+    if not all(
+        str(target).isdecimal() and int(target) < many and many > 1 for target, many in known
+    ):
         return (), np.zeros(0)
-    return tuple(("", int(target)) for target, _ in known), np.array([float(many) for _, many in known])
+    return tuple(("", int(target)) for target, _ in known), np.array(
+        [float(many) for _, many in known]
+    )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without lm-eval's warnings of what is meant here: a model passed in, a data set read by a function."""
+    """Without lm-eval's warnings of what is meant here: a model passed in, a data set read by a
+    function.
+    """
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

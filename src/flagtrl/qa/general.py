@@ -1,4 +1,6 @@
-"""A general text that is always at hand: short paragraphs on everyday matters, written for flagtrl, about no market."""
+"""A general text that is always at hand: short paragraphs on everyday matters, written for flagtrl,
+about no market.
+"""
 
 GENERAL_TEXT = """\
 Bread needs little: flour, water, salt and time. The dough rests under a cloth until it has grown to twice its size, is folded,

@@ -1,10 +1,13 @@
-"""Labels judged without the model's taste for one word over another: the label prior taken out, and balanced accuracy.
+"""Labels judged without the model's taste for one word over another: the label prior taken out, and
+balanced accuracy.
 
-A model that has read nothing still finds some label words likelier than others. Raw scores then measure that taste, and
-any training that moves it moves accuracy. So each label's mean score over the evaluated texts is taken out (batch
-calibration, Zhou et al. 2023, arXiv 2309.17249). It uses the texts that are judged but none of their labels, each arm's
-scores have their own prior, and a training that only shifts a label's score, for all texts alike, changes nothing.
-In a bootstrap's resamples the prior stays that of all texts: `tests/qa/test_judging.py` shows that intervals cover as they say.
+A model that has read nothing still finds some label words likelier than others. Raw scores then
+measure that taste, and any training that moves it moves accuracy. So each label's mean score over
+the evaluated texts is taken out (batch calibration, Zhou et al. 2023, arXiv 2309.17249). It uses
+the texts that are judged but none of their labels, each arm's scores have their own prior, and a
+training that only shifts a label's score, for all texts alike, changes nothing. In a bootstrap's
+resamples the prior stays that of all texts: `tests/qa/test_judging.py` shows that intervals cover
+as they say.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ class Judged(NamedTuple):
 
 
 def without_prior(judged: Sequence[Judged]) -> np.ndarray:
-    """(n, K) scores less their label's mean over the group's texts: s_ik = l_ik - mean_{j in group(i)} l_jk, nats."""
+    """(n, K) scores less their label's mean over the group's texts: s_ik = l_ik - mean_{j in
+    group(i)} l_jk, nats.
+    """
     logs = np.array([one.logs for one in judged], dtype=np.float64)  # (n, K)
     groups = np.array([one.group for one in judged])
     for group in set(groups):
@@ -45,7 +50,9 @@ def without_prior(judged: Sequence[Judged]) -> np.ndarray:
 
 
 def credits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n,) 1 where the right label's score is the highest, else 0; labels that tie share it. Scores (n, K), labels (n,)."""
+    """(n,) 1 where the right label's score is the highest, else 0; labels that tie share it. Scores
+    (n, K), labels (n,).
+    """
     assert scores.ndim == 2 and labels.shape == scores.shape[:1]
     top = scores >= scores.max(axis=1, keepdims=True) - TIE
     return top[np.arange(len(labels)), labels] / top.sum(axis=1)
@@ -69,7 +76,9 @@ def cells(judged: Sequence[Judged]) -> tuple[tuple[str, int], ...]:
 
 
 def mean_of_cells(values: np.ndarray, of: Sequence[Hashable]) -> float:
-    """Mean over cells of the cell's mean of (n,) values: of credits, balanced accuracy. A guess of one label has 1 / K."""
+    """Mean over cells of the cell's mean of (n,) values: of credits, balanced accuracy. A guess of
+    one label has 1 / K.
+    """
     return mean_per_weight(values, np.ones(len(values)), numbered(of))
 
 
@@ -95,7 +104,12 @@ def label_bits(judged: Sequence[Judged]) -> float:
 
 
 def majority(of: Sequence[tuple[str, int]]) -> np.ndarray:
-    """(n,) 1 where the label is its group's most frequent one: the best answer that reads nothing."""
+    """(n,) 1 where the label is its group's most frequent one: the best answer that reads
+    nothing.
+    """
     counts = Counter(of)
-    best = {group: max((c for c in counts if c[0] == group), key=lambda c: (counts[c], -c[1])) for group, _ in of}
+    best = {
+        group: max((c for c in counts if c[0] == group), key=lambda c: (counts[c], -c[1]))
+        for group, _ in of
+    }
     return np.array([float(cell == best[cell[0]]) for cell in of])

@@ -36,31 +36,58 @@ class Dataset:
 
 DATASETS = {
     "tatqa": Dataset(
-        questions.tatqa, ("tatqa_dataset_test_gold.json", "tatqa_dataset_dev.json"), "next-tat/TAT-QA", "CC BY 4.0"
+        questions.tatqa,
+        ("tatqa_dataset_test_gold.json", "tatqa_dataset_dev.json"),
+        "next-tat/TAT-QA",
+        "CC BY 4.0",
     ),
-    "finqa": Dataset(questions.finqa, ("test.json", "finqa_test*.json"), "ibm-research/finqa", "MIT"),
-    "convfinqa": Dataset(questions.convfinqa, ("dev_turn.json", "dev.json"), "MehdiHosseiniMoghadam/ConvFinQA", "MIT"),
+    "finqa": Dataset(
+        questions.finqa, ("test.json", "finqa_test*.json"), "ibm-research/finqa", "MIT"
+    ),
+    "convfinqa": Dataset(
+        questions.convfinqa, ("dev_turn.json", "dev.json"), "MehdiHosseiniMoghadam/ConvFinQA", "MIT"
+    ),
     "financebench": Dataset(
-        questions.financebench, ("financebench_open_source.jsonl",), "PatronusAI/financebench", "CC BY-NC 4.0"
+        questions.financebench,
+        ("financebench_open_source.jsonl",),
+        "PatronusAI/financebench",
+        "CC BY-NC 4.0",
     ),
     "phrasebank": Dataset(
-        labels.phrasebank, ("Sentences_AllAgree.txt", "Sentences_50Agree.txt"), "takala/financial_phrasebank", "CC BY-NC-SA 3.0"
+        labels.phrasebank,
+        ("Sentences_AllAgree.txt", "Sentences_50Agree.txt"),
+        "takala/financial_phrasebank",
+        "CC BY-NC-SA 3.0",
     ),
-    "fiqa_sa": Dataset(labels.fiqa_sa, ("task1_*_ABSA_test.json",), "pauri32/fiqa-2018", "see the FiQA challenge's terms"),
-    "twitter_fin": Dataset(labels.twitter_fin, ("sent_valid.csv",), "zeroshot/twitter-financial-news-sentiment", "MIT"),
+    "fiqa_sa": Dataset(
+        labels.fiqa_sa,
+        ("task1_*_ABSA_test.json",),
+        "pauri32/fiqa-2018",
+        "see the FiQA challenge's terms",
+    ),
+    "twitter_fin": Dataset(
+        labels.twitter_fin,
+        ("sent_valid.csv",),
+        ("zeroshot/twitter-financial-news-sentiment"),
+        "MIT",
+    ),
     "gold_headlines": Dataset(
         labels.gold_headlines,
         ("finalDataset*.csv", "finalDataset*.tsv", "*gold*.tsv"),
         "SaguaroCapital/sentiment-analysis-in-commodity-market-gold",
         "CC BY-NC-ND 4.0",
     ),
-    "fomc": Dataset(labels.fomc, ("*test*.csv",), "gtfintechlab/fomc_communication", "CC BY-NC 4.0"),
+    "fomc": Dataset(
+        labels.fomc, ("*test*.csv",), "gtfintechlab/fomc_communication", "CC BY-NC 4.0"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation made: where, how much of it, and the malformed samples that were left out."""
+    """What a preparation made: where, how much of it, and the malformed samples that were left
+    out.
+    """
 
     path: Path
     samples: int
@@ -73,8 +100,8 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
 
     Args:
         name: of the data set, one of DATASETS.
-        source: its original file, a folder that holds it, or `hub:OWNER/NAME[:CONFIG][:SPLIT]` (`hub` alone: where it is
-            known to be).
+        source: its original file, a folder that holds it, or `hub:OWNER/NAME[:CONFIG][:SPLIT]`
+            (`hub` alone: where it is known to be).
         data: the folder of prepared data sets.
         skip_malformed: leave malformed samples out instead of refusing all.
 
@@ -89,7 +116,11 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
     records: list[Record] = []
     malformed: list[str] = []
     for place, row in read_rows(source, kind.files):
-        samples = row if isinstance(row, Malformed) else attempt(kind.convert, place.rpartition("/")[2], row)
+        samples = (
+            row
+            if isinstance(row, Malformed)
+            else attempt(kind.convert, place.rpartition("/")[2], row)
+        )
         for sample in [samples] if isinstance(samples, Malformed) else samples:
             if isinstance(sample, Malformed):
                 malformed.append(f"{place}: {sample.reason}")
@@ -98,7 +129,9 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
     if malformed and not skip_malformed:
         more = f"; and {len(malformed) - NAMED} more" if len(malformed) > NAMED else ""
         named = "; ".join(malformed[:NAMED])
-        raise DataError(f"{named}{more}; correct the file, or leave such samples out with --skip_malformed")
+        raise DataError(
+            f"{named}{more}; correct the file, or leave such samples out with --skip_malformed"
+        )
     if not records:
         raise DataError(f"{source!r} holds no sample of {name}")
     asked = [record for record in records if isinstance(record, Question)]
@@ -113,10 +146,15 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
         "source": _origin(source, kind),
     }
     path = write_records(data, name, records, note)
-    return Prepared(path, len(records), len({record.document for record in records}), tuple(malformed))
+    return Prepared(
+        path, len(records), len({record.document for record in records}), tuple(malformed)
+    )
 
 
 def _origin(source: str, kind: Dataset) -> list[dict[str, str]]:
     if source.startswith(HUB):
         return [{"hub": source[len(HUB) :]}]
-    return [{"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in files(source, kind.files)]
+    return [
+        {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in files(source, kind.files)
+    ]

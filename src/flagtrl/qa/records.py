@@ -1,4 +1,6 @@
-"""Prepared data sets: one JSON line a sample, of one of two kinds, and a note beside them of where they come from."""
+"""Prepared data sets: one JSON line a sample, of one of two kinds, and a note beside them of where
+they come from.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,12 @@ class Question:
     label: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.question.strip() and self.answer.strip() and self.answers and all(a.strip() for a in self.answers)):
+        if not (
+            self.question.strip()
+            and self.answer.strip()
+            and self.answers
+            and all(a.strip() for a in self.answers)
+        ):
             raise ValueError("the question or its answer is blank")
         if self.kind not in KINDS or self.scale not in SCALES:
             raise ValueError(f"kind {self.kind!r} or scale {self.scale!r} is unknown")
@@ -79,7 +86,9 @@ class Malformed:
 
 
 def attempt(make: Callable[..., Made], *args: Any) -> Made | Malformed:
-    """`make(*args)`, or what is wrong with what it reads: the files are others', and hold anything."""
+    """`make(*args)`, or what is wrong with what it reads: the files are others', and hold
+    anything.
+    """
     try:
         return make(*args)
     except KeyError as error:
@@ -108,15 +117,24 @@ def data_file(folder: str | Path, name: str) -> Path:
     return Path(folder) / f"{name}.jsonl"
 
 
-def write_records(folder: str | Path, name: str, records: Sequence[Record], note: dict[str, object]) -> Path:
+def write_records(
+    folder: str | Path, name: str, records: Sequence[Record], note: dict[str, object]
+) -> Path:
     """Write NAME.jsonl and NAME.source.json to `folder`, which is made where it does not exist."""
     path = data_file(folder, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-        path.with_suffix(".source.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records),
+            encoding="utf-8",
+        )
+        path.with_suffix(".source.json").write_text(
+            json.dumps(note, indent=2) + "\n", encoding="utf-8"
+        )
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}; choose another --data") from error
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}; choose another --data"
+        ) from error
     return path
 
 
@@ -128,18 +146,24 @@ def read_records(folder: str | Path, name: str) -> list[Record]:
     """
     path = data_file(folder, name)
     if not path.is_file():
-        raise DataError(f"{path} is not there; make it: flagtrl qa prepare {name} FILE_OR_DIR --data {folder}")
+        raise DataError(
+            f"{path} is not there; make it: flagtrl qa prepare {name} FILE_OR_DIR --data {folder}"
+        )
     records: list[Record] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             fields = json.loads(line)
             records.append(_question(fields) if "question" in fields else Labelled(**fields))
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}:{number} is damaged ({error}); prepare {name} again") from error
+            raise DataError(
+                f"{path}:{number} is damaged ({error}); prepare {name} again"
+            ) from error
     if not records:
         raise DataError(f"{path} holds no sample; prepare {name} again")
     return records
 
 
 def _question(fields: dict) -> Question:
-    return Question(**{**fields, "answers": tuple(fields["answers"]), "choices": tuple(fields["choices"])})
+    return Question(
+        **{**fields, "answers": tuple(fields["answers"]), "choices": tuple(fields["choices"])}
+    )

@@ -1,4 +1,6 @@
-"""What of the language an adapter keeps: bits per byte of texts, divergence from the base, mass on the action words."""
+"""What of the language an adapter keeps: bits per byte of texts, divergence from the base, mass on
+the action words.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ Passage = tuple[str, str]  # the document that it is of, which is resampled as o
 
 @dataclass(frozen=True)
 class Asked:
-    """A question in the words of the task files, the gold answer after it, and the document that it is about."""
+    """A question in the words of the task files, the gold answer after it, and the document that it
+    is about.
+    """
 
     document: str
     text: str
@@ -47,7 +51,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, the document that they are about, and at how many of their last positions an answer's tokens come next."""
+    """Token ids, the document that they are about, and at how many of their last positions an
+    answer's tokens come next.
+    """
 
     ids: tuple[int, ...]
     document: str
@@ -62,7 +68,8 @@ class Divergence:
         kl: sum over positions of KL(base || adapter) over the whole vocabulary, nats.
         agree: positions where both find the same token likeliest.
         positions: how many.
-        kl_answer, agree_answer, answer_positions: the same, of the positions whose next token is the answer's.
+        kl_answer, agree_answer, answer_positions: the same, of the positions whose next token is
+            the answer's.
     """
 
     kl: np.ndarray
@@ -74,11 +81,15 @@ class Divergence:
 
 
 def divergence(lm: PairedLM, switch: Switch, adapter: str, prompts: Sequence[Prompt]) -> Divergence:
-    """Compare the next-token distributions of base and adapter at every position of every prompt."""
+    """Compare the next-token distributions of base and adapter at every position of every
+    prompt.
+    """
     return _divergences([_compared(lm, switch, (adapter,), prompt) for prompt in prompts])[0]
 
 
-def _compared(lm: PairedLM, switch: Switch, adapters: Sequence[str], prompt: Prompt) -> list[list[float]]:
+def _compared(
+    lm: PairedLM, switch: Switch, adapters: Sequence[str], prompt: Prompt
+) -> list[list[float]]:
     """For every adapter, one prompt's six numbers of a Divergence."""
     ids = torch.tensor([prompt.ids[-lm.max_length :]], device=lm.device)
     with switch(None):
@@ -89,36 +100,55 @@ def _compared(lm: PairedLM, switch: Switch, adapters: Sequence[str], prompt: Pro
             tuned = _log_probabilities(lm, ids)
         kl, agree = full_kl(base, tuned), (base.argmax(-1) == tuned.argmax(-1)).double()
         whole, answer = len(kl), min(prompt.answer, len(kl))
-        compared.append([x for last in (whole, answer) for x in (float(kl[-last:].sum()), float(agree[-last:].sum()), last)])
+        compared.append(
+            [
+                x
+                for last in (whole, answer)
+                for x in (float(kl[-last:].sum()), float(agree[-last:].sum()), last)
+            ]
+        )
     return compared
 
 
 def _divergences(compared: Sequence[Sequence[Sequence[float]]]) -> list[Divergence]:
     """(n, A, 6) numbers -> every adapter's."""
-    return [Divergence(*columns) for columns in np.array(compared, dtype=np.float64).transpose(1, 2, 0)]
+    return [
+        Divergence(*columns) for columns in np.array(compared, dtype=np.float64).transpose(1, 2, 0)
+    ]
 
 
 def full_kl(base: Tensor, tuned: Tensor) -> Tensor:
-    """KL(base || tuned) = sum_v p(v) (log p(v) - log q(v)), (L,) nats, of two (L, V) arrays of log-probabilities."""
+    """KL(base || tuned) = sum_v p(v) (log p(v) - log q(v)), (L,) nats, of two (L, V) arrays of
+    log-probabilities.
+    """
     assert base.shape == tuned.shape and base.ndim == 2
     return (base.exp() * (base - tuned)).sum(-1)
 
 
 def _log_probabilities(lm: PairedLM, ids: Tensor, keep: int = POSITIONS) -> Tensor:
-    """(L, V) at the last `keep` positions of one prompt; in float64, as a small KL is a difference of large terms."""
+    """(L, V) at the last `keep` positions of one prompt; in float64, as a small KL is a difference
+    of large terms.
+    """
     return log_softmax(lm.next_logits(ids, keep)[0, -keep:], dim=-1, dtype=torch.float64)
 
 
 def action_mass(lm: PairedLM, contexts: Sequence[str]) -> np.ndarray:
-    """(n,) probability that the text goes on with an action word, with or without a space: all tokens of each counted."""
+    """(n,) probability that the text goes on with an action word, with or without a space: all
+    tokens of each counted.
+    """
     return np.array([_masses(lm, context, (nullcontext,))[0] for context in contexts])
 
 
-def _masses(lm: PairedLM, context: str, arms: Sequence[Callable[[], AbstractContextManager]]) -> list[float]:
-    """Of each arm, the mass after one context: what the words' last tokens follow is read once, by all arms in turn."""
+def _masses(
+    lm: PairedLM, context: str, arms: Sequence[Callable[[], AbstractContextManager]]
+) -> list[float]:
+    """Of each arm, the mass after one context: what the words' last tokens follow is read once, by
+    all arms in turn.
+    """
     pairs = [tuple(map(tuple, lm._encode_pair(context, word))) for word in WORDS]
     reads = {(*before, *word[:-1]) for before, word in pairs}
-    logs: list[dict[tuple[int, ...], Tensor]] = [{} for _ in arms]  # what was read -> (V,) of the token after it
+    # what was read -> (V,) of the token after it
+    logs: list[dict[tuple[int, ...], Tensor]] = [{} for _ in arms]
     for read in sorted(reads, key=len, reverse=True):
         if read in logs[0]:
             continue
@@ -128,13 +158,21 @@ def _masses(lm: PairedLM, context: str, arms: Sequence[Callable[[], AbstractCont
             with on():
                 rows = _log_probabilities(lm, ids, keep)
             known.update({read[: len(read) - back]: rows[-1 - back] for back in range(len(rows))})
-    words = [[sum(float(k[before + word[:i]][word[i]]) for i in range(len(word))) for before, word in pairs] for k in logs]
+    words = [
+        [
+            sum(float(k[before + word[:i]][word[i]]) for i in range(len(word)))
+            for before, word in pairs
+        ]
+        for k in logs
+    ]
     return [float(mass) for mass in np.exp(words).sum(axis=1)]  # words: (arms, words)
 
 
 def text_bits(lm: PairedLM, passages: Sequence[str]) -> np.ndarray:
     """(n,) bits of whole passages, from their first token on."""
-    requests = [Instance("loglikelihood_rolling", {}, (passage,), i) for i, passage in enumerate(passages)]
+    requests = [
+        Instance("loglikelihood_rolling", {}, (passage,), i) for i, passage in enumerate(passages)
+    ]
     return -np.array(lm.loglikelihood_rolling(requests, disable_tqdm=True)) / math.log(2)
 
 
@@ -152,21 +190,28 @@ def first_questions(data: str | Path, names: Sequence[str], limit: int) -> list[
     """The first questions of each prepared data set."""
     found: list[Question] = []
     for name in names:
-        found += [record for record in read_records(data, name) if isinstance(record, Question)][:limit]
+        found += [record for record in read_records(data, name) if isinstance(record, Question)][
+            :limit
+        ]
     return found
 
 
 def asked_of(questions: Sequence[Question]) -> list[Asked]:
     """Questions worded as the task files word them."""
     return [
-        Asked(r.document, f"{r.context}\n\nQuestion: {r.question}\nAnswer:".lstrip(), f" {r.answer}") for r in questions
+        Asked(
+            r.document, (f"{r.context}\n\nQuestion: {r.question}\nAnswer:").lstrip(), f" {r.answer}"
+        )
+        for r in questions
     ]
 
 
 def document_passages(questions: Sequence[Question]) -> list[Passage]:
     """The passages of the questions' documents, each document's text once."""
     contexts = dict.fromkeys((question.document, question.context) for question in questions)
-    return [(document, passage) for document, context in contexts for passage in passages_of(context)]
+    return [
+        (document, passage) for document, context in contexts for passage in passages_of(context)
+    ]
 
 
 def general_passages() -> list[Passage]:
@@ -175,7 +220,9 @@ def general_passages() -> list[Passage]:
 
 
 def question_prompts(lm: PairedLM, asked: Sequence[Asked]) -> list[Prompt]:
-    """Question and gold answer in the tokens that lm-eval scores; the last of the answer predicts nothing, and is left out."""
+    """Question and gold answer in the tokens that lm-eval scores; the last of the answer predicts
+    nothing, and is left out.
+    """
     prompts = []
     for one in asked:
         question, answer = lm._encode_pair(one.text, one.answer)
@@ -183,19 +230,25 @@ def question_prompts(lm: PairedLM, asked: Sequence[Asked]) -> list[Prompt]:
     return prompts
 
 
-def trading_prompts(lm: PairedLM, settings: Mapping, limit: int, market: str | None = None, seed: int = 0) -> list[Prompt]:
-    """Prompts of a uniformly random trader, in the run's own style, on a market file or a synthetic market.
+def trading_prompts(
+    lm: PairedLM, settings: Mapping, limit: int, market: str | None = None, seed: int = 0
+) -> list[Prompt]:
+    """Prompts of a uniformly random trader, in the run's own style, on a market file or a synthetic
+    market.
 
     Raises:
         PromptError: prompts that this model cannot take.
-        ConfigError: the run's reward, which prompts show, is code: a run may be somebody else's, so it is not run.
+        ConfigError: the run's reward, which prompts show, is code: a run may be somebody else's, so
+            it is not run.
     """
     window = (load(market) if market else news_leads_price(days=limit + 20, seed=seed)).window()
     rules = dict(settings.get("market", {}))
     if "reward" in rules:
         rules["reward"] = saved_reward(rules["reward"])
     env = TradingEnv(window, MarketSettings(**rules))
-    encoder = PromptEncoder(lm.tokenizer, PromptSettings(**settings.get("prompt", {})), lm.max_length)
+    encoder = PromptEncoder(
+        lm.tokenizer, PromptSettings(**settings.get("prompt", {})), lm.max_length
+    )
     generator = np.random.default_rng(seed)
     prompts: list[Prompt] = []
     env.reset(seed=seed, options={"start": 0})
@@ -214,7 +267,8 @@ def retention(
     trading: Sequence[Prompt] = (),
     seed: int = 0,
 ) -> tuple[list[Row], list[str]]:
-    """Everything that is kept or lost, as rows like those of the tasks; and what the control of zeros was measured on.
+    """Everything that is kept or lost, as rows like those of the tasks; and what the control of
+    zeros was measured on.
 
     Args:
         lm: around the model that holds base and adapters.
@@ -231,27 +285,38 @@ def retention(
     with lm.together(adapters) as switch:
         rows = _text_rows(lm, switch, adapters, texts, seed)
         for name, prompts in groups.items():
-            measured, masses, contexts = [], [], [one.text for one in asked] if name == "questions" else []
+            measured, masses, contexts = (
+                [],
+                [],
+                [one.text for one in asked] if name == "questions" else [],
+            )
             for prompt, context in zip_longest(prompts, contexts):
                 measured.append(_compared(lm, switch, adapters, prompt))
                 if context is not None:  # at once: the prompt, which begins with it, was just read
-                    masses.append(_masses(lm, context, [partial(switch, arm) for arm in (None, *adapters)]))
+                    masses.append(
+                        _masses(lm, context, [partial(switch, arm) for arm in (None, *adapters)])
+                    )
             if prompts:
                 rows += _divergence_rows(name, prompts, _divergences(measured), seed)
             if masses:
                 base, *tuned = np.array(masses).T  # (1 + A, n)
                 weights, documents = np.ones(len(base)), [prompt.document for prompt in prompts]
-                rows.append(_row(name, "action_word_mass", base, np.stack(tuned), weights, documents, seed))
+                rows.append(
+                    _row(name, "action_word_mass", base, np.stack(tuned), weights, documents, seed)
+                )
     controls = {name: prompts[:2] for name, prompts in groups.items() if prompts}
     if not controls:
         return rows, ["Control: not measured, as there was no prompt to compare distributions on."]
     check_zero(lm, [prompt for prompts in controls.values() for prompt in prompts])
     where = " and ".join(f"{len(prompts)} of {name}" for name, prompts in controls.items())
-    return rows, [f"Control: an adapter of zeros diverges from the base by exactly 0 on prompts: {where}."]
+    return rows, [
+        f"Control: an adapter of zeros diverges from the base by exactly 0 on prompts: {where}."
+    ]
 
 
 def check_zero(lm: PairedLM, prompts: Sequence[Prompt]) -> float:
-    """KL of an adapter that changes nothing, which must be 0 exactly; the model has that adapter no more afterwards.
+    """KL of an adapter that changes nothing, which must be 0 exactly; the model has that adapter no
+    more afterwards.
 
     Raises:
         AdapterError: it is not.
@@ -264,12 +329,16 @@ def check_zero(lm: PairedLM, prompts: Sequence[Prompt]) -> float:
     lm.model.delete_adapter(name)
     worst = float(np.abs(measured.kl).max())
     if worst != 0.0:
-        raise AdapterError(f"an adapter of zeros diverges from its base by {worst:g}; do not trust this run's comparison")
+        raise AdapterError(
+            f"an adapter of zeros diverges from its base by {worst:g}; do not trust this run's "
+            "comparison"
+        )
     return worst
 
 
 def read_texts(named: Sequence[str]) -> dict[str, list[Passage]]:
-    """`NAME=FILE` pairs to passages; the passages of one file are resampled one by one, as if each were a document.
+    """`NAME=FILE` pairs to passages; the passages of one file are resampled one by one, as if each
+    were a document.
 
     Raises:
         DataError: no such file, or none of text.
@@ -280,7 +349,9 @@ def read_texts(named: Sequence[str]) -> dict[str, list[Passage]]:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"the text {path!r} cannot be read ({error}); give NAME=FILE with a UTF-8 text file") from error
+            raise DataError(
+                f"the text {path!r} cannot be read ({error}); give NAME=FILE with a UTF-8 text file"
+            ) from error
         passages = passages_of(text)
         if not passages:
             raise DataError(f"the text {path!r} is empty; give a text of some paragraphs")
@@ -298,7 +369,9 @@ def trading_prompts_or_reason(
         return [], f"Not measured on trading prompts: {error}."
 
 
-def _arms(switch: Switch, adapters: Sequence[str], measure: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _arms(
+    switch: Switch, adapters: Sequence[str], measure: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """`measure()` of the base, (n,), and of every adapter, (adapters, n)."""
     with switch(None):
         base = measure()
@@ -310,7 +383,11 @@ def _arms(switch: Switch, adapters: Sequence[str], measure: Callable[[], np.ndar
 
 
 def _text_rows(
-    lm: PairedLM, switch: Switch, adapters: Sequence[str], texts: Mapping[str, Sequence[Passage]], seed: int
+    lm: PairedLM,
+    switch: Switch,
+    adapters: Sequence[str],
+    texts: Mapping[str, Sequence[Passage]],
+    seed: int,
 ) -> list[Row]:
     rows = []
     for name, text in texts.items():
@@ -321,16 +398,36 @@ def _text_rows(
     return rows
 
 
-def _divergence_rows(name: str, prompts: Sequence[Prompt], measured: Sequence[Divergence], seed: int) -> list[Row]:
+def _divergence_rows(
+    name: str, prompts: Sequence[Prompt], measured: Sequence[Divergence], seed: int
+) -> list[Row]:
     documents, zeros = [prompt.document for prompt in prompts], np.zeros(len(prompts))
     first = measured[0]
     rows = []
     for where, kl, agree, weights in (
         ("", [m.kl for m in measured], [m.agree for m in measured], first.positions),
-        ("_at_answer", [m.kl_answer for m in measured], [m.agree_answer for m in measured], first.answer_positions),
+        (
+            "_at_answer",
+            [m.kl_answer for m in measured],
+            [m.agree_answer for m in measured],
+            first.answer_positions,
+        ),
     ):
-        rows.append(_row(name, f"kl{where}", zeros, np.stack(kl), weights, documents, seed, tested=False))
-        rows.append(_row(name, f"top1_agreement{where}", weights, np.stack(agree), weights, documents, seed, tested=False))
+        rows.append(
+            _row(name, f"kl{where}", zeros, np.stack(kl), weights, documents, seed, tested=False)
+        )
+        rows.append(
+            _row(
+                name,
+                f"top1_agreement{where}",
+                weights,
+                np.stack(agree),
+                weights,
+                documents,
+                seed,
+                tested=False,
+            )
+        )
     return rows
 
 
@@ -346,4 +443,12 @@ def _row(
 ) -> Row:
     difference = paired_difference(base, tuned, weights, documents, seed)
     each = tuple(float(x) for x in (tuned - base).sum(axis=1) / weights.sum())
-    return Row(TASK + name, metric, len(base), len(set(documents)), difference, by_adapter=each, tested=tested)
+    return Row(
+        TASK + name,
+        metric,
+        len(base),
+        len(set(documents)),
+        difference,
+        by_adapter=each,
+        tested=tested,
+    )

@@ -26,9 +26,10 @@ from flagtrl.qa.retention import (
 MODELS = ("hf", "vllm")
 BATCH_SIZE = 4
 TEXTS = (
-    "`financial_text` is the questions' documents, resampled by document; `general_text` twelve paragraphs on everyday matters "
-    "that come with flagtrl; a text of --text is resampled by passages. `_at_answer` is over the gold answer's tokens, of a "
-    "trading prompt where the action begins."
+    "`financial_text` is the questions' documents, resampled by document; `general_text` twelve "
+    "paragraphs on everyday matters that come with flagtrl; a text of --text is resampled by "
+    "passages. `_at_answer` is over the gold answer's tokens, of a trading prompt where the "
+    "action begins."
 )
 QUESTION_SETS = ("tatqa", "finqa", "convfinqa", "financebench")
 
@@ -46,7 +47,8 @@ class Comparison:
         seed: of the bootstrap.
         device, dtype, batch_size: of the model.
         model: hf, or vllm where that is installed.
-        retention_prompts: prompts per data set of the named tasks, and trading prompts, for divergence; 0: none, texts alone.
+        retention_prompts: prompts per data set of the named tasks, and trading prompts, for
+            divergence; 0: none, texts alone.
         texts: NAME=FILE of held-out texts for bits per byte, beside flagtrl's own general text.
         market: a market file for the trading prompts; None: a synthetic one.
         accept_base: take `base` whatever its weights are, and say by how much it differs.
@@ -88,8 +90,8 @@ class Comparison:
         for name, value in unused.items():
             if value:
                 raise ConfigError(
-                    f"{name} is {value}, but vLLM places and batches by itself, and retention is not measured on it; leave out "
-                    f"--{name}, or use --model hf"
+                    f"{name} is {value}, but vLLM places and batches by itself, and retention is "
+                    f"not measured on it; leave out --{name}, or use --model hf"
                 )
 
 
@@ -101,7 +103,10 @@ def run(settings: Comparison) -> tuple[list[Row], list[str]]:
     if settings.model == "vllm":
         engine, switch, names = load_vllm(settings.base, settings.adapters, settings.dtype)
         rows = compare(engine, switch, names, tasks, settings.limit, settings.seed)
-        return rows, ["Run on vLLM, which has no full-vocabulary logits: retention and the base's weights were not checked."]
+        return rows, [
+            "Run on vLLM, which has no full-vocabulary logits: retention and the base's weights "
+            "were not checked."
+        ]
     model, tokenizer, names, directories = load_arms(
         settings.base, settings.adapters, settings.device, settings.dtype, settings.accept_base
     )
@@ -109,14 +114,19 @@ def run(settings: Comparison) -> tuple[list[Row], list[str]]:
     with lm.together(names) as switch:
         rows, notes = compare(lm, switch, names, tasks, settings.limit, settings.seed), []
     if lm.cut:
-        notes.append(f"{lm.cut} requests per arm are longer than the model's {lm.max_length} tokens and lost their beginning.")
+        notes.append(
+            f"{lm.cut} requests per arm are longer than the model's {lm.max_length} tokens and "
+            "lost their beginning."
+        )
     asked = question_sets(tasks["tasks"])
     kept, said = _retention(lm, names, settings, asked, texts, run_settings(directories[0]))
     return rows + kept, notes + said
 
 
 def question_sets(tasks: Mapping[str, Any]) -> tuple[str, ...]:
-    """The data sets of questions that the named tasks are of: retention takes its questions from them, and no others."""
+    """The data sets of questions that the named tasks are of: retention takes its questions from
+    them, and no others.
+    """
     sets = [(task.config.dataset_kwargs or {}).get("name") for task in tasks.values()]
     return tuple(name for name in QUESTION_SETS if name in sets)
 
@@ -129,21 +139,37 @@ def _retention(
     texts: dict[str, list[Passage]],
     run_of: dict[str, Any],
 ) -> tuple[list[Row], list[str]]:
-    """Texts always; divergence on questions and trading prompts, as many as asked for; and what was not measured."""
+    """Texts always; divergence on questions and trading prompts, as many as asked for; and what was
+    not measured.
+    """
     _say("retention: texts, divergence from the base, mass on the action words")
     notes = [TEXTS]
     questions: list[Question] = []
     trading: list[Prompt] = []
     if settings.retention_prompts:
-        questions = first_questions(settings.data, sets, min(settings.retention_prompts, settings.limit or sys.maxsize))
+        questions = first_questions(
+            settings.data, sets, min(settings.retention_prompts, settings.limit or sys.maxsize)
+        )
         if not questions:
-            notes.append(f"Not measured on questions and financial text: no task of {', '.join(QUESTION_SETS)} is named.")
-        trading, reason = trading_prompts_or_reason(lm, run_of, settings.retention_prompts, settings.market, settings.seed)
+            notes.append(
+                "Not measured on questions and financial text: no task of "
+                f"{', '.join(QUESTION_SETS)} is named."
+            )
+        trading, reason = trading_prompts_or_reason(
+            lm, run_of, settings.retention_prompts, settings.market, settings.seed
+        )
         notes += [reason] if reason else []
     else:
-        notes.append("Not measured on questions, financial text and trading prompts: --retention_prompts is 0.")
+        notes.append(
+            "Not measured on questions, financial text and trading prompts: --retention_prompts "
+            "is 0."
+        )
     documents = document_passages(questions)
-    texts = {**({"financial_text": documents} if documents else {}), "general_text": general_passages(), **texts}
+    texts = {
+        **({"financial_text": documents} if documents else {}),
+        "general_text": general_passages(),
+        **texts,
+    }
     rows, control = retention(lm, names, asked_of(questions), texts, trading, settings.seed)
     return rows, notes + control
 

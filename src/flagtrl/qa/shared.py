@@ -27,7 +27,8 @@ PROBE = 24  # tokens on which a cut model is compared with the whole one
 
 
 class SharedTrunk:
-    """A model whose last pass below the lowest adapted layer is remembered: another arm on the same ids runs the top alone.
+    """A model whose last pass below the lowest adapted layer is remembered: another arm on the same
+    ids runs the top alone.
 
     Args:
         model: base and adapters.
@@ -43,13 +44,17 @@ class SharedTrunk:
 
     @torch.no_grad()
     def logits(self, ids: Tensor, keep: int) -> Tensor:
-        """(B, S) ids, nothing on their left -> (B, K, V) at the last K = min(keep, S) positions, under the arm that is on."""
+        """(B, S) ids, nothing on their left -> (B, K, V) at the last K = min(keep, S) positions,
+        under the arm that is on.
+        """
         keep = min(keep, ids.shape[1])
         hidden = self._decoder.top(self._boundary(ids), torch.ones_like(ids), keep)  # (B, K, D)
         return self._decoder.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
 
     def _boundary(self, ids: Tensor) -> Tensor:
-        """(B, S, D) boundary states; of a single sequence, only what the last pass did not have is computed."""
+        """(B, S, D) boundary states; of a single sequence, only what the last pass did not have is
+        computed.
+        """
         if ids.shape == self._ids.shape and torch.equal(ids, self._ids):
             return self._states
         known = self._known(ids)
@@ -57,7 +62,13 @@ class SharedTrunk:
             return self._states[:, :known]
         cache: LayerCache = LayerCache() if len(ids) == 1 else _Forgetful()
         if known:
-            cache = LayerCache(0, [(keys[:, :, :known], values[:, :, :known]) for keys, values in self._cache.keys_values()])
+            cache = LayerCache(
+                0,
+                [
+                    (keys[:, :, :known], values[:, :, :known])
+                    for keys, values in self._cache.keys_values()
+                ],
+            )
         states = self._decoder.trunk(ids[:, known:], torch.ones_like(ids), cache)
         self._states = torch.cat([self._states[:, :known], states], dim=1) if known else states
         self._ids, self._cache = ids, cache
@@ -73,7 +84,9 @@ class SharedTrunk:
 
 
 class _Forgetful(LayerCache):
-    """Hands keys and values through: nothing follows a batch of several sequences, whose caches would be large."""
+    """Hands keys and values through: nothing follows a batch of several sequences, whose caches
+    would be large.
+    """
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """They are all there is."""
@@ -81,7 +94,8 @@ class _Forgetful(LayerCache):
 
 
 def shared_trunk(model: PeftModel, adapters: Sequence[str], arm: Arm) -> SharedTrunk | None:
-    """A trunk for base and `adapters`, if there are layers to share and the cut model says what the whole one says.
+    """A trunk for base and `adapters`, if there are layers to share and the cut model says what the
+    whole one says.
 
     Args:
         model: base and adapters.
@@ -97,21 +111,29 @@ def shared_trunk(model: PeftModel, adapters: Sequence[str], arm: Arm) -> SharedT
     try:
         trunk = SharedTrunk(model, depth)
         fault = _fault(model, trunk, adapters, arm)
-    except Exception as error:  # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
+    # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
+    except Exception as error:
         fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if not fault:
         return trunk
     kind = type(model.get_base_model()).__name__
-    logger.warning("%s cannot be cut (%s): all its layers run for every arm, which is slower", kind, fault)
+    logger.warning(
+        "%s cannot be cut (%s): all its layers run for every arm, which is slower", kind, fault
+    )
     return None
 
 
 def shared_depth(model: PeftModel, adapters: Sequence[str]) -> int:
-    """How many layers, from the lowest, none of `adapters` changes; 0: an adapter changes what is below them."""
+    """How many layers, from the lowest, none of `adapters` changes; 0: an adapter changes what is
+    below them.
+    """
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     prefix, layers = decoder_layers(base)
-    above = {*_names(model, base.get_output_embeddings()), *_names(model, getattr(base.get_decoder(), "norm", None))}
+    above = {
+        *_names(model, base.get_output_embeddings()),
+        *_names(model, getattr(base.get_decoder(), "norm", None)),
+    }
     lowest = layers - 1  # the last one is always run by itself
     for name, module in model.named_modules():
         if not _changed_by(module, adapters):
@@ -129,7 +151,9 @@ def _names(model: PeftModel, part: Any) -> list[str]:
 
 
 def _changed_by(module: nn.Module, adapters: Sequence[str]) -> bool:
-    """Whether a module of PEFT's is another one with one of `adapters`; a LoRA whose product is 0 is not."""
+    """Whether a module of PEFT's is another one with one of `adapters`; a LoRA whose product is 0
+    is not.
+    """
     if not isinstance(module, LoraLayer):
         own = [getattr(module, layer, None) for layer in getattr(module, "adapter_layer_names", ())]
         own.append(getattr(module, "modules_to_save", None))
@@ -155,4 +179,8 @@ def _fault(model: PeftModel, trunk: SharedTrunk, adapters: Sequence[str], arm: A
             cut = trunk.logits(ids, 3).float().log_softmax(-1)
         difference = ((whole - cut).abs().max() / whole.abs().max()).nan_to_num(nan=torch.inf)
         worst = max(worst, float(difference))
-    return "" if worst <= bound else f"log-probabilities differ by {worst:.3g} of the largest, the bound is {bound:g}"
+    return (
+        ""
+        if worst <= bound
+        else (f"log-probabilities differ by {worst:.3g} of the largest, the bound is {bound:g}")
+    )

@@ -1,4 +1,6 @@
-"""Rows of a data set's original files, each with its place: JSON, JSON lines, CSV, TSV, `sentence@label` text, or the Hub."""
+"""Rows of a data set's original files, each with its place: JSON, JSON lines, CSV, TSV,
+`sentence@label` text, or the Hub.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ HUB = "hub:"
 def read_rows(source: str, preferred: tuple[str, ...]) -> Iterator[Row]:
     """Rows of a file, of the preferred files of a folder, or of `hub:OWNER/NAME[:CONFIG][:SPLIT]`.
 
-    Of the Hub the original files are read, where it has them and neither configuration nor split is named.
+    Of the Hub the original files are read, where it has them and neither configuration nor split is
+    named.
 
     Raises:
         DataError: nothing there, or a file that is no JSON, CSV or TSV.
@@ -50,9 +53,15 @@ def read_rows(source: str, preferred: tuple[str, ...]) -> Iterator[Row]:
         }
         reader = readers.get(path.suffix.lower())
         if reader is None:
-            raise DataError(f"{path}: files of kind {path.suffix!r} cannot be read; use JSON, JSON lines, CSV, TSV or text")
+            raise DataError(
+                f"{path}: files of kind {path.suffix!r} cannot be read; use JSON, JSON lines, CSV, "
+                "TSV or text"
+            )
         for line, row in reader(path, text):
-            yield f"{path}:{line}", row if isinstance(row, Malformed) else attempt(fields_of, row, "it")
+            yield (
+                f"{path}:{line}",
+                row if isinstance(row, Malformed) else attempt(fields_of, row, "it"),
+            )
 
 
 def files(source: str, preferred: tuple[str, ...]) -> list[Path]:
@@ -64,7 +73,9 @@ def files(source: str, preferred: tuple[str, ...]) -> list[Path]:
         if found := sorted(path.rglob(pattern)):
             return found
     known = " or ".join(preferred)
-    raise DataError(f"{source!r} is no file, and no folder that holds {known}; give one, or hub:OWNER/NAME")
+    raise DataError(
+        f"{source!r} is no file, and no folder that holds {known}; give one, or hub:OWNER/NAME"
+    )
 
 
 def _decoded(path: Path) -> str:
@@ -86,10 +97,14 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Members of a list, of a dictionary of dictionaries (its keys become `key`), or of {"data": [...]}."""
+    """Members of a list, of a dictionary of dictionaries (its keys become `key`), or of {"data":
+    [...]}.
+    """
     at = _skip(text, 0)
     if text[at : at + 1] not in ("[", "{"):
-        raise DataError(f"{path}: neither a list nor a dictionary; give the data set's original file")
+        raise DataError(
+            f"{path}: neither a list nor a dictionary; give the data set's original file"
+        )
     yield from _members(path, text, at, 1 + text.count("\n", 0, at))
 
 
@@ -105,7 +120,10 @@ def _members(path: Path, text: str, at: int, line: int) -> Iterator[tuple[int, A
                 yield from _members(path, text, at, line)
                 return
         value, at = _parsed(path, line, text, at)
-        yield line, ({"key": key, **value} if key is not None and isinstance(value, dict) else value)
+        yield (
+            line,
+            ({"key": key, **value} if key is not None and isinstance(value, dict) else value),
+        )
 
 
 def _parsed(path: Path, line: int, text: str, at: int) -> tuple[Any, int]:
@@ -122,7 +140,9 @@ def _skip(text: str, at: int, also: str = "") -> int:
 
 
 def _csv_rows(path: Path, text: str, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
-    """Rows below the first that is not blank; each with the line that it begins on, as a quoted field may go over several."""
+    """Rows below the first that is not blank; each with the line that it begins on, as a quoted
+    field may go over several.
+    """
     reader, names, before = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), None, 1
     try:
         for values in reader:
@@ -148,7 +168,9 @@ def _at_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _original_files(repo: str, preferred: tuple[str, ...]) -> str | None:
-    """The folder of the original files that a data set of the Hub has, downloaded; None: it has none of their names."""
+    """The folder of the original files that a data set of the Hub has, downloaded; None: it has
+    none of their names.
+    """
     if Path(repo).is_dir():
         return repo if any(any(Path(repo).rglob(pattern)) for pattern in preferred) else None
     names = list_repo_files(repo, repo_type="dataset")
@@ -164,7 +186,10 @@ def _hub_rows(repo: str, named: list[str]) -> Iterator[Row]:
     config = named[0] if named and named[0] in configs else None
     splits = named[config is not None :]
     if config is None and len(configs) > 1 and "default" not in configs:
-        raise DataError(f"the data set {repo!r} has the configurations {', '.join(configs)}; name one: {HUB}{repo}:CONFIG")
+        raise DataError(
+            f"the data set {repo!r} has the configurations {', '.join(configs)}; name one: "
+            f"{HUB}{repo}:CONFIG"
+        )
     data = _from_hub(repo, lambda: load_dataset(repo, config))
     split = ":".join(splits) or next((s for s in ("test", "validation", "train") if s in data), "")
     if split not in data:
@@ -179,4 +204,6 @@ def _from_hub(repo: str, load: Callable[[], Loaded]) -> Loaded:
         return load()
     except (DatasetsError, HTTPError, OSError, ValueError, TypeError, RuntimeError) as error:
         why = reason(error)
-        raise DataError(f"the data set {repo!r} cannot be loaded from the Hub: {why}; give its file instead") from error
+        raise DataError(
+            f"the data set {repo!r} cannot be loaded from the Hub: {why}; give its file instead"
+        ) from error

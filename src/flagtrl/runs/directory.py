@@ -18,9 +18,31 @@ from flagtrl.policy.saving import SETTINGS_FILE
 LOCK_FILE = ".flagtrl.lock"
 # What a run writes: all that overwriting one removes.
 _RUN_FILES = (
-    *(SETTINGS_FILE, RESULTS_FILE, "trades.csv", "equity_curve.png", "trainer_state.json", "README.md", "training_args.bin"),
-    *("adapter_*", "flagtrl_*.safetensors", "*_adapter.safetensors", "tokenizer*", "special_tokens_map.json"),
-    *("chat_template.*", "vocab.json", "merges.txt", "added_tokens.json", "checkpoint-*", "incomplete-*", "eval"),
+    *(
+        SETTINGS_FILE,
+        RESULTS_FILE,
+        "trades.csv",
+        "equity_curve.png",
+        "trainer_state.json",
+        "README.md",
+        "training_args.bin",
+    ),
+    *(
+        "adapter_*",
+        "flagtrl_*.safetensors",
+        "*_adapter.safetensors",
+        "tokenizer*",
+        "special_tokens_map.json",
+    ),
+    *(
+        "chat_template.*",
+        "vocab.json",
+        "merges.txt",
+        "added_tokens.json",
+        "checkpoint-*",
+        "incomplete-*",
+        "eval",
+    ),
     *("qa.md", "qa.png", "qa.json"),
 )
 
@@ -31,16 +53,22 @@ def what_is_there(directory: str | Path) -> str | None:
     found = [name for name in (SETTINGS_FILE, RESULTS_FILE) if (path / name).is_file()]
     checkpoints = sorted(path.glob("checkpoint-*"), key=lambda each: (len(each.name), each.name))
     if checkpoints:
-        found.append(f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) > 1)} up to {checkpoints[-1].name}")
+        found.append(
+            f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) > 1)} up to "
+            f"{checkpoints[-1].name}"
+        )
     return ", ".join(found) or None
 
 
 @contextmanager
-def claimed(directory: str | Path, resumed: bool = False, overwrite: bool = False) -> Iterator[Callable[[], None]]:
-    """Within it the directory is this process's: the lock is the operating system's, and dies with the process.
+def claimed(
+    directory: str | Path, resumed: bool = False, overwrite: bool = False
+) -> Iterator[Callable[[], None]]:
+    """Within it the directory is this process's: the lock is the operating system's, and dies with
+    the process.
 
-    What it gives removes the run that is to be overwritten, if there is one: to be called once all that could fail before any
-    work has not.
+    What it gives removes the run that is to be overwritten, if there is one: to be called once all
+    that could fail before any work has not.
 
     Args:
         directory: an output directory, made and writable.
@@ -48,8 +76,8 @@ def claimed(directory: str | Path, resumed: bool = False, overwrite: bool = Fals
         overwrite: what another run left there may be removed.
 
     Raises:
-        ConfigError: another run is at work there, or a finished or broken-off one's files are there, and it is neither
-            resumed nor to be overwritten.
+        ConfigError: another run is at work there, or a finished or broken-off one's files are
+            there, and it is neither resumed nor to be overwritten.
     """
     path = Path(directory)
     lock = FileLock(path / LOCK_FILE)
@@ -57,14 +85,16 @@ def claimed(directory: str | Path, resumed: bool = False, overwrite: bool = Fals
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ConfigError(
-            f"output_dir {str(directory)!r}: another run is at work there; wait for it, or choose another directory"
+            f"output_dir {str(directory)!r}: another run is at work there; wait for it, or choose "
+            "another directory"
         ) from error
     try:
         found = None if resumed else what_is_there(path)
         if found and not overwrite:
             raise ConfigError(
-                f"output_dir {str(directory)!r} holds another run ({found}); go on with it (--resume_from_checkpoint true), "
-                "replace it (--overwrite_output_dir true), or choose another directory"
+                f"output_dir {str(directory)!r} holds another run ({found}); go on with it "
+                "(--resume_from_checkpoint true), replace it (--overwrite_output_dir true), or "
+                "choose another directory"
             )
         yield partial(_remove_run, path) if found else _nothing
     finally:
@@ -87,7 +117,8 @@ def refuse_a_runs_own(directory: str | Path) -> None:
     """ConfigError where `directory` is a run's: its results are those that it ended with."""
     if (Path(directory) / SETTINGS_FILE).is_file():
         raise ConfigError(
-            f"output_dir {str(directory)!r} is a run's own, and holds the results that it ended with; choose another"
+            f"output_dir {str(directory)!r} is a run's own, and holds the results that it ended "
+            "with; choose another"
         )
 
 

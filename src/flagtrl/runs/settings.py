@@ -15,7 +15,9 @@ from flagtrl.errors import ConfigError
 DEFAULT_PRESET = "flagtrl"
 # Name to what it is, in a phrase; presets/NAME.yaml has its settings.
 PRESETS: Mapping[str, str] = {
-    "flagtrl": "learns with the real SmolLM2-135M-Instruct (label prior taken out, exact advantages)",
+    "flagtrl": (
+        "learns with the real SmolLM2-135M-Instruct (label prior taken out, exact advantages)"
+    ),
     "paper": "FLAG-Trader's Table 3, untouched, which mostly collapses on the real model",
 }
 
@@ -28,11 +30,14 @@ def preset_settings(name: str) -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise ConfigError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
-    return yaml.safe_load((files("flagtrl.runs") / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(
+        (files("flagtrl.runs") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    )
 
 
 def chosen(args: Sequence[str], name: str) -> str | None:
-    """What a command line says of `name`: its option `--name`, or else the key `name` of its `--config` file; None: nothing.
+    """What a command line says of `name`: its option `--name`, or else the key `name` of its
+    `--config` file; None: nothing.
 
     Raises:
         ConfigError: a file that cannot be read.
