@@ -321,9 +321,9 @@ class Trunk:
             (
                 torch.cat([states[:, :count], out[row : row + 1, count - len(text) :]], dim=1),
                 [
-                    tuple(t[row : row + 1, :, -len(text) :] for t in pair)
+                    tuple(t[row : row + 1, :, -len(text) :] for t in pair)  # type: ignore[misc]
                     for pair in cache.keys_values()
-                ],  # type: ignore[misc]
+                ],
             )
             for row, (text, count) in enumerate(zip(texts, counts, strict=True))
         ]
@@ -413,9 +413,9 @@ def _stack(known: Sequence[KeysValues], counts: Sequence[int]) -> list[tuple[Ten
     width).
     """
     return [
-        tuple(_stack_left(parts, counts) for parts in zip(*layer, strict=True))
+        tuple(_stack_left(parts, counts) for parts in zip(*layer, strict=True))  # type: ignore[misc]
         for layer in zip(*known, strict=True)
-    ]  # type: ignore[misc]
+    ]
 
 
 def _stack_left(parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
