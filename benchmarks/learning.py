@@ -184,7 +184,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             {name: by["CR"] for name, by in row[window].items()} for window in ("train", "test")
         )
         band = (
-            ("{agent_sampled_p5:.1f} to {agent_sampled_p95:.1f}").format(**test)
+            "{agent_sampled_p5:.1f} to {agent_sampled_p95:.1f}".format(**test)
             if "agent_sampled_p5" in test
             else "-"
         )

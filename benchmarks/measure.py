@@ -516,7 +516,7 @@ def parsed(parser: argparse.ArgumentParser, steps: int) -> argparse.Namespace:
     """
     least, most = LEAST_STEPS, TABLE_3["num_steps"]
     parser.add_argument(
-        "--steps", type=int, default=steps, help=(f"environment steps per round, {least} to {most}")
+        "--steps", type=int, default=steps, help=f"environment steps per round, {least} to {most}"
     )
     args = parser.parse_args()
     if not least <= args.steps <= most:

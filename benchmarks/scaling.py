@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
         "--seconds",
         type=float,
         default=5,
-        help=("a case has rounds until it was timed for so long"),
+        help="a case has rounds until it was timed for so long",
     )
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument(

@@ -55,13 +55,13 @@ def arguments() -> argparse.Namespace:
         "--envs", nargs="+", type=int, default=[1, 8], help="above 1: the split engine alone"
     )
     parser.add_argument(
-        "--steps", type=int, default=20, help=("bars per round: up to 40, or a multiple of 40")
+        "--steps", type=int, default=20, help="bars per round: up to 40, or a multiple of 40"
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=10,
-        help=("a turn has rounds until it was timed for so long; 0: one"),
+        help="a turn has rounds until it was timed for so long; 0: one",
     )
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument(

@@ -146,19 +146,19 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--max_steps", type=int, default=2000)
     parser.add_argument(
-        "--measure_every", type=int, default=5, help=("steps between two measurements of the KL")
+        "--measure_every", type=int, default=5, help="steps between two measurements of the KL"
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=0.02,
-        help=("of the KL, as a share of the run's (default: %(default)s)"),
+        help="of the KL, as a share of the run's (default: %(default)s)",
     )
     parser.add_argument(
-        "--prompts", type=int, default=12, help=("held-out prompts that the KL is measured on")
+        "--prompts", type=int, default=12, help="held-out prompts that the KL is measured on"
     )
     parser.add_argument(
-        "--reward", help=("FILE.py:FUNCTION, where the run was trained on a reward of that kind")
+        "--reward", help="FILE.py:FUNCTION, where the run was trained on a reward of that kind"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda ... (default: a GPU where there is one)")

@@ -9,5 +9,5 @@ __version__ = "0.1.0"
 # optional CPU kernel for 4-bit models, and peft's use of a name that transformers has renamed.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 warnings.filterwarnings(
-    "ignore", message=("`is_gradient_checkpointing` is deprecated"), category=FutureWarning
+    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
 )
