@@ -27,9 +27,9 @@ from flagtrl.qa.records import read_records
 
 BEFORE = {  # doc_to_text of version 1 of the tasks
     "phrasebank": "Is the news negative, neutral or positive for investors?\nNews: {text}\nAnswer:",
-    "twitter_fin": 
+    "twitter_fin": (
         "Is the tweet negative, neutral or positive for the stock?\nTweet: {text}\nAnswer:"
-    ,
+    ),
     "fiqa_sa": "Is the text negative, neutral or positive for {about}?\nText: {text}\nAnswer:",
 }
 

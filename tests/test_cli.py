@@ -365,11 +365,11 @@ def test_a_metric_that_is_not_measured_is_refused_before_training(small_model, d
     ]
     for wrong in ("sharpe", "loss"):
         with pytest.raises(
-            ConfigError, match=(f"metric_for_best_model is '{wrong}'.* one of .*standard_SR")
+            ConfigError, match=f"metric_for_best_model is '{wrong}'.* one of .*standard_SR"
         ):
             run_recipe("msft", [*words, "--metric_for_best_model", wrong])
     with pytest.raises(
-        ConfigError, match=(r"load_best_model_at_end is set, which needs a metric_for_best_model")
+        ConfigError, match=r"load_best_model_at_end is set, which needs a metric_for_best_model"
     ):
         run_recipe("msft", [*words, "--load_best_model_at_end", "true"])
     assert not list(tmp_path.glob("eval"))
@@ -433,7 +433,7 @@ def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_an
     before = digests(out)
     with pytest.raises(
         AdapterError,
-        match=(rf"none of the 2 checkpoints in .*{newest.name} has no optimizer.pt.*output_dir"),
+        match=rf"none of the 2 checkpoints in .*{newest.name} has no optimizer.pt.*output_dir",
     ):
         run_recipe("msft", [*words, "--output_dir", str(out)])
     assert digests(out) == before

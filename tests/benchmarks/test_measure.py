@@ -117,7 +117,7 @@ def run(monkeypatch, tmp_path, module, options):
 @pytest.mark.slow
 def test_throughput_writes_a_row_per_engine_prompt_type_and_phase(monkeypatch, tmp_path, capsys):
     rows = run(
-        monkeypatch, tmp_path, throughput, ("--steps 8 --seconds 0 --prompts compact --envs 1 4")
+        monkeypatch, tmp_path, throughput, "--steps 8 --seconds 0 --prompts compact --envs 1 4"
     )
     assert {(r["engine"], r["dtype"], r["num_envs"]) for r in rows} == {
         *((engine, "float32", 1) for engine in measure.ENGINES),
@@ -207,7 +207,7 @@ def test_scaling_varies_one_thing_at_a_time(monkeypatch, tmp_path):
         monkeypatch,
         tmp_path,
         scaling,
-        ("--steps 8 --seconds 0 --vary num_envs news_tokens trainable_layers"),
+        "--steps 8 --seconds 0 --vary num_envs news_tokens trainable_layers",
     )
     tokens = {r["value"]: r["tokens_per_step"] for r in rows if r["varied"] == "news_tokens"}
     assert tokens[64] > tokens[0] + 20

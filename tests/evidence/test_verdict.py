@@ -109,7 +109,7 @@ AGENT = by_hand([BUY, HOLD, SELL], [0, 1, 1, 0], np.full((3, 3), 1 / 3), [100, 1
 @pytest.mark.parametrize(
     ("ours", "words"),
     [
-        (3.0, ("within the band of random policies, -5.0 to 5.0%: chance")),
+        (3.0, "within the band of random policies, -5.0 to 5.0%: chance"),
         (7.0, "above the band"),
         (-7.0, "below the band"),
     ],
@@ -124,7 +124,7 @@ def test_the_return_is_placed_beside_chance(ours, words):
 @pytest.mark.parametrize(
     ("trained", "words"),
     [
-        (12.0, ("it learnt its training window, which is no evidence")),
+        (12.0, "it learnt its training window, which is no evidence"),
         (5.0, "no more than chance"),
         (2.0, "did not even learn"),
     ],

@@ -111,7 +111,7 @@ def test_a_run_whose_checkpoints_are_all_of_no_use_is_not_begun_anew(run, tmp_pa
         checkpoint_to_go_on_from(run, 2)
     for part in (
         "none of the 3",
-        (f"{checkpoints(run)[-1]} was written by 1 processes, this run has 2"),
+        f"{checkpoints(run)[-1]} was written by 1 processes, this run has 2",
         "--num_processes 1",
     ):
         assert part in str(caught.value)
@@ -136,7 +136,7 @@ def test_everything_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, m
 ZERO2 = (
     "mp_rank_00_model_states.pt",
     "zero_pp_rank_0_mp_rank_00_optim_states.pt",
-    ("zero_pp_rank_1_mp_rank_00_optim_states.pt"),
+    "zero_pp_rank_1_mp_rank_00_optim_states.pt",
 )
 SHARDED = {
     "FSDP, gathered": ("optimizer.bin",),
@@ -170,7 +170,7 @@ def test_a_sharded_checkpoint_needs_every_processes_files(run, kind):
     for other in {"none", "FSDP", "DeepSpeed", "ZeRO-3"} - {ours}:
         with pytest.raises(
             AdapterError,
-            match=(f"written with sharding {ours}, this run has {other}; resume with the acc"),
+            match=f"written with sharding {ours}, this run has {other}; resume with the acc",
         ):
             check_same_sharding(path, other)
     for name in SHARDED[kind][1:]:
@@ -333,7 +333,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(
     monkeypatch.setattr(trainer, at, full)
     with pytest.raises(
         CheckpointError,
-        match=(r"checkpoint-12 could not be written .*No space left.* MiB are free"),
+        match=r"checkpoint-12 could not be written .*No space left.* MiB are free",
     ) as caught:
         trainer.train()
     assert str(tmp_path / "checkpoint-6") in str(caught.value) and "\n" not in str(caught.value)
@@ -364,6 +364,6 @@ def test_an_episode_cannot_continue_outside_its_window():
     env.reset(seed=0, options={"start": 30})
     shorter = TradingEnv(market.window(end=str(market.dates[20])), MarketSettings())
     with pytest.raises(
-        ConfigError, match=("stands at bar 30 of SYNTH, this window has the bars 0 to 20")
+        ConfigError, match="stands at bar 30 of SYNTH, this window has the bars 0 to 20"
     ):
         shorter.load_state_dict(env.state_dict())

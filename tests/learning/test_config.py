@@ -169,7 +169,7 @@ def test_optimizer_steps_are_rollouts_times_epochs_times_minibatches(
 
 def test_max_steps_in_conflict_with_total_timesteps_is_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=(r"max_steps is 7, but total_timesteps=80 makes 4 .*leave max_steps out")
+        ConfigError, match=r"max_steps is 7, but total_timesteps=80 makes 4 .*leave max_steps out"
     ):
         config(tmp_path, total_timesteps=80, max_steps=7)
     assert config(tmp_path, total_timesteps=80, max_steps=4).max_steps == 4
@@ -182,11 +182,11 @@ def test_without_annealing_the_learning_rate_is_constant(tmp_path):
         config(tmp_path, anneal_lr=False, lr_scheduler_type="cosine").lr_scheduler_type == "cosine"
     )
     with pytest.raises(
-        ConfigError, match=("warmup_steps is 5, which lr_scheduler_type constant does not read")
+        ConfigError, match="warmup_steps is 5, which lr_scheduler_type constant does not read"
     ):
         config(tmp_path, anneal_lr=False, lr_scheduler_type="constant", warmup_steps=5)
     with pytest.raises(
-        ConfigError, match=(r"anneal_lr is a linear decay, but lr_scheduler_type is 'cosine'")
+        ConfigError, match=r"anneal_lr is a linear decay, but lr_scheduler_type is 'cosine'"
     ):
         config(tmp_path, lr_scheduler_type="cosine")
 

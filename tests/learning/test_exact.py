@@ -329,12 +329,12 @@ def test_a_checkpoint_of_another_estimator_is_refused(small_model, tmp_path):
 def test_what_it_cannot_do_is_refused(small_model, tmp_path):
     with pytest.raises(
         ConfigError,
-        match=("num_steps is 40, the training window of 40 bars has 39 decisions; lower num_steps"),
+        match="num_steps is 40, the training window of 40 bars has 39 decisions; lower num_steps",
     ):
         tiny_trainer(small_model, tmp_path, **EXACT | {"num_steps": 40})
     with pytest.raises(
         ConfigError,
-        match=("num_steps is 1, but an order that fills at the next price earns a bar later"),
+        match="num_steps is 1, but an order that fills at the next price earns a bar later",
     ):
         tiny_trainer(
             small_model,
@@ -344,6 +344,6 @@ def test_what_it_cannot_do_is_refused(small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, **EXACT | {"style": "compact"})
     with pytest.raises(
         ConfigError,
-        match=(r"advantage is exact, but prompts of the style 'compact' tell more of the account"),
+        match=r"advantage is exact, but prompts of the style 'compact' tell more of the account",
     ):
         trainer.train()

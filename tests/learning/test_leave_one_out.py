@@ -41,12 +41,12 @@ def test_it_refuses_where_no_two_environments_meet(small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, style="compact", advantage="leave_one_out")
     with pytest.raises(
         ConfigError,
-        match=(r"'compact' tell more of the account .* use prompt_style markov, or advantage gae"),
+        match=r"'compact' tell more of the account .* use prompt_style markov, or advantage gae",
     ):
         trainer.train()
     with pytest.raises(ConfigError, match="num_envs is 1, so that there is no other"):
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, advantage="leave_one_out")
     with pytest.raises(
-        ConfigError, match=("advantage is 'grpo'; it must be one of gae, leave_one_out, exact")
+        ConfigError, match="advantage is 'grpo'; it must be one of gae, leave_one_out, exact"
     ):
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, advantage="grpo")

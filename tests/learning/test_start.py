@@ -132,7 +132,7 @@ def test_a_damaged_reference_is_named(whole, tmp_path):
         if content is not None:
             (checkpoint / REFERENCE_FILE).write_bytes(content)
         with pytest.raises(
-            AdapterError, match=(f"{REFERENCE_FILE} is damaged or of another policy")
+            AdapterError, match=f"{REFERENCE_FILE} is damaged or of another policy"
         ) as caught:
             load_reference(trainer.model, checkpoint)
         assert "\n" not in str(caught.value)
@@ -193,7 +193,7 @@ def test_a_model_spread_over_processes_cannot_be_baked(small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, **OPTIONS, prior="baked")
     trainer.sharded = True
     with pytest.raises(
-        ConfigError, match=("which a model spread over processes cannot be; use prior calibrated")
+        ConfigError, match="which a model spread over processes cannot be; use prior calibrated"
     ):
         trainer._before_the_first_rollout()
 

@@ -195,7 +195,7 @@ def test_a_nan_within_a_rollout_stops_at_once_and_leaves_the_saved_files_as_they
         callbacks=[remember, AtStep(break_a_weight, 8)],
     )
     with pytest.raises(
-        NonFiniteLossError, match=(r"optimizer step 9.*= nan.*learning_rate")
+        NonFiniteLossError, match=r"optimizer step 9.*= nan.*learning_rate"
     ) as caught:
         trainer.train()
     assert "\n" not in str(caught.value)
@@ -562,7 +562,7 @@ def test_environments_that_the_processes_cannot_share_are_refused(
 ):
     monkeypatch.setattr(PPOConfig, "world_size", property(lambda self: 2))
     with pytest.raises(
-        ConfigError, match=(r"num_envs is 3, shared by 2 processes; set it to a multiple of 2")
+        ConfigError, match=r"num_envs is 3, shared by 2 processes; set it to a multiple of 2"
     ):
         tiny_trainer(small_model, tmp_path, num_envs=3)
 
@@ -588,6 +588,6 @@ def test_a_sharded_model_runs_on_the_plain_engine_and_refuses_the_other(small_mo
     assert tiny_trainer(small_model, tmp_path, kind=Sharded).model.trunk is None
     assert tiny_trainer(small_model, tmp_path).model.trunk is not None
     with pytest.raises(
-        ConfigError, match=("engine is 'split', which needs the whole model in each process")
+        ConfigError, match="engine is 'split', which needs the whole model in each process"
     ):
         tiny_trainer(small_model, tmp_path, kind=Sharded, engine="split")

@@ -155,7 +155,7 @@ def test_a_window_that_starts_after_its_end_is_refused_with_both_dates():
 )
 def test_a_window_with_fewer_than_two_bars_is_refused_with_the_range_of_the_data(start, end, count):
     with pytest.raises(
-        DataError, match=(rf"holds {count} bars.*the data covers 2020-01-02\.\.2020-01-07")
+        DataError, match=rf"holds {count} bars.*the data covers 2020-01-02\.\.2020-01-07"
     ):
         market().window(start, end)
 

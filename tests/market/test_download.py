@@ -57,7 +57,7 @@ def handler_of(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
                 start += upstream.stray
                 self.send_header(
                     "Content-Range",
-                    (f"bytes {start}-{len(upstream.body) - 1}/{len(upstream.body)}"),
+                    f"bytes {start}-{len(upstream.body) - 1}/{len(upstream.body)}",
                 )
             if upstream.etag:
                 self.send_header("ETag", upstream.etag)
@@ -229,7 +229,7 @@ def test_a_file_of_no_known_checksum_is_held_to_its_first_version(upstream, tmp_
     upstream.body = b'{"new": 1}'
     with pytest.raises(
         DataError,
-        match=(rf"wrong checksum: expected sha256 {GOOD}, .*\(force=True accepts a new version\)"),
+        match=rf"wrong checksum: expected sha256 {GOOD}, .*\(force=True accepts a new version\)",
     ):
         fetch_investorbench("tsla", progress=False)
     assert cached(tmp_path) == ["tsla.json.sha256"]
@@ -244,7 +244,7 @@ def test_a_spoilt_record_is_named(upstream, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "tsla.json.sha256").write_text("abc")
     with pytest.raises(
-        DataError, match=(r"tsla\.json\.sha256 holds no sha256; delete it together with tsla\.json")
+        DataError, match=r"tsla\.json\.sha256 holds no sha256; delete it together with tsla\.json"
     ):
         fetch_investorbench("tsla", progress=False)
 
@@ -252,7 +252,7 @@ def test_a_spoilt_record_is_named(upstream, tmp_path):
 def test_a_login_page_is_not_recorded(upstream, tmp_path):
     upstream.body = b"<html>Sign in</html>"
     with pytest.raises(
-        DataError, match=(r"/uvv\.json: the answer is not JSON \(.*\); check the network")
+        DataError, match=r"/uvv\.json: the answer is not JSON \(.*\); check the network"
     ):
         fetch_investorbench("uvv", progress=False)
     assert cached(tmp_path) == []
@@ -272,7 +272,7 @@ def test_a_refusal_is_final_and_an_outage_is_tried_again(upstream):
     upstream.status = [503]
     with pytest.raises(
         DataError,
-        match=(r"no complete download in 3 attempts \(HTTP 503 Service Unavailable\); check"),
+        match=r"no complete download in 3 attempts \(HTTP 503 Service Unavailable\); check",
     ):
         fetch_investorbench("msft", force=True, progress=False)
 
@@ -304,7 +304,7 @@ def test_a_short_answer_is_noticed_where_urllib3_does_not(upstream, monkeypatch)
 def test_an_address_that_is_none_is_refused_at_once(upstream):
     with pytest.raises(
         DataError,
-        match=(r"nowhere/msft\.json: the download failed \(.*No scheme supplied.*\); check"),
+        match=r"nowhere/msft\.json: the download failed \(.*No scheme supplied.*\); check",
     ):
         fetch_investorbench("msft", base_url="nowhere", progress=False)
 
@@ -312,7 +312,7 @@ def test_an_address_that_is_none_is_refused_at_once(upstream):
 def test_an_unknown_symbol_lists_the_known(upstream):
     with pytest.raises(
         DataError,
-        match=(r"symbol 'AAPL' is unknown; known: btc, hon, jnj, msft, tsla, uvv; .*--data FILE"),
+        match=r"symbol 'AAPL' is unknown; known: btc, hon, jnj, msft, tsla, uvv; .*--data FILE",
     ):
         fetch_investorbench("AAPL")
 
@@ -321,20 +321,20 @@ def test_a_cache_that_cannot_be_written_is_named(upstream, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         DataError,
-        match=(r"file/cache: the cache cannot be used \(Not a directory\); set FLAGTRL_CACHE"),
+        match=r"file/cache: the cache cannot be used \(Not a directory\); set FLAGTRL_CACHE",
     ):
         fetch_investorbench("msft", cache_dir=tmp_path / "file" / "cache", progress=False)
 
 
 @pytest.mark.skipif(
     not os.path.exists("/dev/full"),
-    reason=("/dev/full is the disk that is always full; this system has none"),
+    reason="/dev/full is the disk that is always full; this system has none",
 )
 def test_a_full_disk_is_named(upstream, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "msft.json.part").symlink_to("/dev/full")
     with pytest.raises(
-        DataError, match=(r"cache: the disk is full; free some space, or set FLAGTRL_CACHE")
+        DataError, match=r"cache: the disk is full; free some space, or set FLAGTRL_CACHE"
     ):
         fetch_investorbench("msft", progress=False)
     assert cached(tmp_path) == ["msft.json.part", "msft.json.part.etag"]

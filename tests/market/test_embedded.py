@@ -133,7 +133,7 @@ def test_a_symbol_is_found_in_any_case_and_kept_as_it_is_written():
     for symbol in ("TSLA", "../investorbench/msft", ""):
         with pytest.raises(
             DataError,
-            match=(r"^symbol '.*' does not ship with flagtrl; use one of MSFT, JNJ, HON, BTC, or "),
+            match=r"^symbol '.*' does not ship with flagtrl; use one of MSFT, JNJ, HON, BTC, or ",
         ):
             embedded(symbol)
 
@@ -164,6 +164,6 @@ def test_an_out_that_cannot_be_written_is_one_line(shared, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(
         DataError,
-        match=(r"file: cannot be written \(File exists\); name another directory with --out"),
+        match=r"file: cannot be written \(File exists\); name another directory with --out",
     ):
         write_figures(shared / "data/investorbench", tmp_path / "file")

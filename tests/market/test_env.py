@@ -53,7 +53,7 @@ def test_gymnasiums_own_checker_passes(reward, execution):
     chosen = MarketSettings(reward=reward, execution=execution, cost_bps=5, episode_start="random")
     with warnings.catch_warnings():
         warnings.filterwarnings(
-            "ignore", message=(".*Box observation space m(in|ax)imum value is -?infinity")
+            "ignore", message=".*Box observation space m(in|ax)imum value is -?infinity"
         )
         check_env(TradingEnv(LONG.window(), chosen, 10), skip_render_check=True)
 
@@ -300,7 +300,7 @@ def test_one_seed_reproduces_everything():
 def test_a_start_outside_the_window_is_refused_with_the_bars_it_has(start):
     env = TradingEnv(Window(LONG, 5, 25))
     with pytest.raises(
-        ConfigError, match=(rf"start at bar {start}; the window has the bars 0 to 18")
+        ConfigError, match=rf"start at bar {start}; the window has the bars 0 to 18"
     ):
         env.reset(options={"start": start})
 
@@ -436,7 +436,7 @@ def test_a_vector_of_environments_saved_as_json_continues_identically(steps):
 
 def test_a_state_of_another_number_of_environments_is_refused():
     with pytest.raises(
-        ConfigError, match=("the saved run has 2 environments, this one 3; set num_envs")
+        ConfigError, match="the saved run has 2 environments, this one 3; set num_envs"
     ):
         vector(3).load_state_dict(vector(2).state_dict())
 

@@ -86,7 +86,7 @@ def test_actions_index_arrays_in_the_order_sell_hold_buy():
 @pytest.mark.parametrize("action", [3, -1, 99])
 def test_an_unknown_action_is_refused_by_its_number(action):
     with pytest.raises(
-        ConfigError, match=(rf"action {action} is unknown.*0 \(Sell\), 1 \(Hold\), 2 \(Buy\)")
+        ConfigError, match=rf"action {action} is unknown.*0 \(Sell\), 1 \(Hold\), 2 \(Buy\)"
     ):
         transition(Account.of(1, 0), action, 1.0, FREE)
 
@@ -141,7 +141,7 @@ def test_an_unknown_execution_is_refused():
 @pytest.mark.parametrize("value", [-0.01, 10_000, 1e9, float("nan"), float("inf")])
 def test_costs_outside_their_bounds_are_refused_with_name_and_value(name, value):
     with pytest.raises(
-        ConfigError, match=(rf"{name} is {value}.*at least 0 and below 10000 basis points")
+        ConfigError, match=rf"{name} is {value}.*at least 0 and below 10000 basis points"
     ):
         Costs(**{name: value})
 

@@ -212,27 +212,27 @@ def test_a_users_own_reward_sees_every_field_of_the_episode(tmp_path):
         ("def mine(history:\n", r"cannot be imported: SyntaxError"),
         (
             "import a_module_that_is_nowhere\n",
-            (r"cannot be imported: ModuleNotFoundError: .*a_module_that_is_nowhere"),
+            r"cannot be imported: ModuleNotFoundError: .*a_module_that_is_nowhere",
         ),
         ("1 / 0\n", r"cannot be imported: ZeroDivisionError: division by zero"),
         (
             "def mine(history):\n    return 1 / 0\n",
-            (r"on the returns \[0\.0\] it raised ZeroDivisionError: division by zero"),
+            r"on the returns \[0\.0\] it raised ZeroDivisionError: division by zero",
         ),
         ("def mine(history):\n    return history.returns[-3]\n", r"it raised IndexError"),
         ("def mine():\n    return 0.0\n", r"it raised TypeError"),
         (
             "def mine(history):\n    return float('nan')\n",
-            (r"returned nan; it must return one finite number"),
+            r"returned nan; it must return one finite number",
         ),
         (
             "def mine(history):\n    return float('-inf')\n",
-            (r"returned -inf; it must return one finite number"),
+            r"returned -inf; it must return one finite number",
         ),
         ("def mine(history):\n    pass\n", r"returned None; it must return one finite number"),
         (
             "def mine(history):\n    return [1.0, 2.0]\n",
-            (r"returned \[1\.0, 2\.0\]; it must return one finite number"),
+            r"returned \[1\.0, 2\.0\]; it must return one finite number",
         ),
         ("def mine(history):\n    return 1j\n", r"returned 1j; it must return one finite number"),
         (
@@ -245,7 +245,7 @@ def test_a_users_own_reward_sees_every_field_of_the_episode(tmp_path):
         ),
         (
             "def mine(history):\n    history.values *= 2\n    return 0.0\n",
-            (r"raised (ValueError|FrozenInstanceError)"),
+            r"raised (ValueError|FrozenInstanceError)",
         ),
     ],
 )
@@ -289,7 +289,7 @@ def test_a_reward_in_a_file_that_is_no_python_is_refused(tmp_path):
 def test_a_reward_that_fails_only_later_stops_the_episode_with_its_name(tmp_path):
     spec = write(
         tmp_path,
-        ("def mine(history):\n    return float('nan') if len(history.returns) == 5 else 0.0\n"),
+        "def mine(history):\n    return float('nan') if len(history.returns) == 5 else 0.0\n",
     )
     env = TradingEnv(random_walk(10).window(), MarketSettings(reward=spec))
     env.reset(seed=0)

@@ -126,68 +126,68 @@ TWO = {"2024-01-02": bar(), "2024-01-03": bar()}
     [
         (
             '{"2024-01-02": {"prices": 1,\n "news": [}}',
-            (r"abc_test\.json: line 2, column 11: .*not valid JSON, repair"),
+            r"abc_test\.json: line 2, column 11: .*not valid JSON, repair",
         ),
         ("", r"line 1, column 1: Expecting value"),
         ([1, 2], r"abc_test\.json: list where a mapping belongs, as in"),
         ({**TWO, "2024-01-04": 3.5}, r"abc_test\.json: 2024-01-04: float where a mapping belongs"),
         (
             '{"2024-01-02": {"prices": 1}, "2024-01-02": {"prices": 2}}',
-            (r": the key '2024-01-02' occurs more than once; keep"),
+            r": the key '2024-01-02' occurs more than once; keep",
         ),
         (
             '{"2024-01-02": {"prices": 1, "prices": 2}}',
-            (r"json: 2024-01-02: the key 'prices' occurs more than once"),
+            r"json: 2024-01-02: the key 'prices' occurs more than once",
         ),
         (
             {**TWO, "2024-01-04": {"news": [], "10k": []}},
-            (r"-04: the key 'prices' is missing \(found: news, 10k\); add the"),
+            r"-04: the key 'prices' is missing \(found: news, 10k\); add the",
         ),
         (
             {**TWO, "2024-01-04": bar("12.5")},
-            (r"-04: the price is '12.5' \(str\); it must be a number above 0"),
+            r"-04: the price is '12.5' \(str\); it must be a number above 0",
         ),
         ({**TWO, "2024-01-04": bar(True)}, r"2024-01-04: the price is True \(bool\)"),
         ({**TWO, "2024-01-04": bar(None)}, r"2024-01-04: the price is None \(NoneType\)"),
         (
             {**TWO, "2024-01-04": bar({"a": 1})},
-            (r"2024-01-04: the price is \[\('a', 1\)\] \(a mapping\)"),
+            r"2024-01-04: the price is \[\('a', 1\)\] \(a mapping\)",
         ),
         (
             {**TWO, "2024-01-04": bar(10**400)},
-            (r"2024-01-04: the price is 1000+\.\.\.; it must be a plain number"),
+            r"2024-01-04: the price is 1000+\.\.\.; it must be a plain number",
         ),
         (
             {**TWO, "2024-01-04": bar(float("nan"))},
-            (r"abc_test\.json: ABC: the price of 2024-01-04 is nan; .*finite"),
+            r"abc_test\.json: ABC: the price of 2024-01-04 is nan; .*finite",
         ),
         (
             {**TWO, "2024-01-04": bar(float("inf"))},
-            (r"abc_test\.json: ABC: the price of 2024-01-04 is inf"),
+            r"abc_test\.json: ABC: the price of 2024-01-04 is inf",
         ),
         (
             {**TWO, "2024-01-04": bar(0)},
-            (r"abc_test\.json: ABC: the price of 2024-01-04 is 0\.0; .*repair"),
+            r"abc_test\.json: ABC: the price of 2024-01-04 is 0\.0; .*repair",
         ),
         (
             {**TWO, "2024-01-01": bar()},
-            (r"json: ABC: dates are not sorted: 2024-01-01 \(row 2\) .*sort the file"),
+            r"json: ABC: dates are not sorted: 2024-01-01 \(row 2\) .*sort the file",
         ),
         ({**TWO, "20240103": bar()}, r"abc_test\.json: ABC: the date 2024-01-03 occurs twice"),
         (
             {**TWO, "03/04/2024": bar()},
-            (r"abc_test\.json: '03/04/2024' is not a date; write it as YYYY-MM-DD"),
+            r"abc_test\.json: '03/04/2024' is not a date; write it as YYYY-MM-DD",
         ),
         ({**TWO, "2024-02-30": bar()}, r"abc_test\.json: '2024-02-30' is not a date"),
         ({**TWO, "2024": bar()}, r"'2024' is not a date"),
         (
             {**TWO, "2024-01-04": bar(1, "text")},
-            (r"-04: the news is 'text'; it must be a list of texts, \[\] for none"),
+            r"-04: the news is 'text'; it must be a list of texts, \[\] for none",
         ),
         ({**TWO, "2024-01-04": bar(1, [7])}, r"2024-01-04: the news is \[7\]; it must be a list"),
         (
             {**TWO, "2024-01-04": bar(1, {"a": "b"})},
-            (r"2024-01-04: the news is \[\('a', 'b'\)\]; it must be a list"),
+            r"2024-01-04: the news is \[\('a', 'b'\)\]; it must be a list",
         ),
         (
             {**TWO, "2024-01-04": bar(1, ("Hm. (Sentiment: mixed)",))},
@@ -206,7 +206,7 @@ def test_a_bad_json_file_is_refused_in_one_line(tmp_path, content, message):
 
 def test_a_path_that_is_no_readable_file_is_refused(tmp_path):
     with pytest.raises(
-        DataError, match=(r"none\.json does not exist; check the path \(it is relative to /")
+        DataError, match=r"none\.json does not exist; check the path \(it is relative to /"
     ):
         sources.investorbench_json(tmp_path / "none.json")
     with pytest.raises(DataError, match=r"is a directory; give one file in it"):
@@ -214,7 +214,7 @@ def test_a_path_that_is_no_readable_file_is_refused(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"\xff": 1}')
     with pytest.raises(
         DataError,
-        match=(r"latin\.json cannot be read as UTF-8 text \(.*0xff.*\); repair or reload"),
+        match=r"latin\.json cannot be read as UTF-8 text \(.*0xff.*\); repair or reload",
     ):
         sources.investorbench_json(tmp_path / "latin.json")
     with pytest.raises(DataError, match="does not exist"):
@@ -298,7 +298,7 @@ def test_parquet_holds_lists_of_news(tmp_path):
     assert [len(items) for items in sources.table(tmp_path / "abc.parquet").news] == [2, 0, 0]
     frame.assign(sentiment=[["positive"], [], None]).to_parquet(tmp_path / "abc.parquet")
     with pytest.raises(
-        DataError, match=(r"2024-01-02: 2 news items but 1 sentiments; give one for each, or none")
+        DataError, match=r"2024-01-02: 2 news items but 1 sentiments; give one for each, or none"
     ):
         sources.table(tmp_path / "abc.parquet")
     frame.assign(sentiment=[["positive", "negative"], [], None]).to_parquet(
@@ -313,10 +313,10 @@ def test_parquet_holds_lists_of_news(tmp_path):
 def test_of_several_symbols_one_must_be_named(tmp_path):
     path = write_csv(
         tmp_path,
-        ("date,ticker,close\n2024-01-02,AA,1\n2024-01-02,BB,5\n2024-01-03,AA,2\n2024-01-03,BB,6"),
+        "date,ticker,close\n2024-01-02,AA,1\n2024-01-02,BB,5\n2024-01-03,AA,2\n2024-01-03,BB,6",
     )
     with pytest.raises(
-        DataError, match=(r"abc_daily\.csv: holds 2 symbols: AA, BB; name one, as in symbol='AA'")
+        DataError, match=r"abc_daily\.csv: holds 2 symbols: AA, BB; name one, as in symbol='AA'"
     ):
         sources.table(path)
     with pytest.raises(DataError, match=r"the symbol 'CC' does not occur; the file holds AA, BB"):
@@ -329,7 +329,7 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
     path = write_csv(tmp_path, "date,close\n2024-01-02,1\n2024-01-03,\n2024-01-04,3")
     with pytest.raises(
         DataError,
-        match=(r"abc_daily\.csv: ABC: the price of 2024-01-03 is nan; .*forward is your decision"),
+        match=r"abc_daily\.csv: ABC: the price of 2024-01-03 is nan; .*forward is your decision",
     ):
         sources.table(path)
 
@@ -346,38 +346,38 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
         (
             "date,open\n2024-01-02,1",
             {},
-            (r"no price column; columns found: date, open; names accepted: adjclose, "),
+            r"no price column; columns found: date, open; names accepted: adjclose, ",
         ),
         (
             "date,time,close\n2024-01-02,9,1",
             {},
-            (r"2 date columns \(date, time\); columns found: date, time, close"),
+            r"2 date columns \(date, time\); columns found: date, time, close",
         ),
         ("date,close,last\n2024-01-02,9,1", {}, r"2 price columns \(close, last\)"),
         ("date,close,close\n2024-01-02,9,1", {}, r"2 price columns \(close, close\)"),
         (
             "date,close,news,text\n2024-01-02,9,a,b",
             {},
-            (r"2 news columns \(news, text\).*with news_column="),
+            r"2 news columns \(news, text\).*with news_column=",
         ),
         ("date,close,ticker,symbol\n2024-01-02,9,a,b", {}, r"2 symbol columns \(ticker, symbol\)"),
         (
             "date,close\n2024-01-02,1",
             {"price_column": "vwap"},
-            (r"no column 'vwap'; columns found: date, close; names"),
+            r"no column 'vwap'; columns found: date, close; names",
         ),
         ("date,close\n2024-01-02,1", {"date_column": "Date"}, r"no column 'Date'"),
         ("date,close\n2024-01-02,1", {"news_column": "body"}, r"no column 'body'"),
         (
             "date,close\n01/02/2024,1",
             {},
-            (r"csv: date of row 0: '01/02/2024' is not a date; write it as"),
+            r"csv: date of row 0: '01/02/2024' is not a date; write it as",
         ),
         ("date,close\n1704153600,1", {}, r"date of row 0: '1704153600' is not a date"),
         (
             "date,close\n2024-01-02,$1",
             {},
-            (r"-02: the price is '\$1'; it must be a plain number above 0, without"),
+            r"-02: the price is '\$1'; it must be a plain number above 0, without",
         ),
         ('date,close\n2024-01-02,"1,200"', {}, r"the price is '1,200'"),
         (
@@ -389,12 +389,12 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
         (
             "date,close,news,sentiment\n2024-01-02,1,x,good",
             {},
-            (r"2024-01-02: a news item has the sentiment 'good'"),
+            r"2024-01-02: a news item has the sentiment 'good'",
         ),
         (
             "date,close\n2024-01-02,1,7",
             {},
-            (r"cannot be read as a table \(.*Expected 2 fields.*\); repair the file"),
+            r"cannot be read as a table \(.*Expected 2 fields.*\); repair the file",
         ),
         ("", {}, r"0 bars|cannot be read as a table \(No columns"),
         ("date,close", {}, r"ABC: 0 bars"),
@@ -423,7 +423,7 @@ def test_parquet_that_is_none_or_holds_numbers_for_news_is_refused(tmp_path):
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(
         DataError,
-        match=(r"a\.parquet cannot be read as a table \(.*\); repair the file, or save it anew"),
+        match=r"a\.parquet cannot be read as a table \(.*\); repair the file, or save it anew",
     ):
         sources.table(tmp_path / "a.parquet")
     pd.DataFrame({"date": ROWS, "close": [1, 2, 3], "news": [1.5, 2.5, 3.5]}).to_parquet(
@@ -431,13 +431,13 @@ def test_parquet_that_is_none_or_holds_numbers_for_news_is_refused(tmp_path):
     )
     with pytest.raises(
         DataError,
-        match=(r"2024-01-02: a news or sentiment cell is 1.5 \(float\); it must be text, or empty"),
+        match=r"2024-01-02: a news or sentiment cell is 1.5 \(float\); it must be text, or empty",
     ):
         sources.table(tmp_path / "b.parquet")
     (tmp_path / "c.xls").write_text("no")
     with pytest.raises(
         DataError,
-        match=(r"c\.xls: the suffix '\.xls' is unknown; a table is a \.csv or \.parquet file"),
+        match=r"c\.xls: the suffix '\.xls' is unknown; a table is a \.csv or \.parquet file",
     ):
         sources.table(tmp_path / "c.xls")
 
@@ -482,7 +482,7 @@ def test_a_dataset_that_cannot_be_loaded_is_refused(local_dataset):
     empty = local_dataset.parent / "empty"
     empty.mkdir()
     with pytest.raises(
-        DataError, match=(r"hub:.*empty: split 'train' cannot be loaded \(.*\); check")
+        DataError, match=r"hub:.*empty: split 'train' cannot be loaded \(.*\); check"
     ) as caught:
         sources.load(f"hub:{empty}")
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from flagtrl.policy.linear import OneDnnLinear, PackedLinear, one_dnn_helps, packed
 
 pytestmark = pytest.mark.skipif(
-    not one_dnn_helps(torch.device("cpu")), reason=("no oneDNN or no AVX-512 on this processor")
+    not one_dnn_helps(torch.device("cpu")), reason="no oneDNN or no AVX-512 on this processor"
 )
 
 

@@ -301,7 +301,7 @@ def test_a_prior_that_cannot_be_baked_out_is_one_line(small_model, tmp_path, mon
     monkeypatch.setattr(start, "BAKE_STEPS", 2)
     trainer = tiny_trainer(small_model, tmp_path, prior="baked", style="markov", days=8)
     with pytest.raises(
-        start.ConfigError, match=(r"after 2 steps .* nats, not below 0\.02; use prior calibrated")
+        start.ConfigError, match=r"after 2 steps .* nats, not below 0\.02; use prior calibrated"
     ) as caught:
         trainer.train()
     assert "\n" not in str(caught.value)
@@ -309,6 +309,6 @@ def test_a_prior_that_cannot_be_baked_out_is_one_line(small_model, tmp_path, mon
 
 def test_a_prior_that_is_none_of_three_is_refused():
     with pytest.raises(
-        start.ConfigError, match=("prior is 'cooked'; use one of raw, calibrated, baked")
+        start.ConfigError, match="prior is 'cooked'; use one of raw, calibrated, baked"
     ):
         PolicySettings(prior="cooked")

@@ -293,7 +293,7 @@ def test_lm_evals_own_command_line_agrees_on_every_task(
     ]
     command += [
         "--model_args",
-        (f"pretrained={small_model}{peft},dtype=float32"),
+        f"pretrained={small_model}{peft},dtype=float32",
         "--device",
         "cpu",
         "--batch_size",

@@ -71,7 +71,7 @@ def test_malformed_rows_are_named_by_file_and_line_and_skipped_only_when_asked(
 def test_of_many_malformed_rows_some_are_named_and_the_others_counted(tmp_path):
     (tmp_path / "x.csv").write_text("text,label\n" + "bad,7\n" * 9)
     with pytest.raises(
-        DataError, match=(r"x.csv:2: .*x.csv:3: .*x.csv:4: .*; and 6 more; correct the file")
+        DataError, match=r"x.csv:2: .*x.csv:3: .*x.csv:4: .*; and 6 more; correct the file"
     ) as error:
         prepare("twitter_fin", str(tmp_path / "x.csv"), tmp_path / "data")
     assert len(str(error.value).splitlines()) == 1
@@ -292,7 +292,7 @@ BAD = {
         "tatqa",
         "x.json",
         _tatqa(questions=["how much?"]),
-        ("x.json:1: question is 'how much?', no record"),
+        "x.json:1: question is 'how much?', no record",
     ),
     "a blank question": (
         "tatqa",
@@ -448,7 +448,7 @@ def test_of_the_hub_a_configuration_and_a_split_are_read(repository, tmp_path):
         assert prepare("twitter_fin", f"hub:me/set:{named}", tmp_path).samples == 2
     assert asked == [("me/set", "half")] * 3
     with pytest.raises(
-        DataError, match=("has the configurations all, half; name one: hub:me/set:CONFIG")
+        DataError, match="has the configurations all, half; name one: hub:me/set:CONFIG"
     ):
         prepare("twitter_fin", "hub:me/set", tmp_path)
     with pytest.raises(DataError, match="no split 'test'; it has train, validation"):

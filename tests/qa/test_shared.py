@@ -64,7 +64,7 @@ def test_log_likelihoods_are_those_of_the_plain_path_within_1e_4(shared, tmp_pat
     lm, (name,) = arms_of(base, lora(base, tmp_path / "lora", 0.1))
     texts = [
         "One day",
-        ("Once upon a time, there was a little girl"),
+        "Once upon a time, there was a little girl",
         "The dog ran. " * 30,
         "A cat sat. " * 200,
     ]
@@ -112,7 +112,7 @@ def test_mass_and_divergence_of_a_prompt_read_it_once(small_model, loras, monkey
     asked = [
         Asked(
             "d",
-            ("The sales rose by five percent in the year. ") * 8 + "Question: how much?\nAnswer:",
+            "The sales rose by five percent in the year. " * 8 + "Question: how much?\nAnswer:",
             " 5%",
         )
     ]

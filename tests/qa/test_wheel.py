@@ -74,7 +74,7 @@ def test_every_task_runs_from_a_wheel(shared, small_model, data, tmp_path):
         "HF_DATASETS_OFFLINE": "1",
     }
     where = subprocess.run(
-        [python, "-c", ("import flagtrl; print(flagtrl.__file__)")],
+        [python, "-c", "import flagtrl; print(flagtrl.__file__)"],
         cwd=elsewhere,
         env=env,
         capture_output=True,

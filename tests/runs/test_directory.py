@@ -105,7 +105,7 @@ def test_results_go_to_a_new_numbered_directory(tmp_path):
 def test_a_backtest_does_not_write_over_a_runs_own_results(used, tmp_path_factory):
     with pytest.raises(
         ConfigError,
-        match=("is a run's own, and holds the results that it ended with; choose another"),
+        match="is a run's own, and holds the results that it ended with; choose another",
     ):
         refuse_a_runs_own(used)
     refuse_a_runs_own(tmp_path_factory.mktemp("other"))
@@ -125,6 +125,6 @@ def test_results_of_other_days_than_the_runs_are_not_published(tmp_path):
             continue
         with pytest.raises(
             AdapterError,
-            match=(r"results.json is of the windows .*'test': \['2020-07-01', '2020-09-30'\]"),
+            match=r"results.json is of the windows .*'test': \['2020-07-01', '2020-09-30'\]",
         ):
             check_results_are_the_runs(tmp_path)

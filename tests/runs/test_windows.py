@@ -30,7 +30,7 @@ def test_the_papers_windows_are_as_they_are(tmp_path, caplog):
 def test_test_days_that_training_sees_or_that_lie_before_it_are_refused(tmp_path, days, where):
     with pytest.raises(
         ConfigError,
-        match=(rf"the test window {days[0]} to .* {where} the training window 2020-07-01"),
+        match=rf"the test window {days[0]} to .* {where} the training window 2020-07-01",
     ):
         windows(tmp_path, "--test_start", days[0], "--test_end", days[1])
 

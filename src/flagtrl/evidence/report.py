@@ -82,7 +82,7 @@ class Report:
         """Both conventions side by side, one row a policy."""
         dates = self.window.dates
         table = Table(
-            title=(f"{self.window.market.symbol}, {dates[0]} to {dates[-1]}, {len(dates)} prices")
+            title=f"{self.window.market.symbol}, {dates[0]} to {dates[-1]}, {len(dates)} prices"
         )
         table.add_column("")
         for convention in next(iter(self.rows.values())):
@@ -111,7 +111,7 @@ class Report:
         return curves_figure(
             self.window,
             self.curves,
-            (f"{self.window.market.symbol}: account value, start = 1"),
+            f"{self.window.market.symbol}: account value, start = 1",
             band,
         )
 

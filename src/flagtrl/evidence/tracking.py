@@ -93,7 +93,7 @@ class Validation:
         return curves_figure(
             self.window,
             curves,
-            (f"{self.window.market.symbol}: validation at optimizer step {step}"),
+            f"{self.window.market.symbol}: validation at optimizer step {step}",
         )
 
 

@@ -41,7 +41,7 @@ class PromptSettings:
     news_token_budget: int = field(
         default=64,
         metadata={
-            "help": ("tokens of news text in a prompt, newest first; 0: sentiment counts only")
+            "help": "tokens of news text in a prompt, newest first; 0: sentiment counts only"
         },
     )
 

@@ -74,7 +74,7 @@ class PPOConfig(TrainingArguments):
     """
 
     output_dir: str | None = field(
-        default="runs/flagtrl", metadata={"help": ("where adapter, results and checkpoints go")}
+        default="runs/flagtrl", metadata={"help": "where adapter, results and checkpoints go"}
     )
     overwrite_output_dir: bool = field(
         default=False,
@@ -89,18 +89,18 @@ class PPOConfig(TrainingArguments):
         metadata={"help": "backbone; --model_name_or_path wins"},
     )
     total_timesteps: int = field(
-        default=13_860, metadata={"help": ("environment steps in all, over all environments")}
+        default=13_860, metadata={"help": "environment steps in all, over all environments"}
     )
     num_envs: int = field(default=1, metadata={"help": "parallel environments, over all processes"})
     num_steps: int = field(default=40, metadata={"help": "steps per rollout and environment"})
     max_episode_steps: int = field(
-        default=65, metadata={"help": ("episode length; an episode also ends with its window")}
+        default=65, metadata={"help": "episode length; an episode also ends with its window"}
     )
     learning_rate: float = field(
-        default=5e-4, metadata={"help": ("beta: learning rate of the language model's top layers")}
+        default=5e-4, metadata={"help": "beta: learning rate of the language model's top layers"}
     )
     head_learning_rate: float = field(
-        default=5e-4, metadata={"help": ("eta: learning rate of the value and policy heads")}
+        default=5e-4, metadata={"help": "eta: learning rate of the value and policy heads"}
     )
     anneal_lr: bool = field(
         default=True,
@@ -112,12 +112,12 @@ class PPOConfig(TrainingArguments):
     )
     gamma: float = field(default=0.95, metadata={"help": "discount"})
     gae_lambda: float = field(
-        default=0.98, metadata={"help": ("trace decay of generalised advantage estimation")}
+        default=0.98, metadata={"help": "trace decay of generalised advantage estimation"}
     )
     update_epochs: int = field(default=1, metadata={"help": "passes over a rollout"})
     minibatch_size: int = field(
         default=32,
-        metadata={"help": ("most environment steps an optimizer step, over all processes")},
+        metadata={"help": "most environment steps an optimizer step, over all processes"},
     )
     gradient_accumulation_steps: int = field(
         default=8, metadata={"help": "micro-batches per optimizer step"}
@@ -146,19 +146,19 @@ class PPOConfig(TrainingArguments):
         },
     )
     clip_coef: float = field(
-        default=0.2, metadata={"help": ("clipping of the surrogate, and of the value loss")}
+        default=0.2, metadata={"help": "clipping of the surrogate, and of the value loss"}
     )
     clip_vloss: bool = field(default=True, metadata={"help": "clip the value loss"})
     ent_coef: float = field(default=0.05, metadata={"help": "weight of the entropy"})
     vf_coef: float = field(default=0.5, metadata={"help": "weight of the value loss"})
     kl_coef: float = field(
-        default=0.05, metadata={"help": ("weight of the exact KL divergence to the reference")}
+        default=0.05, metadata={"help": "weight of the exact KL divergence to the reference"}
     )
     max_grad_norm: float = field(default=0.5, metadata={"help": "gradient clipping"})
     target_kl: float | None = field(
         default=None,
         metadata={
-            "help": ("end a rollout's update once KL(old || new) of a minibatch is above this")
+            "help": "end a rollout's update once KL(old || new) of a minibatch is above this"
         },
     )
     engine: str = field(
@@ -172,9 +172,7 @@ class PPOConfig(TrainingArguments):
     )
     trunk_cache_mb: float = field(
         default=2048,
-        metadata={
-            "help": ("bound on the split engine's cache of prompts and shared prefixes, MiB")
-        },
+        metadata={"help": "bound on the split engine's cache of prompts and shared prefixes, MiB"},
     )
     trunk_dtype: str = field(
         default="auto",
@@ -188,12 +186,12 @@ class PPOConfig(TrainingArguments):
     boundary_dtype: str = field(
         default="auto",
         metadata={
-            "help": ("type of the frozen layers' output as a rollout stores it; auto: as computed")
+            "help": "type of the frozen layers' output as a rollout stores it; auto: as computed"
         },
     )
     boundary_device: str = field(
         default="auto",
-        metadata={"help": ("where a rollout stores it; auto: where the model is, or cpu")},
+        metadata={"help": "where a rollout stores it; auto: where the model is, or cpu"},
     )
     merge_tokens: int = field(
         default=8192,
@@ -205,7 +203,7 @@ class PPOConfig(TrainingArguments):
         },
     )
     dropout: float = field(
-        default=0.0, metadata={"help": ("of the heads and LoRA; above 0 the first ratio is not 1")}
+        default=0.0, metadata={"help": "of the heads and LoRA; above 0 the first ratio is not 1"}
     )
     train_dtype: str = field(
         default="float16",
@@ -216,26 +214,24 @@ class PPOConfig(TrainingArguments):
         },
     )
     save_steps: float = field(
-        default=50, metadata={"help": ("optimizer steps between two checkpoints")}
+        default=50, metadata={"help": "optimizer steps between two checkpoints"}
     )
     logging_steps: float | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={"help": ("optimizer steps between two log lines; default: those of a rollout")},
+        metadata={"help": "optimizer steps between two log lines; default: those of a rollout"},
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False,
-        metadata={"help": ("False: every trainable parameter takes part in every forward")},
+        metadata={"help": "False: every trainable parameter takes part in every forward"},
     )
     early_stopping_patience: int | None = field(
         default=None,
-        metadata={
-            "help": ("stop after so many evaluations without a better metric_for_best_model")
-        },
+        metadata={"help": "stop after so many evaluations without a better metric_for_best_model"},
     )
     ddp_broadcast_buffers: bool | None = field(
         default=False,
         metadata={
-            "help": ("False: no buffer changes, and processes may run unequal numbers of forwards")
+            "help": "False: no buffer changes, and processes may run unequal numbers of forwards"
         },
     )
     report_to: None | str | list[str] = field(  # noqa: RUF036 (the order that TRL's argument parser can read)
@@ -416,15 +412,15 @@ class PPOConfig(TrainingArguments):
             "num_train_epochs": ((3.0, 3), "set total_timesteps, or update_epochs"),
             "gradient_checkpointing": (
                 (False, None),
-                ("leave it out: only the top layers keep activations"),
+                "leave it out: only the top layers keep activations",
             ),
             "eval_strategy": (
                 ("no", "steps"),
-                ("evaluate every eval_steps optimizer steps: set it to steps"),
+                "evaluate every eval_steps optimizer steps: set it to steps",
             ),
             "torch_compile": (
                 (False, None),
-                ("leave it out: it was not yet tried with either engine"),
+                "leave it out: it was not yet tried with either engine",
             ),
         }
         for name, (left_alone, remedy) in remedies.items():

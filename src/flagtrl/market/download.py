@@ -156,7 +156,7 @@ def _download(url: str, part: Path, progress: bool) -> None:
         except requests.RequestException as error:
             raise DataError(f"{url}: the download failed ({error}); {_REMEDY}") from error
     kept = (
-        (f"; {part.stat().st_size} bytes are kept and the next call resumes")
+        f"; {part.stat().st_size} bytes are kept and the next call resumes"
         if part.exists() and part.stat().st_size
         else ""
     )

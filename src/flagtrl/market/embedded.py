@@ -107,16 +107,16 @@ def _file(folder: Path, symbol: str) -> Path:
 def main(args: Sequence[str] | None = None) -> None:
     """The script of the module's docstring."""
     parser = argparse.ArgumentParser(
-        description=("Make the shipped figures of InvestorBench from its original files.")
+        description="Make the shipped figures of InvestorBench from its original files."
     )
     parser.add_argument(
         "originals",
         type=Path,
         metavar="ORIGINALS_DIR",
-        help=("holds InvestorBench's msft.json, jnj.json ..."),
+        help="holds InvestorBench's msft.json, jnj.json ...",
     )
     parser.add_argument(
-        "--out", type=Path, default=FOLDER, help=("directory to write to (default: %(default)s)")
+        "--out", type=Path, default=FOLDER, help="directory to write to (default: %(default)s)"
     )
     options = parser.parse_args(args)
     for path in write_figures(options.originals, options.out):

@@ -44,38 +44,38 @@ class MarketSettings:
 
     reward: str = field(
         default="sharpe_difference",
-        metadata={"help": ("name of a reward, or a user's own as path/to/file.py:function")},
+        metadata={"help": "name of a reward, or a user's own as path/to/file.py:function"},
     )
     execution: str = field(
         default="next_price",
         metadata={
-            "help": ("next_price: orders fill at the next bar's price; same_price: at this bar's")
+            "help": "next_price: orders fill at the next bar's price; same_price: at this bar's"
         },
     )
     cost_bps: float = field(
-        default=0.0, metadata={"help": ("cost of a trade, basis points of its notional")}
+        default=0.0, metadata={"help": "cost of a trade, basis points of its notional"}
     )
     slippage_bps: float = field(
-        default=0.0, metadata={"help": ("fills are this much worse than the price, basis points")}
+        default=0.0, metadata={"help": "fills are this much worse than the price, basis points"}
     )
     lookback: int = field(
-        default=10, metadata={"help": ("bars of prices and news that an observation holds")}
+        default=10, metadata={"help": "bars of prices and news that an observation holds"}
     )
     episode_start: str = field(
         default="fixed",
         metadata={
-            "help": ("fixed: at the window's start; random: anywhere that leaves max_episode_steps")
+            "help": "fixed: at the window's start; random: anywhere that leaves max_episode_steps"
         },
     )
     initial_cash: float = field(
-        default=100_000.0, metadata={"help": ("cash at the start of an episode, currency")}
+        default=100_000.0, metadata={"help": "cash at the start of an episode, currency"}
     )
     ruin_fraction: float = field(
         default=0.05,
-        metadata={"help": ("an account at or below this share of its start is ruined")},
+        metadata={"help": "an account at or below this share of its start is ruined"},
     )
     risk_free_rate: float = field(
-        default=0.0, metadata={"help": ("risk-free rate of the Sharpe rewards, a fraction per bar")}
+        default=0.0, metadata={"help": "risk-free rate of the Sharpe rewards, a fraction per bar"}
     )
 
     def __post_init__(self) -> None:

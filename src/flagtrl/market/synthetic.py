@@ -77,7 +77,7 @@ def momentum(
         0 < autocorrelation < 1,
         "autocorrelation",
         autocorrelation,
-        ("above 0 and below 1; use random_walk for 0"),
+        "above 0 and below 1; use random_walk for 0",
     )
     noise = rng.standard_normal(days - 1)  # (T-1,)
     noise[1:] *= math.sqrt(1 - autocorrelation**2)
@@ -110,7 +110,7 @@ def mean_reversion(
         ok,
         "half_life_bars",
         half_life_bars,
-        ("above 0 and finite; 10 is typical, use random_walk for no reversion"),
+        "above 0 and finite; 10 is typical, use random_walk for no reversion",
     )
     # (T-1,)
     gaps = _autoregression(
@@ -184,7 +184,7 @@ def news_leads_price(
         _is_int(lead) and 1 <= lead < days,
         "lead",
         lead,
-        (f"a whole number of bars from 1 to days - 1 = {days - 1}"),
+        f"a whole number of bars from 1 to days - 1 = {days - 1}",
     )
     size = _positive_sizes(rng, days - 1)  # (T-1,)
     right = rng.random(days) < accuracy  # (T,) bool
@@ -236,7 +236,7 @@ def _generator(days: int, seed: int, volatility_per_bar: float) -> np.random.Gen
     bounds.
     """
     _require(
-        _is_int(days) and days >= 2, "days", days, ("a whole number of at least 2; 252 make a year")
+        _is_int(days) and days >= 2, "days", days, "a whole number of at least 2; 252 make a year"
     )
     _require(_is_int(seed) and seed >= 0, "seed", seed, "a whole number of at least 0")
     _check_volatility("volatility_per_bar", volatility_per_bar)
@@ -275,7 +275,7 @@ def _check_volatility(name: str, value: float) -> None:
         0 < value <= 1,
         name,
         value,
-        ("above 0 and at most 1 (the deviation of a log return; 0.01 is a calm stock)"),
+        "above 0 and at most 1 (the deviation of a log return; 0.01 is a calm stock)",
     )
 
 

@@ -85,7 +85,7 @@ def market_from_frame(
     news_at = _find_optional(names, NEWS_COLUMNS, news_column, "news", where)
     label_at = _find_optional(names, SENTIMENT_COLUMNS, None, "sentiment", where)
     days = [
-        read_day(cell, (f"{where}: {names[date_at]} of row {row}"))
+        read_day(cell, f"{where}: {names[date_at]} of row {row}")
         for row, cell in enumerate(frame.iloc[:, date_at])
     ]
     rows = [f"{where}: {day}" for day in days]

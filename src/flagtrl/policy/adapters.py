@@ -43,7 +43,7 @@ class PolicySettings:
     policy: str = field(
         default="action_tokens",
         metadata={
-            "help": ("action_tokens: likelihood of each action's tokens; head: an MLP's logits")
+            "help": "action_tokens: likelihood of each action's tokens; head: an MLP's logits"
         },
     )
     length_normalisation: str = field(
@@ -74,21 +74,21 @@ class PolicySettings:
         },
     )
     trainable_layers: int = field(
-        default=2, metadata={"help": ("M: how many top layers are trained; the rest stay frozen")}
+        default=2, metadata={"help": "M: how many top layers are trained; the rest stay frozen"}
     )
     lora_rank: int = field(
-        default=8, metadata={"help": ("rank of the LoRA matrices (finetuning=lora)")}
+        default=8, metadata={"help": "rank of the LoRA matrices (finetuning=lora)"}
     )
     lora_alpha: int = field(
-        default=16, metadata={"help": ("scale of the LoRA matrices (finetuning=lora)")}
+        default=16, metadata={"help": "scale of the LoRA matrices (finetuning=lora)"}
     )
     head_width: int = field(
-        default=128, metadata={"help": ("hidden units of the value head and the policy head")}
+        default=128, metadata={"help": "hidden units of the value head and the policy head"}
     )
     quantization: str = field(
         default="none",
         metadata={
-            "help": ("of the frozen layers, by bitsandbytes: none, 8bit (LLM.int8) or 4bit (NF4)")
+            "help": "of the frozen layers, by bitsandbytes: none, 8bit (LLM.int8) or 4bit (NF4)"
         },
     )
 

@@ -68,7 +68,7 @@ DATASETS = {
     "twitter_fin": Dataset(
         labels.twitter_fin,
         ("sent_valid.csv",),
-        ("zeroshot/twitter-financial-news-sentiment"),
+        "zeroshot/twitter-financial-news-sentiment",
         "MIT",
     ),
     "gold_headlines": Dataset(

@@ -200,7 +200,7 @@ def asked_of(questions: Sequence[Question]) -> list[Asked]:
     """Questions worded as the task files word them."""
     return [
         Asked(
-            r.document, (f"{r.context}\n\nQuestion: {r.question}\nAnswer:").lstrip(), f" {r.answer}"
+            r.document, f"{r.context}\n\nQuestion: {r.question}\nAnswer:".lstrip(), f" {r.answer}"
         )
         for r in questions
     ]
