@@ -107,7 +107,7 @@ def run(name: str, seed: int, model: str, out: Path) -> dict[str, Any]:
         for entry in json.loads((out / "trainer_state.json").read_text())["log_history"]
         if "entropy" in entry
     ]
-    ppo = results["settings"]["ppo"]
+    ppo = results["settings"]["training"]
     rollout = ppo["num_steps"] * ppo["num_envs"]
     per_update = rollout / (ppo["update_epochs"] * math.ceil(rollout / ppo["minibatch_size"]))
     return {

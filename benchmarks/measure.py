@@ -46,7 +46,7 @@ from flagtrl.market.ledger import Action
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
-from flagtrl.policy.batch import PolicyOutput
+from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.linear import PackedLinear, one_dnn_helps
 from flagtrl.policy.scoring import masked_log_softmax
 
@@ -175,7 +175,7 @@ class PerAction(ActorCritic):
         attention_mask: Tensor | None = None,
         boundaries: Any = None,
         reference: bool = False,
-    ) -> PolicyOutput:
+    ) -> ActorCriticOutput:
         """As ActorCritic's on the plain engine."""
         assert input_ids is not None and attention_mask is not None and boundaries is None
         with self.adapter_off() if reference else nullcontext():
@@ -184,7 +184,7 @@ class PerAction(ActorCritic):
                 dim=-1,
             )
             if reference:
-                return PolicyOutput(
+                return ActorCriticOutput(
                     masked_log_softmax(scores, legal), scores.new_zeros(len(scores))
                 )
             decoder = self.language_model.get_base_model().get_decoder()
@@ -196,7 +196,7 @@ class PerAction(ActorCritic):
                 use_cache=False,
             )
             values = self.value_head(out.last_hidden_state[:, -1].float()).squeeze(-1)
-        return PolicyOutput(masked_log_softmax(scores, legal), values)
+        return ActorCriticOutput(masked_log_softmax(scores, legal), values)
 
     def _action(self, input_ids: Tensor, attention_mask: Tensor, path: tuple[int, ...]) -> Tensor:
         answer = torch.tensor(path, device=input_ids.device).expand(len(input_ids), -1)

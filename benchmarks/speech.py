@@ -27,9 +27,9 @@ from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import saved_base
-from flagtrl.policy.saving import read_settings
 from flagtrl.qa.arms import PairedLM, load_arms, run_settings
 from flagtrl.qa.retention import asked_of, general_passages, retention, trading_prompts_or_reason
+from flagtrl.record import RunRecord
 
 PROMPTS = (
     "What is the capital of France, and what is it known for?",
@@ -78,9 +78,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         merged = merge(options.run, Path(folder) / "merged")
-        base = load_base(same_source(saved_base(options.run), read_settings(options.run).content))[
-            0
-        ]
+        base = load_base(same_source(saved_base(options.run), RunRecord.read(options.run).base))[0]
         models = {
             "base": base.eval(),
             "merged": AutoModelForCausalLM.from_pretrained(merged).eval(),

@@ -19,40 +19,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.errors import AdapterError, ConfigError, one_line_errors
+from flagtrl.errors import ConfigError, one_line_errors
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
-from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.play import Uniformly, play
+from flagtrl.market.policy import uniform
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import check_base, context_length, load_base
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
-from flagtrl.policy.saving import SETTINGS_FILE
 from flagtrl.qa.arms import PairedLM, arm
 from flagtrl.qa.retention import Prompt, divergence
 from flagtrl.recipe import check_output_dir
+from flagtrl.record import RunRecord
 
+NOTE_FILE = "control.json"  # beside the adapter: what it was matched to, and how closely
 OWN = "default"  # PEFT's name of the adapter that is trained here
 Weights = list[Tensor]
 
 
 def episode(
-    window: Window, market: MarketSettings, encoder: PromptEncoder, generator: np.random.Generator
+    window: Window, market: MarketSettings, encoder: PromptEncoder, seed: int
 ) -> list[list[int]]:
-    """Token ids of the prompts of one random trader, each with one random legal action as its
+    """Token ids of the prompts of one random trader, each with its random legal action as its
     answer.
     """
-    env, sequences = TradingEnv(window, market), []
-    env.reset(seed=0, options={"start": 0})
-    while not env.ended:
-        action = int(generator.choice(np.flatnonzero(env.legal)))
-        sequences.append(
-            [*encoder.encode(env.observe()).ids.tolist(), *encoder.action_paths[action]]
-        )
-        env.step(action)
-    return sequences
+    played = play(uniform, Accounts(window, market), Uniformly(seed))
+    return [
+        [*encoder.encode(seen).ids.tolist(), *encoder.action_paths[action]]
+        for (seen,), (action,) in zip(played.seen, played.actions, strict=True)
+    ]
 
 
 def mean_kl(lm: PairedLM, adapter: str, prompts: list[Prompt]) -> float:
@@ -166,25 +166,20 @@ def main() -> None:
     if not 0 < options.tolerance < 1:
         raise ConfigError(f"tolerance is {options.tolerance}; it must be above 0 and below 1")
     out, like = check_output_dir(options.output_dir), Path(options.like)
-    if not (like / SETTINGS_FILE).is_file():
-        raise AdapterError(
-            f"{like} has no {SETTINGS_FILE}; give the output directory of a flagtrl run"
-        )
+    record = RunRecord.read(like)
     check_adapter_config(like)
-    settings = json.loads((like / SETTINGS_FILE).read_text())
     torch.manual_seed(options.seed)
-    generator = np.random.default_rng(options.seed)
-    name = same_source(saved_base(like), settings)
+    name = same_source(saved_base(like), record.base)
     base, tokenizer = load_base(name)
-    check_base(base, name, like, settings)
+    check_base(base, name, like, record.base)
     base.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    encoder = PromptEncoder(tokenizer, PromptSettings(**settings["prompt"]), context_length(base))
-    model = attach_adapter(base, PolicySettings(**settings["policy"]))
-    rules, windows = settings["market"], settings["windows"]
+    encoder = PromptEncoder(tokenizer, PromptSettings(**record.prompt), context_length(base))
+    model = attach_adapter(base, PolicySettings(**record.policy))
+    rules, windows = record.market, record.windows
     market = MarketSettings(**{**rules, "reward": saved_reward(rules["reward"], options.reward)})
-    asset = load(options.data, symbol=settings["data"]["symbol"])
+    asset = load(options.data, symbol=record.data.symbol)
     training, test = (asset.window(*windows[name][:2]) for name in ("train", "test"))
-    unseen = episode(test, market, encoder, generator)[: options.prompts]
+    unseen = episode(test, market, encoder, options.seed + 1)[: options.prompts]
     held_out = [Prompt(tuple(ids), str(i)) for i, ids in enumerate(unseen)]
     lm = PairedLM(model, tokenizer)
     model.load_adapter(str(like), "like")
@@ -196,7 +191,7 @@ def main() -> None:
     model.set_adapter(OWN)
     model.delete_adapter("like")
     reached, steps = train(
-        lm, episode(training, market, encoder, generator), held_out, target, options
+        lm, episode(training, market, encoder, options.seed), held_out, target, options
     )
     print(f"KL {reached:.5f} of {target:.5f}, within {options.tolerance:.1%}")
     model.save_pretrained(str(out), save_embedding_layers=False)
@@ -209,11 +204,9 @@ def main() -> None:
         "steps": steps,
         "seed": options.seed,
     }
-    kept = {name: settings[name] for name in ("prompt", "market", "model", "data", "windows")}
-    kept |= {
-        name: settings[name] for name in ("base_revision", "base_fingerprint") if name in settings
-    }
-    (out / SETTINGS_FILE).write_text(json.dumps(note | kept, indent=2) + "\n")
+    (out / NOTE_FILE).write_text(json.dumps(note, indent=2) + "\n")
+    kept = {name: getattr(record, name) for name in ("prompt", "market", "base", "data", "windows")}
+    RunRecord.begin(seed=options.seed, **kept).write(out)
 
 
 if __name__ == "__main__":

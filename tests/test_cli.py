@@ -22,7 +22,6 @@ from fake_hub import FakeHub
 from flagtrl import cli, hub, launch
 from flagtrl.cli import _COMMANDS
 from flagtrl.errors import AdapterError, ConfigError, FlagtrlError
-from flagtrl.evidence import saved
 from flagtrl.evidence.report import POLICY_MODES
 from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.market import download
@@ -30,6 +29,7 @@ from flagtrl.market.sources import investorbench_json
 from flagtrl.options import MODES, parse, parser
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, WEIGHT_DTYPES
 from flagtrl.recipe import parse_arguments
+from flagtrl.runs import replay
 from flagtrl.runs.directory import LOCK_FILE
 from flagtrl.train import run_recipe
 from test_recipes import FAST, ROWS, series
@@ -510,9 +510,7 @@ def test_a_backtest_gives_the_very_numbers_that_training_ended_with(
     assert ours["test"] == theirs["test"] and set(ours["test"]) == ROWS
     for name in ("data", "windows", "seed", "model", "versions"):
         assert ours[name] == theirs[name]
-    assert ours["settings"] == {
-        name: theirs["settings"][name] for name in ("market", "prompt", "policy")
-    }
+    assert ours["settings"] == theirs["settings"]
     assert (tmp_path / "trades.csv").read_bytes() == (finished / "trades.csv").read_bytes()
     assert (tmp_path / "equity_curve.png").read_bytes().startswith(b"\x89PNG")
     assert all(row in shown for row in ROWS) and "2020-10-01 to 2020-11-30" in shown
@@ -571,12 +569,14 @@ def test_investorbenchs_data_are_found_again_and_a_path_in_a_file_never_is(
     run_, data, tmp_path, capsys, monkeypatch
 ):
     fetched = []
-    monkeypatch.setattr(saved, "fetch_investorbench", lambda symbol: fetched.append(symbol) or data)
-    told = json.loads((run_ / "flagtrl.json").read_text())["data"]
+    monkeypatch.setattr(
+        replay, "fetch_investorbench", lambda symbol: fetched.append(symbol) or data
+    )
+    told = json.loads((run_ / "run.json").read_text())["data"]
     assert told["source"] == str(data)
     options = ("backtest", "--adapter", run_, "--output_dir", tmp_path / "out")
     assert "give --data FILE" in refused(capsys, *options) and not fetched
-    edit(run_ / "flagtrl.json", data={**told, "source": "InvestorBench"})
+    edit(run_ / "run.json", data={**told, "source": "InvestorBench"})
     backtest(capsys, *options[1:], "--start", "2021-01-04", "--end", "2021-01-08")
     assert fetched == ["MSFT"]
 
@@ -588,8 +588,8 @@ def test_code_that_a_file_names_is_run_only_if_the_user_names_it(run_, data, tmp
         f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef mine(history):\n    return "
         "0.5\n"
     )
-    market = json.loads((run_ / "flagtrl.json").read_text())["market"]
-    edit(run_ / "flagtrl.json", market={**market, "reward": f"{reward}:mine"})
+    market = json.loads((run_ / "run.json").read_text())["market"]
+    edit(run_ / "run.json", market={**market, "reward": f"{reward}:mine"})
     options = ["--adapter", run_, "--data", data, "--output_dir", tmp_path / "out"]
     options += ["--start", "2021-01-04", "--end", "2021-01-08"]
     assert "--reward" in refused(capsys, "backtest", *options)
@@ -600,9 +600,9 @@ def test_code_that_a_file_names_is_run_only_if_the_user_names_it(run_, data, tmp
 
 @pytest.mark.parametrize("gone", ["windows", "market", "data", "seed"])
 def test_a_run_that_does_not_say_how_it_was_traded_is_refused(run_, data, tmp_path, capsys, gone):
-    content = json.loads((run_ / "flagtrl.json").read_text())
+    content = json.loads((run_ / "run.json").read_text())
     del content[gone]
-    (run_ / "flagtrl.json").write_text(json.dumps(content))
+    (run_ / "run.json").write_text(json.dumps(content))
     line = refused(
         capsys, "backtest", "--adapter", run_, "--data", data, "--output_dir", tmp_path / "out"
     )
@@ -654,7 +654,7 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, f
         for name, content in before.items()
         if str(small_model).encode() in content or str(data).encode() in content
     ]
-    assert {"adapter_config.json", "flagtrl.json", "results.json"} <= set(named), (
+    assert {"adapter_config.json", "run.json", "results.json"} <= set(named), (
         "a run on disk says where its base lies"
     )
     cli.main(["push", str(run_), REPO])
@@ -663,18 +663,16 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, f
         for path in (small_model, data, run_, run_.parent, Path.home()):
             assert str(path).encode() not in content, (name, path)
     assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == small_model.name
-    told = json.loads(pushed["flagtrl.json"])
+    told = json.loads(pushed["run.json"])
     weights = {"source": "directory", "weights": "as saved there, in float32"}
-    assert (told["model"], told["data"]["source"]) == (
-        {"id": small_model.name, **weights},
-        "msft.json",
-    )
+    assert (told["base"] | {"id": small_model.name, **weights}) == told["base"]
+    assert told["data"]["source"] == "msft.json"
     assert repr(small_model.name) in caplog.text and "without its path" in caplog.text
     assert {
         path.name: path.read_bytes() for path in run_.iterdir() if path.name != "README.md"
     } == before
     rewritten, kept_here = (
-        {"adapter_config.json", "flagtrl.json", "results.json"},
+        {"adapter_config.json", "run.json", "results.json"},
         {"trainer_state.json", LOCK_FILE},
     )
     same = set(before) - rewritten - kept_here
@@ -732,8 +730,10 @@ def test_a_run_and_its_base_come_from_the_hub_by_name_alone(run_, small_model, d
     far.repos[REPO]["adapter_config.json"] = json.dumps(
         {**config, "base_model_name_or_path": "me/base"}
     ).encode()
-    told = json.loads(far.repos[REPO]["flagtrl.json"])
-    far.repos[REPO]["flagtrl.json"] = json.dumps({**told, "base_revision": "b" * 40}).encode()
+    told = json.loads(far.repos[REPO]["run.json"])
+    far.repos[REPO]["run.json"] = json.dumps(
+        {**told, "base": {**told["base"], "revision": "b" * 40}}
+    ).encode()
     away = {
         "HF_ENDPOINT": far.url,
         "HF_HUB_OFFLINE": "0",

@@ -25,7 +25,8 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.patience import LONGEST_WAIT, _seconds
 from flagtrl.policy.acting import language_policy
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.record import RECORD_FILE
 from training import AtStep, digests, entries, equal, tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +122,7 @@ def test_a_run_comes_back_as_it_was_and_plain_peft_loads_it(
     assert {
         ADAPTER_FILE,
         HEADS_FILE,
-        SETTINGS_FILE,
+        RECORD_FILE,
         "adapter_config.json",
         "results.json",
         "README.md",
@@ -132,7 +133,7 @@ def test_a_run_comes_back_as_it_was_and_plain_peft_loads_it(
     back = tmp_path / "back"
     pulled = flagtrl("pull", REPO, "--output_dir", back)
     assert pulled.returncode == 0 and str(back) in pulled.stdout
-    for name in (ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE, "results.json"):
+    for name in (ADAPTER_FILE, HEADS_FILE, RECORD_FILE, "results.json"):
         assert (back / name).read_bytes() == (run / name).read_bytes()
     far = away(hub, tmp_path, ["-c", LOGITS, small_model, REPO])
     near = away(hub, tmp_path, ["-c", LOGITS, small_model, run])
@@ -199,7 +200,7 @@ def test_a_connection_lost_within_a_request_is_tried_again_and_all_arrives(run, 
     for name in (
         ADAPTER_FILE,
         HEADS_FILE,
-        SETTINGS_FILE,
+        RECORD_FILE,
         "results.json",
         "trades.csv",
         "tokenizer.json",
@@ -305,7 +306,7 @@ def test_no_token_no_run_and_no_repository_are_told_apart(run, hub, tmp_path, fl
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "does not know the token" in the_line(flagtrl("push", run, REPO))
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    assert "has no flagtrl.json" in the_line(flagtrl("push", tmp_path / "nothing", REPO))
+    assert "has no run.json" in the_line(flagtrl("push", tmp_path / "nothing", REPO))
     assert "no such repository" in the_line(flagtrl("pull", "me/none"))
     assert "give owner/name" in the_line(flagtrl("pull", "a/b/c"))
     hub.repos["me/other"] = {"config.json": b"{}"}
@@ -316,7 +317,7 @@ def test_a_pull_leaves_pickles_and_programs_on_the_hub(run, hub, tmp_path, flagt
     assert flagtrl("push", run, REPO).returncode == 0
     hub.repos[REPO] |= {"evil.py": b"boom", "weights.bin": b"boom"}
     flagtrl("pull", REPO, "--output_dir", tmp_path / "back")
-    assert (tmp_path / "back" / SETTINGS_FILE).is_file()
+    assert (tmp_path / "back" / RECORD_FILE).is_file()
     assert not list((tmp_path / "back").glob("*.py")) + list((tmp_path / "back").glob("*.bin"))
 
 
@@ -335,7 +336,7 @@ def test_a_private_repository_is_read_with_its_token_alone(
     ):
         monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
         assert named in the_line(flagtrl("pull", REPO, "--output_dir", tmp_path / "back"))
-        assert not (tmp_path / "back" / SETTINGS_FILE).exists()
+        assert not (tmp_path / "back" / RECORD_FILE).exists()
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     assert flagtrl("pull", REPO, "--output_dir", tmp_path / "back").returncode == 0
     assert (tmp_path / "back" / ADAPTER_FILE).read_bytes() == (run / ADAPTER_FILE).read_bytes()
@@ -353,7 +354,7 @@ def test_what_flagtrl_did_not_write_is_not_uploaded(run, hub, flagtrl):
         *(
             ADAPTER_FILE,
             HEADS_FILE,
-            SETTINGS_FILE,
+            RECORD_FILE,
             "adapter_config.json",
             "results.json",
             "trades.csv",

@@ -111,7 +111,7 @@ def assert_trained_saved_and_resumed(config, options, tmp_path, resumed=True):
     whole, again = tmp_path / "whole", tmp_path / "resumed"
     out = run(config, *options, "--output_dir", whole)
     assert out.count("│ agent_greedy ") == 1, "only the main process reports"
-    assert json.loads((whole / "results.json").read_text())["settings"]["ppo"]["num_envs"] == 2
+    assert json.loads((whole / "results.json").read_text())["settings"]["training"]["num_envs"] == 2
     first = min(whole.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     states = [json.loads((first / f"rollout_state_{rank}.json").read_text()) for rank in range(2)]
     assert states[0]["environments"] != states[1]["environments"], (

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from flagtrl import recipe
 from flagtrl.errors import ConfigError
-from flagtrl.evidence import saved
 from flagtrl.evidence.backtest import backtest
 from flagtrl.evidence.baselines import buy_and_hold
 from flagtrl.launch import RECIPES
@@ -27,6 +26,7 @@ from flagtrl.market.sources import investorbench_json
 from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.saving import load_policy
 from flagtrl.recipe import DataArguments, parse_arguments, training_and_test_windows
+from flagtrl.runs import replay
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [
@@ -135,17 +135,17 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
     """And a backtest of the run finds them again, with the very numbers that training ended with;
     nothing is downloaded.
     """
-    for module in (recipe, saved):
+    for module in (recipe, replay):
         monkeypatch.setattr(module, "fetch_investorbench", lambda symbol: pytest.fail("downloads"))
     run_recipe(
         monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST
     )
     results = json.loads((tmp_path / "results.json").read_text())
     facts = {"symbol": "BTC", "source": SHIPPED_SOURCE, "sha256": embedded("BTC").fingerprint()}
-    assert results["data"] == facts == json.loads((tmp_path / "flagtrl.json").read_text())["data"]
+    assert results["data"] == facts == json.loads((tmp_path / "run.json").read_text())["data"]
     assert results["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(21.821, abs=0.001)
-    again = saved.backtest_saved(tmp_path)
-    again.report.write(tmp_path / "again", **again.facts)
+    report, record = replay.backtest_saved(tmp_path)
+    report.write(tmp_path / "again", record)
     repeated = json.loads((tmp_path / "again" / "results.json").read_text())
     assert (repeated["test"], repeated["data"]) == (results["test"], facts)
 

@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from flagtrl.errors import AdapterError
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, markdown_table
 from flagtrl.policy.adapters import PolicySettings
-from flagtrl.policy.pretrained import model_record
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
@@ -21,24 +20,21 @@ from flagtrl.policy.provenance import (
     public_name,
     without_paths,
 )
-from flagtrl.policy.saving import SETTINGS_FILE
+from flagtrl.record import BaseFacts, RunRecord
 
 CARD_FILE = "README.md"
+_JUDGED = ("train", "test")  # windows
 QA_FILE, QA_FIGURE = "qa.md", "qa.png"  # what `flagtrl qa` leaves in a run's directory
 
 
-def check_results_are_the_runs(directory: str | Path) -> None:
+def check_results_are_the_runs(directory: str | Path, record: RunRecord) -> None:
     """Refuse results of other windows than the run's own, as a backtest of other days would leave;
     AdapterError.
     """
-    found = []
-    for name in (SETTINGS_FILE, RESULTS_FILE):
-        path = Path(directory) / name
-        windows = json.loads(path.read_text()).get("windows", {}) if path.is_file() else {}
-        found.append(
-            {window: days[:2] for window, days in windows.items() if window in ("train", "test")}
-        )
-    ours, measured = found
+    path = Path(directory) / RESULTS_FILE
+    measured = json.loads(path.read_text()).get("windows", {}) if path.is_file() else {}
+    ours = {name: list(days[:2]) for name, days in record.windows.items() if name in _JUDGED}
+    measured = {name: days[:2] for name, days in measured.items() if name in _JUDGED}
     if ours and measured and ours != measured:
         raise AdapterError(
             f"{directory}: {RESULTS_FILE} is of the windows {measured}, the run's own are {ours}; "
@@ -52,7 +48,7 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     load it.
     """
     directory = Path(directory)
-    settings = json.loads((directory / SETTINGS_FILE).read_text())
+    record = RunRecord.read(directory)
     adapter = json.loads((directory / ADAPTER_CONFIG).read_text())
     results = (
         json.loads((directory / RESULTS_FILE).read_text())
@@ -81,13 +77,13 @@ def model_card(directory: str | Path, repo_id: str) -> str:
             f"The base model was not on the Hub: `{base_name}`; the adapter is of use with that "
             "model alone."
         ),
-        _weights_line(settings),
-        _data_section(settings),
+        _weights_line(record.base),
+        _data_section(record),
         _result_section(results, has_curve=(directory / CURVE_FILE).is_file()),
         _qa_section(directory),
         _LIMITS,
-        _loading_section(repo_id, base_name, settings, on_hub),
-        _settings_section(settings),
+        _loading_section(repo_id, base_name, record, on_hub),
+        _settings_section(record),
         "## Licence\n\nThe adapter changes the base model and is bound by its licence"
         + (f"; see [{repository}](https://huggingface.co/{repository})." if on_hub else ".")
         + " The market data are not part of this repository.",
@@ -98,42 +94,33 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     return text
 
 
-def _weights_line(settings: dict[str, Any]) -> str:
+def _weights_line(base: BaseFacts) -> str:
     """What the base's weights were, where the run says so."""
-    model = model_record(settings)
-    if not {"source", "weights"} <= set(model):
+    if base.source is None or base.weights is None:
         return ""
-    text = (
-        f"Base weights in training: {model['weights']} (from: {public_name(str(model['source']))})."
-    )
-    if str(model["source"]).startswith("package"):
+    text = f"Base weights in training: {base.weights} (from: {public_name(base.source)})."
+    if base.source.startswith("package"):
         text += (
-            f" They are not the full-precision weights of `{model['id']}`, on which this adapter "
+            f" They are not the full-precision weights of `{base.id}`, on which this adapter "
             "acts otherwise: `flagtrl backtest` and `merge` take the package's, where it is "
             "installed."
         )
     return text
 
 
-def _data_section(settings: dict[str, Any]) -> str:
-    data, windows = settings.get("data", {}), settings.get("windows", {})
-    if not data:
+def _data_section(record: RunRecord) -> str:
+    data = record.data
+    if data is None:
         return ""
-    source = str(data.get("source"))
-    shown = Path(source).name if os.sep in source else source
+    shown = Path(data.source).name if os.sep in data.source else data.source
     lines = [
-        f"- {name}: {begin} to {end}, {bars} bars" for name, (begin, end, bars) in windows.items()
+        f"## Data\n\n{data.symbol}, from {shown} (sha256 of its prices and news: "
+        f"`{data.sha256[:16]}`)\n"
     ]
-    heading = (
-        f"## Data\n\n{data.get('symbol')}, from {shown} (sha256 of its prices and news: "
-        f"`{str(data.get('sha256'))[:16]}`)"
-    )
-    return (
-        heading
-        + "\n\n"
-        + "\n".join(lines)
-        + (f"\n- seed: {settings.get('seed')}; base revision: {settings['base_revision']}")
-    )
+    for name, (begin, end, bars) in record.windows.items():
+        lines.append(f"- {name}: {begin} to {end}, {bars} bars")
+    lines.append(f"- seed: {record.seed}; base revision: {record.base.revision}")
+    return "\n".join(lines)
 
 
 def _result_section(results: dict[str, Any], has_curve: bool) -> str:
@@ -162,15 +149,12 @@ def _qa_section(directory: Path) -> str:
     )
 
 
-def _loading_section(repo_id: str, base: str, settings: dict[str, Any], on_hub: bool) -> str:
+def _loading_section(repo_id: str, base: str, record: RunRecord, on_hub: bool) -> str:
     file = HUB_FILE.fullmatch(base)
     opened = f'"{file[1]}", gguf_file="{file[2]}"' if file else f'"{base}"'
-    style, named = settings["prompt"]["prompt_style"], "" if on_hub else " --base DIRECTORY"
-    lacks = (
-        f"\n\nNote: {PLAIN_PEFT_LACKS}."
-        if lacks_offsets(PolicySettings(**settings["policy"]))
-        else ""
-    )
+    style, named = record.prompt["prompt_style"], "" if on_hub else " --base DIRECTORY"
+    lacking = lacks_offsets(PolicySettings(**record.policy))
+    lacks = f"\n\nNote: {PLAIN_PEFT_LACKS}." if lacking else ""
     return f"""## How to use it
 
 With plain PEFT, without flagtrl:
@@ -189,11 +173,10 @@ With flagtrl, which also loads the value head and writes the prompts (style `{st
 {lacks}""".rstrip()
 
 
-def _settings_section(settings: dict[str, Any]) -> str:
+def _settings_section(record: RunRecord) -> str:
     shown = {
-        name: settings[name]
-        for name in ("policy", "prompt", "market", "learning", "versions")
-        if name in settings
+        **{"policy": record.policy, "prompt": record.prompt, "market": record.market},
+        **{"training": record.course, "versions": record.versions},
     }
     return f"## Settings\n\n```json\n{json.dumps(without_paths(shown), indent=1)}\n```"
 

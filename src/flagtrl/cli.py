@@ -54,13 +54,13 @@ def _show(args: list[str]) -> None:
 
 
 def _backtest(options: argparse.Namespace) -> None:
-    from flagtrl.evidence.saved import backtest_saved
     from flagtrl.hub import local_or_pulled
     from flagtrl.recipe import check_output_dir
     from flagtrl.runs.directory import numbered, refuse_a_runs_own
+    from flagtrl.runs.replay import backtest_saved
 
     refuse_a_runs_own(check_output_dir(options.output_dir or "runs"))
-    done = backtest_saved(
+    report, record = backtest_saved(
         local_or_pulled(options.adapter, options.revision),
         data=options.data,
         start=options.start,
@@ -74,8 +74,9 @@ def _backtest(options: argparse.Namespace) -> None:
         say=partial(print, flush=True),
     )
     out = options.output_dir or numbered("runs/backtest")
-    done.report.write(out, **done.facts, adapter=options.adapter)
-    done.report.print()
+    told = {"base": options.base} if options.base and options.accept_base else {}
+    report.write(out, record, adapter=options.adapter, **told)
+    report.print()
     print(f"results.json, trades.csv and equity_curve.png: {out}")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,16 +19,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from flagtrl.evidence.baselines import follow_last_move, follow_news
-from flagtrl.evidence.report import Report, data_facts, evaluate
+from flagtrl.evidence.report import Report, evaluate
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings, TradingEnv
-from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.ledger import ACTION_WORDS, Action
+from flagtrl.market.play import likeliest, play
+from flagtrl.market.policy import always, follow_last_move, follow_news, rule
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
@@ -37,10 +38,12 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length
 from flagtrl.policy.pretrained import PACKAGE
 from flagtrl.recipe import check_output_dir
+from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
 from flagtrl.runs.directory import claimed
 from flagtrl.train import run_recipe
 
 TRAIN_BARS, TEST_BARS = 2000, 200
+TOKENIZER_BARS = 200  # whose prompts the tokenizer is trained on
 NEWS_ACCURACY = 0.9
 # Orders fill at the price that they were decided at, and the news is about the move after it: a
 # decision is paid at once, which a random model of this size learns from within minutes. (With
@@ -57,7 +60,7 @@ POLICY = PolicySettings(
 # Short-sighted on purpose: an order earns the next move, which the news foretells; a longer horizon
 # only adds noise.
 # the second reads prices alone
-RULES = {"follow_news": follow_news, "follow_last_move": follow_last_move}
+RULES = {"follow_news": rule(follow_news), "follow_last_move": rule(follow_last_move)}
 PPO: Mapping[str, Any] = {
     "total_timesteps": 8_000,
     "num_envs": 8,
@@ -124,28 +127,24 @@ def _synthetic(config: PPOConfig, began: float) -> Report:
     language_model = demo_language_model(tokenizer)
     encoder = PromptEncoder(tokenizer, PROMPT, context_length(language_model))
     model = ActorCritic(attach_adapter(language_model, POLICY), encoder.action_paths, POLICY)
-    facts = {
-        **data_facts(market, "synthetic: news leads price", train=train, test=test),
-        "seed": config.seed,
-        "model": {
-            "id": "a random Llama of 3 layers",
-            "source": "made in memory",
-            "weights": "random",
-        },
-    }
+    record = RunRecord.begin(
+        data=DataFacts.of(market, "synthetic: news leads price"),
+        windows={"train": days(train), "test": days(test)},
+        base=BaseFacts("a random Llama of 3 layers", "made in memory", "random"),
+    )
     trainer = PPOTrainer(
         model,
         config,
         lambda: TradingEnv(train, MARKET, config.max_episode_steps),
         encoder,
-        extra={**facts, "market": asdict(MARKET)},
+        record=record,
     )
     show_progress_lines(trainer)
     with one_thread():
         trainer.train()
         trainer.save_model()
-        report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, more=RULES)
-    report.write(str(config.output_dir), **facts, seconds=time.perf_counter() - began)
+        report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, rules=RULES)
+    report.write(str(config.output_dir), trainer.record, seconds=time.perf_counter() - began)
     return report
 
 
@@ -172,15 +171,12 @@ def demo_market(seed: int) -> tuple[MarketData, Window, Window]:
 
 def demo_tokenizer(market: MarketData) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on this market's prompts; deterministic."""
-    env = TradingEnv(Window(market, 0, TRAIN_BARS), MARKET)
-    env.reset(seed=0, options={"start": 0})
+    world = Accounts(Window(market, 0, TRAIN_BARS), MARKET)
+    held = play(always(Action.HOLD), world, likeliest, TOKENIZER_BARS)
     texts = [f"{ANSWER_PREFIX}{word}\n" for word in ACTION_WORDS] * 100
-    for _ in range(200):
-        prompt = prompt_style(PROMPT.prompt_style)(
-            env.observe(), [item.text for item in env.observe().news[-1]]
-        )
+    for (seen,) in held.seen:
+        prompt = prompt_style(PROMPT.prompt_style)(seen, [item.text for item in seen.news[-1]])
         texts.append(prompt.shared + prompt.own)
-        env.step(1)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -26,6 +26,10 @@ class ConfigError(FlagtrlError):
     """A setting outside its bounds, unknown, or in conflict with another."""
 
 
+class PolicyError(FlagtrlError):
+    """A policy that is none: wrong shapes, NaN, illegal actions, shares that do not add up."""
+
+
 class PromptError(FlagtrlError):
     """A prompt that this tokenizer or model cannot take."""
 

@@ -18,8 +18,7 @@ from transformers.trainer_utils import HubStrategy
 
 from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, check_results_are_the_runs, model_card
 from flagtrl.errors import AdapterError, FlagtrlError, reason
-from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, TRADES_FILE
-from flagtrl.evidence.tracking import PICTURE
+from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
 from flagtrl.patience import patiently
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
@@ -30,7 +29,8 @@ from flagtrl.policy.provenance import (
     public_name,
     without_paths,
 )
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.record import RECORD_FILE, RECORD_FILES, RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ PUSHED = (
         ADAPTER_CONFIG,
         ADAPTER_FILE,
         HEADS_FILE,
-        SETTINGS_FILE,
+        *RECORD_FILES,
         RESULTS_FILE,
         TRADES_FILE,
         CURVE_FILE,
@@ -81,7 +81,7 @@ def push(
     """Upload a run, or a checkpoint of one, with its model card, in one commit.
 
     What is uploaded names no path of this machine: where the base, the data or the output directory
-    were one, the copies of adapter_config.json, flagtrl.json and results.json that go up have its
+    were one, the copies of adapter_config.json, run.json and results.json that go up have its
     last part alone, and a warning says so of the base.
 
     Args:
@@ -100,17 +100,16 @@ def push(
             whole, and pushing again continues: files that the Hub has are not sent twice.
     """
     directory = Path(directory)
-    for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, "adapter_config.json"):
+    record = RunRecord.read(directory)
+    for name in (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG):
         if not (directory / name).is_file():
             raise AdapterError(
                 f"{directory} has no {name}; give the output directory of a finished flagtrl run"
             )
-    check_results_are_the_runs(directory)
+    check_results_are_the_runs(directory, record)
     card = model_card(directory, repo_id)
     _say_what_is_renamed(directory)
-    if lacks_offsets(
-        PolicySettings(**json.loads((directory / SETTINGS_FILE).read_text())["policy"])
-    ):
+    if lacks_offsets(PolicySettings(**record.policy)):
         logger.warning(PLAIN_PEFT_LACKS)
     api = HfApi(token=token)
 
@@ -292,11 +291,11 @@ def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = F
 
 
 def _check_is_run(repo_id: str, names: set[str], checkpoint: bool = False) -> None:
-    if SETTINGS_FILE not in names:
+    if not names & set(RECORD_FILES):
         raise AdapterError(
-            f"{repo_id} has no {SETTINGS_FILE}: it is not a flagtrl run; load it with PEFT"
+            f"{repo_id} has no {RECORD_FILE}: it is not a flagtrl run; load it with PEFT"
         )
-    if checkpoint and f"{LAST_CHECKPOINT}/{SETTINGS_FILE}" not in names:
+    if checkpoint and not names & {f"{LAST_CHECKPOINT}/{name}" for name in RECORD_FILES}:
         raise AdapterError(
             f"{repo_id} has no {LAST_CHECKPOINT}: it was not trained with --hub_strategy checkpoint"
         )
@@ -348,7 +347,7 @@ def _pushed_files(directory: Path, card: str) -> list[CommitOperation]:
 def _cleaned(directory: Path) -> dict[str, bytes]:
     """What is pushed in place of the JSON files that name paths of this machine."""
     cleaned = {}
-    for name in (ADAPTER_CONFIG, SETTINGS_FILE, RESULTS_FILE):
+    for name in (ADAPTER_CONFIG, *RECORD_FILES, RESULTS_FILE):
         path = directory / name
         if (
             path.is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import tempfile
@@ -20,8 +19,6 @@ from transformers import set_seed
 from trl import TrlParser
 
 from flagtrl.errors import AdapterError, ConfigError
-from flagtrl.evidence.report import data_facts
-from flagtrl.evidence.tracking import METRICS, Validation
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.checkpoints import checkpoint_to_go_on_from
 from flagtrl.learning.config import PPOConfig
@@ -29,16 +26,17 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.embedded import SHIPPED_SOURCE, embedded, ships
-from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.sources import load
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
-from flagtrl.policy.saving import SETTINGS_FILE
+from flagtrl.record import DataFacts, RunRecord, days
 from flagtrl.runs.directory import claimed
 from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
+from flagtrl.runs.tracking import METRICS, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -166,8 +164,7 @@ class Arguments:
         """
         name = self.data.model_name_or_path or self.ppo.llm
         if name == SMOLLM2 and (checkpoint := checkpoint_to_resume(self.ppo)) is not None:
-            path = Path(checkpoint) / SETTINGS_FILE
-            name = same_source(name, json.loads(path.read_text())) if path.is_file() else name
+            name = same_source(name, RunRecord.read(checkpoint).base)
         with PartialState().local_main_process_first():
             return find_pretrained(name, self.data.offline)
 
@@ -195,23 +192,20 @@ class Arguments:
             "all settings)"
         )
 
-    def facts(self, market: MarketData, train: Window, test: Window) -> dict[str, Any]:
-        """What results.json says about a run besides its outcome."""
-        return {
-            **data_facts(market, self.data.source, train=train, test=test),
-            "seed": self.ppo.seed,
-            "model": self.base.record(),
-            "preset": self.preset,
-            "settings": {name: value for name, value in self.settings().items() if name != "data"},
-        }
-
-    def saved(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """What flagtrl.json says besides policy and prompt: data, windows, seed, and how the market
-        was traded.
-        """
-        told = {k: facts[k] for k in ("data", "windows", "seed", "model", "preset")}
-        named = {name: getattr(self.data, name) for name in ("volatility_periods", "sampled_paths")}
-        return {**told, "market": asdict(self.market), **named}
+    def record(self, market: MarketData, **windows: Window) -> RunRecord:
+        """The record of a run that starts now, as far as it is known before the model is loaded."""
+        return RunRecord.begin(
+            preset=self.preset,
+            policy=asdict(self.policy),
+            prompt=asdict(self.prompt),
+            market=asdict(self.market),
+            training=self.ppo.recorded(),
+            options=asdict(self.data),
+            data=DataFacts.of(market, self.data.source),
+            windows={name: days(window) for name, window in windows.items()},
+            base=self.base.facts(),
+            seed=self.ppo.seed,
+        )
 
 
 def parse_arguments(
@@ -280,7 +274,7 @@ def validation(
             "than it is"
         )
     window = market.window(data.valid_start, data.valid_end)
-    encoder.check(TradingEnv(window, arguments.market))
+    encoder.check(window, arguments.market)
     return Validation(encoder, window, arguments.market, data.volatility_periods)
 
 
@@ -338,14 +332,14 @@ def training_and_test_windows(arguments: Arguments, market: MarketData) -> tuple
 
 
 def build_policy(
-    arguments: Arguments, environments: Sequence[TradingEnv]
+    arguments: Arguments, windows: Sequence[Window]
 ) -> tuple[ActorCritic, PromptEncoder]:
-    """Load the language model, make it an actor-critic, and try its prompts on `environments`."""
+    """Load the language model, make it an actor-critic, and try its prompts on `windows`."""
     set_seed(arguments.ppo.seed)
     language_model, tokenizer = load_base(arguments.base, settings=arguments.policy)
     encoder = PromptEncoder(tokenizer, arguments.prompt, context_length(language_model))
-    for env in environments:
-        encoder.check(env)
+    for window in windows:
+        encoder.check(window, arguments.market)
     probe = base_probe(language_model, tokenizer)
     adapted = attach_adapter(language_model, arguments.policy, arguments.ppo.dropout)
     model = ActorCritic(adapted, encoder.action_paths, arguments.policy, arguments.ppo.dropout)

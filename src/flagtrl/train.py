@@ -11,8 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flagtrl.errors import one_line_errors
-from flagtrl.evidence.judging import judge
-from flagtrl.evidence.tracking import Tracking
 from flagtrl.hub import Publisher
 from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.learning.progress import show_progress_lines
@@ -28,6 +26,8 @@ from flagtrl.recipe import (
     training_and_test_windows,
     validation,
 )
+from flagtrl.runs.judging import judge
+from flagtrl.runs.tracking import Tracking
 
 
 def run_recipe(
@@ -50,20 +50,23 @@ def run_recipe(
 def _run(arguments: Arguments, clear: Callable[[], None], environment: type[TradingEnv]) -> None:
     market = arguments.data.load()
     train, test = training_and_test_windows(arguments, market)
-    facts = arguments.facts(market, train, test)
 
     def make_env() -> TradingEnv:
         return environment(train, arguments.market, arguments.ppo.max_episode_steps)
 
-    model, encoder = build_policy(
-        arguments, [TradingEnv(window, arguments.market) for window in (train, test)]
-    )
+    model, encoder = build_policy(arguments, [train, test])
     valid = validation(arguments, market, encoder)
-    saved, publisher = arguments.saved(facts), Publisher.of(arguments.ppo)
+    publisher = Publisher.of(arguments.ppo)
     trainer = PPOTrainer(
-        model, arguments.ppo, make_env, encoder, extra=saved, validate=valid, publisher=publisher
+        model,
+        arguments.ppo,
+        make_env,
+        encoder,
+        record=arguments.record(market, train=train, test=test),
+        validate=valid,
+        publisher=publisher,
     )
-    trainer.add_callback(Tracking(trainer, facts, valid))
+    trainer.add_callback(Tracking(trainer, valid))
     show_progress_lines(trainer)
     clear()  # only now: what could be refused has been read
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
@@ -83,7 +86,7 @@ def _run(arguments: Arguments, clear: Callable[[], None], environment: type[Trad
             say=trainer.say,
         )
         if trainer.is_world_process_zero():
-            report.write(str(arguments.ppo.output_dir), **facts, **trainer.watch.told())
+            report.write(str(arguments.ppo.output_dir), trainer.record, **trainer.watch.told())
             report.print()
             if publisher is not None:
                 print(f"pushed: {trainer.push_to_hub()}")

@@ -9,12 +9,15 @@ from rich.console import Console
 
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import backtest
-from flagtrl.evidence.baselines import buy_and_hold_by_order, flat, follow_news
+from flagtrl.evidence.baselines import buy_and_hold_by_order, flat
 from flagtrl.evidence.report import evaluate
 from flagtrl.market.data import MarketData, Window
-from flagtrl.market.env import MarketSettings, Observation
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS, Action
+from flagtrl.market.observation import Observation
+from flagtrl.market.policy import each, follow_news, rule
 from flagtrl.market.synthetic import news_leads_price, random_walk
+from flagtrl.record import RunRecord
 
 SELL, HOLD, BUY = (int(a) for a in Action)
 MARKET = news_leads_price(60, seed=4)
@@ -32,6 +35,7 @@ def scripted(plan: dict[int, int], sure: float = 0.8):
     else the other legal one.
     """
 
+    @each
     def policy(seen: Observation) -> np.ndarray:
         wish = plan.get(seen.bar, HOLD)
         wish = wish if seen.legal[wish] else HOLD
@@ -43,6 +47,7 @@ def scripted(plan: dict[int, int], sure: float = 0.8):
     return policy
 
 
+@each
 def mostly_hold(seen: Observation) -> np.ndarray:
     """Of the two legal actions, Hold with probability 0.8."""
     return np.where(seen.legal, np.log([0.2, 0.8, 0.2]), -np.inf)
@@ -89,9 +94,10 @@ def test_values_shares_and_fees_are_what_a_hand_loop_gives(execution, fee_bps, s
 def test_every_bar_but_the_last_is_decided_on_from_what_is_known_there():
     asked = []
 
+    @each
     def policy(seen: Observation) -> np.ndarray:
         asked.append((seen.bar, seen.prices[-1], len(seen.actions)))
-        return mostly_hold(seen)
+        return mostly_hold([seen]).logprobs[0]
 
     window = Window(MARKET, 3, 9)
     backtest(policy, window, MarketSettings())
@@ -101,6 +107,7 @@ def test_every_bar_but_the_last_is_decided_on_from_what_is_known_there():
 def test_greedy_takes_the_likeliest_legal_action_and_records_its_probabilities():
     """Buy is always preferred, then Hold: the second Buy is illegal, so Hold it is."""
 
+    @each
     def policy(seen: Observation) -> np.ndarray:
         p = np.where(seen.legal, [0.1, 0.3, 0.6], 0.0)
         with np.errstate(divide="ignore"):
@@ -131,6 +138,7 @@ def test_recorded_probabilities_are_those_before_temperature():
 
 
 def test_an_illegal_action_is_never_sampled():
+    @each
     def rash(seen: Observation) -> np.ndarray:
         return np.where(seen.legal, np.log([0.495, 0.01, 0.495]), -np.inf)
 
@@ -217,14 +225,19 @@ def report():
     settings = MarketSettings(cost_bps=5, episode_start="random")
     policy = scripted({20: BUY, 30: SELL})
     return evaluate(
-        policy, TEST, settings, seed=7, volatility_periods=365, more={"follow_news": follow_news}
+        policy,
+        TEST,
+        settings,
+        seed=7,
+        volatility_periods=365,
+        rules={"follow_news": rule(follow_news)},
     )
 
 
 @pytest.fixture(scope="module")
 def written(report, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    report.write(folder, seed=7, windows={"test": ["a", "b"]})
+    report.write(folder, RunRecord(seed=7, windows={"test": ("a", "b", 3)}))
     return folder
 
 
@@ -235,7 +248,7 @@ def no_constant(name: str):
 def test_the_report_writes_valid_json_with_the_documented_rows(written, report):
     content = json.loads((written / "results.json").read_text(), parse_constant=no_constant)
     assert list(content["test"]) == ROWS
-    assert (content["seed"], content["windows"]) == (7, {"test": ["a", "b"]})
+    assert (content["seed"], content["windows"]) == (7, {"test": ["a", "b", 3]})
     assert content["versions"]
     for row in ROWS:
         assert set(content["test"][row]) == {"paper", "standard"}

@@ -1,20 +1,22 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
+from flagtrl.evidence.backtest import backtest
 from flagtrl.evidence.baselines import (
     RANDOM_PATHS,
     buy_and_hold,
     buy_and_hold_by_order,
     flat,
-    follow,
-    follow_last_move,
-    follow_news,
     random_paths,
 )
+from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import paper
+from flagtrl.market.play import play
+from flagtrl.market.policy import follow_last_move, follow_news, rule, uniform
 from flagtrl.market.sources import investorbench_json
 from flagtrl.market.synthetic import random_walk
 
@@ -38,6 +40,10 @@ def made(prices, news=None, before: int = 0) -> Window:
         before,
         len(prices),
     )
+
+
+def values_of(decide, window: Window, settings: MarketSettings) -> np.ndarray:
+    return backtest(rule(decide), window, settings).values
 
 
 # ------------------------------------------------------------------------------------- simple rules
@@ -93,7 +99,7 @@ def test_follow_news_buys_on_good_news_sells_on_bad_and_else_holds(execution, va
     news = ((DOWN,), (UP,), (), (UP, DOWN, DOWN), (NEUTRAL, NewsItem("y")), (UP, UP, DOWN), (DOWN,))
     # what comes before the window is not traded
     window = made([1, 100, 110, 121, 100, 80, 125], news, before=1)
-    got = follow_news(window, MarketSettings(execution=execution, initial_cash=1100.0))
+    got = values_of(follow_news, window, MarketSettings(execution=execution, initial_cash=1100.0))
     np.testing.assert_allclose(got, values, rtol=1e-12)
 
 
@@ -101,24 +107,10 @@ def test_as_much_good_as_bad_news_is_a_reason_to_hold():
     news = ((UP,), (UP, DOWN), (UP, DOWN), ())
     window = made([100, 100, 110, 121], news)
     np.testing.assert_allclose(
-        follow_news(window, MarketSettings(initial_cash=10.0)), [10, 10, 11, 12.1], rtol=1e-12
+        values_of(follow_news, window, MarketSettings(initial_cash=10.0)),
+        [10, 10, 11, 12.1],
+        rtol=1e-12,
     )
-
-
-def test_follow_steers_every_account_by_its_own_actions():
-    window = made([100, 100, 200, 100])
-    plan = np.array(
-        [[Action.BUY, Action.HOLD, Action.BUY], [Action.SELL, Action.HOLD, Action.BUY], [1, 1, 1]]
-    )
-    asked = []
-
-    def decide(bar, legal):
-        asked.append((bar, legal.shape))
-        return plan[bar]
-
-    values = follow(window, MarketSettings(initial_cash=1.0), decide, paths=3)
-    np.testing.assert_allclose(values, [[1, 1, 2, 2], [1, 1, 1, 1], [1, 1, 2, 1]])
-    assert asked == [(0, (3, 3)), (1, (3, 3)), (2, (3, 3))]
 
 
 def baselines(window: Window, settings: MarketSettings) -> dict[str, np.ndarray]:
@@ -126,9 +118,9 @@ def baselines(window: Window, settings: MarketSettings) -> dict[str, np.ndarray]
         "buy_and_hold": buy_and_hold,
         "by_order": buy_and_hold_by_order,
         "flat": flat,
-        "follow_news": follow_news,
+        "follow_news": partial(values_of, follow_news),
     }
-    curves = {name: rule(window, settings) for name, rule in rules.items()}
+    curves = {name: of(window, settings) for name, of in rules.items()}
     return curves | {"random": random_paths(window, settings, 50, seed=1).mean(axis=0)}
 
 
@@ -188,7 +180,9 @@ def test_a_uniformly_random_policy_has_the_measured_distribution(shared, asset):
     """
     window = real(shared, asset)
     rng = np.random.default_rng(0)
-    values = follow(window, FREE, lambda bar, legal: rng.integers(0, 3, len(legal)), PATHS)
+    world = Accounts(window, FREE, PATHS)
+    play(uniform, world, lambda logprobs: rng.integers(0, 3, len(logprobs)))
+    values = np.stack(world.values, axis=1)
     r = np.diff(np.log(values), axis=1)
     sr = r.mean(axis=1) / r.std(axis=1, ddof=1) * np.sqrt(365 if asset == "BTC" else 252)
     for sample, measured, rounding in zip(
@@ -248,7 +242,9 @@ def test_the_rule_that_reads_no_news_follows_the_last_move():
         MarketSettings(execution="same_price", initial_cash=1000.0),
     )
     # Held from 110 to 99, and no more; a window that begins later knows the move before it.
-    assert follow_last_move(made(prices), rules) == pytest.approx([1000, 1000, 900, 900, 900])
-    assert follow_last_move(Window(made(prices).market, 1, 5), rules) == pytest.approx(
+    assert values_of(follow_last_move, made(prices), rules) == pytest.approx(
+        [1000, 1000, 900, 900, 900]
+    )
+    assert values_of(follow_last_move, Window(made(prices).market, 1, 5), rules) == pytest.approx(
         [1000, 900, 900, 900]
     )

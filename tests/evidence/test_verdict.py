@@ -7,14 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest
+from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold_by_order
 from flagtrl.evidence.report import RESULTS_FILE, evaluate
 from flagtrl.evidence.verdict import behaviour, depends_on_day, verdict
-from flagtrl.market.env import MarketSettings, Observation
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import Metrics, paper, standard
+from flagtrl.market.observation import Observation
+from flagtrl.market.policy import each
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.record import BaseFacts, RunRecord
 
 SELL, HOLD, BUY = (int(a) for a in Action)
 MARKET = news_leads_price(40, seed=4)
@@ -24,6 +27,7 @@ WINDOW = MARKET.window()
 def constant(wanted: int):
     """Takes the same action wherever it may, with probability 0.9, else Hold."""
 
+    @each
     def policy(seen: Observation) -> np.ndarray:
         likely = wanted if seen.legal[wanted] else HOLD
         p = np.where(seen.legal, 0.1, 0.0)
@@ -34,6 +38,7 @@ def constant(wanted: int):
     return policy
 
 
+@each
 def by_parity(seen: Observation) -> np.ndarray:
     """Of two legal actions, Hold on even bars with probability 0.7, on odd ones with 0.2."""
     hold = 0.7 if seen.bar % 2 == 0 else 0.2
@@ -150,10 +155,10 @@ def test_the_sampled_row_is_the_mean_of_its_paths_and_stands_beside_their_percen
     report = evaluate(
         by_parity, WINDOW, MarketSettings(), seed=3, volatility_periods=365, sampled_paths=30
     )
-    paths = [
-        backtest(by_parity, WINDOW, MarketSettings(), SAMPLING_TEMPERATURE, 3, path).values
-        for path in range(30)
-    ]
+    settings = (WINDOW, MarketSettings(), SAMPLING_TEMPERATURE, 3)
+    paths = [run.values for run in backtests(by_parity, *settings, paths=30)]
+    fewer = backtests(by_parity, *settings, paths=3)
+    assert all(np.array_equal(run.values, path) for run, path in zip(fewer, paths, strict=False))
     assert len({tuple(path) for path in paths}) > 25, "each path draws for itself"
     np.testing.assert_array_equal(report.curves["agent_sampled"], np.mean(paths, axis=0))
     measures = {
@@ -179,12 +184,12 @@ def test_the_sampled_row_is_the_mean_of_its_paths_and_stands_beside_their_percen
 
 def test_results_hold_both_windows_behaviour_and_verdict(tmp_path):
     untrained = {"untrained_raw": constant(BUY), "untrained_calibrated": constant(HOLD)}
-    options = {"untrained": untrained, "sampled_paths": 3}
+    options = {"others": untrained, "sampled_paths": 3}
     test, train = (
         evaluate(by_parity, MARKET.window(*d), MarketSettings(), **options) for d in halves()
     )
     report = replace(test, train=train)
-    report.write(tmp_path, model={"id": "a"})
+    report.write(tmp_path, RunRecord(base=BaseFacts("a")))
     content = json.loads((tmp_path / RESULTS_FILE).read_text())
     assert list(content)[:4] == ["test", "train", "behaviour", "verdict"] and content["model"] == {
         "id": "a"

@@ -10,8 +10,9 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.prompts import ANSWER_FORMAT, ANSWER_PREFIX, prompt_style, style_names
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.data import MarketData, NewsItem
-from flagtrl.market.env import MarketSettings, Observation, TradingEnv
+from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.observation import Observation
 from flagtrl.market.sources import investorbench_json
 
 SELL, HOLD, BUY = 0, 1, 2

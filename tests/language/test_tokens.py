@@ -412,13 +412,14 @@ def test_check_returns_the_longest_prompt_and_finds_one_that_does_not_fit(instru
         msft.window("2020-07-01", "2020-09-30"),
         PromptEncoder(instruct, PromptSettings(), ROOMY),
     )
-    longest = encoder.check(TradingEnv(window))
+    longest = encoder.check(window, MarketSettings())
     assert longest >= len(encoder.encode(TradingEnv(window).observe()).ids) > 300
     assert (
-        PromptEncoder(instruct, PromptSettings(), longest + 2).check(TradingEnv(window)) == longest
+        PromptEncoder(instruct, PromptSettings(), longest + 2).check(window, MarketSettings())
+        == longest
     )
     with pytest.raises(PromptError, match="context"):
-        PromptEncoder(instruct, PromptSettings(), longest + 1).check(TradingEnv(window))
+        PromptEncoder(instruct, PromptSettings(), longest + 1).check(window, MarketSettings())
 
 
 def test_a_shared_part_that_merges_with_what_follows_is_refused(instruct, msft):

@@ -5,10 +5,12 @@ import pytest
 
 from flagtrl.language.prompts import prompt_style, style_names
 from flagtrl.market.data import MarketData, NewsItem, Window
-from flagtrl.market.env import MarketSettings, Observation, TradingEnv, VectorTradingEnv
+from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import EXECUTIONS
+from flagtrl.market.observation import Observation
 from flagtrl.market.rewards import reward_names
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.market.vector import VectorTradingEnv
 
 # ------------------------------------------------------------------------------------- one and many
 

@@ -1,35 +1,33 @@
 """A checkpoint is whole, readable and of the same run, or resuming says what it is not."""
 
-import json
 import os
 import shutil
 import subprocess
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from flagtrl.errors import AdapterError, CheckpointError, ConfigError
-from flagtrl.language.tokens import PromptSettings
 from flagtrl.learning.checkpoints import (
     MANIFEST_FILE,
     STATE_FILE,
     check_checkpoint,
-    check_same_run,
     check_same_sharding,
     checkpoint_to_go_on_from,
     last_checkpoint,
     written_whole,
 )
-from flagtrl.learning.persistent import PersistentTrainer
+from flagtrl.learning.resuming import check_same_run
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.policy.adapters import PolicySettings
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, SETTINGS_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.record import RECORD_FILE, RunRecord
+from old_runs import made_old
 from training import tiny_trainer
 
 NEEDED = (
-    *("trainer_state.json", SETTINGS_FILE, "adapter_config.json", "rollout_state_0.json"),
+    *("trainer_state.json", RECORD_FILE, "adapter_config.json", "rollout_state_0.json"),
     *(ADAPTER_FILE, HEADS_FILE, "optimizer.pt", "scheduler.pt", "rng_state.pth"),
 )
 
@@ -187,16 +185,16 @@ def test_a_checkpoint_of_other_settings_is_refused(run, small_model, tmp_path):
     newest = str(checkpoints(run)[0])
     for change, named in (
         ({"finetuning": "lora"}, "policy.finetuning = 'full_top', this run has 'lora'"),
-        ({"seed": 12}, "learning.seed = 1, this run has 12"),
-        ({"rollouts": 2}, "learning.total_timesteps = 36, this run has 24"),
-        ({"learning_rate": 0.01}, "learning.learning_rate = 0.002, this run has 0.01"),
-        ({"gamma": 0.5}, "learning.gamma = 0.95, this run has 0.5"),
-        ({"kl_coef": 0.9}, "learning.kl_coef = 0.05, this run has 0.9"),
-        ({"clip_vloss": False}, "learning.clip_vloss = True, this run has False"),
-        ({"adam_beta2": 0.9}, "learning.adam_beta2 = 0.999, this run has 0.9"),
-        ({"weight_decay": 0.1}, "learning.weight_decay = 0.0, this run has 0.1"),
-        ({"anneal_lr": False}, "learning.anneal_lr = True, this run has False"),
-        ({"warmup_steps": 2}, "learning.warmup_steps"),
+        ({"seed": 12}, "training.seed = 1, this run has 12"),
+        ({"rollouts": 2}, "training.total_timesteps = 36, this run has 24"),
+        ({"learning_rate": 0.01}, "training.learning_rate = 0.002, this run has 0.01"),
+        ({"gamma": 0.5}, "training.gamma = 0.95, this run has 0.5"),
+        ({"kl_coef": 0.9}, "training.kl_coef = 0.05, this run has 0.9"),
+        ({"clip_vloss": False}, "training.clip_vloss = True, this run has False"),
+        ({"adam_beta2": 0.9}, "training.adam_beta2 = 0.999, this run has 0.9"),
+        ({"weight_decay": 0.1}, "training.weight_decay = 0.0, this run has 0.1"),
+        ({"anneal_lr": False}, "training.anneal_lr = True, this run has False"),
+        ({"warmup_steps": 2}, "training.warmup_steps"),
     ):
         trainer = tiny_trainer(small_model, tmp_path / "other", **{"rollouts": 3, **change})
         with pytest.raises(AdapterError, match=named):
@@ -237,8 +235,27 @@ def test_a_run_may_go_on_for_longer_and_say_and_keep_more(run, small_model, tmp_
         if entry["step"] > 18 and "loss" in entry
     ]
     assert logged == [21, 24, 27, 30]
-    saved = json.loads((checkpoints(tmp_path / "longer")[-1] / SETTINGS_FILE).read_text())
-    assert saved["learning"]["total_timesteps"] == 60
+    saved = RunRecord.read(checkpoints(tmp_path / "longer")[-1])
+    assert saved.training["total_timesteps"] == 60
+    (resumed,) = saved.resumed
+    assert resumed.step == 18 and resumed.versions == saved.versions
+    assert resumed.changed["training.total_timesteps"] == [36, 60]
+    assert resumed.changed["training.save_steps"] == [1, 2]
+    assert saved.started == RunRecord.read(last).started
+    again = tiny_trainer(small_model, tmp_path / "longest", **options | {"rollouts": 6})
+    again.train(resume_from_checkpoint=str(checkpoints(tmp_path / "longer")[-1]))
+    assert [each.step for each in again.record.resumed] == [18, 30]
+
+
+def test_a_checkpoint_of_before_goes_on_and_what_it_says_is_compared(run, small_model, tmp_path):
+    old = shutil.copytree(checkpoints(run)[0], tmp_path / "checkpoint-6")
+    made_old(old)
+    trainer = tiny_trainer(small_model, tmp_path / "on", rollouts=3)
+    trainer.train(resume_from_checkpoint=str(old))
+    assert trainer.state.global_step == 18
+    other = tiny_trainer(small_model, tmp_path / "other", rollouts=3, gamma=0.5)
+    with pytest.raises(AdapterError, match=r"training\.gamma = 0\.95, this run has 0\.5"):
+        other.train(resume_from_checkpoint=str(old))
 
 
 def test_a_checkpoint_of_another_base_or_of_prompts_that_read_otherwise_is_refused(
@@ -266,19 +283,11 @@ def test_a_checkpoint_of_another_base_or_of_prompts_that_read_otherwise_is_refus
 
 def test_the_same_data_in_another_place_are_the_same(run):
     newest = checkpoints(run)[0]
-    settings = json.loads((newest / SETTINGS_FILE).read_text())
-    (newest / SETTINGS_FILE).write_text(
-        json.dumps({**settings, "data": {"symbol": "MSFT", "source": "/a", "sha256": "1"}})
-    )
-    trainer = SimpleNamespace(
-        _policy=lambda: SimpleNamespace(settings=PolicySettings(), action_paths=())
-    )
-    trainer.encoder = SimpleNamespace(settings=PromptSettings(), fingerprint=lambda: "f")
-    trainer.extra = {"data": {"symbol": "MSFT", "source": "/b", "sha256": "1"}, "seed": 1}
-    data = PersistentTrainer._same_on_resume(trainer)["data"]
-    check_same_run(newest, {"data": data})
-    with pytest.raises(AdapterError, match=r"data\.sha256 = '1', this run has '2'"):
-        check_same_run(newest, {"data": {**data, "sha256": "2"}})
+    saved = RunRecord.read(newest)
+    elsewhere = replace(saved, data=replace(saved.data, source="/b"))
+    assert check_same_run(newest, elsewhere) == {}
+    with pytest.raises(AdapterError, match=r"data\.sha256 = '\w+', this run has '2'"):
+        check_same_run(newest, replace(saved, data=replace(saved.data, sha256="2")))
 
 
 def alone():

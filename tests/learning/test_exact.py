@@ -18,8 +18,8 @@ from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import random_walk
-from flagtrl.market.transitions import POSITIONS, observation, standing, transitions
-from flagtrl.policy.batch import PolicyOutput
+from flagtrl.market.transitions import POSITIONS, seen_at, standing, transitions
+from flagtrl.policy.batch import ActorCriticOutput
 from training import entries, equal, tiny_trainer, weights
 
 STEPS = 5
@@ -83,8 +83,8 @@ def loss_of(rollout, logprobs, targets, **coefficients):
     """
     none = {"clip_coef": 0.2, "clip_vloss": False, "vf_coef": 0.0, "ent_coef": 0.0, "kl_coef": 0.0}
     uniform = rollout.legal.flatten(0, 2).double().log().log_softmax(-1)
-    now = PolicyOutput(logprobs.flatten(0, 1), torch.zeros(STEPS * len(POSITIONS)))
-    old = PolicyOutput(rollout.logprobs.flatten(0, 2), now.values)
+    now = ActorCriticOutput(logprobs.flatten(0, 1), torch.zeros(STEPS * len(POSITIONS)))
+    old = ActorCriticOutput(rollout.logprobs.flatten(0, 2), now.values)
     return ppo_loss(now, old, uniform, targets, SimpleNamespace(**none | coefficients))[
         0
     ].sum() / len(POSITIONS)
@@ -228,9 +228,10 @@ def test_a_windows_record_is_of_its_own_bars(small_model, tmp_path, execution):
     record = windows.collect(5, uniform)
     texts = {}
     for bar, position in itertools.product(range(16), POSITIONS):
-        texts[
-            trainer.encoder.encode(observation(env.window, market, bar, position)).ids.tobytes()
-        ] = bar, position
+        texts[trainer.encoder.encode(seen_at(env.window, market, bar, position)).ids.tobytes()] = (
+            bar,
+            position,
+        )
     starts = set()
     for t, b, position in itertools.product(range(6), range(2), POSITIONS):
         bar, found = texts[record.prompts[(t * 2 + b) * 2 + position].ids.tobytes()]
@@ -322,7 +323,7 @@ def test_a_price_that_grows_evenly_has_no_deviation_to_measure_in(small_model, t
 def test_a_checkpoint_of_another_estimator_is_refused(small_model, tmp_path):
     tiny_trainer(small_model, tmp_path, save_strategy="steps", save_steps=1, **EXACT).train()
     trainer = tiny_trainer(small_model, tmp_path / "again", **EXACT | {"advantage": "gae"})
-    with pytest.raises(AdapterError, match=r"learning.advantage = 'exact', this run has 'gae'"):
+    with pytest.raises(AdapterError, match=r"training.advantage = 'exact', this run has 'gae'"):
         trainer.train(resume_from_checkpoint=str(next(tmp_path.glob("checkpoint-*"))))
 
 

@@ -8,8 +8,11 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.market.data import MarketData
-from flagtrl.market.env import MarketSettings, TradingEnv, VectorTradingEnv
-from flagtrl.policy.batch import PolicyOutput
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.policy import each
+from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.policy.acting import reading
+from flagtrl.policy.batch import ActorCriticOutput
 
 SELL, HOLD, BUY = 0, 1, 2
 PRICES = (100.0, 102.0, 101.0, 105.0, 104.0, 108.0, 107.0, 110.0, 109.0)
@@ -36,16 +39,20 @@ class Script:
     def __init__(self, rule=None):
         self.rule = rule
 
-    def __call__(self, prompts, legal) -> PolicyOutput:
+    def __call__(self, prompts, legal) -> ActorCriticOutput:
         assert len(prompts) == len(legal)
         logprobs = torch.full((len(prompts), 3), -torch.inf)
         for row, prompt in enumerate(prompts):
             bar, held, _ = prompt.ids.tolist()
             allowed = np.flatnonzero(legal[row]) if self.rule is None else [self.rule(bar, held)]
             logprobs[row, list(allowed)] = -float(np.log(len(allowed)))
-        return PolicyOutput(
+        return ActorCriticOutput(
             logprobs, torch.tensor([value_of(*p.ids[:2].tolist()) for p in prompts])
         )
+
+
+def scripted(rule=None):
+    return reading(BarEncoder(), Script(rule))
 
 
 def hold(bar: int, held: int) -> int:
@@ -64,10 +71,7 @@ def collector(*lengths, seed=0, prices=PRICES, share=(), **settings) -> Collecto
     window = MarketData("ACME", dates, np.array(prices), ((),) * len(prices)).window()
     market = MarketSettings(**{"reward": "log_return", "lookback": 2} | settings)
     return Collector(
-        VectorTradingEnv([TradingEnv(window, market, n) for n in lengths]),
-        BarEncoder(),
-        seed,
-        *share,
+        VectorTradingEnv([TradingEnv(window, market, n) for n in lengths]), seed, *share
     )
 
 
@@ -76,7 +80,7 @@ def bars(rollout: Rollout) -> np.ndarray:
 
 
 def test_shapes_and_dtypes_are_those_of_the_record():
-    rollout = collector(3, 5).collect(Script(), 7)
+    rollout = collector(3, 5).collect(scripted(), 7)
     assert len(rollout) == len(rollout.prompts) == 14
     shapes = {"legal": (7, 2, 3), "logprobs": (7, 2, 3)}
     dtypes = {
@@ -101,7 +105,7 @@ def test_shapes_and_dtypes_are_those_of_the_record():
 
 
 def test_episodes_restart_where_they_are_truncated():
-    rollout = collector(3, 5).collect(Script(hold), 7)
+    rollout = collector(3, 5).collect(scripted(hold), 7)
     assert bars(rollout).T.tolist() == [[0, 1, 2, 0, 1, 2, 0], [0, 1, 2, 3, 4, 0, 1]]
     assert rollout.ended.T.int().tolist() == [[0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0, 0]]
     assert not rollout.terminated.any()
@@ -111,7 +115,7 @@ def test_episodes_restart_where_they_are_truncated():
 
 
 def test_values_bootstrap_from_the_final_observation_on_truncation_and_else_from_the_next_one():
-    rollout = collector(3, 5).collect(Script(hold), 7)
+    rollout = collector(3, 5).collect(scripted(hold), 7)
     v = value_of
     assert rollout.values.T.tolist() == [[v(b) for b in row] for row in bars(rollout).T]
     # environment 0 is truncated at bar 3, environment 1 at bar 5; the last column is the
@@ -123,7 +127,7 @@ def test_values_bootstrap_from_the_final_observation_on_truncation_and_else_from
 
 
 def test_the_final_observation_is_valued_with_the_final_account():
-    rollout = collector(3).collect(Script(buy_and_hold), 4)
+    rollout = collector(3).collect(scripted(buy_and_hold), 4)
     assert rollout.next_values[:, 0].tolist() == [
         value_of(1, 1),
         value_of(2, 1),
@@ -139,13 +143,13 @@ def test_the_final_observation_is_valued_with_the_final_account():
 
 
 def test_truncation_on_the_last_step_of_a_rollout_bootstraps_from_the_final_observation_too():
-    rollout = collector(3).collect(Script(hold), 3)
+    rollout = collector(3).collect(scripted(hold), 3)
     assert rollout.next_values[-1, 0] == value_of(3)
     assert rollout.ended[-1, 0]
 
 
 def test_rewards_returns_and_lengths_by_hand():
-    rollout = collector(3, 5).collect(Script(buy_and_hold), 7)
+    rollout = collector(3, 5).collect(scripted(buy_and_hold), 7)
     # the order of bar 0 fills at bar 1's price
     r = [0.0, *(np.log(PRICES[b + 1] / PRICES[b]) for b in range(1, 5))]
     expected = [[*r[:3], *r[:3], r[0]], [*r, *r[:2]]]
@@ -158,7 +162,7 @@ def test_rewards_returns_and_lengths_by_hand():
 
 
 def test_episodes_are_followed_across_rollouts():
-    made, script = collector(5), Script(buy_and_hold)
+    made, script = collector(5), scripted(buy_and_hold)
     first, second = made.collect(script, 3), made.collect(script, 4)
     assert (first.episode_lengths, second.episode_lengths) == ((), (5,))
     assert second.episode_returns == pytest.approx((np.log(PRICES[5] / PRICES[1]),))
@@ -168,7 +172,7 @@ def test_episodes_are_followed_across_rollouts():
 
 def test_ruin_terminates_and_the_environment_is_reset():
     prices = (100.0, 100.0, 30.0, 31.0, 32.0)
-    rollout = collector(4, prices=prices, ruin_fraction=0.5).collect(Script(buy_and_hold), 3)
+    rollout = collector(4, prices=prices, ruin_fraction=0.5).collect(scripted(buy_and_hold), 3)
     assert rollout.terminated[:, 0].tolist() == rollout.ended[:, 0].tolist() == [False, True, False]
     assert bars(rollout)[:, 0].tolist() == [0, 1, 0]
     assert rollout.episode_returns == pytest.approx((np.log(0.3),)) and rollout.episode_lengths == (
@@ -178,23 +182,20 @@ def test_ruin_terminates_and_the_environment_is_reset():
 
 def test_ruin_on_the_last_bar_is_termination_not_truncation():
     prices = (100.0, 100.0, 30.0)
-    rollout = collector(2, prices=prices, ruin_fraction=0.5).collect(Script(buy_and_hold), 2)
+    rollout = collector(2, prices=prices, ruin_fraction=0.5).collect(scripted(buy_and_hold), 2)
     assert rollout.terminated[-1, 0] and rollout.ended[-1, 0]
 
 
 def test_actions_follow_the_policys_probabilities():
-    def act(prompts, legal):
-        row = torch.tensor([[-torch.inf, np.log(0.25), np.log(0.75)]])
-        return PolicyOutput(row.expand(len(prompts), 3), torch.zeros(len(prompts)))
-
-    actions = collector(3, 3, 3, 3).collect(act, 500).actions
+    row = np.array([-np.inf, np.log(0.25), np.log(0.75)])
+    actions = collector(3, 3, 3, 3).collect(each(lambda seen: row), 500).actions
     assert (actions != SELL).all()
     share = (actions == BUY).float().mean().item()
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / 2000) ** 0.5
 
 
 def test_legal_actions_are_those_of_the_accounts():
-    rollout = collector(8).collect(Script(buy_and_hold), 3)
+    rollout = collector(8).collect(scripted(buy_and_hold), 3)
     assert rollout.legal[:, 0].tolist() == [
         [False, True, True],
         [True, True, False],
@@ -202,7 +203,17 @@ def test_legal_actions_are_those_of_the_accounts():
     ]
 
 
-FIELDS = ("legal", "actions", "logprobs", "values", "next_values", "rewards", "terminated", "ended")
+FIELDS = (
+    "bars",
+    "legal",
+    "actions",
+    "logprobs",
+    "values",
+    "next_values",
+    "rewards",
+    "terminated",
+    "ended",
+)
 
 
 def same(a: Rollout, b: Rollout) -> bool:
@@ -217,13 +228,13 @@ def same(a: Rollout, b: Rollout) -> bool:
 
 def test_a_restored_collector_continues_identically():
     one = collector(3, 5, seed=3, episode_start="random")
-    one.collect(Script(), 7)  # in the middle of both episodes
+    one.collect(scripted(), 7)  # in the middle of both episodes
     state = json.loads(json.dumps(one.state_dict()))
     other = collector(3, 5, seed=99, episode_start="random")
-    other.collect(Script(), 5)
+    other.collect(scripted(), 5)
     other.load_state_dict(state)
     for _ in range(3):
-        expected, got = one.collect(Script(), 8), other.collect(Script(), 8)
+        expected, got = one.collect(scripted(), 8), other.collect(scripted(), 8)
         assert same(expected, got)
         assert expected.episode_lengths and expected.actions.unique().numel() == 3
 
@@ -231,12 +242,12 @@ def test_a_restored_collector_continues_identically():
 def test_saving_the_state_changes_nothing():
     plain, saved = (collector(3, 5, seed=3, episode_start="random") for _ in range(2))
     saved.state_dict()
-    assert same(plain.collect(Script(), 9), saved.collect(Script(), 9))
+    assert same(plain.collect(scripted(), 9), saved.collect(scripted(), 9))
 
 
 def test_the_seed_decides_starts_and_actions():
     rollouts = [
-        collector(3, 3, seed=s, episode_start="random").collect(Script(), 20) for s in (1, 1, 2)
+        collector(3, 3, seed=s, episode_start="random").collect(scripted(), 20) for s in (1, 1, 2)
     ]
     assert same(rollouts[0], rollouts[1])
     assert not torch.equal(rollouts[0].actions, rollouts[2].actions)
@@ -257,7 +268,10 @@ def test_environments_act_the_same_however_they_are_shared_out(processes):
         for first in range(0, 4, local)
     ]
     for _ in range(2):
-        expected, got = whole.collect(Script(), 9), [part.collect(Script(), 9) for part in parts]
+        expected, got = (
+            whole.collect(scripted(), 9),
+            [part.collect(scripted(), 9) for part in parts],
+        )
         for name in FIELDS:
             assert torch.equal(
                 torch.cat([getattr(rollout, name) for rollout in got], dim=1),
@@ -278,12 +292,12 @@ def test_a_process_runs_the_forwards_that_another_needs():
 
     calls = []
 
-    def act(prompts, legal):
-        calls.append(len(prompts))
-        return Script(hold)(prompts, legal)
+    def policy(seen):
+        calls.append(len(seen))
+        return scripted(hold)(seen)
 
     alone, joined = collector(5, 4), collector(5, 4, share=(0, 2, anywhere))
-    expected, got = alone.collect(Script(hold), 7), joined.collect(act, 7)
+    expected, got = alone.collect(scripted(hold), 7), joined.collect(policy, 7)
     assert same(expected, got)
     assert asked.count(True) == 2 and len(asked) == 7
     assert len(calls) == 7 + 7 + 1 and set(calls) == {1, 2}

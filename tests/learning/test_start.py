@@ -17,10 +17,10 @@ from flagtrl.policy.saving import (
     ADAPTER_FILE,
     HEADS_FILE,
     REFERENCE_FILE,
-    SETTINGS_FILE,
     load_policy,
     load_reference,
 )
+from flagtrl.record import RECORD_FILE
 from training import AtStep, entries, equal, tiny_trainer, weights
 
 OPTIONS = {
@@ -186,7 +186,7 @@ def test_a_run_from_before_anything_was_measured_stays_without(whole, loud_model
     assert not trainer.model.prior.known and torch.equal(
         trainer.model.standard.deviation, torch.ones(48)
     )
-    assert "prior" in json.loads((checkpoint / SETTINGS_FILE).read_text())["policy"]
+    assert "prior" in json.loads((checkpoint / RECORD_FILE).read_text())["policy"]
 
 
 def test_a_model_spread_over_processes_cannot_be_baked(small_model, tmp_path):

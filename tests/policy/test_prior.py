@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from flagtrl.learning import start
-from flagtrl.market.env import RECENT, MarketSettings, TradingEnv
+from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
+from flagtrl.market.observation import RECENT
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings

@@ -25,7 +25,8 @@ from flagtrl.policy.provenance import (
     same_base,
     without_paths,
 )
-from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, load_policy, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, load_policy, save_policy
+from old_runs import made_old
 from training import random_llama
 
 
@@ -151,10 +152,7 @@ def test_another_base_of_the_same_shape_is_refused(small_model, tmp_path, finetu
 
 
 def test_a_run_from_before_fingerprints_loads_with_a_warning(small_model, run_, caplog):
-    content = json.loads((run_ / SETTINGS_FILE).read_text())
-    for name in ("base_fingerprint", "prompt_fingerprint"):
-        del content[name]
-    (run_ / SETTINGS_FILE).write_text(json.dumps(content))
+    made_old(run_, without=("base_fingerprint", "prompt_fingerprint"))
     loaded = load_policy(run_)
     assert "not checked" in caplog.text
     wanted = trained(small_model, finetuning="lora", lora_rank=4)

@@ -109,7 +109,7 @@ def test_a_saved_policy_acts_as_it_did(quantised, tmp_path, quantization):
                 parameter += 0.05 * torch.randn_like(parameter)
         model.use_split()
         wanted = model(**model.inputs(prompts, legal))
-        save_policy(model, encoder, tmp_path, {})
+        save_policy(model, encoder, tmp_path)
         loaded = load_policy(tmp_path)
         found = loaded.model(**loaded.model.inputs(prompts, legal))
     assert torch.equal(found.logprobs, wanted.logprobs) and torch.equal(found.values, wanted.values)

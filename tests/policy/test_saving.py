@@ -18,11 +18,12 @@ from flagtrl.policy import saving
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
 from flagtrl.policy.batch import PromptBatch
-from flagtrl.policy.saving import HEADS_FILE, SETTINGS_FILE, load_policy, save_policy
+from flagtrl.policy.saving import HEADS_FILE, load_policy, save_policy
+from flagtrl.record import RECORD_FILE, RunRecord
 
 KINDS = [(finetuning, policy) for finetuning in FINETUNING for policy in POLICIES]
 PROMPT = PromptSettings("compact", 12)
-EXTRA = {"seed": 7, "market": {"lookback": 3}}
+EXTRA = RunRecord.begin(seed=7, market={"lookback": 3})
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -107,7 +108,7 @@ def test_a_loaded_policy_acts_and_values_exactly_as_the_saved_one(
         "the policy must differ from its reference"
     )
     assert loaded.encoder.settings == PROMPT and loaded.model.settings == model.settings
-    assert {key: loaded.settings[key] for key in EXTRA} == EXTRA
+    assert (loaded.record.seed, loaded.record.market) == (7, {"lookback": 3})
     assert not loaded.model.training
 
 
@@ -196,8 +197,8 @@ def test_embeddings_are_never_saved_and_heads_have_a_file_of_their_own(
     assert not (tmp_path / "model.safetensors").exists(), "a reader would take it for a whole model"
 
 
-def test_flagtrl_json_says_what_the_policy_was_trained_for(lora_run):
-    content = json.loads((lora_run / SETTINGS_FILE).read_text())
+def test_the_record_says_what_the_policy_was_trained_for(lora_run):
+    content = json.loads((lora_run / RECORD_FILE).read_text())
     assert content["policy"]["finetuning"] == "lora"
     assert content["prompt"] == {"prompt_style": "compact", "news_token_budget": 12}
     assert content["action_paths"] == [[67, 478], [41606], [35334]]
@@ -230,7 +231,7 @@ def one_line(error: pytest.ExceptionInfo, *parts: str) -> None:
     assert "\n" not in message and all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("name", [SETTINGS_FILE, HEADS_FILE, "adapter_config.json"])
+@pytest.mark.parametrize("name", [RECORD_FILE, HEADS_FILE, "adapter_config.json"])
 def test_a_missing_file_is_named(damaged, name):
     (damaged / name).unlink()
     with pytest.raises(AdapterError) as caught:
@@ -256,10 +257,10 @@ def test_cut_weights_are_refused(damaged, name):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        (SETTINGS_FILE, '{"policy": {'),
-        (SETTINGS_FILE, "[]"),
-        (SETTINGS_FILE, "{}"),
-        (SETTINGS_FILE, '{"policy": {"unknown": 1}, "prompt": {}, "action_paths": []}'),
+        (RECORD_FILE, '{"policy": {'),
+        (RECORD_FILE, "[]"),
+        (RECORD_FILE, "{}"),
+        (RECORD_FILE, '{"policy": {"unknown": 1}, "prompt": {}, "action_paths": []}'),
         ("adapter_config.json", "{"),
         ("adapter_config.json", "{}"),
     ],
@@ -272,9 +273,9 @@ def test_damaged_json_is_refused(damaged, name, text):
 
 
 def test_settings_without_action_paths_are_refused(damaged):
-    content = json.loads((damaged / SETTINGS_FILE).read_text())
+    content = json.loads((damaged / RECORD_FILE).read_text())
     del content["action_paths"]
-    (damaged / SETTINGS_FILE).write_text(json.dumps(content))
+    (damaged / RECORD_FILE).write_text(json.dumps(content))
     with pytest.raises(AdapterError) as caught:
         load_policy(damaged)
     one_line(caught, "action_paths", str(damaged))
@@ -299,7 +300,7 @@ def test_a_missing_base_model_is_named(lora_run, tmp_path):
 def test_an_empty_directory_is_no_run(tmp_path):
     with pytest.raises(AdapterError) as caught:
         load_policy(tmp_path)
-    one_line(caught, SETTINGS_FILE, str(tmp_path))
+    one_line(caught, RECORD_FILE, str(tmp_path))
 
 
 def test_heads_of_another_policy_are_refused(damaged):

@@ -27,7 +27,7 @@ def data(shared, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(small_model, tmp_path_factory):
-    """What PPO leaves behind: full top layers, heads, flagtrl.json."""
+    """What PPO leaves behind: full top layers, heads, run.json."""
     out = tmp_path_factory.mktemp("trained")
     trainer = tiny_trainer(small_model, out, learning_rate=5e-3)
     trainer.train()

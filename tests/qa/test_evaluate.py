@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm
 from flagtrl.qa.evaluate import TASKS, adjusted, compare, load_tasks, pair, run_arm
 from flagtrl.qa.report import markdown
 from flagtrl.qa.run import Comparison, question_sets, run
+from flagtrl.record import RunRecord
+from old_runs import edited
 from qa_inputs import lora
 
 ALL = ("qa", "classification")
@@ -585,13 +588,11 @@ def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(
     small_model, trained, tmp_path, monkeypatch
 ):
     run_of_hub = shutil.copytree(trained, tmp_path / "run")
-    for name, facts in {
-        "flagtrl.json": {"base_revision": "abc123"},
-        "adapter_config.json": {},
-    }.items():
-        content = json.loads((run_of_hub / name).read_text()) | facts
-        content |= {"base_model_name_or_path": "me/base"} if name == "adapter_config.json" else {}
-        (run_of_hub / name).write_text(json.dumps(content))
+    base = asdict(RunRecord.read(run_of_hub).base)
+    edited(run_of_hub, base={**base, "revision": "abc123"})
+    config = run_of_hub / "adapter_config.json"
+    content = json.loads(config.read_text()) | {"base_model_name_or_path": "me/base"}
+    config.write_text(json.dumps(content))
     asked, load_base = [], arms.load_base
 
     def remember(name, revision=None):
@@ -606,7 +607,7 @@ def test_the_commit_that_a_run_was_trained_on_is_the_one_that_is_loaded(
 
 def test_any_adapter_of_the_hub_is_pulled(hub, small_model, loras):
     """It need not be flagtrl's, but it is in safetensors."""
-    assert not (loras[0] / "flagtrl.json").exists()
+    assert not (loras[0] / "run.json").exists()
     hub.repos["me/adapter"] = {
         file.name: file.read_bytes() for file in loras[0].iterdir() if file.is_file()
     }

@@ -14,6 +14,7 @@ import pytest
 from fake_hub import FakeHub
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
+from old_runs import edited
 from test_recipes import FAST, FILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,15 +32,13 @@ def recipes(monkeypatch):
 
 @pytest.fixture
 def msft_run(small_model, trained, tmp_path):
-    """A trained run, as if made on MSFT: what the control reads of flagtrl.json besides policy and
+    """A trained run, as if made on MSFT: what the control reads of run.json besides policy and
     prompt.
     """
     out = shutil.copytree(trained, tmp_path / "msft")
     windows = {"train": ["2020-07-01", "2020-07-15", 10], "test": ["2020-10-01", "2020-10-10", 7]}
-    facts = {"model": str(small_model), "data": {"symbol": "MSFT"}, "windows": windows}
-    facts["market"] = {"lookback": 3, "reward": "log_return"}
-    settings = json.loads((out / "flagtrl.json").read_text())
-    (out / "flagtrl.json").write_text(json.dumps(settings | facts))
+    data = {"symbol": "MSFT", "source": "here", "sha256": "1"}
+    edited(out, data=data, windows=windows, market={"lookback": 3, "reward": "log_return"})
     return out
 
 
@@ -101,7 +100,7 @@ def test_the_sft_control_stops_at_the_runs_distance(
     options += ["--tolerance", "0.01", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["train_sft_control.py", *options])
     recipes("train_sft_control")["main"]()
-    note = json.loads((tmp_path / "sft/flagtrl.json").read_text())
+    note = json.loads((tmp_path / "sft/control.json").read_text())
     assert note["kl_of_the_run"] > 0
     assert abs(note["kl"] - note["kl_of_the_run"]) <= 0.01 * note["kl_of_the_run"]
     assert not list((tmp_path / "sft").glob("like*"))

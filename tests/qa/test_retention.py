@@ -30,6 +30,7 @@ from flagtrl.qa.retention import (
     text_bits,
     trading_prompts,
 )
+from flagtrl.record import RunRecord
 from qa_inputs import lora
 
 TEXT = "Net sales rose 5% to $94 million.\n\nThe board proposed a dividend of $0.12 per share."
@@ -185,10 +186,9 @@ def test_the_control_works_beside_a_full_top_adapter(small_model, trained):
 
 
 def test_rows_of_everything_that_is_kept(lm):
-    settings = {
-        "prompt": {"prompt_style": "compact", "news_token_budget": 8},
-        "market": {"lookback": 3},
-    }
+    settings = RunRecord(
+        prompt={"prompt_style": "compact", "news_token_budget": 8}, market={"lookback": 3}
+    )
     trading = trading_prompts(lm, settings, 3)
     assert len(trading) == 3
     assert lm.tokenizer.decode(trading[0].ids).endswith('{"Action": "')
@@ -231,10 +231,9 @@ def test_a_reward_that_a_run_names_is_not_run(lm, tmp_path):
     code.write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\n\n\ndef mine(history):\n    return 0.0\n"
     )
-    settings = {
-        "prompt": {"prompt_style": "compact"},
-        "market": {"lookback": 3, "reward": f"{code}:mine"},
-    }
+    settings = RunRecord(
+        prompt={"prompt_style": "compact"}, market={"lookback": 3, "reward": f"{code}:mine"}
+    )
     found, reason = module.trading_prompts_or_reason(lm, settings, 2, None, 0)
     assert found == [] and "code is run only if you name it" in reason
     assert not (tmp_path / "ran").exists()
@@ -246,7 +245,7 @@ def test_what_cannot_be_read_or_does_not_fit_is_named(lm, tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(DataError, match="empty"):
         read_texts([f"empty={tmp_path / 'empty.txt'}"])
-    settings = {"prompt": {"prompt_style": "paper"}, "market": {"lookback": 10}}
+    settings = RunRecord(prompt={"prompt_style": "paper"}, market={"lookback": 10})
     short = type("Short", (), {"tokenizer": lm.tokenizer, "max_length": 64})()
     with pytest.raises(PromptError, match="64"):
         trading_prompts(short, settings, 2)

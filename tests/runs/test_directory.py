@@ -8,6 +8,7 @@ import pytest
 
 from flagtrl.card import check_results_are_the_runs
 from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.record import RunRecord
 from flagtrl.runs.directory import LOCK_FILE, claimed, numbered, refuse_a_runs_own, what_is_there
 
 HOLD = """
@@ -23,7 +24,7 @@ with claimed(sys.argv[1]):
 def used(tmp_path):
     """A finished run, with checkpoints and a file of the user's own."""
     for name in (
-        "flagtrl.json",
+        "run.json",
         "results.json",
         "adapter_model.safetensors",
         "flagtrl_heads.safetensors",
@@ -32,7 +33,7 @@ def used(tmp_path):
         (tmp_path / name).write_text("{}")
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}/flagtrl.json").write_text("{}")
+        (tmp_path / f"checkpoint-{step}/run.json").write_text("{}")
     return tmp_path
 
 
@@ -44,7 +45,7 @@ def test_a_new_directory_is_claimed(tmp_path):
 
 def test_a_used_one_is_refused_with_what_is_there_and_the_remedies(used):
     message = (
-        r"holds another run \(flagtrl.json, results.json, 2 checkpoints up to checkpoint-10\); go "
+        r"holds another run \(run.json, results.json, 2 checkpoints up to checkpoint-10\); go "
         r"on with it \(--resume_from_checkpoint true\), replace it \(--overwrite_output_dir "
         r"true\), or choose another directory"
     )
@@ -64,7 +65,7 @@ def test_what_a_broken_off_run_left_is_a_run_too(tmp_path, left):
 def test_a_run_that_goes_on_finds_all_as_it_was(used):
     with claimed(used, resumed=True, overwrite=True) as clear:
         clear()
-        assert (used / "checkpoint-10/flagtrl.json").is_file() and (used / "results.json").is_file()
+        assert (used / "checkpoint-10/run.json").is_file() and (used / "results.json").is_file()
 
 
 def test_overwriting_removes_the_run_and_nothing_else(used):
@@ -112,19 +113,15 @@ def test_a_backtest_does_not_write_over_a_runs_own_results(used, tmp_path_factor
 
 
 def test_results_of_other_days_than_the_runs_are_not_published(tmp_path):
-    train, test = ["2020-07-01", "2020-09-30", 64], ["2020-10-01", "2021-05-05", 149]
-    (tmp_path / "flagtrl.json").write_text(json.dumps({"windows": {"train": train, "test": test}}))
-    check_results_are_the_runs(tmp_path)  # none yet
-    for windows, fine in (
-        ({"train": train, "test": test}, True),
-        ({"train": train, "test": train}, False),
+    train, test = ("2020-07-01", "2020-09-30", 64), ("2020-10-01", "2021-05-05", 149)
+    record = RunRecord(windows={"train": train, "test": test})
+    check_results_are_the_runs(tmp_path, record)  # none yet
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"windows": {"train": train, "test": test}}))
+    check_results_are_the_runs(tmp_path, record)
+    results.write_text(json.dumps({"windows": {"train": train, "test": train}}))
+    with pytest.raises(
+        AdapterError,
+        match=r"results.json is of the windows .*'test': \['2020-07-01', '2020-09-30'\]",
     ):
-        (tmp_path / "results.json").write_text(json.dumps({"windows": windows}))
-        if fine:
-            check_results_are_the_runs(tmp_path)
-            continue
-        with pytest.raises(
-            AdapterError,
-            match=r"results.json is of the windows .*'test': \['2020-07-01', '2020-09-30'\]",
-        ):
-            check_results_are_the_runs(tmp_path)
+        check_results_are_the_runs(tmp_path, record)

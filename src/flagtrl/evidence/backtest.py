@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flagtrl.errors import ConfigError
+from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
-from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.policy.acting import Policy
+from flagtrl.market.play import Played, Sampler, likeliest, play
+from flagtrl.market.policy import Policy
 
 SAMPLING_TEMPERATURE = 0.6  # InvestorBench's setting, for the sampled row
 
@@ -64,53 +66,59 @@ def backtest(
     settings: MarketSettings,
     temperature: float | None = None,
     seed: int = 0,
-    path: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Backtest:
-    """Trade `window` once.
+    """Trade `window` once; arguments as `backtests`'s."""
+    return backtests(policy, window, settings, temperature, seed, tell=tell)[0]
+
+
+def backtests(
+    policy: Policy,
+    window: Window,
+    settings: MarketSettings,
+    temperature: float | None = None,
+    seed: int = 0,
+    paths: int = 1,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Backtest]:
+    """Trade `window` several times, from its first bar.
 
     Args:
-        policy: log-probabilities of the actions at one bar.
-        window: the bars; the first decision is made at its first bar.
+        policy: decides.
+        window: the bars.
         settings: execution, costs and look-back.
         temperature: None takes the likeliest action; else actions are sampled from
             pi^(1/temperature).
-        seed: of the sampling.
-        path: its number, where several are sampled with one seed.
-        tell: is called with the decisions done and their number.
+        seed: of the sampling; path p > 0 is drawn from (seed, p), however many there are.
+        paths: how many.
+        tell: is called with the decisions done of a path, and their number.
+
+    Raises:
+        ConfigError: a temperature that is not above 0, or no path.
     """
-    if temperature is not None and not temperature > 0:
-        raise ConfigError(
-            f"temperature is {temperature}; it must be above 0, or None for the likeliest action"
-        )
-    generator = np.random.default_rng([seed, path] if path else seed)
-    env = TradingEnv(window, settings)
-    env.reset(seed=seed, options={"start": 0})
-    actions, probabilities, fees, values, shares = [], [], [], [settings.initial_cash], [0.0]
-    over = False
-    while not over:
-        seen = env.observe()
-        logprobs = np.asarray(policy(seen), dtype=np.float64)
-        if temperature is None:
-            action = int(np.argmax(logprobs))
-        else:
-            weights = np.exp((logprobs - logprobs.max()) / temperature)
-            action = int(generator.choice(len(weights), p=weights / weights.sum()))
-        _, _, terminated, truncated, info = env.step(action)
-        actions.append(action)
-        probabilities.append(np.exp(logprobs))
-        fees.append(info["fee"])
-        values.append(info["value"])
-        shares.append(float(env.account.shares))
-        over = terminated or truncated
-        tell(len(actions), len(window) - 1)
-    # A ruined account stops trading; its bars stay in the record.
-    rest = len(window) - len(values)
+    choose = likeliest if temperature is None else Sampler(seed, paths, temperature)
+    world, bars = Accounts(window, settings, paths), len(window)
+    played = play(policy, world, choose, tell=lambda done: tell(done, bars - 1))
+    return [_of_path(window, settings, played, path) for path in range(paths)]
+
+
+def _of_path(window: Window, settings: MarketSettings, played: Played, path: int) -> Backtest:
+    """One path's record. A ruined account stops trading; its bars stay in the record."""
+    ruin = np.flatnonzero(played.terminated[:, path])
+    traded = int(ruin[0]) + 1 if len(ruin) else len(played.actions)
+    rest = len(window) - 1 - traded
+
+    def whole(column: np.ndarray, then: Any) -> np.ndarray:
+        """`column` (T, B, ...) of this path, and `then` after its ruin."""
+        done = column[:traded, path]
+        return np.concatenate([done, np.broadcast_to(then, (rest, *done.shape[1:]))])
+
+    values, shares = played.values[traded - 1, path], played.shares[traded - 1, path]
     return Backtest(
         window=window,
-        values=np.array(values + [values[-1]] * rest),
-        actions=np.array(actions + [int(Action.HOLD)] * rest),
-        probabilities=np.array(probabilities + [np.eye(len(Action))[Action.HOLD]] * rest),
-        shares=np.array(shares + [shares[-1]] * rest),
-        fees=np.array(fees + [0.0] * rest),
+        values=np.concatenate([[settings.initial_cash], whole(played.values, values)]),
+        actions=whole(played.actions, int(Action.HOLD)),
+        probabilities=whole(np.exp(played.logprobs), np.eye(len(Action))[Action.HOLD]),
+        shares=np.concatenate([[0.0], whole(played.shares, shares)]),
+        fees=whole(played.fees, 0.0),
     )

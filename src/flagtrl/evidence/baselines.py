@@ -1,16 +1,18 @@
-"""What needs no learning: account values of buy and hold, flat, random policies and simple rules,
-on the same ledger.
+"""What needs no learning: account values of buy and hold, flat, random policies and rules, on the
+same ledger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from flagtrl.market.data import Window, count_sentiments
+from flagtrl.evidence.backtest import backtest
+from flagtrl.market.accounts import Accounts
+from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.ledger import Account, Action, legal_actions, step_account, transition
+from flagtrl.market.ledger import Account, Action, transition
+from flagtrl.market.play import Uniformly, play
+from flagtrl.market.policy import always, uniform
 
 RANDOM_PATHS = 1000
 
@@ -32,7 +34,7 @@ def buy_and_hold_by_order(window: Window, settings: MarketSettings) -> np.ndarra
     """(n,) values of one Buy order at the first bar, filled as every order is: what an agent can do
     at best to copy it.
     """
-    return follow(window, settings, lambda bar, legal: np.full(len(legal), Action.BUY))[0]
+    return backtest(always(Action.BUY), window, settings).values
 
 
 def flat(window: Window, settings: MarketSettings) -> np.ndarray:
@@ -44,57 +46,7 @@ def random_paths(
     window: Window, settings: MarketSettings, paths: int = RANDOM_PATHS, seed: int = 0
 ) -> np.ndarray:
     """(paths, n) values of policies that draw uniformly from the legal actions at every bar."""
-    generator = np.random.default_rng(seed)
-
-    def decide(bar: int, legal: np.ndarray) -> np.ndarray:
-        return np.argmax(np.where(legal, generator.random(legal.shape), -1.0), axis=-1)
-
-    return follow(window, settings, decide, paths)
-
-
-def follow_news(window: Window, settings: MarketSettings) -> np.ndarray:
-    """(n,) values of the rule: Buy on more positive than negative news, Sell on fewer, else
-    Hold.
-    """
-
-    def decide(bar: int, legal: np.ndarray) -> np.ndarray:
-        positive, _, negative = count_sentiments(window.market.news[bar])
-        return np.full(len(legal), Action.HOLD + np.sign(positive - negative))
-
-    return follow(window, settings, decide)[0]
-
-
-def follow_last_move(window: Window, settings: MarketSettings) -> np.ndarray:
-    """(n,) values of a rule that reads no news: Buy after a rise, Sell after a fall, else (and at
-    the first bar of all) Hold.
-
-    Beside `follow_news` it shows how much of a news market's gain prices alone would earn.
-    """
-    prices = window.market.prices
-
-    def decide(bar: int, legal: np.ndarray) -> np.ndarray:
-        move = np.sign(prices[bar] - prices[max(bar - 1, 0)])
-        return np.full(len(legal), Action.HOLD + int(move))
-
-    return follow(window, settings, decide)[0]
-
-
-def follow(
-    window: Window,
-    settings: MarketSettings,
-    decide: Callable[[int, np.ndarray], np.ndarray],
-    paths: int = 1,
-) -> np.ndarray:
-    """(paths, n) values of the accounts that `decide(bar, legal (paths, A)) -> actions (paths,)`
-    steers.
-    """
-    prices = window.market.prices
-    account = Account.of(np.full(paths, settings.initial_cash), np.zeros(paths))
-    values = [account.value(prices[window.start])]
-    for bar in range(window.start, window.stop - 1):
-        action = decide(bar, legal_actions(account))
-        account, _ = step_account(
-            account, action, prices[bar], prices[bar + 1], settings.execution, settings.costs
-        )
-        values.append(account.value(prices[bar + 1]))
-    return np.stack(values, axis=1)
+    world = Accounts(window, settings, paths)
+    play(uniform, world, Uniformly(seed))
+    rest = [world.values[-1]] * (len(window) - len(world.values))  # all of them were ruined
+    return np.stack(world.values + rest, axis=1)

@@ -12,29 +12,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
-from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest
+from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
 from flagtrl.evidence.verdict import behaviour, verdict
-from flagtrl.market.data import MarketData, Window
+from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import Metrics, paper, standard
-from flagtrl.policy.acting import Policy
-from flagtrl.policy.countdown import Countdown, Say
-from flagtrl.policy.saving import versions
+from flagtrl.market.policy import Policy
+from flagtrl.record import RunRecord, versions
 
 RESULTS_FILE, TRADES_FILE, CURVE_FILE = "results.json", "trades.csv", "equity_curve.png"
+# of each evaluation in training: its name in trackers, and its place in the run's directory
+PICTURE = "eval/equity_curve"
 POLICY_MODES = ("greedy", "sampled")
+BASELINES = (buy_and_hold, buy_and_hold_by_order, flat)
 Convention = Callable[[np.ndarray], Metrics]
-
-matplotlib.use("Agg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,13 @@ class Report:
     rows: Mapping[str, Mapping[str, Metrics]]
     train: Report | None = None
 
-    def write(self, directory: str | Path, **facts: Any) -> None:
-        """Write results.json (with `facts`: data, windows, seed, model, settings), trades.csv and
-        the equity curve.
+    def write(self, directory: str | Path, record: RunRecord, **more: Any) -> None:
+        """Write results.json, trades.csv and the equity curve.
+
+        Args:
+            directory: made where it does not exist.
+            record: of the run, as these results are to say it.
+            more: entries of results.json, JSON-serialisable.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -68,7 +72,7 @@ class Report:
             content["train"] = _json_rows(self.train.rows)
         if (agent := self.backtests.get("agent_greedy")) is not None:
             content |= {"behaviour": behaviour(agent), "verdict": self.verdict()}
-        content |= {**facts, "versions": versions()}
+        content |= {**record.facts(), **more, "versions": versions()}
         (directory / RESULTS_FILE).write_text(
             json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
         )
@@ -162,42 +166,31 @@ def markdown_table(rows: Mapping[str, Mapping[str, Mapping[str, float | None]]])
     return "\n".join(lines)
 
 
-def data_facts(market: MarketData, source: str, **windows: Window) -> dict[str, Any]:
-    """What results.json and flagtrl.json say about the data of a run."""
-    return {
-        "data": {"symbol": market.symbol, "source": source, "sha256": market.fingerprint()},
-        "windows": {
-            name: [str(w.dates[0]), str(w.dates[-1]), len(w)] for name, w in windows.items()
-        },
-    }
-
-
 def evaluate(
     policy: Policy,
     window: Window,
     settings: MarketSettings,
     seed: int = 0,
     volatility_periods: int = 252,
-    more: Mapping[str, Callable[[Window, MarketSettings], np.ndarray]] | None = None,
     modes: Sequence[str] = POLICY_MODES,
-    untrained: Mapping[str, Policy] | None = None,
+    others: Mapping[str, Policy] | None = None,
+    rules: Mapping[str, Policy] | None = None,
     sampled_paths: int = 1,
     say: Say = lambda line: None,
 ) -> Report:
-    """Backtest `policy`, greedy and sampled, beside untrained ones, buy and hold, flat and random
-    policies.
+    """Backtest `policy`, greedy and sampled, beside others, buy and hold, flat and random policies.
 
     Args:
-        policy: log-probabilities of the actions at one bar.
+        policy: decides.
         window: the test window.
         settings: execution, costs and look-back; the baselines pay the same.
         seed: of the sampled actions and of the random policies.
         volatility_periods: of the `paper` convention's AV: 252, but 365 in the published rows of
             TSLA and BTC.
-        more: more baselines by row name.
         modes: how the agent acts, a row each: `greedy` takes the likeliest action, `sampled` draws
             it.
-        untrained: more policies by row name, taking their likeliest action.
+        others: more policies by row name, taking their likeliest action; their trades are kept.
+        rules: more baselines by row name.
         sampled_paths: of the sampled row, which is their mean, beside their 5% and 95% where there
             are several.
         say: is told how far it is, a line at a time.
@@ -205,32 +198,23 @@ def evaluate(
     if sampled_paths < 1:
         raise ConfigError(f"sampled_paths is {sampled_paths}; it must be at least 1")
     settings = replace(settings, episode_start="fixed")
-    backtests, sampled = {}, []
+    runs: dict[str, Backtest] = {}
+    sampled: list[Backtest] = []
     for mode in modes:
+        tell = Countdown(say, f"trading, {mode}")
         if mode == "greedy":
-            backtests["agent_greedy"] = backtest(
-                policy, window, settings, seed=seed, tell=Countdown(say, "trading, greedy")
+            runs["agent_greedy"] = backtest(policy, window, settings, seed=seed, tell=tell)
+        else:
+            sampled = backtests(
+                policy, window, settings, SAMPLING_TEMPERATURE, seed, sampled_paths, tell
             )
-            continue
-        tell = Countdown(say, "trading, sampled")
-        for path in range(sampled_paths):
-            sampled.append(
-                backtest(policy, window, settings, SAMPLING_TEMPERATURE, seed, path, tell)
-            )
-        backtests["agent_sampled"] = sampled[0]
-    for row, other in (untrained or {}).items():
-        backtests[row] = backtest(
-            other, window, settings, seed=seed, tell=Countdown(say, f"trading, {row}")
-        )
-    baselines = {
-        "buy_and_hold": buy_and_hold,
-        "buy_and_hold_by_order": buy_and_hold_by_order,
-        "flat": flat,
-        **(more or {}),
-    }
-    curves = {row: run.values for row, run in backtests.items()} | {
-        row: f(window, settings) for row, f in baselines.items()
-    }
+            runs["agent_sampled"] = sampled[0]
+    for row, other in (others or {}).items():
+        tell = Countdown(say, f"trading, {row}")
+        runs[row] = backtest(other, window, settings, seed=seed, tell=tell)
+    curves = {row: run.values for row, run in runs.items()}
+    curves |= {f.__name__: f(window, settings) for f in BASELINES}
+    curves |= {row: backtest(each, window, settings).values for row, each in (rules or {}).items()}
     random = random_paths(window, settings, seed=seed)
     conventions: dict[str, Convention] = {
         "paper": lambda values: paper(values, volatility_periods),
@@ -244,7 +228,7 @@ def evaluate(
             curves[row] = paths.mean(0)
             rows |= _path_rows("agent_sampled", "agent_sampled", paths, conventions)
     rows |= _path_rows("random_mean", "random", random, conventions)
-    return Report(window, backtests, curves, random, rows)
+    return Report(window, runs, curves, random, rows)
 
 
 def _path_rows(

@@ -20,8 +20,8 @@ import numpy as np
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.data import SENTIMENTS, count_sentiments
-from flagtrl.market.env import Observation
 from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.observation import Observation
 
 ANSWER_PREFIX = '{"Action": "'
 # The three answers as the model is to write them. Named in full they get over nine tenths of

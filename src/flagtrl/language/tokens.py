@@ -5,6 +5,7 @@ path.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -13,9 +14,13 @@ from transformers import PreTrainedTokenizerBase
 
 from flagtrl.errors import ConfigError, PromptError
 from flagtrl.language.prompts import ANSWER_PREFIX, Prompt, prompt_style
-from flagtrl.market.data import MarketData, NewsItem
-from flagtrl.market.env import MarketSettings, Observation, TradingEnv
+from flagtrl.market.accounts import Accounts
+from flagtrl.market.data import MarketData, NewsItem, Window
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS, Action
+from flagtrl.market.observation import Observation
+from flagtrl.market.play import Uniformly, likeliest, play
+from flagtrl.market.policy import PolicyOutput, always, uniform
 
 # stands for the prompt while the chat template is rendered around it
 _CONTENT = "<<<flagtrl-content>>>"
@@ -129,24 +134,22 @@ class PromptEncoder:
         self._check_length(len(ids), observation)
         return EncodedPrompt(np.array(ids, dtype=np.int64), len(shared))
 
-    def check(self, env: TradingEnv, seed: int = 0) -> int:
-        """Encode one random episode of `env`, so that a prompt that cannot be used is found before
-        training.
+    def check(self, window: Window, settings: MarketSettings, seed: int = 0) -> int:
+        """Encode what one random trader sees on `window`, so that a prompt that cannot be used is
+        found before training.
 
         Returns:
             The longest prompt's length in tokens.
         """
-        generator = np.random.default_rng(seed)
-        env.reset(seed=seed, options={"start": 0})
-        longest, over = len(self.encode(env.observe()).ids), False
-        while not over:
-            action = int(generator.choice(np.flatnonzero(env.legal)))
-            _, _, terminated, truncated, _ = env.step(action)
-            longest, over = (
-                max(longest, len(self.encode(env.observe()).ids)),
-                terminated or truncated,
-            )
-        return longest
+        world, lengths = Accounts(window, settings), []
+
+        def policy(seen: Sequence[Observation]) -> PolicyOutput:
+            lengths.append(len(self.encode(seen[0]).ids))
+            return uniform(seen)
+
+        play(policy, world, Uniformly(seed))
+        policy(world.observe())  # the last bar's, which nothing is decided at
+        return max(lengths)
 
     def fingerprint(self) -> str:
         """SHA-256 over the token ids of one made-up bar's prompt: equal where prompts read the
@@ -160,11 +163,9 @@ class PromptEncoder:
         market = MarketData(
             "PROBE", days, np.array([100.0, 101.5, 99.25, 102.0]), ((), (news[0],), tuple(news), ())
         )
-        env = TradingEnv(market.window(), MarketSettings(reward="log_return", lookback=3))
-        env.reset(seed=0, options={"start": 0})
-        for action in (Action.BUY, Action.HOLD):
-            env.step(action)
-        prompt = self.prompt(env.observe())
+        world = Accounts(market.window(), MarketSettings(reward="log_return", lookback=3))
+        play(always(Action.BUY), world, likeliest, steps=2)
+        prompt = self.prompt(world.observe()[0])
         ids = self._tokenize(self._head + prompt.shared + prompt.own + self._tail)
         return hashlib.sha256(np.array(ids, dtype="<i8").tobytes()).hexdigest()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.batch import PolicyOutput, PromptBatch
+from flagtrl.policy.batch import ActorCriticOutput, PromptBatch
 from flagtrl.policy.trunk import Boundary
 
 # Prompts per forward where nothing is learnt. On a split model most of a prompt is known.
@@ -56,7 +56,7 @@ class Asking:
         self.boundaries = {}
 
     @torch.no_grad()
-    def act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+    def act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> ActorCriticOutput:
         """Policy and value of B prompts that the rollout came to, legal (B, A); float32, on the
         CPU.
         """
@@ -65,9 +65,9 @@ class Asking:
             with self.accelerator.autocast():
                 self.boundaries |= {b.prompt.ids.tobytes(): b for b in trunk(new, self.device)}
         output = self.wrapped()(**self.inputs(prompts, legal))
-        return PolicyOutput(output.logprobs.float().cpu(), output.values.float().cpu())
+        return ActorCriticOutput(output.logprobs.float().cpu(), output.values.float().cpu())
 
-    def act_on_many(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> PolicyOutput:
+    def act_on_many(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> ActorCriticOutput:
         """`act`, a few prompts a forward; equal ones once, as in `logprobs`."""
         rows, place = self._different(prompts, legal)
         size = BATCH if self.policy().trunk is None else BATCH_SPLIT
@@ -75,7 +75,7 @@ class Asking:
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             parts.append(self.act([prompts[row] for row in some], legal[some]))
-        return PolicyOutput(*(torch.cat(each)[place] for each in zip(*parts, strict=True)))
+        return ActorCriticOutput(*(torch.cat(each)[place] for each in zip(*parts, strict=True)))
 
     @torch.no_grad()
     def reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:

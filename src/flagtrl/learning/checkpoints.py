@@ -10,10 +10,9 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -25,9 +24,8 @@ from flagtrl.errors import (
     disk_trouble,
     reason,
 )
-from flagtrl.policy.pretrained import model_record
-from flagtrl.policy.provenance import same_base
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE, SETTINGS_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE
+from flagtrl.record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +274,7 @@ def _fault(directory: Path, processes: int | None) -> str | None:
                 f"{directory} was written by {written} processes, this run has {processes} "
                 f"(--num_processes {written})"
             )
-        for name in (STATE_FILE, SETTINGS_FILE, *states, *weights, *_reference_file(directory)):
+        for name in (STATE_FILE, *states, *weights, *_reference_file(directory)):
             if not (directory / name).is_file():
                 return (
                     f"{directory} has no {name}: the checkpoint is incomplete or of another number "
@@ -287,21 +285,16 @@ def _fault(directory: Path, processes: int | None) -> str | None:
         return f"{directory} cannot be read ({error})"
     except (ValueError, AttributeError) as error:
         return f"{directory} is damaged ({error})"
+    except AdapterError as error:  # its record cannot be read
+        return str(error)
     return None
 
 
 def _reference_file(directory: Path) -> tuple[str, ...]:
     """The file of the KL's reference, where that is not the base model."""
-    try:
-        policy = json.loads((directory / SETTINGS_FILE).read_text())["policy"]
-    # settings that are missing or damaged are a fault of their own
-    except (OSError, ValueError, KeyError):
-        return ()
-    return (
-        (REFERENCE_FILE,)
-        if (policy.get("prior"), policy.get("policy")) == ("baked", "action_tokens")
-        else ()
-    )
+    policy = RunRecord.read(directory).policy
+    baked = (policy.get("prior"), policy.get("policy")) == ("baked", "action_tokens")
+    return (REFERENCE_FILE,) if baked else ()
 
 
 def _generators_file(processes: int) -> Callable[[int], str]:
@@ -321,43 +314,3 @@ def _open(path: Path) -> None:
             raise ValueError("not a file of torch.save")
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"{path.name}: {error}") from error
-
-
-def check_same_run(
-    directory: str | Path, ours: Mapping[str, Any], base: Mapping[str, Any] | None = None
-) -> None:
-    """Compare what a checkpoint was made with (its flagtrl.json) with this run's settings.
-
-    Args:
-        directory: of the checkpoint.
-        ours: this run's entries of flagtrl.json, as far as they must be the same.
-        base: the fingerprint of this run's base; None: not known.
-
-    Raises:
-        AdapterError: naming the first setting that differs, or the base.
-    """
-    saved = json.loads((Path(directory) / SETTINGS_FILE).read_text())
-    trained_on = saved.get("base_fingerprint")
-    if base and trained_on and not same_base(trained_on, base):
-        told = ", ".join(map(str, model_record(saved).values())) or "which it does not name"
-        raise AdapterError(
-            f"{directory} was trained on a base of other weights ({told}); "
-            "resume with that model (--model_name_or_path), or start anew in another output_dir"
-        )
-    for path, value in _leaves(json.loads(json.dumps(ours, default=str))):
-        theirs: Any = saved
-        for key in path:
-            theirs = theirs.get(key) if isinstance(theirs, dict) else None
-        if path == ("learning", "total_timesteps") and isinstance(theirs, int) and theirs <= value:
-            continue  # it goes on for longer
-        if theirs != value:
-            raise AdapterError(
-                f"{directory} was made with {'.'.join(path)} = {theirs!r}, this run has {value!r}; "
-                "resume with the settings it was made with, or start anew in another output_dir"
-            )
-
-
-def _leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if isinstance(tree, dict):
-        return [leaf for key, value in tree.items() for leaf in _leaves(value, (*path, key))]
-    return [(path, tree)]

@@ -36,27 +36,6 @@ INHERITED = (
     ),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "seed"),
 )
-# What a run that is resumed may change: where it writes, what it says and keeps, and how its sums
-# are shared out.
-FREE_ON_RESUME = frozenset(
-    {
-        "output_dir",
-        "overwrite_output_dir",
-        "llm",
-        "save_steps",
-        "logging_steps",
-        "report_to",
-        "early_stopping_patience",
-    }
-    | {
-        "engine",
-        "trunk_cache_mb",
-        "boundary_device",
-        "merge_tokens",
-        "ddp_find_unused_parameters",
-        "ddp_broadcast_buffers",
-    }
-)
 
 
 @dataclass
@@ -317,13 +296,11 @@ class PPOConfig(TrainingArguments):
             name: value.value if isinstance(value, Enum) else value for name, value in found.items()
         }
 
-    def course(self) -> dict[str, Any]:
-        """Of `settings()` those that determine the course of training: what a resumed run has in
-        common.
+    def recorded(self) -> dict[str, Any]:
+        """Every setting, inherited ones and defaults included; JSON-serialisable. Tokens are left
+        out.
         """
-        return {
-            name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME
-        }
+        return self.to_dict()
 
     @property
     def samples_per_step(self) -> int:

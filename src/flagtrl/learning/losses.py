@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flagtrl.learning.config import PPOConfig
-from flagtrl.policy.batch import PolicyOutput
+from flagtrl.policy.batch import ActorCriticOutput
 
 
 class Targets(NamedTuple):
@@ -33,7 +33,11 @@ class Targets(NamedTuple):
 
 
 def ppo_loss(
-    output: PolicyOutput, old: PolicyOutput, reference: Tensor, targets: Targets, config: PPOConfig
+    output: ActorCriticOutput,
+    old: ActorCriticOutput,
+    reference: Tensor,
+    targets: Targets,
+    config: PPOConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L = policy loss + c1 value loss - c2 H + c3 KL(pi || pi_ref), one loss for every estimator.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +27,6 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.checkpoints import (
     STATE_FILE,
     check_checkpoint,
-    check_same_run,
     check_same_sharding,
     not_written,
     remove_old,
@@ -36,16 +34,19 @@ from flagtrl.learning.checkpoints import (
     written_whole,
 )
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.resuming import check_same_run
 from flagtrl.learning.rollout import Collector
 from flagtrl.learning.sharding import load_saved_state, saved_state, without_frozen_weights
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.saving import (
     ADAPTER_FILE,
+    described,
     load_heads,
     load_reference,
     save_policy,
     save_reference,
 )
+from flagtrl.record import RunRecord
 
 
 class Publisher(Protocol):
@@ -70,14 +71,14 @@ class PersistentTrainer(Trainer):
 
     Attributes:
         encoder: observation to prompt.
-        extra: more entries of the saved flagtrl.json.
+        record: of the run.
         collector: the environments, with their generators.
         sharded: whether weights are spread over processes (FSDP, DeepSpeed).
     """
 
     args: PPOConfig
     encoder: PromptEncoder
-    extra: dict[str, Any]
+    record: RunRecord
     collector: Collector
     sharded: bool
     _validate: Callable[[ActorCritic], dict[str, float]] | None
@@ -200,11 +201,15 @@ class PersistentTrainer(Trainer):
             remove_old(run, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """A plain PEFT adapter, the heads in a file of their own, tokenizer and flagtrl.json."""
+        """A plain PEFT adapter, the heads in a file of their own, tokenizer and run.json."""
         if self.args.should_save:
             out = Path(output_dir or str(self.args.output_dir))
             save_policy(
-                self.accelerator.unwrap_model(self.model), self.encoder, out, self.extra, state_dict
+                self.accelerator.unwrap_model(self.model),
+                self.encoder,
+                out,
+                self.record,
+                state_dict,
             )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -213,6 +218,8 @@ class PersistentTrainer(Trainer):
 
         Of a sharded model, all processes gather adapter and heads, and the main one writes them.
         """
+        if not _internal_call:
+            self.record = self.record.finished()
         try:
             if self.sharded:
                 self._save(output_dir, saved_state(self._policy()))
@@ -286,28 +293,13 @@ class PersistentTrainer(Trainer):
         path = Path(resume_from_checkpoint)
         check_checkpoint(path, self.args.world_size)
         check_same_sharding(path, self._sharding())
-        check_same_run(path, self._same_on_resume(), actor_critic.base_fingerprint)
+        changed = check_same_run(path, described(self.record, actor_critic, self.encoder))
+        step = json.loads((path / STATE_FILE).read_text())["global_step"]
+        self.record = self.record.going_on(RunRecord.read(path), step, changed)
         self._load_weights(path)
         self.collector.load_state_dict(
             json.loads((path / rollout_file(self.args.process_index)).read_text())
         )
-
-    def _same_on_resume(self) -> dict[str, Any]:
-        """What of flagtrl.json a run and the checkpoint that it resumes from have in common."""
-        policy, encoder = self._policy(), self.encoder
-        ours: dict[str, Any] = {
-            "policy": asdict(policy.settings),
-            "prompt": asdict(encoder.settings),
-        }
-        ours |= {"action_paths": policy.action_paths, "prompt_fingerprint": encoder.fingerprint()}
-        ours |= {
-            name: self.extra[name]
-            for name in ("data", "windows", "market", "learning")
-            if name in self.extra
-        }
-        if "data" in ours:  # the hash says that they are the same, wherever they lie
-            ours["data"] = {name: value for name, value in ours["data"].items() if name != "source"}
-        return ours
 
     def _load_weights(self, checkpoint: Path) -> None:
         policy = self._policy()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
-from flagtrl.market.env import VectorTradingEnv
-from flagtrl.policy.batch import PolicyOutput
-
-# prompts and legal (B, A) -> the policy's output, on the CPU
-Act = Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]
+from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.market.ledger import Action
+from flagtrl.market.play import Played, play
+from flagtrl.market.policy import Policy
+from flagtrl.market.vector import VectorTradingEnv
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +22,7 @@ class Rollout:
 
     Attributes:
         prompts: T * B prompts; step t of environment b is at t * B + b.
+        bars: (T, B) int64, the market's.
         legal: (T, B, A) bool.
         actions: (T, B) int64.
         logprobs: (T, B, A) float32, log pi_old.
@@ -35,6 +35,7 @@ class Rollout:
     """
 
     prompts: tuple[EncodedPrompt, ...]
+    bars: Tensor
     legal: Tensor
     actions: Tensor
     logprobs: Tensor
@@ -46,6 +47,34 @@ class Rollout:
     episode_returns: tuple[float, ...]
     episode_lengths: tuple[int, ...]
 
+    @classmethod
+    def of(
+        cls,
+        played: Played,
+        episode_returns: tuple[float, ...] = (),
+        episode_lengths: tuple[int, ...] = (),
+    ) -> Rollout:
+        """What was played, as tensors in the types that are learnt from."""
+        return cls(
+            prompts=played.read,
+            bars=torch.tensor([[each.bar for each in seen] for seen in played.seen]),
+            legal=torch.from_numpy(played.legal),
+            actions=torch.from_numpy(played.actions),
+            logprobs=torch.from_numpy(played.logprobs).float(),
+            values=torch.from_numpy(played.predictions).float(),
+            next_values=torch.from_numpy(played.next_predictions).float(),
+            rewards=torch.from_numpy(played.rewards).float(),
+            terminated=torch.from_numpy(played.terminated),
+            ended=torch.from_numpy(played.ended),
+            episode_returns=episode_returns,
+            episode_lengths=episode_lengths,
+        )
+
+    @property
+    def long(self) -> Tensor:
+        """(T, B) bool: whether shares were held; with `bars`, all that a path-free reward asks."""
+        return self.legal[..., Action.SELL]
+
     def __len__(self) -> int:
         return self.actions.numel()
 
@@ -55,7 +84,6 @@ class Collector:
 
     Args:
         envs: B environments; an episode that ends is reset at once.
-        encoder: observation to prompt.
         seed: of the environments (seed + first + b) and of the sampling.
         first, total: these environments are number first ... first + B - 1 of `total`, shared out
             among processes.
@@ -66,61 +94,32 @@ class Collector:
     def __init__(
         self,
         envs: VectorTradingEnv,
-        encoder: PromptEncoder,
         seed: int,
         first: int = 0,
         total: int | None = None,
         anywhere: Callable[[bool], bool] = bool,
     ):
-        self.envs, self.encoder, self.anywhere = envs, encoder, anywhere
+        self.envs, self.anywhere = envs, anywhere
         self.first, self.total = first, total or envs.num_envs
         self.generator = torch.Generator().manual_seed(seed)
         self.envs.reset(seed=seed + first)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
 
-    def collect(self, act: Act, steps: int) -> Rollout:
-        """`steps` steps of every environment under the policy behind `act`."""
-        rows: list[tuple] = []
-        prompts: list[EncodedPrompt] = []
+    def collect(self, policy: Policy, steps: int) -> Rollout:
+        """`steps` steps of every environment under `policy`, which reads prompts."""
+        played = play(
+            policy, self.envs, self._choose, steps, predict_ends=True, anywhere=self.anywhere
+        )
         returns: list[float] = []
         lengths: list[int] = []
-        bootstrap = torch.zeros(steps, self.envs.num_envs)
-        for t in range(steps):
-            now, legal = self._encode(), self.envs.legal()
-            output = act(now, legal)
-            action = self._sample(output.logprobs.exp())
-            _, reward, terminated, truncated, _ = self.envs.step(action.numpy())
-            ended = terminated | truncated
-            self._returns += reward
+        for paid, ended in zip(played.rewards, played.ended, strict=True):
+            self._returns += paid
             self._lengths += 1
-            prompts += now
-            rows.append((legal, action, *output, reward, terminated, ended))
-            if self.anywhere(bool((truncated & ~terminated).any())):
-                bootstrap[t] = self._last_values(act, truncated & ~terminated)
-            if ended.any():
-                returns += self._returns[ended].tolist()
-                lengths += self._lengths[ended].tolist()
-                self._returns[ended], self._lengths[ended] = 0.0, 0
-                self.envs.reset(options={"reset_mask": ended})
-        legals, actions, logprobs, values, rewards, terminations, endings = (
-            torch.stack([torch.as_tensor(row[i]) for row in rows]) for i in range(7)
-        )
-        after = self._last_values(act, np.ones(self.envs.num_envs, dtype=bool))
-        following = torch.cat([values[1:], after[None]])
-        return Rollout(
-            prompts=tuple(prompts),
-            legal=legals,
-            actions=actions,
-            logprobs=logprobs,
-            values=values,
-            next_values=torch.where(endings, bootstrap, following),
-            rewards=rewards.float(),
-            terminated=terminations,
-            ended=endings,
-            episode_returns=tuple(returns),
-            episode_lengths=tuple(lengths),
-        )
+            returns += self._returns[ended].tolist()
+            lengths += self._lengths[ended].tolist()
+            self._returns[ended], self._lengths[ended] = 0.0, 0
+        return Rollout.of(played, tuple(returns), tuple(lengths))
 
     def state_dict(self) -> dict:
         """All that `load_state_dict` needs to go on as if never interrupted; JSON-serialisable."""
@@ -138,27 +137,14 @@ class Collector:
         self._returns = np.array(state["returns"])
         self._lengths = np.array(state["lengths"], dtype=np.int64)
 
-    def _sample(self, probabilities: Tensor) -> Tensor:
+    def _choose(self, logprobs: np.ndarray) -> np.ndarray:
         """(B, A) -> one action per environment (B,).
 
         Each process draws for the environments of all, and uses its own: so their actions do not
         depend on how the environments are shared out.
         """
+        probabilities = torch.from_numpy(logprobs).float().exp()
         everyone = probabilities.new_ones(self.total, probabilities.shape[1])
         own = slice(self.first, self.first + len(probabilities))
         everyone[own] = probabilities
-        return torch.multinomial(everyone, 1, generator=self.generator).squeeze(-1)[own]
-
-    def _encode(self) -> list[EncodedPrompt]:
-        return [self.encoder.encode(seen) for seen in self.envs.observe()]
-
-    def _last_values(self, act: Act, chosen: np.ndarray) -> Tensor:
-        """(B,) V of the current observations of the chosen environments, 0 elsewhere."""
-        rows = np.flatnonzero(chosen)
-        # none here, but some in another process
-        asked = rows if len(rows) else np.zeros(1, dtype=int)
-        prompts, legal = self._encode(), self.envs.legal()
-        output = act([prompts[i] for i in asked], legal[asked])
-        values = torch.zeros(len(chosen))
-        values[torch.from_numpy(rows)] = output.values[: len(rows)]
-        return values
+        return torch.multinomial(everyone, 1, generator=self.generator).squeeze(-1)[own].numpy()

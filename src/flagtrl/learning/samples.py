@@ -18,7 +18,7 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import Targets
 from flagtrl.learning.rollout import Rollout
 from flagtrl.learning.windows import WindowRollout
-from flagtrl.policy.batch import PolicyOutput
+from flagtrl.policy.batch import ActorCriticOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +29,14 @@ class Samples:
 
     prompts: Sequence[EncodedPrompt]
     legal: Tensor  # (N, A) bool
-    old: PolicyOutput  # of the policy that acted
+    old: ActorCriticOutput  # of the policy that acted
     reference: Tensor  # (N, A) log pi_ref
     targets: Targets
 
     @classmethod
     def of(cls, rollout: Rollout | WindowRollout, reference: Tensor, targets: Targets) -> Samples:
         """A rollout's steps, environments and positions as one axis."""
-        old = PolicyOutput(rollout.logprobs.flatten(0, -2), rollout.values.flatten())
+        old = ActorCriticOutput(rollout.logprobs.flatten(0, -2), rollout.values.flatten())
         return cls(rollout.prompts, rollout.legal.flatten(0, -2), old, reference, targets)
 
     def chosen(self, rows: Tensor, device: torch.device) -> Samples:
@@ -46,7 +46,9 @@ class Samples:
         )
         prompts = [self.prompts[row] for row in rows.tolist()]
         reference = self.reference[rows].to(device)
-        return Samples(prompts, self.legal[rows], PolicyOutput(*old), reference, Targets(*targets))
+        return Samples(
+            prompts, self.legal[rows], ActorCriticOutput(*old), reference, Targets(*targets)
+        )
 
 
 def sampled_targets(

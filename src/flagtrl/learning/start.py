@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.market.env import TradingEnv
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import add_reference
-from flagtrl.policy.countdown import Countdown, Say
 from flagtrl.policy.prior import Survey, describe, visits
 from flagtrl.policy.scoring import masked_log_softmax
 

@@ -8,12 +8,11 @@ everything else is the Trainer's.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator
 
+from flagtrl.countdown import Say
 from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.asking import Asking
@@ -30,19 +30,19 @@ from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
 from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
-from flagtrl.learning.rollout import Act, Collector, Rollout
+from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.learning.samples import Samples, Targets, exact_targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.learning.watch import Watch
 from flagtrl.learning.windows import WindowRollout, Windows
-from flagtrl.market.env import TradingEnv, VectorTradingEnv
-from flagtrl.policy.acting import read_ahead
+from flagtrl.market.env import TradingEnv
+from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.policy.acting import Ask, read_ahead, reading
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.batch import PolicyOutput
-from flagtrl.policy.countdown import Say
+from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.saving import SETTINGS_FILE
+from flagtrl.record import DataFacts, RunRecord, days
 
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 PROBED = 2  # environments whose first prompts the engines are compared on
@@ -61,7 +61,7 @@ class PPOTrainer(PersistentTrainer):
         make_env: makes a training environment, as often as it is called.
         encoder: observation to prompt.
         callbacks: more of transformers' callbacks.
-        extra: more entries of the saved flagtrl.json (market settings, data, versions).
+        record: what is known of the run; the trainer adds its settings, and what it is not told.
         validate: metrics of the policy on a validation window, by name; what `eval_strategy` calls.
         publisher: where `push_to_hub` pushes to.
 
@@ -81,7 +81,7 @@ class PPOTrainer(PersistentTrainer):
         make_env: Callable[[], TradingEnv],
         encoder: PromptEncoder,
         callbacks: Sequence[TrainerCallback] = (),
-        extra: dict[str, Any] | None = None,
+        record: RunRecord | None = None,
         validate: Callable[[ActorCritic], dict[str, float]] | None = None,
         publisher: Publisher | None = None,
     ):
@@ -99,15 +99,13 @@ class PPOTrainer(PersistentTrainer):
         self._make_env = make_env
         self.say: Say = lambda line: None  # `show_progress_lines` has somebody to tell
         self.watch = Watch()
-        self.extra = {**(extra or {}), "learning": args.course()}
         # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single
         # process.
         each = args.num_envs // args.world_size
         self._own = range(args.process_index * each, (args.process_index + 1) * each)
         envs = VectorTradingEnv([make_env() for _ in self._own])
-        self.collector = Collector(
-            envs, encoder, args.seed, self._own.start, args.num_envs, self._anywhere
-        )
+        self.collector = Collector(envs, args.seed, self._own.start, args.num_envs, self._anywhere)
+        self.record = _recorded(record, args, envs.trading_envs[0])
         self.windows = (
             Windows(make_env(), encoder, args, self._own) if args.advantage == "exact" else None
         )
@@ -187,16 +185,16 @@ class PPOTrainer(PersistentTrainer):
                 )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        self.extra["watch"] = self.watch.state()
+        self.record = replace(self.record, watch=self.watch.state())
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        saved = json.loads((Path(resume_from_checkpoint) / SETTINGS_FILE).read_text())
-        if "watch" in saved:  # not in flagtrl 0.1.0's first runs
-            self.watch.load(saved["watch"])
+        watch = RunRecord.read(resume_from_checkpoint).watch
+        if watch is not None:  # not in flagtrl 0.1.0's first runs
+            self.watch.load(watch)
 
     # -- where the Trainer asks for data: a row is the number of a micro-step
 
@@ -287,9 +285,8 @@ class PPOTrainer(PersistentTrainer):
         return samples
 
     def _sampled(self) -> tuple[Rollout, Targets]:
-        rollout = self.collector.collect(
-            partial(self._finite, self.asking.act), self.args.num_steps
-        )
+        policy = reading(self.encoder, partial(self._finite, self.asking.act))
+        rollout = self.collector.collect(policy, self.args.num_steps)
         targets = sampled_targets(rollout, self.args, self._everyones)
         self._meters.add_rollout(rollout, targets.returns)
         return rollout, targets
@@ -333,9 +330,9 @@ class PPOTrainer(PersistentTrainer):
         self.watch.first_update(float(total / count), self.say)
 
     def _finite(
-        self, act: Act, prompts: Sequence[EncodedPrompt], legal: np.ndarray
-    ) -> PolicyOutput:
-        output = act(prompts, legal)
+        self, ask: Ask, prompts: Sequence[EncodedPrompt], legal: np.ndarray
+    ) -> ActorCriticOutput:
+        output = ask(prompts, legal)
         if output.logprobs.isnan().any() or not output.values.isfinite().all():
             raise NonFiniteLossError(
                 "the policy's probabilities or values are not finite in the rollout before "
@@ -427,6 +424,19 @@ class PPOTrainer(PersistentTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's entries, and the means of the meters since the last call."""
         super().log({**logs, **self._meters.means()}, start_time)
+
+
+def _recorded(record: RunRecord | None, args: PPOConfig, env: TradingEnv) -> RunRecord:
+    """What is known of the run, with its settings, market and training window."""
+    record = record or RunRecord.begin()
+    return replace(
+        record,
+        market=asdict(env.settings),
+        training=args.recorded(),
+        data=record.data or DataFacts.of(env.window.market, "in memory"),
+        windows=record.windows or {"train": days(env.window)},
+        seed=args.seed,
+    )
 
 
 def _early_stopping(args: PPOConfig) -> list[TrainerCallback]:

@@ -25,7 +25,7 @@ class Watch:
         self._low = 0
 
     def state(self) -> dict[str, int | float | None]:
-        """What a checkpoint keeps, and a run's flagtrl.json says; JSON-serialisable."""
+        """What a checkpoint keeps, and a run's record says; JSON-serialisable."""
         return {
             "collapsed_at": self.collapsed_at,
             "kl_first_update": self.kl_first_update,

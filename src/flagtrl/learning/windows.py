@@ -22,8 +22,8 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.rewards import MIN_STD
-from flagtrl.market.transitions import LONG, POSITIONS, observation, transitions
-from flagtrl.policy.batch import PolicyOutput
+from flagtrl.market.transitions import LONG, POSITIONS, seen_at, transitions
+from flagtrl.policy.batch import ActorCriticOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Windows:
 
     Args:
         env: an environment of the training window.
-        encoder: observation to prompt; prompts must tell of the account no more than its position.
+        encoder: seen_at to prompt; prompts must tell of the account no more than its position.
         config: seed, `num_steps` of a window, and `num_envs` windows of a rollout over all
             processes.
         own: which of a rollout's windows are this process's.
@@ -100,7 +100,7 @@ class Windows:
         self._prompts: dict[tuple[int, int], EncodedPrompt] = {}
 
     def collect(
-        self, number: int, ask: Callable[[Sequence[EncodedPrompt], np.ndarray], PolicyOutput]
+        self, number: int, ask: Callable[[Sequence[EncodedPrompt], np.ndarray], ActorCriticOutput]
     ) -> WindowRollout:
         """The windows of rollout `number`, under the policy behind `ask`."""
         last = len(self.table.rewards) - self.steps
@@ -133,6 +133,6 @@ class Windows:
 
     def _prompt(self, bar: int, position: int) -> EncodedPrompt:
         if (bar, position) not in self._prompts:
-            seen = observation(self.window, self.settings, bar, position)
+            seen = seen_at(self.window, self.settings, bar, position)
             self._prompts[bar, position] = self.encoder.encode(seen)
         return self._prompts[bar, position]

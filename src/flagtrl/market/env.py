@@ -1,4 +1,4 @@
-"""TradingEnv: one asset, one decision a bar, as a gymnasium environment; and its vectorised form.
+"""TradingEnv: one asset, one decision a bar, as a gymnasium environment.
 
 Reinforcement-learning libraries see a dictionary of numbers; the language side reads `observe()`, a
 frozen record that holds nothing later than the current bar.
@@ -7,18 +7,16 @@ frozen record that holds nothing later than the current bar.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from flagtrl.errors import ConfigError
-from flagtrl.market.data import NewsItem, Window, count_sentiments
+from flagtrl.market.data import Window, count_sentiments
 from flagtrl.market.ledger import (
     EXECUTIONS,
     NUM_ACTIONS,
@@ -28,9 +26,9 @@ from flagtrl.market.ledger import (
     legal_actions,
     step_account,
 )
+from flagtrl.market.observation import RECENT, EpisodeSoFar, Observation, observation
 from flagtrl.market.rewards import EpisodeHistory, checked_reward, load_reward
 
-RECENT = 10  # the paper's prompt shows the last ten rewards, net values and actions
 STARTS = ("fixed", "random")
 
 
@@ -101,34 +99,6 @@ class MarketSettings:
     def costs(self) -> Costs:
         """Costs of a trade."""
         return Costs(self.cost_bps, self.slippage_bps)
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """What an agent may know at one bar; every sequence is oldest first and ends at or before this
-    bar.
-
-    Attributes:
-        symbol, date, bar: asset, day, and the bar's index in its market.
-        prices: (k,) float64 of the last k <= lookback bars, this one last.
-        news: k tuples of NewsItem, of the same bars.
-        cash, shares, value: the account now, marked at this bar's price.
-        rewards, net_values, actions: of the last ten steps at most.
-        legal: (A,) bool, indexed by Action.
-    """
-
-    symbol: str
-    date: np.datetime64
-    bar: int
-    prices: np.ndarray
-    news: tuple[tuple[NewsItem, ...], ...]
-    cash: float
-    shares: float
-    value: float
-    rewards: tuple[float, ...]
-    net_values: tuple[float, ...]
-    actions: tuple[int, ...]
-    legal: np.ndarray
 
 
 class TradingEnv(gymnasium.Env):
@@ -246,23 +216,12 @@ class TradingEnv(gymnasium.Env):
 
     def observe(self) -> Observation:
         """The current bar as the record that prompts are made of."""
-        market, back = (
+        return observation(
             self.window.market,
-            slice(max(0, self._bar + 1 - self.settings.lookback), self._bar + 1),
-        )
-        return Observation(
-            symbol=market.symbol,
-            date=market.dates[self._bar],
-            bar=self._bar,
-            prices=market.prices[back],
-            news=market.news[back],
-            cash=float(self.account.cash),
-            shares=float(self.account.shares),
-            value=self._values[-1],
-            rewards=tuple(self._rewards[-RECENT:]),
-            net_values=tuple(self._values[1:][-RECENT:]),
-            actions=tuple(self._actions[-RECENT:]),
-            legal=self.legal,
+            self.settings,
+            self._bar,
+            self.account,
+            EpisodeSoFar(self._values, self._rewards, self._actions),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -341,55 +300,11 @@ class TradingEnv(gymnasium.Env):
         }
 
 
-class VectorTradingEnv(SyncVectorEnv):
-    """B trading environments in one; a finished one waits to be reset, so that its last observation
-    can be valued.
-
-    gymnasium's SyncVectorEnv with autoreset disabled: after a step, `reset(options={"reset_mask":
-    done})`.
-    """
-
-    def __init__(self, envs: Sequence[TradingEnv]):
-        self.trading_envs = tuple(envs)
-        makers: list[Callable[[], gymnasium.Env]] = [partial(_itself, env) for env in envs]
-        super().__init__(makers, autoreset_mode=AutoresetMode.DISABLED)
-
-    def observe(self) -> list[Observation]:
-        """The B current observations."""
-        return [env.observe() for env in self.trading_envs]
-
-    def legal(self) -> np.ndarray:
-        """(B, A) bool action masks."""
-        return np.stack([env.legal for env in self.trading_envs])
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The states of the B environments."""
-        return [env.state_dict() for env in self.trading_envs]
-
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Continue from `state_dict()`; the number of environments must be equal."""
-        if len(states) != len(self.trading_envs):
-            raise ConfigError(
-                f"the saved run has {len(states)} environments, this one {len(self.trading_envs)}; "
-                "set num_envs to match"
-            )
-        for env, state in zip(self.trading_envs, states, strict=True):
-            env.load_state_dict(state)
-        # gymnasium's own record of the same: whether an episode waits for its reset, and what was
-        # last observed.
-        self._autoreset_envs = np.array([env.ended for env in self.trading_envs], dtype=np.bool_)
-        self._env_obs[:] = [env.numbers() for env in self.trading_envs]  # type: ignore[misc]
-
-
 def _left_padded(values: Sequence[float] | np.ndarray, length: int, fill: float) -> np.ndarray:
     out = np.full(length, fill, dtype=np.float64)
     if len(values):
         out[-len(values) :] = values
     return out
-
-
-def _itself(env: TradingEnv) -> TradingEnv:
-    return env
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.data import Window
-from flagtrl.market.env import MarketSettings, Observation
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import NUM_ACTIONS, Account, legal_actions, step_account
+from flagtrl.market.observation import EpisodeSoFar, Observation, observation
 from flagtrl.market.rewards import ADDITIVE, EpisodeHistory, load_reward
 
 FLAT, LONG = POSITIONS = (0, 1)
@@ -83,24 +84,10 @@ def standing(position: int, price: np.ndarray | float, value: float = 1.0) -> Ac
     return Account.of(np.full(price.shape, value * (1 - position)), value * position / price)
 
 
-def observation(window: Window, settings: MarketSettings, bar: int, position: int) -> Observation:
+def seen_at(window: Window, settings: MarketSettings, bar: int, position: int) -> Observation:
     """What an agent sees at the window's `bar` (0 is its first) in a position, with nothing done
     before.
     """
     market, bar = window.market, window.start + bar
-    back = slice(max(0, bar + 1 - settings.lookback), bar + 1)
     account = standing(position, market.prices[bar], settings.initial_cash)
-    return Observation(
-        symbol=market.symbol,
-        date=market.dates[bar],
-        bar=bar,
-        prices=market.prices[back],
-        news=market.news[back],
-        cash=float(account.cash),
-        shares=float(account.shares),
-        value=settings.initial_cash,
-        rewards=(),
-        net_values=(),
-        actions=(),
-        legal=legal_actions(account),
-    )
+    return observation(market, settings, bar, account, EpisodeSoFar([settings.initial_cash]))

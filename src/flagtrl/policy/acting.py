@@ -4,24 +4,38 @@ actions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flagtrl.countdown import Countdown, Say
 from flagtrl.language.prompts import Prompt
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.market.data import Window
-from flagtrl.market.env import MarketSettings, Observation, TradingEnv
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.observation import Observation
+from flagtrl.market.policy import Policy, PolicyOutput, legal_of
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.countdown import Countdown, Say
+from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.prior import visits
 from flagtrl.policy.scoring import masked_log_softmax
 
-# Observation -> (A,) log-probabilities, -inf for illegal actions
-Policy = Callable[[Observation], np.ndarray]
 PROBED_BARS = 4  # on which two histories are compared
+# prompts and legal (B, A) -> policy and values of B prompts
+Ask = Callable[[Sequence[EncodedPrompt], np.ndarray], ActorCriticOutput]
+
+
+def reading(encoder: PromptEncoder, ask: Ask) -> Policy:
+    """The policy that writes each observation as a prompt, and asks about all of them at once."""
+
+    def policy(seen: Sequence[Observation]) -> PolicyOutput:
+        prompts = tuple(encoder.encode(each) for each in seen)
+        output = ask(prompts, legal_of(seen))
+        return PolicyOutput(output.logprobs.cpu().numpy(), output.values.cpu().numpy(), prompts)
+
+    return policy
 
 
 def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
@@ -30,11 +44,10 @@ def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
     """
     device = next(model.parameters()).device
 
-    @torch.no_grad()
-    def logprobs(prompt: EncodedPrompt, legal: np.ndarray) -> Tensor:
-        return model(**model.inputs([prompt], legal[None], device)).logprobs[0]
+    def ask(prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> ActorCriticOutput:
+        return model(**model.inputs(prompts, legal, device))
 
-    return _remembering(model, encoder, logprobs)
+    return _remembering(model, encoder, ask)
 
 
 def untrained_policies(model: ActorCritic, encoder: PromptEncoder) -> dict[str, Policy]:
@@ -43,27 +56,24 @@ def untrained_policies(model: ActorCritic, encoder: PromptEncoder) -> dict[str, 
     """
     device, known = next(model.parameters()).device, {}
 
-    @torch.no_grad()
     def scores(prompt: EncodedPrompt, legal: np.ndarray) -> Tensor:
         key = prompt.ids.tobytes()
         if key not in known:
-            known[key] = model.untrained_scores(**model.inputs([prompt], legal[None], device))
+            known[key] = model.untrained_scores(**model.inputs([prompt], legal, device))
         return known[key]
 
-    def raw(prompt: EncodedPrompt, legal: np.ndarray) -> Tensor:
-        return masked_log_softmax(scores(prompt, legal), torch.from_numpy(legal[None]).to(device))[
-            0
-        ]
+    def by(taken_out: Callable[[Tensor, Tensor], Tensor]) -> Ask:
+        def ask(prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> ActorCriticOutput:
+            allowed = torch.from_numpy(legal).to(device)
+            logprobs = masked_log_softmax(taken_out(scores(prompts[0], legal), allowed), allowed)
+            return ActorCriticOutput(logprobs, torch.full((1,), torch.nan))
 
-    @torch.no_grad()
-    def calibrated(prompt: EncodedPrompt, legal: np.ndarray) -> Tensor:
-        allowed = torch.from_numpy(legal[None]).to(device)
-        return masked_log_softmax(model.prior(scores(prompt, legal), allowed), allowed)[0]
+        return ask
 
-    found = {"untrained_raw": raw} | (
-        {"untrained_calibrated": calibrated} if model.prior.known else {}
-    )
-    return {name: _remembering(model, encoder, policy) for name, policy in found.items()}
+    found = {"untrained_raw": by(lambda scored, allowed: scored)}
+    if model.prior.known:
+        found["untrained_calibrated"] = by(model.prior)
+    return {name: _remembering(model, encoder, ask) for name, ask in found.items()}
 
 
 def prompts_known_ahead(
@@ -101,16 +111,23 @@ def read_ahead(
     return bool(prompts)
 
 
-def _remembering(
-    model: ActorCritic, encoder: PromptEncoder, ask: Callable[[EncodedPrompt, np.ndarray], Tensor]
-) -> Policy:
-    known: dict[tuple[Prompt, bytes], np.ndarray] = {}
+def _remembering(model: ActorCritic, encoder: PromptEncoder, ask: Ask) -> Policy:
+    """Each different prompt is asked about once, and by itself: what it is asked beside would move
+    its sums' last bits.
+    """
+    known: dict[tuple[Prompt, bytes], tuple[np.ndarray, float]] = {}
 
-    def logprobs(observation: Observation) -> np.ndarray:
-        key = (encoder.prompt(observation), observation.legal.tobytes())
+    @torch.no_grad()
+    def answer(seen: Observation) -> tuple[np.ndarray, float]:
+        key = (encoder.prompt(seen), seen.legal.tobytes())
         if key not in known:
-            known[key] = ask(encoder.encode(observation), observation.legal).double().cpu().numpy()
+            logprobs, values = ask([encoder.encode(seen)], seen.legal[None])
+            known[key] = logprobs[0].double().cpu().numpy(), float(values[0])
         return known[key]
 
+    def policy(seen: Sequence[Observation]) -> PolicyOutput:
+        logprobs, values = zip(*(answer(each) for each in seen), strict=True)
+        return PolicyOutput(np.stack(logprobs), np.array(values))
+
     model.eval()
-    return logprobs
+    return policy

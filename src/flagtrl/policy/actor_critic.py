@@ -22,7 +22,7 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy import heads
 from flagtrl.policy.adapters import REFERENCE, PolicySettings, decoder_layers, use_adapter
-from flagtrl.policy.batch import PolicyOutput, PromptBatch
+from flagtrl.policy.batch import ActorCriticOutput, PromptBatch
 from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.provenance import base_fingerprint
 from flagtrl.policy.scoring import (
@@ -147,8 +147,8 @@ class ActorCritic(nn.Module):
         boundaries: Sequence[Boundary] | None = None,
         reference: bool = False,
         survey: bool = False,
-    ) -> PolicyOutput | Survey:
-        """Prompts and legal (B, A) -> PolicyOutput.
+    ) -> ActorCriticOutput | Survey:
+        """Prompts and legal (B, A) -> ActorCriticOutput.
 
         Prompts are given as left-padded ids and mask (B, L), or to the split engine as B
         boundaries. With `reference`, the policy is the initial one: the model with its adapter off,
@@ -161,7 +161,7 @@ class ActorCritic(nn.Module):
             return Survey(legal, answers.scores[index], answers.mass[index], answers.hidden[index])
         with self.as_reference() if reference else nullcontext():
             scores, hidden = self.scores(runs, reference)
-        return PolicyOutput(self.logprobs(scores[index], legal), self._values(hidden)[index])
+        return ActorCriticOutput(self.logprobs(scores[index], legal), self._values(hidden)[index])
 
     def untrained_scores(self, legal: Tensor, **prompts: Any) -> Tensor:
         """(B, A) scores of the actions' tokens under the language model without its adapter;

@@ -20,6 +20,7 @@ from flagtrl.errors import AdapterError, disk_trouble, reason
 from flagtrl.policy.adapters import PolicySettings, quantization_config
 from flagtrl.policy.pretrained import Pretrained, find_pretrained
 from flagtrl.policy.provenance import base_fingerprint, base_probe, same_base
+from flagtrl.record import BaseFacts
 
 logger = logging.getLogger(__name__)
 
@@ -95,34 +96,33 @@ def check_base(
     model: PreTrainedModel,
     name: str,
     directory: Path,
-    content: dict[str, Any],
+    trained_on: BaseFacts,
     accepted_with: PreTrainedTokenizerBase | None = None,
 ) -> bool:
-    """Whether `content`, a run's flagtrl.json, names its base's weights, so that they could be
-    checked.
+    """Whether the weights of a run's base are on record, so that they could be checked.
 
     Args:
         model: the base that was loaded.
         name: it goes by this name.
         directory: of the run.
-        content: of its flagtrl.json.
+        trained_on: what its record says of the base.
         accepted_with: the tokenizer, where another base is accepted: the measured difference is
             said instead.
 
     Raises:
         AdapterError: they are others than those of `model`.
     """
-    trained_on, found = content.get("base_fingerprint"), base_fingerprint(model)
-    if trained_on and found is not None and not same_base(trained_on, found):
+    expected, found = trained_on.fingerprint, base_fingerprint(model)
+    if expected and found is not None and not same_base(expected, found):
         if accepted_with is None:
             raise AdapterError(
                 f"{directory}: the base {name!r} has other weights than the one that the adapter "
                 "was trained on; an adapter acts as trained on its own base alone: name that one "
                 "(--base), or take this one as it is (--accept_base)"
             )
-        here, there = base_probe(model, accepted_with), content.get("base_probe")
+        here, there = base_probe(model, accepted_with), trained_on.probe
         measured = "what it was in training was not recorded"
-        if isinstance(there, dict) and here is not None:
+        if there is not None and here is not None:
             measured = f"{float(there['bits_per_byte']):.3f} in training"
         logger.warning(
             "base %s: its weights differ from those in training; bits per byte of a fixed text %s "
@@ -131,7 +131,7 @@ def check_base(
             "unknown" if here is None else f"{here['bits_per_byte']:.3f}",
             measured,
         )
-    return bool(trained_on)
+    return bool(expected)
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from flagtrl.language.tokens import EncodedPrompt
 
 
-class PolicyOutput(NamedTuple):
+class ActorCriticOutput(NamedTuple):
     """Policy and value of B prompts.
 
     logprobs: (B, A) float32, log pi(a | s); -inf for illegal actions, the legal ones' exponentials

@@ -54,7 +54,8 @@ def merge(
             f"{out} exists and is not an empty directory; name a new one, so that nothing is "
             "overwritten"
         )
-    settings = read_settings(directory).policy
+    saved = read_settings(directory)
+    settings = saved.policy
     if settings.quantization != "none":
         logger.warning(
             "the policy was trained on frozen layers in %s; the merged model has them in full "
@@ -69,9 +70,8 @@ def merge(
         )
     if lacks_offsets(settings):
         logger.warning(PLAIN_PEFT_LACKS)
-    adapted, tokenizer = load_adapted(
-        directory, replace(settings, quantization="none"), base, accept_base
-    )
+    unquantised = replace(saved, policy=replace(settings, quantization="none"))
+    adapted, tokenizer = load_adapted(directory, unquantised, base, accept_base)
     merged = adapted.merge_and_unload().to(WEIGHT_DTYPES[dtype])
     # so that a model that is there is whole
     beside = out.with_name(f"merging-{out.name}-{os.getpid()}")

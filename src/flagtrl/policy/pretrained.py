@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +35,7 @@ from transformers.integrations import deepspeed
 from flagtrl.errors import AdapterError, disk_trouble, reason
 from flagtrl.market.download import cache_root, sha256_of
 from flagtrl.policy.provenance import HUB_FILE
+from flagtrl.record import BaseFacts
 
 logger = logging.getLogger(__name__)
 
@@ -69,24 +70,16 @@ class Pretrained:
     path: str
     local: bool = False
 
-    def record(self) -> dict[str, str]:
-        """The entry `model` of flagtrl.json and results.json."""
-        return {"id": self.id, "source": self.source, "weights": self.weights}
+    def facts(self) -> BaseFacts:
+        """What a run's record says of it before it is loaded."""
+        return BaseFacts(self.id, self.source, self.weights)
 
 
-def model_record(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry `model` of a run's flagtrl.json or results.json; older runs have the id alone."""
-    model = content.get("model")
-    if isinstance(model, dict):
-        return model
-    return {} if model is None else {"id": str(model)}
-
-
-def same_source(name: str, content: Mapping[str, Any]) -> str:
-    """What to open where a run names `name`: the package, where its flagtrl.json says that its
-    weights were the package's.
+def same_source(name: str, trained_on: BaseFacts) -> str:
+    """What to open where a run names `name`: the package, where the weights in training were the
+    package's.
     """
-    from_package = str(model_record(content).get("source")).startswith(f"package {DISTRIBUTION}")
+    from_package = str(trained_on.source).startswith(f"package {DISTRIBUTION}")
     return f"package:{PACKAGE}" if name == SMOLLM2 and from_package else name
 
 

@@ -15,14 +15,20 @@ plain PEFT too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flagtrl.market.env import RECENT, Observation, TradingEnv
+from flagtrl.market.accounts import Accounts
+from flagtrl.market.data import Window
+from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
+from flagtrl.market.observation import RECENT, Observation
+from flagtrl.market.play import likeliest, play
+from flagtrl.market.policy import rule
 from flagtrl.policy.adapters import PolicySettings
 
 SURVEY_BARS = 64
@@ -116,15 +122,23 @@ def visits(env: TradingEnv, bars: int = SURVEY_BARS, seed: int = 0) -> list[Obse
     for bar in np.unique(np.linspace(0, last, min(bars, last + 1)).round().astype(int)).tolist():
         before = min(RECENT, env.max_steps - 1, bar)
         for long in (False, True)[: 1 + (before > 0)]:
-            env.reset(seed=seed, options={"start": bar - before})
-            for step in range(before):
-                wanted = generator.random() < 0.5 if step < before - 1 else long
-                held = bool(env.legal[Action.SELL])
-                env.step(
-                    int(Action.HOLD if held == wanted else Action.BUY if wanted else Action.SELL)
-                )
-            seen.append(env.observe())
+            trades = Window(window.market, window.start + bar - before, window.stop)
+            world = Accounts(trades, env.settings)
+            if before:
+                play(rule(_orders(before, long, generator)), world, likeliest, before)
+            seen.append(world.observe()[0])
     return seen
+
+
+def _orders(steps: int, long: bool, generator: np.random.Generator) -> Callable[[Observation], int]:
+    """Random orders, of which the last leads to the wanted position."""
+
+    def order(seen: Observation) -> int:
+        wanted = generator.random() < 0.5 if len(seen.actions) < steps - 1 else long
+        held = bool(seen.legal[Action.SELL])
+        return Action.HOLD if held == wanted else Action.BUY if wanted else Action.SELL
+
+    return order
 
 
 def describe(logprobs: Tensor, legal: Tensor) -> tuple[list[str], str | None]:

@@ -4,13 +4,9 @@ trained for.
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -32,32 +28,31 @@ from flagtrl.policy.provenance import (
     saved_base,
 )
 from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.record import RECORD_FILE, RunRecord
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
 # of checkpoints with prior=baked: the adapter as training began with it
 REFERENCE_FILE = "reference_adapter.safetensors"
-SETTINGS_FILE = "flagtrl.json"
 
 
 def save_policy(
     model: ActorCritic,
     encoder: PromptEncoder,
     directory: str | Path,
-    extra: dict[str, Any],
+    record: RunRecord | None = None,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write adapter, heads, tokenizer and flagtrl.json to `directory`.
+    """Write adapter, heads, tokenizer and run.json to `directory`.
 
     Args:
         model: the policy.
         encoder: its prompts; saved by its settings and tokenizer.
         directory: made where it does not exist.
-        extra: more entries of flagtrl.json, JSON-serialisable.
+        record: of the run; None: of one that starts now, of which no more is known.
         state: `saved_tensors(model)`, where a sharded trainer has gathered them; else they are
             taken from `model`.
 
@@ -98,19 +93,26 @@ def save_policy(
     }
     save_file(heads, directory / HEADS_FILE)
     encoder.tokenizer.save_pretrained(directory)
-    settings = {
-        "policy": asdict(model.settings),
-        "prompt": asdict(encoder.settings),
-        "action_paths": [list(path) for path in model.action_paths],
-        "split_engine": None if model.trunk is None else asdict(model.trunk.settings),
-        "prompt_fingerprint": encoder.fingerprint(),
-        "base_revision": getattr(model.config, "_commit_hash", None),
-        "base_fingerprint": model.base_fingerprint,
-        "base_probe": model.base_probe,
-        "versions": versions(),
-        **extra,
-    }
-    (directory / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+    described(record or RunRecord.begin(), model, encoder).write(directory)
+
+
+def described(record: RunRecord, model: ActorCritic, encoder: PromptEncoder) -> RunRecord:
+    """`record` with all that the policy itself knows: its settings, prompts, engine and base."""
+    base = replace(
+        record.base,
+        revision=getattr(model.config, "_commit_hash", None),
+        fingerprint=model.base_fingerprint,
+        probe=model.base_probe,
+    )
+    return replace(
+        record,
+        policy=asdict(model.settings),
+        prompt=asdict(encoder.settings),
+        base=base,
+        action_paths=model.action_paths,
+        prompt_fingerprint=encoder.fingerprint(),
+        split_engine=None if model.trunk is None else asdict(model.trunk.settings),
+    )
 
 
 def saved_tensors(model: ActorCritic) -> dict[str, Tensor]:
@@ -177,24 +179,21 @@ def load_reference(model: ActorCritic, directory: str | Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SavedSettings:
-    """What flagtrl.json says: of policy, prompts and engine as records, and all of it in
-    `content`.
-    """
+    """A run's record, and its settings of policy, prompts and engine as records of their own."""
 
     policy: PolicySettings
     prompt: PromptSettings
     trunk: TrunkSettings | None
-    action_paths: tuple[tuple[int, ...], ...]
-    content: dict[str, Any]
+    record: RunRecord
 
 
 @dataclass(frozen=True, eq=False)
 class SavedPolicy:
-    """A policy that was read back: model, its prompts, and all of flagtrl.json."""
+    """A policy that was read back: model, its prompts, and the run's record."""
 
     model: ActorCritic
     encoder: PromptEncoder
-    settings: dict[str, Any]
+    record: RunRecord
 
 
 def read_settings(directory: str | Path) -> SavedSettings:
@@ -204,25 +203,26 @@ def read_settings(directory: str | Path) -> SavedSettings:
         AdapterError: a missing or damaged file, or another kind of adapter.
     """
     directory = Path(directory)
-    for name in (SETTINGS_FILE, HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG):
+    record = RunRecord.read(directory)
+    if not (record.policy and record.prompt and record.action_paths):
+        raise AdapterError(f"{directory}: its {RECORD_FILE} is damaged (it names no policy)")
+    for name in (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG):
         if not (directory / name).is_file():
             raise AdapterError(
                 f"{directory} has no {name}; give the output directory of a flagtrl run"
             )
     try:
         check_adapter_config(directory)
-        content = json.loads((directory / SETTINGS_FILE).read_text())
-        trunk = content["split_engine"]
+        trunk = record.split_engine
         return SavedSettings(
-            PolicySettings(**content["policy"]),
-            PromptSettings(**content["prompt"]),
+            PolicySettings(**record.policy),
+            PromptSettings(**record.prompt),
             None if trunk is None else TrunkSettings(**trunk),
-            tuple(tuple(path) for path in content["action_paths"]),
-            content,
+            record,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(
-            f"{directory}: {SETTINGS_FILE} or {ADAPTER_CONFIG} is damaged ({error})"
+            f"{directory}: {RECORD_FILE} or {ADAPTER_CONFIG} is damaged ({error})"
         ) from error
 
 
@@ -242,34 +242,34 @@ def load_policy(
     """
     directory = Path(directory)
     saved = read_settings(directory)
-    adapted, tokenizer = load_adapted(directory, saved.policy, base, accept_base)
+    adapted, tokenizer = load_adapted(directory, saved, base, accept_base)
     encoder = PromptEncoder(tokenizer, saved.prompt, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
-    if encoder.action_paths != saved.action_paths:
+    if encoder.action_paths != saved.record.action_paths:
         raise AdapterError(
             f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy "
-            f"was trained on {saved.action_paths}; use the tokenizer that was saved with it"
+            f"was trained on {saved.record.action_paths}; use the tokenizer that was saved with it"
         )
-    if saved.content.get("prompt_fingerprint") not in (None, encoder.fingerprint()):
+    if saved.record.prompt_fingerprint not in (None, encoder.fingerprint()):
         raise AdapterError(
             f"{directory}: prompts of the style {saved.prompt.prompt_style!r} read otherwise here "
             "than in training, by another flagtrl or tokenizer; use flagtrl "
-            f"{saved.content.get('versions', {}).get('flagtrl')} and the saved tokenizer"
+            f"{saved.record.versions.get('flagtrl')} and the saved tokenizer"
         )
     actor_critic = ActorCritic(adapted, encoder.action_paths, saved.policy)
     load_heads(actor_critic, directory)
     if saved.trunk is not None:
         # The engine that it was saved on: the other one's sums differ in their last bits.
         actor_critic.use_split(saved.trunk)
-    return SavedPolicy(actor_critic.eval(), encoder, saved.content)
+    return SavedPolicy(actor_critic.eval(), encoder, saved.record)
 
 
 def load_adapted(
     directory: str | Path,
-    settings: PolicySettings,
+    saved: SavedSettings,
     base: str | None = None,
     accept_base: bool = False,
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """The base with a run's adapter on it, frozen layers quantised as `settings` say; and the
+    """The base with a run's adapter on it, frozen layers quantised as its settings say; and the
     tokenizer saved with it.
 
     Where no base is named, it is taken from where training had it.
@@ -279,11 +279,11 @@ def load_adapted(
             not fit on it.
     """
     directory = Path(directory)
-    content = json.loads((directory / SETTINGS_FILE).read_text())
-    name = base or same_source(saved_base(directory), content)
-    revision = content.get("base_revision") if base is None and is_hub_name(name) else None
-    model, tokenizer = load_base(name, str(directory), settings, revision)
-    if not check_base(model, name, directory, content, tokenizer if accept_base else None):
+    trained_on = saved.record.base
+    name = base or same_source(saved_base(directory), trained_on)
+    revision = trained_on.revision if base is None and is_hub_name(name) else None
+    model, tokenizer = load_base(name, str(directory), saved.policy, revision)
+    if not check_base(model, name, directory, trained_on, tokenizer if accept_base else None):
         logger.warning(
             "%s says nothing of its base's weights, so whether %s is the same base is not checked",
             directory,
@@ -311,8 +311,3 @@ def load_heads(model: ActorCritic, directory: str | Path) -> None:
         raise AdapterError(
             f"{path} is damaged or of another policy ({in_one_line(error)})"
         ) from error
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

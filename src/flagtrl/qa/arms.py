@@ -5,7 +5,6 @@ never two copies.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,8 +33,9 @@ from flagtrl.policy.provenance import (
     is_hub_name,
     saved_base,
 )
-from flagtrl.policy.saving import ADAPTER_FILE, SETTINGS_FILE, WEIGHT_DTYPES
+from flagtrl.policy.saving import ADAPTER_FILE, WEIGHT_DTYPES
 from flagtrl.qa.shared import SharedTrunk, shared_trunk
+from flagtrl.record import BaseFacts, RunRecord, has_record
 
 logger = logging.getLogger(__name__)
 
@@ -204,12 +204,12 @@ def load_arms(
     directories = tuple(adapter_directory(adapter) for adapter in adapters)
     if dtype not in WEIGHT_DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
-    settings = [run_settings(directory) for directory in directories]
-    named = base or same_source(saved_base(directories[0]), settings[0])
-    model, tokenizer = load_base(named, revision=_revision(base, named, settings[0]))
+    bases = [run_record(directory).base for directory in directories]
+    named = base or same_source(saved_base(directories[0]), bases[0])
+    model, tokenizer = load_base(named, revision=_revision(base, named, bases[0]))
     accepted = tokenizer if accept_base else None
     checked = [
-        check_base(model, named, *run, accepted) for run in zip(directories, settings, strict=True)
+        check_base(model, named, *run, accepted) for run in zip(directories, bases, strict=True)
     ]
     if not all(checked):
         unknown = ", ".join(
@@ -255,9 +255,9 @@ def load_vllm(
                 f"{directory}: vLLM serves plain LoRA alone; train with --finetuning lora, or use "
                 "--model hf"
             )
-    settings = run_settings(directories[0])
-    named = base or same_source(saved_base(directories[0]), settings)
-    revision = _revision(base, named, settings)
+    trained_on = run_record(directories[0]).base
+    named = base or same_source(saved_base(directories[0]), trained_on)
+    revision = _revision(base, named, trained_on)
     engine = {"dtype": dtype, "revision": revision, "lora_local_path": str(directories[0])}
     engine["max_lora_rank"] = max(config.r for config in configs)
     try:
@@ -281,31 +281,20 @@ def load_vllm(
     return lm, switch, names
 
 
-def run_settings(directory: Path) -> dict[str, Any]:
-    """flagtrl.json of an adapter; {} of one that flagtrl did not train.
+def run_record(directory: Path) -> RunRecord:
+    """The record of a run; an empty one of an adapter that flagtrl did not train.
 
     Raises:
         AdapterError: a damaged file.
     """
-    path = directory / SETTINGS_FILE
-    try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise AdapterError(
-            f"{path} is damaged ({error}); take the run's own, or remove it"
-        ) from error
-    if not isinstance(content, dict):
-        raise AdapterError(
-            f"{path} is damaged (a {type(content).__name__}); take the run's own, or remove it"
-        )
-    return content
+    return RunRecord.read(directory) if has_record(directory) else RunRecord()
 
 
-def _revision(base: str | None, named: str, settings: dict[str, Any]) -> str | None:
+def _revision(base: str | None, named: str, trained_on: BaseFacts) -> str | None:
     """The commit of the Hub that a run was trained on, where the base is taken from what it
     says.
     """
-    return settings.get("base_revision") if base is None and is_hub_name(named) else None
+    return trained_on.revision if base is None and is_hub_name(named) else None
 
 
 def adapter_directory(adapter: str) -> Path:

@@ -20,8 +20,11 @@ from torch.nn.functional import log_softmax
 
 from flagtrl.errors import AdapterError, ConfigError, DataError, PromptError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
-from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.accounts import Accounts
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.play import Uniformly, play
+from flagtrl.market.policy import uniform
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.market.synthetic import news_leads_price
@@ -30,6 +33,7 @@ from flagtrl.qa.evaluate import Row
 from flagtrl.qa.general import GENERAL_TEXT
 from flagtrl.qa.records import Question, read_records
 from flagtrl.qa.statistics import paired_difference
+from flagtrl.record import RunRecord
 
 TASK = "retention_"
 WORDS = tuple(space + word for word in ACTION_WORDS for space in ("", " "))
@@ -231,7 +235,7 @@ def question_prompts(lm: PairedLM, asked: Sequence[Asked]) -> list[Prompt]:
 
 
 def trading_prompts(
-    lm: PairedLM, settings: Mapping, limit: int, market: str | None = None, seed: int = 0
+    lm: PairedLM, record: RunRecord, limit: int, market: str | None = None, seed: int = 0
 ) -> list[Prompt]:
     """Prompts of a uniformly random trader, in the run's own style, on a market file or a synthetic
     market.
@@ -242,21 +246,15 @@ def trading_prompts(
             it is not run.
     """
     window = (load(market) if market else news_leads_price(days=limit + 20, seed=seed)).window()
-    rules = dict(settings.get("market", {}))
+    rules = dict(record.market)
     if "reward" in rules:
         rules["reward"] = saved_reward(rules["reward"])
-    env = TradingEnv(window, MarketSettings(**rules))
-    encoder = PromptEncoder(
-        lm.tokenizer, PromptSettings(**settings.get("prompt", {})), lm.max_length
-    )
-    generator = np.random.default_rng(seed)
-    prompts: list[Prompt] = []
-    env.reset(seed=seed, options={"start": 0})
-    while len(prompts) < limit and not env.ended:
-        seen = env.observe()
-        prompts.append(Prompt(tuple(encoder.encode(seen).ids.tolist()), str(seen.date)))
-        env.step(int(generator.choice(np.flatnonzero(seen.legal))))
-    return prompts
+    encoder = PromptEncoder(lm.tokenizer, PromptSettings(**record.prompt), lm.max_length)
+    world = Accounts(window, MarketSettings(**rules))
+    played = play(uniform, world, Uniformly(seed), min(limit, len(window) - 1))
+    return [
+        Prompt(tuple(encoder.encode(seen).ids.tolist()), str(seen.date)) for (seen,) in played.seen
+    ]
 
 
 def retention(
@@ -360,11 +358,11 @@ def read_texts(named: Sequence[str]) -> dict[str, list[Passage]]:
 
 
 def trading_prompts_or_reason(
-    lm: PairedLM, settings: Mapping, limit: int, market: str | None, seed: int
+    lm: PairedLM, record: RunRecord, limit: int, market: str | None, seed: int
 ) -> tuple[list[Prompt], str]:
     """The trading prompts, or none and why there are none."""
     try:
-        return trading_prompts(lm, settings, limit, market, seed), ""
+        return trading_prompts(lm, record, limit, market, seed), ""
     except (PromptError, ConfigError) as error:
         return [], f"Not measured on trading prompts: {error}."
 

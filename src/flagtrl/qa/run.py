@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flagtrl.errors import ConfigError
-from flagtrl.qa.arms import PairedLM, load_arms, load_vllm, run_settings
+from flagtrl.qa.arms import PairedLM, load_arms, load_vllm, run_record
 from flagtrl.qa.evaluate import Row, compare, load_tasks
 from flagtrl.qa.records import Question
 from flagtrl.qa.retention import (
@@ -22,6 +22,7 @@ from flagtrl.qa.retention import (
     retention,
     trading_prompts_or_reason,
 )
+from flagtrl.record import RunRecord
 
 MODELS = ("hf", "vllm")
 BATCH_SIZE = 4
@@ -119,7 +120,7 @@ def run(settings: Comparison) -> tuple[list[Row], list[str]]:
             "lost their beginning."
         )
     asked = question_sets(tasks["tasks"])
-    kept, said = _retention(lm, names, settings, asked, texts, run_settings(directories[0]))
+    kept, said = _retention(lm, names, settings, asked, texts, run_record(directories[0]))
     return rows + kept, notes + said
 
 
@@ -137,7 +138,7 @@ def _retention(
     settings: Comparison,
     sets: tuple[str, ...],
     texts: dict[str, list[Passage]],
-    run_of: dict[str, Any],
+    run_of: RunRecord,
 ) -> tuple[list[Row], list[str]]:
     """Texts always; divergence on questions and trading prompts, as many as asked for; and what was
     not measured.

@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.report import RESULTS_FILE
-from flagtrl.policy.saving import SETTINGS_FILE
+from flagtrl.record import RECORD_FILES, has_record
 
 LOCK_FILE = ".flagtrl.lock"
 # What a run writes: all that overwriting one removes.
 _RUN_FILES = (
     *(
-        SETTINGS_FILE,
+        *RECORD_FILES,
         RESULTS_FILE,
         "trades.csv",
         "equity_curve.png",
@@ -50,7 +50,7 @@ _RUN_FILES = (
 def what_is_there(directory: str | Path) -> str | None:
     """What of a run `directory` holds, in a phrase; None: nothing."""
     path = Path(directory)
-    found = [name for name in (SETTINGS_FILE, RESULTS_FILE) if (path / name).is_file()]
+    found = [name for name in (*RECORD_FILES, RESULTS_FILE) if (path / name).is_file()]
     checkpoints = sorted(path.glob("checkpoint-*"), key=lambda each: (len(each.name), each.name))
     if checkpoints:
         found.append(
@@ -115,7 +115,7 @@ def numbered(directory: str | Path) -> Path:
 
 def refuse_a_runs_own(directory: str | Path) -> None:
     """ConfigError where `directory` is a run's: its results are those that it ended with."""
-    if (Path(directory) / SETTINGS_FILE).is_file():
+    if has_record(directory):
         raise ConfigError(
             f"output_dir {str(directory)!r} is a run's own, and holds the results that it ended "
             "with; choose another"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
+from flagtrl.countdown import Say
 from flagtrl.evidence.report import POLICY_MODES, Report, evaluate
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
+from flagtrl.market.policy import Policy
 from flagtrl.policy.acting import language_policy, read_ahead, untrained_policies
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.countdown import Say
 
 # Where a prompt tells the position alone a hundred paths ask no more prompts than one; else each
 # asks its own.
@@ -31,7 +30,7 @@ def judge(
     volatility_periods: int = 252,
     modes: Sequence[str] = POLICY_MODES,
     sampled_paths: int | None = None,
-    more: Mapping[str, Callable[[Window, MarketSettings], np.ndarray]] | None = None,
+    rules: Mapping[str, Policy] | None = None,
     say: Say = lambda line: None,
 ) -> Report:
     """Backtest a model on `test`, and on the window that it was trained on.
@@ -46,7 +45,7 @@ def judge(
         volatility_periods: of the `paper` convention's AV.
         modes: of POLICY_MODES, the agent's rows.
         sampled_paths: None: 100, or 10 where every path asks prompts of its own.
-        more: more baselines by row name.
+        rules: more baselines by row name.
         say: is told how far it is.
     """
     policy, untrained = language_policy(model, encoder), untrained_policies(model, encoder)
@@ -55,7 +54,7 @@ def judge(
         known = read_ahead(model, encoder, window, settings, say, what)
         paths = sampled_paths or (SAMPLED_PATHS if known else SAMPLED_PATHS_OF_OWN_PROMPTS)
         return evaluate(
-            policy, window, settings, seed, volatility_periods, more, modes, untrained, paths, say
+            policy, window, settings, seed, volatility_periods, modes, untrained, rules, paths, say
         )
 
     tested = report(test, "test")

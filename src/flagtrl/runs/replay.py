@@ -6,34 +6,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from flagtrl.countdown import Say
 from flagtrl.errors import AdapterError, ConfigError, DataError
-from flagtrl.evidence.judging import judge
-from flagtrl.evidence.report import POLICY_MODES, Report, data_facts
-from flagtrl.market.data import MarketData, Window
+from flagtrl.evidence.report import POLICY_MODES, Report
+from flagtrl.market.data import MarketData
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
-from flagtrl.policy.countdown import Say
-from flagtrl.policy.pretrained import model_record
-from flagtrl.policy.saving import SETTINGS_FILE, load_policy, read_settings
+from flagtrl.policy.saving import load_policy, read_settings
+from flagtrl.record import RECORD_FILE, DataFacts, RunRecord, days
+from flagtrl.runs.judging import judge
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class SavedBacktest:
-    """A report, and what results.json says beside it."""
-
-    report: Report
-    facts: dict[str, Any]
 
 
 def backtest_saved(
@@ -49,9 +40,9 @@ def backtest_saved(
     volatility_periods: int | None = None,
     device: str | None = None,
     say: Say = lambda line: None,
-) -> SavedBacktest:
+) -> tuple[Report, RunRecord]:
     """Backtest a saved policy with the prompts, the market's rules and the seed that it was saved
-    with.
+    with; the report, and the run's record with what was traded now.
 
     What a run's files name is never opened or run: data are the argument's or InvestorBench's, a
     reward of the user's own is the argument's.
@@ -80,36 +71,24 @@ def backtest_saved(
             f"policy_mode is {', '.join(modes) or 'empty'}; use one or both of "
             f"{', '.join(POLICY_MODES)}"
         )
-    saved = read_settings(directory)
-    told = saved.content
-    try:
-        symbol, source, sha256 = (str(told["data"][key]) for key in ("symbol", "source", "sha256"))
-        trained, test = (tuple(told["windows"][name][:2]) for name in ("train", "test"))
-        settings = MarketSettings(
-            **{**told["market"], "reward": saved_reward(str(told["market"]["reward"]), reward)}
-        )
-        seed, periods = (
-            int(told["seed"]),
-            int(volatility_periods or told.get("volatility_periods", 252)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(
-            f"{directory}: {SETTINGS_FILE} does not say how it was traded ({type(error).__name__}: "
-            f"{error}); only a run of a recipe can be backtested so; use "
-            "flagtrl.evidence.report.evaluate"
-        ) from error
-    market = _market(data, symbol, source)
+    record = read_settings(directory).record
+    trained, test, data_facts, seed = _how_it_was_traded(directory, record)
+    named = {"reward": saved_reward(str(record.market["reward"]), reward)}
+    settings = MarketSettings(**{**record.market, **named})
+    periods = volatility_periods or record.options.get("volatility_periods", 252)
+    market = _market(data, data_facts)
     found = market.fingerprint()
-    if found != sha256:
+    if found != data_facts.sha256:
         logger.warning(
             "these data are not those of training (sha256 %s, then %s): numbers may differ",
             found[:12],
-            sha256[:12],
+            data_facts.sha256[:12],
         )
     window = market.window(start or test[0], end or test[1])
     if str(window.dates[0]) <= trained[1] and str(window.dates[-1]) >= trained[0]:
         logger.warning(
-            "the window overlaps that of training, %s to %s: it shows no skill there", *trained
+            "the window overlaps that of training, %s to %s: it shows no skill there",
+            *trained[:2],
         )
     policy = load_policy(directory, base, accept_base)
     model = policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -123,35 +102,42 @@ def backtest_saved(
         seed=seed,
         volatility_periods=periods,
         modes=modes,
-        sampled_paths=told.get("sampled_paths"),
+        sampled_paths=record.options.get("sampled_paths"),
         say=say,
     )
-    facts = _facts(told, data or source, window, settings)
-    return SavedBacktest(report, {**facts, "base": base} if base and accept_base else facts)
+    traded = replace(
+        record,
+        market=asdict(settings),
+        data=DataFacts.of(market, data or data_facts.source),
+        windows={"train": trained, "test": days(window)},
+        options={**record.options, "volatility_periods": periods},
+    )
+    return report, traded
 
 
-def _market(data: str | None, symbol: str, source: str) -> MarketData:
-    if data is None and source == SHIPPED_SOURCE:
-        return embedded(symbol)
-    if data is None and source != INVESTORBENCH:
-        raise DataError(
-            f"the policy was trained on {source!r}; only InvestorBench's data are found unasked: "
-            "give --data FILE"
-        )
-    return load(data or str(fetch_investorbench(symbol)), symbol=symbol)
-
-
-def _facts(
-    told: dict[str, Any], source: str, window: Window, settings: MarketSettings
-) -> dict[str, Any]:
-    facts = data_facts(window.market, source, test=window)
-    return {
-        **facts,
-        "windows": {"train": told["windows"]["train"], **facts["windows"]},
-        "seed": told.get("seed"),
-        "model": model_record(told),
-        "settings": {
-            "market": asdict(settings),
-            **{name: told[name] for name in ("prompt", "policy")},
-        },
+def _how_it_was_traded(
+    directory: str | Path, record: RunRecord
+) -> tuple[tuple[str, str, int], tuple[str, str, int], DataFacts, int]:
+    """Training window, test window, data and seed; AdapterError where the record lacks them."""
+    known = {
+        **{"windows": {"train", "test"} <= set(record.windows), "data": record.data is not None},
+        **{"market": "reward" in record.market, "seed": record.seed is not None},
     }
+    if record.data is None or record.seed is None or not all(known.values()):
+        missing = ", ".join(name for name, is_known in known.items() if not is_known)
+        raise AdapterError(
+            f"{directory}: its {RECORD_FILE} does not say how it was traded ({missing}); only a "
+            "run of a recipe can be backtested so; use flagtrl.evidence.report.evaluate"
+        )
+    return record.windows["train"], record.windows["test"], record.data, record.seed
+
+
+def _market(data: str | None, known: DataFacts) -> MarketData:
+    if data is None and known.source == SHIPPED_SOURCE:
+        return embedded(known.symbol)
+    if data is None and known.source != INVESTORBENCH:
+        raise DataError(
+            f"the policy was trained on {known.source!r}; only InvestorBench's data are found "
+            "unasked: give --data FILE"
+        )
+    return load(data or str(fetch_investorbench(known.symbol)), symbol=known.symbol)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers.integrations import TensorBoardCallback
 
 from flagtrl.evidence.backtest import Backtest, backtest
 from flagtrl.evidence.baselines import buy_and_hold
-from flagtrl.evidence.report import curves_figure
+from flagtrl.evidence.report import PICTURE, curves_figure
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import Window
@@ -35,7 +34,6 @@ METRICS = (
     ),
     *(f"action_share/{action.word}" for action in Action),
 )
-PICTURE = "eval/equity_curve"  # its name in trackers, and its place in the run's directory
 
 
 class Validation:
@@ -105,14 +103,11 @@ class Tracking(TrainerCallback):
 
     Args:
         trainer: whose trackers.
-        facts: data, windows, seed and settings, JSON-serialisable.
         validation: what evaluates; None if nothing does.
     """
 
-    def __init__(
-        self, trainer: PPOTrainer, facts: Mapping[str, Any], validation: Validation | None
-    ):
-        self.trainer, self.facts, self.validation = trainer, facts, validation
+    def __init__(self, trainer: PPOTrainer, validation: Validation | None):
+        self.trainer, self.validation = trainer, validation
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -120,7 +115,7 @@ class Tracking(TrainerCallback):
         """Send the settings."""
         if not state.is_world_process_zero:
             return
-        text = json.dumps(self.facts, default=str)
+        text = json.dumps(self.trainer.record.facts(), default=str)
         for tracker in self._wandb_like():
             tracker.config.update({"flagtrl": json.loads(text)}, allow_val_change=True)
         if (writer := self._tensorboard()) is not None:

@@ -14,13 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import backtest
-from flagtrl.evidence.tracking import METRICS, Tracking, Validation
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import standard
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import load_policy
+from flagtrl.runs.tracking import METRICS, Tracking, Validation
 from training import STEPS, equal, tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def evaluating(small_model, out, **overrides):
         "save_steps": 4,
     } | overrides
     trainer = tiny_trainer(small_model, out, validate=validation, **options)
-    trainer.add_callback(Tracking(trainer, {"market": {"lookback": 3}}, trainer._validate))
+    trainer.add_callback(Tracking(trainer, trainer._validate))
     return trainer
 
 
@@ -246,7 +246,7 @@ def test_wandb_is_shown_pictures_and_settings(small_model, tmp_path, monkeypatch
     trainer = evaluating(small_model, tmp_path, report_to="wandb")
     trainer.train()
     wandb = sys.modules["wandb"]
-    assert wandb.run.config["flagtrl"] == {"market": {"lookback": 3}}
+    assert wandb.run.config["flagtrl"]["settings"]["market"]["lookback"] == 3
     assert wandb.run.config["clip_coef"] == 0.2
     wandb.finish()
     wandb.teardown()  # else its service would go on writing to this directory

@@ -1,0 +1,201 @@
+"""play(): the one episode loop. Training, backtests, baselines and retention all trade through it.
+
+A `World` is what is traded in: accounts that trade one window in step (`Accounts`), or environments
+that each live at their own bar (`vector.VectorTradingEnv`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from flagtrl.errors import ConfigError
+from flagtrl.market.observation import Observation
+from flagtrl.market.policy import Policy, legal_of
+
+# (B, A) log-probabilities -> (B,) actions
+Choose = Callable[[np.ndarray], np.ndarray]
+
+
+class Step(NamedTuple):
+    """What one bar did to B accounts; each (B,).
+
+    rewards: NaN in worlds that pay none.
+    terminated, truncated: by ruin; by the end of the window or the longest episode.
+    values, shares: after it.
+    fees: paid in it, currency.
+    """
+
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    values: np.ndarray
+    shares: np.ndarray
+    fees: np.ndarray
+
+
+class World(Protocol):
+    """B accounts, and the market that they trade in."""
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to decide."""
+
+    def observe(self) -> Sequence[Observation]:
+        """What each of the B accounts may know now."""
+
+    def advance(self, actions: np.ndarray) -> Step:
+        """Fill (B,) actions, and move one bar on."""
+
+    def begin_again(self, ended: np.ndarray) -> None:
+        """Start new episodes where `ended` (B,) says so, if this world has more than one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """T steps of B accounts, time first.
+
+    Attributes:
+        seen: T sequences of B observations.
+        read: T * B of what the policy read; step t of account b is at t * B + b; or none.
+        legal: (T, B, A) bool.
+        actions: (T, B) int64, Action, as decided.
+        logprobs: (T, B, A) float64, log pi of the policy, before any temperature.
+        predictions: (T, B) float64, V(s_t).
+        next_predictions: (T, B) float64, V of the state a step led to, before any new episode; 0
+            where that was ruin; NaN where it was not asked for.
+        rewards, terminated, truncated, values, shares, fees: (T, B), as in Step.
+    """
+
+    seen: tuple[Sequence[Observation], ...]
+    read: tuple[Any, ...]
+    legal: np.ndarray
+    actions: np.ndarray
+    logprobs: np.ndarray
+    predictions: np.ndarray
+    next_predictions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    values: np.ndarray
+    shares: np.ndarray
+    fees: np.ndarray
+
+    @property
+    def ended(self) -> np.ndarray:
+        """(T, B) bool: whether a step ended its episode."""
+        return self.terminated | self.truncated
+
+
+def play(
+    policy: Policy,
+    world: World,
+    choose: Choose,
+    steps: int | None = None,
+    *,
+    predict_ends: bool = False,
+    anywhere: Callable[[bool], bool] = bool,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Played:
+    """Trade.
+
+    Args:
+        policy: decides.
+        world: is traded in; it goes on from where it stands.
+        choose: takes actions from the policy's log-probabilities: `likeliest`, `Sampler`.
+        steps: how many; None: until the world is over.
+        predict_ends: ask the policy too for the values of the states in which episodes are cut off,
+            and of the last one: what bootstrapping needs.
+        anywhere: whether something that is so here, or not, is so in any process that must ask the
+            policy as often.
+        tell: is called with the steps done.
+
+    Raises:
+        ConfigError: the world is over before the first step.
+    """
+    rows: list[tuple[np.ndarray, ...]] = []
+    seen: list[Sequence[Observation]] = []
+    read: list[Any] = []
+    cut: list[np.ndarray] = []
+    while len(rows) < steps if steps is not None else not world.over:
+        now = world.observe()
+        output = policy(now)
+        actions = np.asarray(choose(output.logprobs))
+        legal = legal_of(now)
+        step = world.advance(actions)
+        seen.append(now)
+        read += output.read
+        rows.append((legal, actions, output.logprobs, output.values, *step))
+        broken_off = step.truncated & ~step.terminated
+        if predict_ends:
+            cut.append(np.zeros(len(actions)))
+            if anywhere(bool(broken_off.any())):
+                cut[-1] = _predictions(policy, world.observe(), broken_off)
+        if (ended := step.terminated | step.truncated).any():
+            world.begin_again(ended)
+        tell(len(rows))
+    if not rows:
+        raise ConfigError("there is nothing to trade: a window needs at least 2 bars")
+    columns = [np.stack(column) for column in zip(*rows, strict=True)]
+    legal, actions, logprobs, predictions, rewards, terminated, truncated, *accounts = columns
+    following = np.full_like(predictions, np.nan, dtype=np.float64)
+    if predict_ends:
+        last = _predictions(policy, world.observe(), np.ones(predictions.shape[1], dtype=bool))
+        following = np.concatenate([predictions[1:], last[None]])
+        following = np.where(terminated | truncated, np.stack(cut), following)
+    played = (legal, actions, logprobs, predictions, following, rewards, terminated, truncated)
+    return Played(tuple(seen), tuple(read), *played, *accounts)
+
+
+def likeliest(logprobs: np.ndarray) -> np.ndarray:
+    """(B,) the likeliest action of each; of equal ones the first."""
+    return np.argmax(logprobs, axis=-1)
+
+
+class Sampler:
+    """Draws from pi^(1 / temperature), for each account from a generator of its own.
+
+    Args:
+        seed: of the first account; account b > 0 is drawn for from (seed, b), whatever the others.
+        accounts: how many.
+        temperature: above 0.
+    """
+
+    def __init__(self, seed: int, accounts: int = 1, temperature: float = 1.0):
+        if not temperature > 0:
+            raise ConfigError(f"temperature is {temperature}; it must be above 0")
+        seeds: list[Any] = [seed, *([seed, b] for b in range(1, accounts))]
+        self.generators = [np.random.default_rng(each) for each in seeds]
+        self.temperature = temperature
+
+    def __call__(self, logprobs: np.ndarray) -> np.ndarray:
+        """(B, A) -> (B,)."""
+        top = logprobs.max(-1, keepdims=True)
+        weights = np.exp((logprobs - top) / self.temperature)
+        shares = weights / weights.sum(-1, keepdims=True)
+        drawn = [g.choice(len(p), p=p) for g, p in zip(self.generators, shares, strict=True)]
+        return np.array(drawn)
+
+
+class Uniformly:
+    """Draws every action that has a chance with equal chances, for all accounts at once."""
+
+    def __init__(self, seed: int = 0):
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, logprobs: np.ndarray) -> np.ndarray:
+        """(B, A) -> (B,)."""
+        drawn = self.generator.random(logprobs.shape)
+        return np.argmax(np.where(np.isneginf(logprobs), -1.0, drawn), axis=-1)
+
+
+def _predictions(policy: Policy, seen: Sequence[Observation], chosen: np.ndarray) -> np.ndarray:
+    """(B,) V of the chosen observations, 0 elsewhere."""
+    rows = np.flatnonzero(chosen).tolist()
+    asked = rows or [0]  # none here, but some in another process
+    values = np.zeros(len(chosen))
+    values[rows] = policy([seen[row] for row in asked]).values[: len(rows)]
+    return values

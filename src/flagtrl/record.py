@@ -1,0 +1,299 @@
+"""RunRecord: all that determined a run, as one frozen record; `run.json` in its directory.
+
+Card, backtest, merge, financial QA and the Hub read this record. It needs no torch. What it says is
+data: a run may be somebody else's, so nothing that it names is opened or run unasked.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flagtrl.errors import AdapterError
+from flagtrl.market.data import MarketData, Window
+
+RECORD_FILE, OLD_RECORD_FILE = "run.json", "flagtrl.json"
+RECORD_FILES = (RECORD_FILE, OLD_RECORD_FILE)
+SCHEMA = 1  # raised when an older flagtrl would read a record wrongly
+PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
+# What may change when a run is resumed: where it writes and what it says, keeps and evaluates, and
+# how its sums are shared out. By name, or by how the name begins; all else determines the course of
+# training.
+_FREE_NAMES = """
+    output_dir overwrite_output_dir llm resume_from_checkpoint max_steps
+    engine trunk_cache_mb boundary_device merge_tokens fp16 bf16 use_cpu local_rank world_size
+    accelerator_config parallelism_config auto_find_batch_size torch_empty_cache_steps
+    load_best_model_at_end metric_for_best_model greater_is_better early_stopping_patience
+    restore_callback_states_from_checkpoint enable_jit_checkpoint ignore_data_skip
+    report_to run_name project disable_tqdm debug skip_memory_metrics
+"""
+_FREE_PREFIXES = """
+    logging_ log_ save_ eval_ hub_ push_to_ trackio_ dataloader_ ddp_ fsdp deepspeed do_
+    per_device_ include_
+"""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was traded.
+
+    Attributes:
+        symbol: the asset's name.
+        source: where prices and news came from, as the user named it.
+        sha256: of prices and news (`MarketData.fingerprint`).
+    """
+
+    symbol: str
+    source: str
+    sha256: str
+
+    @classmethod
+    def of(cls, market: MarketData, source: str) -> DataFacts:
+        """Of a market that is at hand."""
+        return cls(market.symbol, source, market.fingerprint())
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """The language model that was trained on.
+
+    Attributes:
+        id: as adapter_config.json names it.
+        source: `hub`, `directory`, a package with its version, or a GGUF file.
+        weights: how they were stored, and what they were loaded as.
+        revision: the commit of the Hub's repository.
+        fingerprint: of its weights (`policy/provenance.py`).
+        probe: how it scores a fixed text, bits per byte.
+    """
+
+    id: str | None = None
+    source: str | None = None
+    weights: str | None = None
+    revision: str | None = None
+    fingerprint: Mapping[str, Any] | None = None
+    probe: Mapping[str, float] | None = None
+
+    def told(self) -> dict[str, str]:
+        """What is known of where it came from, as results.json and the card say it."""
+        named = {"id": self.id, "source": self.source, "weights": self.weights}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Training that went on from a checkpoint.
+
+    Attributes:
+        step: optimizer steps that were done.
+        at: when, ISO 8601, UTC.
+        changed: setting to [before, since], of those in which the two differ.
+        versions: of the packages, since.
+    """
+
+    step: int
+    at: str
+    changed: Mapping[str, Sequence[Any]]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that determined a run.
+
+    Attributes:
+        schema: of the record itself; 0 for one of an older flagtrl.
+        preset, recipe: what its settings began with.
+        policy, prompt, market, training: every setting by name, defaults included: of
+            PolicySettings, PromptSettings, MarketSettings and PPOConfig with all that it inherits
+            of TrainingArguments.
+        options: of DataArguments, as the user gave them.
+        data: what was traded.
+        windows: name to first day, last day and number of bars.
+        base: the language model.
+        action_paths: the actions' token ids.
+        prompt_fingerprint: of what prompts read like.
+        split_engine: settings of the split engine; None where it did not run.
+        seed: of everything that is drawn.
+        versions: of Python and the packages.
+        commit: of the git repository in whose folder the run was started, `+` where its files
+            differed; None where there is none.
+        started, ended: ISO 8601, UTC.
+        resumed: each time that it went on from a checkpoint.
+        watch: whether the policy collapsed, and how far the first update went.
+    """
+
+    schema: int = SCHEMA
+    preset: str | None = None
+    recipe: str | None = None
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    market: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: DataFacts | None = None
+    windows: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
+    base: BaseFacts = BaseFacts()
+    action_paths: tuple[tuple[int, ...], ...] = ()
+    prompt_fingerprint: str | None = None
+    split_engine: Mapping[str, Any] | None = None
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    started: str | None = None
+    ended: str | None = None
+    resumed: tuple[Resumption, ...] = ()
+    watch: Mapping[str, Any] | None = None
+
+    @classmethod
+    def begin(cls, **known: Any) -> RunRecord:
+        """A record of what starts now, on this machine."""
+        return cls(versions=versions(), commit=commit(), started=now(), **known)
+
+    @classmethod
+    def read(cls, directory: str | Path) -> RunRecord:
+        """The record of a run, or of one of its checkpoints.
+
+        Raises:
+            AdapterError: there is none, it is damaged, or of a newer flagtrl.
+        """
+        directory = Path(directory)
+        for name, made in ((RECORD_FILE, _record), (OLD_RECORD_FILE, _old_record)):
+            path = directory / name
+            if not path.is_file():
+                continue
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if content.get("schema", 0) > SCHEMA:
+                    raise AdapterError(
+                        f"{path} is of flagtrl {content['versions']['flagtrl']}, whose records "
+                        f"flagtrl {version('flagtrl')} cannot read; install that version"
+                    )
+                return made(content)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise AdapterError(f"{path} is damaged ({error})") from error
+        raise AdapterError(
+            f"{directory} has no {RECORD_FILE}; give the output directory of a flagtrl run"
+        )
+
+    def write(self, directory: str | Path) -> None:
+        """Write run.json to `directory`."""
+        text = json.dumps(asdict(self), indent=2, default=str)
+        (Path(directory) / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def going_on(
+        self, from_: RunRecord, step: int, changed: Mapping[str, Sequence[Any]]
+    ) -> RunRecord:
+        """The same, as it goes on from the checkpoint with the record `from_`.
+
+        Args:
+            from_: of the checkpoint.
+            step: optimizer steps that were done.
+            changed: setting to [before, since].
+        """
+        again = Resumption(step, now(), changed, self.versions)
+        started = from_.started or self.started
+        return replace(self, started=started, resumed=(*from_.resumed, again))
+
+    def finished(self) -> RunRecord:
+        """The same, ended now."""
+        return replace(self, ended=now())
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """The settings that determine the course of training."""
+        return {name: value for name, value in self.training.items() if not may_change(name)}
+
+    def facts(self) -> dict[str, Any]:
+        """What results.json says of the run besides its outcome."""
+        return {
+            "data": None if self.data is None else asdict(self.data),
+            "windows": {name: list(days) for name, days in self.windows.items()},
+            "seed": self.seed,
+            "model": self.base.told(),
+            "preset": self.preset,
+            "settings": {
+                "training": self.course,
+                **{name: getattr(self, name) for name in ("market", "prompt", "policy")},
+            },
+        }
+
+
+def may_change(name: str) -> bool:
+    """Whether a setting of training may differ from a checkpoint's that is resumed from."""
+    return name in _FREE_NAMES.split() or name.startswith(tuple(_FREE_PREFIXES.split()))
+
+
+def days(window: Window) -> tuple[str, str, int]:
+    """First day, last day and number of bars, as a record has a window."""
+    return str(window.dates[0]), str(window.dates[-1]), len(window)
+
+
+def has_record(directory: str | Path) -> bool:
+    """Whether a run, or a checkpoint of one, lies there."""
+    return any((Path(directory) / name).is_file() for name in RECORD_FILES)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def commit() -> str | None:
+    """The commit of the git repository of the working directory, `+` after it where files that git
+    tracks differ; None where there is no git or no repository.
+    """
+    found = _git("rev-parse", "HEAD")
+    return found and found + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _record(content: dict[str, Any]) -> RunRecord:
+    data, base = content.get("data"), content["base"]
+    made = {
+        "data": data and DataFacts(**data),
+        "base": BaseFacts(**base),
+        "windows": {name: tuple(days) for name, days in content["windows"].items()},
+        "action_paths": tuple(tuple(path) for path in content["action_paths"]),
+        "resumed": tuple(Resumption(**each) for each in content["resumed"]),
+    }
+    return RunRecord(**{**content, **made})
+
+
+def _old_record(content: dict[str, Any]) -> RunRecord:
+    """Of flagtrl.json, as runs had it before run.json."""
+    model = content.get("model")
+    model = model if isinstance(model, dict) else {"id": model}
+    told = {name: content.get(f"base_{name}") for name in ("revision", "fingerprint", "probe")}
+    named = ("volatility_periods", "sampled_paths")
+    same = {each.name for each in fields(RunRecord)} & content.keys() - {"schema"}
+    return _record(
+        {
+            **{name: content[name] for name in same},
+            "schema": 0,
+            "training": content.get("learning", {}),
+            "options": {name: content[name] for name in named if name in content},
+            "base": {**model, **told},
+            "windows": content.get("windows", {}),
+            "action_paths": content.get("action_paths", ()),
+            "resumed": [],
+        }
+    )

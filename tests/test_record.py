@@ -1,0 +1,126 @@
+"""RunRecord: what a run was, there and back; runs of before, runs of later, and damage."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from importlib.metadata import version
+
+import pytest
+
+from flagtrl import record as module
+from flagtrl.errors import AdapterError
+from flagtrl.market.synthetic import random_walk
+from flagtrl.record import (
+    OLD_RECORD_FILE,
+    RECORD_FILE,
+    SCHEMA,
+    BaseFacts,
+    DataFacts,
+    RunRecord,
+    commit,
+    days,
+    has_record,
+    may_change,
+)
+
+MARKET = random_walk(30, seed=0)
+WHOLE = RunRecord.begin(
+    preset="flagtrl",
+    recipe="msft",
+    policy={"policy": "head"},
+    prompt={"prompt_style": "markov"},
+    market={"reward": "log_return"},
+    training={"gamma": 0.9, "save_steps": 5, "learning_rate": 1e-4},
+    options={"sampled_paths": 3},
+    data=DataFacts.of(MARKET, "here.csv"),
+    windows={"train": days(MARKET.window())},
+    base=BaseFacts("me/x", "hub", "float32", "a" * 40, {"all": "1"}, {"bits_per_byte": 1.5}),
+    action_paths=((1, 2), (3,), (4,)),
+    prompt_fingerprint="f" * 64,
+    split_engine={"dtype": "auto"},
+    seed=3,
+    watch={"collapsed_at": None},
+)
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path):
+    resumed = WHOLE.going_on(WHOLE, 40, {"training.save_steps": (5, 10)}).finished()
+    resumed.write(tmp_path)
+    again = RunRecord.read(tmp_path)
+    assert json.loads(json.dumps(asdict(again))) == json.loads(json.dumps(asdict(resumed)))
+    assert again.data == WHOLE.data and again.base == WHOLE.base
+    assert (again.windows, again.action_paths) == (WHOLE.windows, WHOLE.action_paths)
+    (only,) = again.resumed
+    assert (only.step, only.changed) == (40, {"training.save_steps": [5, 10]})
+    assert again.started == WHOLE.started and again.ended >= again.started
+    assert all(getattr(again, each.name) not in (None, {}, ()) for each in fields(RunRecord)), (
+        "every entry is tried here"
+    )
+
+
+def test_settings_that_change_nothing_are_no_part_of_the_course():
+    assert WHOLE.course == {"gamma": 0.9, "learning_rate": 1e-4}
+    assert WHOLE.facts()["settings"]["training"] == WHOLE.course
+    assert may_change("save_total_limit") and may_change("dataloader_num_workers")
+    assert not may_change("weight_decay") and not may_change("full_determinism")
+
+
+def test_a_record_of_a_later_flagtrl_is_refused_with_its_version(tmp_path):
+    replace(WHOLE, schema=SCHEMA + 1, versions={"flagtrl": "9.8"}).write(tmp_path)
+    with pytest.raises(AdapterError, match=rf"of flagtrl 9\.8.*flagtrl {version('flagtrl')}"):
+        RunRecord.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"windows": 3}', '{"base": {}}'])
+@pytest.mark.parametrize("name", [RECORD_FILE, OLD_RECORD_FILE])
+def test_a_damaged_record_is_named_in_one_line(tmp_path, name, text):
+    if (name, text) in ((OLD_RECORD_FILE, "{}"), (OLD_RECORD_FILE, '{"base": {}}')):
+        pytest.skip("says nothing, and so nothing wrong")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(AdapterError, match=re.escape(name)) as caught:
+        RunRecord.read(tmp_path)
+    assert "damaged" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_where_there_is_none_the_remedy_is_said(tmp_path):
+    assert not has_record(tmp_path)
+    with pytest.raises(AdapterError, match=rf"has no {RECORD_FILE}; give the output directory"):
+        RunRecord.read(tmp_path)
+
+
+def test_a_run_of_before_is_read(tmp_path):
+    old = {
+        **{"policy": {"policy": "head"}, "prompt": {"prompt_style": "paper"}, "seed": 7},
+        **{"action_paths": [[1], [2], [3]], "learning": {"gamma": 0.5}, "model": "me/llama"},
+        **{"base_revision": "b", "base_fingerprint": {"all": "2"}, "volatility_periods": 365},
+        **{"data": asdict(WHOLE.data), "windows": {"train": ["2020-01-01", "2020-02-01", 22]}},
+    }
+    (tmp_path / OLD_RECORD_FILE).write_text(json.dumps(old))
+    found = RunRecord.read(tmp_path)
+    assert (found.schema, found.seed, found.training) == (0, 7, {"gamma": 0.5})
+    assert found.base == BaseFacts(id="me/llama", revision="b", fingerprint={"all": "2"})
+    assert found.options == {"volatility_periods": 365} and found.data == WHOLE.data
+    assert found.windows == {"train": ("2020-01-01", "2020-02-01", 22)}
+
+
+def test_the_commit_says_whether_files_differ(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert commit() is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "a").write_text("1")
+    for words in (["init", "-q"], ["add", "a"], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], check=True)
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "a").write_text("2")
+    assert commit() == clean + "+"
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None, "a machine without git"
+
+
+def test_reading_a_record_needs_no_torch():
+    code = f"import sys, {module.__name__}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
