@@ -9,19 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
-from flagtrl.demo import (
-    MARKET,
-    POLICY,
-    PPO,
-    PROMPT,
-    demo_language_model,
-    demo_market,
-    demo_tokenizer,
-)
+from flagtrl import demo
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.advantages import generalised_advantages, whiten
 from flagtrl.learning.config import PPOConfig
@@ -37,27 +28,20 @@ def ask(
     model: ActorCritic, prompts: list[EncodedPrompt], legal: np.ndarray, reference: bool = False
 ) -> PolicyOutput:
     """(B, A) log pi over the actions' own tokens, and (B,) V, of B prompts."""
-    return model(**PromptBatch.of(prompts, legal).inputs(), reference=reference)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
+        return model(**PromptBatch.of(prompts, legal).inputs(), reference=reference)
 
 
 @torch.no_grad()
-def rollout(
-    model: ActorCritic,
-    encoder: PromptEncoder,
-    envs: list[TradingEnv],
-    steps: int,
-    generator: torch.Generator,
-):
-    """`steps` steps of every environment: T * B prompts, and columns (T, B, ...) of what
-    happened.
+def rollout(model, encoder: PromptEncoder, envs: list[TradingEnv], steps: int, generator):
+    """T steps of B environments: T * B prompts, their legal actions (T * B, A), and columns
+    (T, B, ...) of what happened.
     """
 
     def seen() -> tuple[list[EncodedPrompt], np.ndarray]:
-        return [encoder.encode(env.observe()) for env in envs], np.stack(
-            [env.legal for env in envs]
-        )
+        return [encoder.encode(env.observe()) for env in envs], np.stack([e.legal for e in envs])
 
-    prompts, rows = [], []
+    prompts, masks, rows = [], [], []
     for _ in range(steps):
         now, legal = seen()
         output = ask(model, now, legal)
@@ -71,24 +55,37 @@ def rollout(
         for env in envs:
             if env.ended:
                 env.reset()
-        prompts += now
-        rows.append(
-            (
-                torch.from_numpy(legal),
-                actions,
-                *output,
-                reward.float(),
-                after,
-                terminated,
-                terminated | truncated,
-            )
-        )
-    return prompts, [torch.stack(column) for column in zip(*rows, strict=True)]
+        prompts, masks = prompts + now, [*masks, legal]
+        rows.append((actions, *output, reward.float(), after, terminated, terminated | truncated))
+    return prompts, np.concatenate(masks), [torch.stack(each) for each in zip(*rows, strict=True)]
 
 
-def train(
-    model: ActorCritic, encoder: PromptEncoder, make_env, config: PPOConfig, say=print
-) -> None:
+def estimate(columns, config: PPOConfig) -> tuple[PolicyOutput, Targets]:
+    """Of T * B samples, the outputs of the policy that acted, and GAE's whitened advantages."""
+    actions, logprobs, values, rewards, next_values, terminated, ended = columns
+    advantages = generalised_advantages(
+        rewards, values, next_values, terminated, ended, config.gamma, config.gae_lambda
+    )
+    returns = (advantages + values).flatten()
+    advantages = whiten(advantages.flatten(), advantages.flatten())
+    taken = functional.one_hot(actions.flatten(), logprobs.shape[-1]).float()
+    targets = Targets(taken * advantages[:, None], taken, returns, torch.ones_like(returns))
+    return PolicyOutput(logprobs.flatten(0, 1), values.flatten()), targets
+
+
+def minibatches(samples: int, rollout: int, config: PPOConfig):
+    """The rows of each minibatch, in an order of their own in every epoch."""
+    shuffle = np.random.default_rng([config.seed, rollout, 0])
+    for _ in range(config.update_epochs):
+        yield from np.array_split(shuffle.permutation(samples), config.num_minibatches)
+
+
+def those(record, rows: np.ndarray):
+    """The rows of a record of tensors (N, ...)."""
+    return type(record)(*(part[rows] for part in record))
+
+
+def train(model, encoder: PromptEncoder, make_env, config: PPOConfig, say=print) -> None:
     """The training loop; of PPOTrainer's settings it reads those that define the algorithm."""
     envs = [make_env() for _ in range(config.num_envs)]
     for number, env in enumerate(envs):
@@ -96,71 +93,40 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     model.eval()  # no dropout: the first ratio is 1
     prepare_policy(model, model, make_env(), encoder, torch.device("cpu"), say)
-    groups = model.parameter_groups(
-        config.learning_rate, config.head_learning_rate, config.weight_decay
-    )
-    optimizer = torch.optim.AdamW(
-        groups, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_epsilon
-    )
+    rates = (config.learning_rate, config.head_learning_rate, config.weight_decay)
+    groups, betas = model.parameter_groups(*rates), (config.adam_beta1, config.adam_beta2)
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=config.adam_epsilon)
     schedule = get_linear_schedule_with_warmup(
         optimizer, config.warmup_steps, config.optimizer_steps
     )
     for number in range(config.num_rollouts):
-        prompts, columns = rollout(model, encoder, envs, config.num_steps, generator)
-        legal, actions, logprobs, values, rewards, next_values, terminated, ended = columns
-        advantages = generalised_advantages(
-            rewards, values, next_values, terminated, ended, config.gamma, config.gae_lambda
-        )
-        returns, advantages = (
-            (advantages + values).flatten(),
-            whiten(advantages.flatten(), advantages.flatten()),
-        )
-        taken = functional.one_hot(actions.flatten(), legal.shape[-1]).float()
-        targets = Targets(taken * advantages[:, None], taken, returns, torch.ones_like(returns))
-        old, legal = PolicyOutput(logprobs.flatten(0, 1), values.flatten()), legal.flatten(0, 1)
-        with torch.no_grad():
-            reference = ask(model, prompts, legal.numpy(), reference=True).logprobs
-        say(f"rollout {number + 1} of {config.num_rollouts}: mean reward {rewards.mean():+.5f}")
-
-        def loss_of(
-            rows: Tensor,
-            old=old,
-            reference=reference,
-            targets=targets,
-            prompts=prompts,
-            legal=legal,
-        ) -> Tensor:
-            output = ask(model, [prompts[row] for row in rows.tolist()], legal[rows].numpy())
-            chosen = Targets(*(part[rows] for part in targets))
-            return ppo_loss(
-                output, PolicyOutput(*(part[rows] for part in old)), reference[rows], chosen, config
-            )[0].mean()
-
-        shuffle = np.random.default_rng([config.seed, number, 0])
-        for _ in range(config.update_epochs):
-            for minibatch in np.array_split(
-                shuffle.permutation(len(prompts)), config.num_minibatches
-            ):
-                loss_of(torch.from_numpy(minibatch)).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+        prompts, legal, columns = rollout(model, encoder, envs, config.num_steps, generator)
+        old, targets = estimate(columns, config)
+        reference = ask(model, prompts, legal, reference=True).logprobs  # the adapter off
+        say(f"rollout {number + 1}: mean return {targets.returns.mean():+.5f}")
+        for rows in minibatches(len(prompts), number, config):
+            output = ask(model, [prompts[row] for row in rows], legal[rows])
+            past = those(old, rows), reference[rows], those(targets, rows)
+            loss, _ = ppo_loss(output, *past, config)
+            loss.mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
 
 
 def main() -> None:
     """The synthetic demo's market and model, with fewer steps."""
+    torch.set_num_threads(1)  # for a model this small more threads only wait for one another
     torch.manual_seed(0)
-    market, window, _ = demo_market(seed=0)
-    tokenizer = demo_tokenizer(market)
-    encoder = PromptEncoder(tokenizer, PROMPT, max_length=512)
-    model = ActorCritic(
-        attach_adapter(demo_language_model(tokenizer), POLICY), encoder.action_paths, POLICY
-    )
-    config = PPOConfig(
-        **{**PPO, "output_dir": "runs/loop", "total_timesteps": 1_280, "use_cpu": True}
-    )
-    train(model, encoder, lambda: TradingEnv(window, MARKET, config.max_episode_steps), config)
+    market, window, _ = demo.demo_market(seed=0)
+    tokenizer = demo.demo_tokenizer(market)
+    encoder = PromptEncoder(tokenizer, demo.PROMPT, max_length=512)
+    adapted = attach_adapter(demo.demo_language_model(tokenizer), demo.POLICY)
+    model = ActorCritic(adapted, encoder.action_paths, demo.POLICY)
+    fewer = {"output_dir": "runs/loop", "total_timesteps": 1_280, "use_cpu": True}
+    config = PPOConfig(**{**demo.PPO, **fewer})
+    train(model, encoder, lambda: TradingEnv(window, demo.MARKET, config.max_episode_steps), config)
 
 
 if __name__ == "__main__":

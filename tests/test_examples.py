@@ -41,4 +41,4 @@ def test_the_loop_in_one_file_gives_the_trainers_weights(
 
 
 def test_it_is_short_enough_to_read():
-    assert len((ROOT / "examples/ppo_loop.py").read_text().splitlines()) <= 120
+    assert len((ROOT / "examples/ppo_loop.py").read_text().splitlines()) <= 135
