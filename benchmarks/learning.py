@@ -143,8 +143,15 @@ def deviation(trades: Path) -> float:
     return float(max(group.std(axis=0).max() for group in groups))
 
 
-def figure(rows: list[dict[str, Any]], title: str) -> Figure:
-    """Reward, entropy, KL and action shares over steps, a line a seed."""
+def draw(rows: list[dict[str, Any]], folder: Path) -> None:
+    """A picture of every setting, learning_NAME.png."""
+    for name in RUNS:
+        if chosen := [row for row in rows if row["run"] == name]:
+            figure(chosen).savefig(folder / f"learning_{name}.png", dpi=90)
+
+
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Reward, entropy, KL and action shares over steps, a line a seed of one setting."""
     drawn = Figure(figsize=(10, 6), layout="constrained")
     axes = drawn.subplots(2, 2)
     names = {
@@ -166,12 +173,12 @@ def figure(rows: list[dict[str, Any]], title: str) -> Figure:
         axis.set_xlabel("environment steps")
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
-    drawn.suptitle(title)
+    drawn.suptitle(f"SmolLM2-135M-Instruct on MSFT: {' '.join(rows[0]['options'])}")
     return drawn
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The README's table: one row a run and seed; returns are CR of the standard convention, in
+    """A table for the docs: one row a run and seed; returns are CR of the standard convention, in
     percent.
     """
     lines = [
@@ -232,10 +239,7 @@ def main() -> None:
             ]
             rows.sort(key=lambda other: (list(RUNS).index(other["run"]), other["seed"]))
             path.write_text(json.dumps(rows, indent=1) + "\n")
-    for name in RUNS:
-        if chosen := [row for row in rows if row["run"] == name]:
-            title = f"SmolLM2-135M-Instruct on MSFT: {' '.join(RUNS[name])}"
-            figure(chosen, title).savefig(path.with_name(f"learning_{name}.png"), dpi=90)
+    draw(rows, path.parent)
     print(markdown(rows))
 
 

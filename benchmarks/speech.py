@@ -55,21 +55,27 @@ def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: s
     ).strip()
 
 
-def markdown(measured: dict) -> str:
-    """The page: figures, then the answers side by side."""
+def measures(measured: dict) -> str:
+    """A table of the figures."""
     lines = ["| measured | base | adapter |", "|---|---:|---:|"]
     lines += [
         f"| {row['task']} {row['metric']} | {row['base']:.4f} | {row['adapter']:.4f} |"
         for row in measured["rows"]
     ]
-    for answers in measured["answers"]:
-        lines += ["", f"**{answers['prompt']}**", ""]
-        lines += [f"- {arm}: {' '.join(answers[arm].split())}" for arm in ("base", "merged")]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def answers(measured: dict) -> str:
+    """The answers, side by side."""
+    lines = []
+    for both in measured["answers"]:
+        lines += ["", f"**{both['prompt']}**", ""]
+        lines += [f"- {arm}: {' '.join(both[arm].split())}" for arm in ("base", "merged")]
+    return "\n".join(lines[1:])
 
 
 def main() -> None:
-    """Measure, write JSON and the page beside it."""
+    """Measure, write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,7 +90,7 @@ def main() -> None:
             "merged": AutoModelForCausalLM.from_pretrained(merged).eval(),
         }
         tokenizer = AutoTokenizer.from_pretrained(merged)
-        answers = [
+        said = [
             {"prompt": prompt}
             | {arm: answer(model, tokenizer, prompt) for arm, model in models.items()}
             for prompt in PROMPTS
@@ -98,12 +104,10 @@ def main() -> None:
     assert len(kept) == len(MEASURED), sorted((row.task, row.metric) for row in rows)
     measured = {
         "rows": [{k: row[k] for k in ("task", "metric", "n", "base", "adapter")} for row in kept],
-        "answers": answers,
+        "answers": said,
     }
-    path = Path(options.json)
-    path.write_text(json.dumps(measured, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(measured))
-    print(markdown(measured))
+    Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
+    print(f"{measures(measured)}\n\n{answers(measured)}")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def start(asset: str, style: str, model_name: str, bars: int) -> dict[str, Any]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The README's table."""
+    """The table of docs/learning.md."""
     lines = [
         "| asset | prompts | tokens | as it answers: entropy flat, long | prior taken out | on "
         "action words |",

@@ -101,7 +101,7 @@ def operations(event: Any) -> float:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The README's table: whole steps."""
+    """The table of docs/speed.md: whole steps."""
     lines = [
         "| prompt | trunk | products | attention | rest | GFLOP/s of products |",
         "|---|---|---|---|---|---|",

@@ -21,8 +21,8 @@ import json
 from itertools import product
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
+from matplotlib.figure import Figure
 from measure import (
     DTYPES,
     ENGINES,
@@ -36,9 +36,6 @@ from measure import (
     measure,
     shared_folder,
 )
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 Key = tuple[str, str, str, int]  # prompt, dtype, engine, num_envs
 
@@ -126,8 +123,8 @@ def report(done: dict[Key, Measured], peaks: dict[str, float]) -> None:
 
 
 def markdown(rows: list[dict]) -> str:
-    """The README's table: whole steps with one environment, in float32, and the split engine's with
-    a bfloat16 trunk.
+    """The table of docs/speed.md: whole steps with one environment, in float32, and the split
+    engine's with a bfloat16 trunk.
     """
     step = {
         (row["prompt"], row["engine"], row["dtype"]): (
@@ -163,18 +160,19 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def plot(done: dict[Key, Measured], path: Path, device: str) -> None:
-    """Seconds per environment step, stacked by phase."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    one = {key: measured for key, measured in done.items() if key[3] == 1}
-    figure, axes = plt.subplots(figsize=(8, 0.5 + 0.42 * len(one)), layout="constrained")
+def draw(rows: list[dict], device: str) -> Figure:
+    """Seconds per environment step with one environment, stacked by phase."""
+    one = [row for row in rows if row["num_envs"] == 1]
+    cases = dict.fromkeys((row["prompt"], row["engine"], row["dtype"]) for row in one)
+    figure = Figure(figsize=(8, 0.5 + 0.42 * len(cases)), layout="constrained")
+    axes = figure.subplots()
     labels = [
         f"{prompt}: {engine}{'' if dtype == 'float32' else ', ' + dtype}"
-        for prompt, dtype, engine, _ in one
+        for prompt, engine, dtype in cases
     ]
-    left = [0.0] * len(one)
+    left = [0.0] * len(cases)
     for phase in PHASES[:-1]:
-        seconds = [measured.seconds(phase) for measured in one.values()]
+        seconds = [row["seconds_per_step"] for row in one if row["phase"] == phase]
         axes.barh(labels, seconds, left=left, label=phase, height=0.7)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     for row, total in enumerate(left):
@@ -185,9 +183,7 @@ def plot(done: dict[Key, Measured], path: Path, device: str) -> None:
     axes.set_xlabel(f"seconds per environment step, SmolLM2-135M's shape, {device}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    print(f"\nwrote {path}")
+    return figure
 
 
 def main() -> None:
@@ -213,12 +209,10 @@ def main() -> None:
         f"{args.steps} steps a round"
     )
     report(done, peaks)
+    rows = [
+        measured.row(phase, peaks[case[1]]) for case, measured in done.items() for phase in PHASES
+    ]
     if args.json:
-        rows = [
-            measured.row(phase, peaks[case[1]])
-            for case, measured in done.items()
-            for phase in PHASES
-        ]
         visits = {
             f"{case[0]} {case[2]} {case[1]} {case[3]}": measured.first_visit_seconds
             for case, measured in done.items()
@@ -237,7 +231,9 @@ def main() -> None:
             and 1 in args.envs
         ):
             print(markdown(rows))
-    plot(done, args.plot, args.device)
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    draw(rows, args.device).savefig(args.plot, dpi=150)
+    print(f"\nwrote {args.plot}")
 
 
 if __name__ == "__main__":

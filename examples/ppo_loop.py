@@ -7,16 +7,15 @@ news leads its price, a minute on one core.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
 from flagtrl import demo
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.advantages import generalised_advantages, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import Targets, ppo_loss
@@ -31,85 +30,89 @@ from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.batch import ActorCriticOutput, PromptBatch
 
 
-def rollout_targets(rollout: Rollout, config: PPOConfig) -> Targets:
-    """What the sampled actions were worth, by the critic: T * B samples."""
-    advantages = generalised_advantages(
-        *(rollout.rewards, rollout.values, rollout.next_values),
-        *(rollout.terminated, rollout.ended, config.gamma, config.gae_lambda),
-    )
-    returns = (advantages + rollout.values).flatten()
-    whitened = whiten(advantages.flatten(), advantages.flatten())
-    taken = functional.one_hot(rollout.actions.flatten(), rollout.legal.shape[-1]).float()
-    return Targets(taken * whitened[:, None], taken, returns, torch.ones_like(returns))
-
-
-def train(
-    model: ActorCritic,
-    encoder: PromptEncoder,
-    make_env: Callable[[], TradingEnv],
-    config: PPOConfig,
-    say: Callable[[str], None] = print,
-) -> None:
-    """The training loop; of PPOTrainer's settings it reads those that define the algorithm."""
-
-    def ask(
-        prompts: list[EncodedPrompt], legal: np.ndarray, reference: bool = False
-    ) -> ActorCriticOutput:
-        """(B, A) log pi over the actions' own tokens, and (B,) V, of B prompts."""
+def ask(model: ActorCritic, prompts, legal: np.ndarray, reference=False) -> ActorCriticOutput:
+    """(B, A) log pi over the actions' own tokens, and (B,) V, of B prompts."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
         return model(**PromptBatch.of(prompts, legal).inputs(), reference=reference)
+
+
+@torch.no_grad()
+def rollout(model, encoder: PromptEncoder, envs: VectorTradingEnv, steps: int, generator):
+    """T * B prompts, their legal actions (T * B, A), and what happened in T steps (T, B, ...)."""
 
     def sample(logprobs: np.ndarray) -> np.ndarray:
         chances = torch.from_numpy(logprobs).exp()
         return torch.multinomial(chances, 1, generator=generator).squeeze(1).numpy()
 
-    def loss_of(rows: Tensor) -> Tensor:
-        output = ask([rollout.prompts[row] for row in rows.tolist()], legal[rows].numpy())
-        then, chosen = (type(parts)(*(p[rows] for p in parts)) for parts in (old, targets))
-        return ppo_loss(output, then, reference[rows], chosen, config)[0].mean()
+    policy = reading(encoder, partial(ask, model))
+    happened = Rollout.of(play(policy, envs, sample, steps, predict_ends=True))
+    return happened.prompts, happened.legal.flatten(0, 1).numpy(), happened
 
+
+def estimate(happened: Rollout, config: PPOConfig) -> tuple[ActorCriticOutput, Targets]:
+    """Of T * B samples, the outputs of the policy that acted, and GAE's whitened advantages."""
+    advantages = generalised_advantages(
+        *(happened.rewards, happened.values, happened.next_values),
+        *(happened.terminated, happened.ended, config.gamma, config.gae_lambda),
+    )
+    returns = (advantages + happened.values).flatten()
+    advantages = whiten(advantages.flatten(), advantages.flatten())
+    taken = functional.one_hot(happened.actions.flatten(), happened.legal.shape[-1]).float()
+    targets = Targets(taken * advantages[:, None], taken, returns, torch.ones_like(returns))
+    return ActorCriticOutput(happened.logprobs.flatten(0, 1), happened.values.flatten()), targets
+
+
+def minibatches(samples: int, rollout: int, config: PPOConfig):
+    """The rows of each minibatch, in an order of their own in every epoch."""
+    shuffle = np.random.default_rng([config.seed, rollout, 0])
+    for _ in range(config.update_epochs):
+        yield from np.array_split(shuffle.permutation(samples), config.num_minibatches)
+
+
+def those(record, rows: np.ndarray):
+    """The rows of a record of tensors (N, ...)."""
+    return type(record)(*(part[rows] for part in record))
+
+
+def train(model, encoder: PromptEncoder, make_env, config: PPOConfig, say=print) -> None:
+    """The training loop; of PPOTrainer's settings it reads those that define the algorithm."""
     envs = VectorTradingEnv([make_env() for _ in range(config.num_envs)])
-    envs.reset(seed=config.seed)  # environment b from seed + b
+    envs.reset(seed=config.seed)  # environment b with seed + b
     generator = torch.Generator().manual_seed(config.seed)
     model.eval()  # no dropout: the first ratio is 1
     prepare_policy(model, model, make_env(), encoder, torch.device("cpu"), say)
-    betas = config.adam_beta1, config.adam_beta2
-    groups = model.parameter_groups(
-        config.learning_rate, config.head_learning_rate, config.weight_decay
-    )
+    rates = (config.learning_rate, config.head_learning_rate, config.weight_decay)
+    groups, betas = model.parameter_groups(*rates), (config.adam_beta1, config.adam_beta2)
     optimizer = torch.optim.AdamW(groups, betas=betas, eps=config.adam_epsilon)
-    schedule = get_linear_schedule_with_warmup(
-        optimizer, config.warmup_steps, config.optimizer_steps
-    )
+    steps = config.warmup_steps, config.optimizer_steps
+    schedule = get_linear_schedule_with_warmup(optimizer, *steps)
     for number in range(config.num_rollouts):
-        with torch.no_grad():
-            played = play(reading(encoder, ask), envs, sample, config.num_steps, predict_ends=True)
-            rollout = Rollout.of(played)
-            legal = rollout.legal.flatten(0, 1)
-            old = ActorCriticOutput(rollout.logprobs.flatten(0, 1), rollout.values.flatten())
-            reference = ask(rollout.prompts, legal.numpy(), reference=True).logprobs
-        targets = rollout_targets(rollout, config)
-        say(f"rollout {number + 1} of {config.num_rollouts}: reward {rollout.rewards.mean():+.5f}")
-        shuffle = np.random.default_rng([config.seed, number, 0])
-        for _ in range(config.update_epochs):
-            order = shuffle.permutation(len(rollout))
-            for minibatch in np.array_split(order, config.num_minibatches):
-                loss_of(torch.from_numpy(minibatch)).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+        prompts, legal, happened = rollout(model, encoder, envs, config.num_steps, generator)
+        old, targets = estimate(happened, config)
+        reference = ask(model, prompts, legal, reference=True).logprobs  # the adapter off
+        say(f"rollout {number + 1}: mean return {targets.returns.mean():+.5f}")
+        for rows in minibatches(len(prompts), number, config):
+            output = ask(model, [prompts[row] for row in rows], legal[rows])
+            past = those(old, rows), reference[rows], those(targets, rows)
+            loss, _ = ppo_loss(output, *past, config)
+            loss.mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
 
 
 def main() -> None:
     """The synthetic demo's market and model, with fewer steps."""
+    torch.set_num_threads(1)  # for a model this small more threads only wait for one another
     torch.manual_seed(0)
     market, window, _ = demo.demo_market(seed=0)
     tokenizer = demo.demo_tokenizer(market)
     encoder = PromptEncoder(tokenizer, demo.PROMPT, max_length=512)
     adapted = attach_adapter(demo.demo_language_model(tokenizer), demo.POLICY)
     model = ActorCritic(adapted, encoder.action_paths, demo.POLICY)
-    named = {"output_dir": "runs/loop", "total_timesteps": 1_280, "use_cpu": True}
-    config = PPOConfig(**{**demo.PPO, **named})
+    fewer = {"output_dir": "runs/loop", "total_timesteps": 1_280, "use_cpu": True}
+    config = PPOConfig(**{**demo.PPO, **fewer})
     train(model, encoder, lambda: TradingEnv(window, demo.MARKET, config.max_episode_steps), config)
 
 

@@ -1,5 +1,5 @@
 """Each file of accelerate_configs/ is one that accelerate reads, says when to use it, and fits its
-command in the README.
+command in the pages.
 """
 
 import re
@@ -66,7 +66,7 @@ def test_the_launcher_takes_it(name, monkeypatch):
         assert args.zero_stage == int(name[-1])
 
 
-def test_every_pair_of_configuration_and_options_in_the_readme_is_one_that_the_trainer_takes(
+def test_every_pair_of_configuration_and_options_in_the_pages_is_one_that_the_trainer_takes(
     small_model, tmp_path, monkeypatch
 ):
     """A number of environments and a minibatch that so many processes can share."""

@@ -1,4 +1,4 @@
-"""The README's commands for many GPUs and for big models, shortened, in real processes on a CPU:
+"""The pages' commands for many GPUs and for big models, shortened, in real processes on a CPU:
 trained, saved, resumed.
 """
 
@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
-from test_readme import README, shell_commands
+from test_readme import shell_commands
 from test_recipes import FAST, FILES, run_recipe
 from test_sharding import needs_deepspeed
 from training import random_llama
@@ -24,11 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def command(config):
-    """The README's command for this configuration, of the sections `Many GPUs` and `Big models`."""
-    between = README.split("## Many GPUs", 1)[1].split("## Push and reuse", 1)[0]
+    """The command of docs/many-gpus.md or docs/big-models.md with this configuration."""
     [found] = re.findall(
         rf"^accelerate launch .*accelerate_configs/{config}\.yaml .*$",
-        shell_commands(between),
+        shell_commands("docs/many-gpus.md", "docs/big-models.md"),
         re.MULTILINE,
     )
     return shlex.split(found)
@@ -41,7 +40,7 @@ def free_port():
 
 
 def start(config, launcher, options):
-    """Start the README's command with more options for the launcher and the recipe, which win over
+    """Start a page's command with more options for the launcher and the recipe, which win over
     its own.
     """
     words = command(config)

@@ -409,7 +409,7 @@ def test_mmlus_finance_subjects_are_lm_evals_own(monkeypatch):
 
 @pytest.mark.slow
 def test_the_benchmark_loads_as_the_command_does(shared, data, tmp_path):
-    """At a tiny shape: its rows are those that README cites, and one copy of the weights is
+    """At a tiny shape: its rows are those that docs/qa.md cites, and one copy of the weights is
     held.
     """
     command = [

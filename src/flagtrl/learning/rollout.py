@@ -85,8 +85,8 @@ class Collector:
     Args:
         envs: B environments; an episode that ends is reset at once.
         seed: of the environments (seed + first + b) and of the sampling.
-        first, total: these environments are number first ... first + B - 1 of `total`, shared out
-            among processes.
+        first: these environments are number first ... first + B - 1 of `total`.
+        total: environments of all processes; None: these are all.
         anywhere: whether something that is so here, or not, is so in any process that must run the
             same forwards.
     """

@@ -1,0 +1,420 @@
+"""Tables, figures and numbers of the README and the pages, from the JSON files beside this script.
+
+    python docs/tables.py            # bring README.md and docs/*.md up to date
+    python docs/tables.py --check    # only name the places that are not; exit code 1
+    python docs/tables.py --figures  # draw the pictures again too
+
+A place is marked as `<!-- NAME --> ... <!-- / -->`, where NAME is one of `texts()`. Whoever
+measures again replaces a JSON file (the benchmarks and the demo write them) and runs this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flagtrl.evidence.report import markdown_table
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PLACE = re.compile(r"<!-- (?P<name>[\w.]+) -->(?P<content>.*?)<!-- / -->", re.DOTALL)
+WIDTH = 120  # of a line of output, beyond which it is cut
+# what this project wants plain / split to be, by prompt
+RATIO_GOALS = {"paper": 4.5, "compact": 6.5, "markov": 12}
+sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, no package
+
+Texts = dict[str, str]
+
+
+def pages() -> list[Path]:
+    """The README and the pages."""
+    return [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def written(name: str) -> Any:
+    """The content of a JSON file beside this script."""
+    return json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def texts() -> Texts:
+    """What belongs into each place, by its name."""
+    parts = (
+        *(demo, synthetic, learning, start, speech, commands),
+        *(throughput, step_profile, scaling, qa, qa_forms, qa_speed, excerpts),
+    )
+    return {name: text for part in parts for name, text in part().items()}
+
+
+def filled(page: str, new: Texts) -> str:
+    """A page with the text of every place put in; a text of several lines gets lines of its own."""
+
+    def put(place: re.Match[str]) -> str:
+        name, text = place["name"], new[place["name"]]
+        if "\n" in text:
+            text = f"\n{text}\n"
+        return f"<!-- {name} -->{text}<!-- / -->"
+
+    return PLACE.sub(put, page)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: int = 1) -> str:
+    """A Markdown table; columns after the first `words` are numbers."""
+    align = ["---"] * words + ["---:"] * (len(head) - words)
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(align)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def decimals(value: float | None) -> str:
+    """Three of them; `-` where a ratio is not defined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def code(text: str, language: str = "text") -> str:
+    """A block of code."""
+    return f"```{language}\n{text}\n```"
+
+
+# ------------------------------------------------------------------------- what a policy earns
+
+
+def demo() -> Texts:
+    """`make demo`: its tables, its verdict, and the rows that beat it."""
+    results = written("demo")
+    rows = results["test"]
+    returns = {row: by["standard"]["CR"] for row, by in rows.items()}
+    better = [
+        f"`{row}`" for row, made in returns.items() if row in RIVALS and made > returns[RIVALS[0]]
+    ]
+    least = re.search(r"(\d+) returns .* ratio below ([\d.]+)", " ".join(results["verdict"]))
+    assert least, "the verdict says which Sharpe ratio cannot be shown"
+    return {
+        "demo.table": table(
+            ["", "return (CR), %", "Sharpe (SR)", "volatility (AV), %", "drawdown (MDD), %"],
+            [
+                [f"`{row}`", *(decimals(by["standard"][name]) for name in METRICS)]
+                for row, by in rows.items()
+            ],
+        ),
+        "demo.table_both": markdown_table(rows),
+        "demo.table_train": markdown_table(results["train"]),
+        "demo.verdict": code("\n".join(results["verdict"])),
+        "demo.better": " and ".join(better) or "none of them",
+        "demo.train_days": str(results["windows"]["train"][2]),
+        "demo.test_days": str(results["windows"]["test"][2]),
+        "demo.returns": least[1],
+        "demo.least_sharpe": least[2],
+    }
+
+
+METRICS = ("CR", "SR", "AV", "MDD")
+RIVALS = ("agent_greedy", "buy_and_hold", "buy_and_hold_by_order", "flat", "untrained_calibrated")
+
+
+def synthetic() -> Texts:
+    """`make demo-synthetic`: its table, and shares of the log return of the best rule."""
+    results = written("demo_synthetic")
+    gain = {row: by["paper"]["CR"] for row, by in results["test"].items()}
+    return {
+        "synthetic.table": markdown_table(results["test"]),
+        "synthetic.agent_share": f"{gain['agent_greedy'] / gain['follow_news']:.0%}",
+        "synthetic.blind_share": f"{gain['follow_last_move'] / gain['follow_news']:.0%}",
+        "synthetic.bars": str(results["windows"]["test"][2]),
+        "synthetic.seconds": f"{results['seconds']:.0f}",
+    }
+
+
+def learning() -> Texts:
+    """Three seeds of each setting."""
+    from learning import markdown
+
+    rows = written("learning")
+    made = {
+        window: [row[window]["agent_greedy"]["CR"] for row in rows if row["run"] == "flagtrl"]
+        for window in ("train", "test")
+    }
+    papers = [row["collapsed_at"] for row in rows if row["run"] == "paper_markov"]
+    [own_prompts] = [row["collapsed_at"] for row in rows if row["run"] == "paper"]
+    dead = [steps for steps in papers if steps is not None]
+    chance = [row["train"]["random_p95"]["CR"] for row in rows if row["run"] == "flagtrl"]
+    return {
+        "learning.table": markdown(rows),
+        "learning.seeds": str(len(made["test"])),
+        "learning.train": f"{min(made['train']):.1f}% to {max(made['train']):.1f}%",
+        "learning.test": f"{min(made['test']):.1f}% to {max(made['test']):.1f}%",
+        "learning.chance_in_sample": f"{max(chance):.1f}%",
+        "learning.paper_dead": f"{len(dead)} of {len(papers)}",
+        "learning.paper_dead_within": str(max(dead)),
+        "learning.own_prompts_dead_at": str(own_prompts),
+    }
+
+
+def start() -> Texts:
+    """Where training starts, by asset and prompt style."""
+    from start import markdown
+
+    return {"start.table": markdown(written("start"))}
+
+
+def speech() -> Texts:
+    """What the adapter does to the language, and five answers."""
+    from speech import answers, measures
+
+    measured = written("speech")
+    text, trading = measured["rows"]
+    return {
+        "speech.table": measures(measured),
+        "speech.answers": answers(measured),
+        "speech.kl": f"{trading['adapter']:.2f}",
+        "speech.bits_adapter": f"{text['adapter']:.3f}",
+        "speech.bits_base": f"{text['base']:.3f}",
+    }
+
+
+# ------------------------------------------------------------------------------------ commands
+
+
+def commands() -> Texts:
+    """What the two commands print, in short, and how long they took."""
+    entries = written("commands")
+    demo, test = entries["demo"], entries["test"]
+    lines = demo["output"]
+    begin = next(i for i, line in enumerate(lines) if line.startswith("preset "))
+    box = [i for i, line in enumerate(lines) if line[:1] in "┏┃┡│└" and line]
+    before, after = lines[begin : box[0] - 1], lines[box[-1] + 1 :]
+    progress = [i for i, line in enumerate(before) if " steps | " in line]
+    untrained = [line for line in before if line.startswith("the untrained model")]
+    steps = [before[progress[0]], "...", before[progress[-1]]]
+    short = [before[0], *untrained, "...", *steps, "(the table above)", *after]
+    buy, sell = (
+        re.search(rf"untrained model, {position}: .*P\({word}\) ([\d.]+)", "\n".join(lines))
+        for position, word in (("flat", "Buy"), ("long", "Sell"))
+    )
+    assert buy and sell, "the demo says how the untrained model answers"
+    return {
+        "commands.demo_output": code("\n".join(map(cut, short))),
+        "commands.demo_whole": code("\n".join(lines[begin:])),
+        "commands.demo_seconds": str(demo["seconds"]),
+        "commands.demo_cores": str(demo["cores"]),
+        "commands.test_output": f"`{test['output'][-1].strip('= ')}`",
+        "commands.test_cores": str(test["cores"]),
+        "commands.test_commit": test["commit"],
+        "commands.untrained_buy": buy[1],
+        "commands.untrained_sell": sell[1],
+    }
+
+
+def cut(line: str) -> str:
+    """A line of output, cut after a word where it is long."""
+    return line if len(line) <= WIDTH else line[: line.rindex(" ", 0, WIDTH - 3)] + " ..."
+
+
+# --------------------------------------------------------------------------------------- speed
+
+
+def throughput() -> Texts:
+    """Engines compared, and what is said of them."""
+    from throughput import markdown
+
+    content = written("throughput")
+    whole = {
+        (row["prompt"], row["engine"], row["dtype"], row["num_envs"]): row
+        for row in content["rows"]
+        if row["phase"] == "all"
+    }
+    seconds = {key: row["seconds_per_step"] for key, row in whole.items()}
+    rows = []
+    for prompt, goal in RATIO_GOALS.items():
+        split, plain = (seconds[prompt, engine, "float32", 1] for engine in ("split", "plain"))
+        mkl, narrow = seconds[prompt, "split_mkl", "float32", 1], (prompt, "split", "bfloat16", 1)
+        cells = [
+            *(f"{plain / split:.1f}", goal, f"{plain / mkl:.1f}", f"{split / seconds[narrow]:.1f}"),
+            f"{whole[prompt, 'split', 'float32', 1]['peak_share']:.0%}",
+            f"{seconds[prompt, 'split', 'float32', 8]:.3f}",
+            f"{content['first_visit_seconds'][f'{prompt} split float32 1']:.2f}",
+        ]
+        rows.append([prompt, *cells])
+    head = ["prompt", "plain / split", "its goal", "plain / split_mkl", "split / bfloat16 trunk"]
+    head += ["share of the best rate", "step, 8 environments", "a bar's first visit"]
+    return {
+        "speed.table": markdown(content["rows"]),
+        "speed.ratios": table(head, rows),
+        **{f"speed.best_{t}": f"{rate / 1e9:.0f}" for t, rate in content["peak_flops"].items()},
+    }
+
+
+def step_profile() -> Texts:
+    """Where the seconds of a step go."""
+    from step_profile import KINDS, markdown
+
+    rows = written("step_profile")["rows"]
+    paper = {
+        row["phase"]: row for row in rows if (row["prompt"], row["dtype"]) == ("paper", "float32")
+    }
+    whole = sum(paper["all"][kind] for kind in KINDS)
+    bound = whole / (whole - paper["rollout"]["products"])
+    return {"profile.table": markdown(rows), "profile.bound": f"{bound:.1f}"}
+
+
+def scaling() -> Texts:
+    """How a step grows with one thing at a time."""
+    names = {
+        "num_envs": "environments",
+        "news_tokens": "tokens of news",
+        "trainable_layers": "trainable layers",
+        "shape": "model shape",
+    }
+    rows = [
+        [names[row["varied"]], row["value"], f"{row['seconds_per_step']:.3f}"]
+        for row in written("scaling")["rows"]
+        if row["phase"] == "all"
+    ]
+    return {"scaling.table": table(["varied", "value", "seconds per step"], rows)}
+
+
+# ----------------------------------------------------------------------------------------- QA
+
+
+def qa() -> Texts:
+    """`flagtrl qa`: the table, and what is said of its tasks."""
+    rows = {(row["task"].removeprefix("flagtrl_"), row["metric"]): row for row in written("qa")}
+    twin = "tatqa_mc_nocontext"
+    said = {
+        "qa.kl": f"{rows['retention_trading', 'kl_at_answer']['adapter']:.2f}",
+        "qa.blind_bits": f"{rows[twin, 'label_bits']['delta']:.2f}",
+        "qa.blind_acc": f"{rows[twin, 'acc']['base']:.2f}",
+        "qa.blind_majority": f"{rows[twin, 'majority_acc']['base']:.2f}",
+    }
+    for task in ("twitter_fin", "fiqa_sa"):
+        said[f"qa.{task}"] = f"{rows[task, 'bal_acc']['base']:.2f}"
+        said[f"qa.{task}_change"] = f"{abs(rows[task, 'bal_acc']['delta']):.3f}"
+        said[f"qa.{task}_majority"] = f"{rows[task, 'majority_acc']['base']:.2f}"
+    cells = [
+        [
+            *(task, metric, row["n"], number(row["base"]), number(row["adapter"])),
+            *(number(row["delta"], "+"), interval(row), p_value(row["p"])),
+        ]
+        for (task, metric), row in rows.items()
+    ]
+    head = ["task", "metric", "n", "base", "adapter", "delta", "95% interval", "p"]
+    return {"qa.table": table(head, cells, 2), **said}
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Four digits; `-` where there is none."""
+    return "-" if value is None else f"{value:{sign}.4g}"
+
+
+def interval(row: dict[str, Any]) -> str:
+    """Of a difference."""
+    return "-" if row["low"] is None else f"{row['low']:+.4g} to {row['high']:+.4g}"
+
+
+def p_value(p: float | None) -> str:
+    """Three decimals."""
+    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def qa_forms() -> Texts:
+    """Classifications in both forms of the prompt."""
+    rows = written("qa_prior")
+    names = {
+        "raw_acc": "raw accuracy",
+        "raw_bal_acc": "raw balanced",
+        "acc": "accuracy",
+        "bal_acc": "balanced",
+        "correlation": "correlation",
+        "majority_acc": "majority",
+    }
+    cells = [
+        [row["task"], row["form"], row["n"], *(f"{row[name]:.3f}" for name in names)]
+        for row in rows
+    ]
+    [before] = [row for row in rows if (row["task"], row["form"]) == ("twitter_fin", "before")]
+    return {
+        "qa_forms.table": table(["task", "form", "n", *names.values()], cells, 2),
+        "qa_forms.called_negative": f"{before['raw_shares'][0]:.0%}",
+    }
+
+
+def qa_speed() -> Texts:
+    """Seconds and memory of base and one adapter."""
+    rows = {row["engine"]: row for row in written("qa_speed")}
+    ours, apart, theirs = (rows[engine] for engine in ("flagtrl", "apart", "lm_eval"))
+    return {
+        "qa_speed.items": str(ours["items"]),
+        "qa_speed.ours": str(ours["cpu_seconds"]),
+        "qa_speed.apart": str(apart["cpu_seconds"]),
+        "qa_speed.lm_eval": str(theirs["cpu_seconds"]),
+        "qa_speed.ratio": f"{apart['cpu_seconds'] / ours['cpu_seconds']:.2f}",
+        "qa_speed.grown": str(ours["peak_above_start_mb"]),
+        "qa_speed.weights": str(ours["weights_mb"]),
+    }
+
+
+# ----------------------------------------------------------------------------------- excerpts
+
+
+def excerpts() -> Texts:
+    """The loop of examples/ppo_loop.py, and the first claims of docs/claims.md."""
+    source = (ROOT / "examples/ppo_loop.py").read_text(encoding="utf-8")
+    functions = {
+        each.name: each for each in ast.parse(source).body if isinstance(each, ast.FunctionDef)
+    }
+    loop = functions["train"].body[-1]
+    assert isinstance(loop, ast.For), "train() ends in the loop over rollouts"
+    lines = source.splitlines()[loop.lineno - 1 : loop.end_lineno]
+    claims = re.search(r"^\| claim .*?(?=\n\n)", (DOCS / "claims.md").read_text(), re.M | re.S)
+    assert claims, "docs/claims.md begins with a table of claims"
+    return {
+        "excerpt.loop": code(textwrap.dedent("\n".join(lines)), "python"),
+        "excerpt.claims": claims[0].replace("](../", "]("),
+    }
+
+
+def draw() -> None:
+    """The pictures that follow from JSON files here; the demo and `flagtrl qa` write theirs beside
+    their results.
+    """
+    import scaling
+    import throughput
+
+    import learning
+
+    learning.draw(written("learning"), DOCS)
+    throughput.draw(written("throughput")["rows"], "cpu").savefig(DOCS / "throughput.png", dpi=150)
+    scaling.draw(written("scaling")["rows"]).savefig(DOCS / "scaling.png", dpi=150)
+
+
+def main() -> int:
+    """Write what has changed, or say it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--figures", action="store_true", help="draw the pictures too")
+    options = parser.parse_args()
+    new, old = texts(), []
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        if (after := filled(before, new)) == before:
+            continue
+        places = zip(PLACE.finditer(before), PLACE.finditer(after), strict=True)
+        changed = [a["name"] for b, a in places if a[0] != b[0]]
+        old.append(f"{page.relative_to(ROOT)}: {', '.join(changed)}")
+        if not options.check:
+            page.write_text(after, encoding="utf-8")
+    if options.figures:
+        draw()
+    print("\n".join(old) or "all places are up to date")
+    return int(options.check and bool(old))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
