@@ -63,7 +63,7 @@ def refused(capsys, *args) -> str:
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_explains_itself_its_options_and_its_exit_codes(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse([*command.split(), "--help"])
+        cli.main([*command.split(), "--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert f"usage: flagtrl {command}" in text
@@ -145,7 +145,27 @@ def test_a_mistyped_command_is_2(args, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(args)
     assert stop.value.code == 2
-    assert "usage: flagtrl" in capsys.readouterr().err
+    usage, wrong, remedy = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: flagtrl") and ": error: " in wrong and "--help`" in remedy
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["bactest"], "backtest"),
+        (["backtest", "--adapter", "x", "--volatilty_periods", "9"], "--volatility_periods"),
+        (["backtest", "--adapter", "x", "--policy_mode", "sample"], "sampled"),
+        (["push", "x", "a/b", "--privat_e"], "--private"),
+        (["merge", "x", "y", "--dtype", "bfloat61"], "bfloat16"),
+        (["qa", "prepare", "tatqa", "x", "--skip_malfomed"], "--skip_malformed"),
+        (["push", "x", "a/b", "--fast"], None),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest_one(args, meant, capsys):
+    with pytest.raises(SystemExit):
+        parse(args)
+    remedy = capsys.readouterr().err.splitlines()[-1]
+    assert remedy.startswith("`flagtrl push" if meant is None else f"did you mean {meant}? `")
 
 
 def test_the_choices_are_those_of_the_code():
@@ -227,6 +247,7 @@ def test_the_files_recipe_key_is_no_unknown_setting_and_a_recipe_keeps_to_itself
 
 def test_accelerate_gets_its_file_and_the_run_everything_else(monkeypatch, tmp_path):
     seen = []
+    monkeypatch.chdir(tmp_path)  # where a run would write
     monkeypatch.setattr(launch, "launch_command", seen.append)
     ours = Path(__file__).parents[1] / "accelerate_configs/cpu.yaml"
     words = [
@@ -236,8 +257,8 @@ def test_accelerate_gets_its_file_and_the_run_everything_else(monkeypatch, tmp_p
         "-0.1",
         "--num_envs",
         "2",
-        "--disable_tqdm",
-        "--conf",
+        "--norm_adv",
+        "--run_nam",  # argparse takes a name's beginning: here of run_name
         "x",
     ]
     cli.main(
@@ -261,7 +282,9 @@ def test_accelerate_gets_its_file_and_the_run_everything_else(monkeypatch, tmp_p
     monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "none"))
     script = tmp_path / "mine.py"
     script.write_text("")
-    cli.main(["train", "--recipe", str(script), "--num_processes", "2"])
+    # a script may have options of its own, also such as begin like ours
+    cli.main(["train", "--recipe", str(script), "--num_processes", "2", "--conf", "y"])
+    assert seen[1].training_script_args == ["--recipe", str(script), "--conf", "y"]
     assert (seen[1].training_script, seen[1].num_processes, seen[1].multi_gpu) == (
         str(script),
         2,
@@ -329,6 +352,7 @@ sys.exit(2)
 
 def test_a_file_for_one_process_on_the_cpu_keeps_many_there(monkeypatch, tmp_path):
     seen = []
+    monkeypatch.chdir(tmp_path)  # where a run would write
     monkeypatch.setattr(launch, "launch_command", seen.append)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     default = tmp_path / "default_config.yaml"

@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import shtab
 
 from flagtrl.errors import one_line_errors
 from flagtrl.options import parse, parser
 
+# Options of `flagtrl train` itself, which a mistyped one may have been meant for.
+_LAUNCHING = ("accelerate_config", "num_processes", "show")
+
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Parse and run one command. Heavy imports wait until their command is known, so that --help
-    answers at once.
+    """Parse and run one command. Heavy imports wait until their command is known, and what can be
+    refused without them has been: help and refusals take no more than seconds.
     """
     options = parse(args)
     if getattr(options, "offline", False):
@@ -33,33 +38,55 @@ def _go_offline() -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from flagtrl.launch import launch
+    from flagtrl.arguments import WHOLE_HELP, check_run
+    from flagtrl.runs.recipes import RECIPES, check_launcher, chosen_recipe
 
     named = {"--config": options.config, "--recipe": options.recipe, "--preset": options.preset}
     own = [word for name, value in named.items() if value is not None for word in (name, value)]
-    if options.show:
-        _show([*own, *options.others])
+    words, recipe = [*own, *options.others], chosen_recipe(own)
+    if options.help or options.help_all:
+        _explain([*words, *[WHOLE_HELP] * options.help_all], RECIPES.get(recipe, {}))
         return
-    code = launch([*own, *options.others], options.accelerate_config, options.num_processes)
+    check_launcher(options.accelerate_config, options.num_processes)
+    if recipe in RECIPES:  # a script may have options of its own
+        check_run(words, recipe, _LAUNCHING, only_shown=options.show)
+    if options.show:
+        _show(words, recipe)
+        return
+
+    from flagtrl.launch import launch
+
+    code = launch(words, options.accelerate_config, options.num_processes)
     if code:
         sys.exit(code)
 
 
-def _show(args: list[str]) -> None:
-    from flagtrl.launch import RECIPES, chosen_recipe
-    from flagtrl.recipe import parse_arguments
+def _explain(words: Sequence[str], defaults: Mapping[str, Any]) -> None:
+    from flagtrl.arguments import run_help
+    from flagtrl.options.commands import TRAINING, launching
+    from flagtrl.options.words import EXIT_CODES
 
-    recipe = chosen_recipe(args)
-    print(parse_arguments(RECIPES.get(recipe, {}), args, recipe).shown())
+    print(run_help(words, defaults, "flagtrl train", launching, TRAINING, EXIT_CODES), end="")
+
+
+def _show(words: Sequence[str], recipe: str) -> None:
+    from flagtrl.recipe import parse_arguments
+    from flagtrl.runs.recipes import RECIPES
+
+    print(parse_arguments(RECIPES.get(recipe, {}), words, recipe).shown())
 
 
 def _backtest(options: argparse.Namespace) -> None:
+    from flagtrl.places import check_output_dir, run_directory
+
+    run_directory(options.adapter)
+    check_output_dir(options.output_dir or "runs")
+
     from flagtrl.hub import local_or_pulled
-    from flagtrl.recipe import check_output_dir
     from flagtrl.runs.directory import numbered, refuse_a_runs_own
     from flagtrl.runs.replay import backtest_saved
 
-    refuse_a_runs_own(check_output_dir(options.output_dir or "runs"))
+    refuse_a_runs_own(options.output_dir or "runs")
     report, record = backtest_saved(
         local_or_pulled(options.adapter, options.revision),
         data=options.data,
@@ -81,6 +108,11 @@ def _backtest(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from flagtrl.places import check_new_directory, run_directory
+
+    run_directory(options.run)
+    check_new_directory(Path(options.out))
+
     from flagtrl.hub import local_or_pulled
     from flagtrl.policy.merging import merge
 
@@ -89,12 +121,22 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
+    from flagtrl.patience import check_repo_id
+    from flagtrl.places import check_finished
+
+    check_finished(options.directory)
+    check_repo_id(options.repo_id, f"{options.repo_id} was not pushed", "push it again")
+
     from flagtrl.hub import push
 
     print(f"pushed: {push(options.directory, options.repo_id, private=options.private or None)}")
 
 
 def _pull(options: argparse.Namespace) -> None:
+    from flagtrl.patience import check_repo_id
+
+    check_repo_id(options.repo_id, f"{options.repo_id} was not pulled", "pull it again")
+
     from flagtrl.hub import pull
 
     path = pull(
@@ -107,9 +149,10 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from flagtrl.demo import run_demo, run_synthetic_demo
+    from flagtrl.arguments import check_run
     from flagtrl.errors import ConfigError
-    from flagtrl.recipe import check_output_dir
+    from flagtrl.learning.settings import check_bounds
+    from flagtrl.places import check_output_dir
 
     out = str(check_output_dir(options.output_dir))
     overrides = {
@@ -118,15 +161,24 @@ def _demo(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None
     }
     overrides["overwrite_output_dir"] = options.overwrite_output_dir
-    if not options.synthetic:
-        run_demo(out, options.preset, **overrides)
-    elif options.preset is not None:
+    if options.synthetic and options.preset is not None:
         raise ConfigError(
             f"preset is {options.preset!r}, but the synthetic demo has settings of its own; leave "
             "one out"
         )
+    if options.synthetic:
+        check_bounds(overrides)
     else:
+        named = overrides | ({} if options.preset is None else {"preset": options.preset})
+        words = [word for name, value in named.items() for word in (f"--{name}", str(value))]
+        check_run([*words, "--output_dir", out], "msft")
+
+    from flagtrl.demo import run_demo, run_synthetic_demo
+
+    if options.synthetic:
         run_synthetic_demo(out, **overrides).print()
+    else:
+        run_demo(out, options.preset, **overrides)
     print(f"adapter, results.json, trades.csv and equity_curve.png: {out}")
 
 
@@ -145,10 +197,8 @@ def _completion(options: argparse.Namespace) -> None:
 
 def _qa(options: argparse.Namespace) -> None:
     _need_lm_eval()
-    from flagtrl.qa.report import markdown, write
-    from flagtrl.qa.run import Comparison, run
-    from flagtrl.recipe import check_output_dir
-    from flagtrl.runs.directory import numbered
+    from flagtrl.places import check_output_dir, run_directory
+    from flagtrl.qa.comparison import Comparison
 
     fields = (
         "base",
@@ -169,7 +219,14 @@ def _qa(options: argparse.Namespace) -> None:
         texts=tuple(options.text or ()),
         **{name: getattr(options, name) for name in (*fields, "market")},
     )
+    for adapter in settings.adapters:
+        run_directory(adapter)
     check_output_dir(options.output_dir or "runs")  # before the work, not after
+
+    from flagtrl.qa.report import markdown, write
+    from flagtrl.qa.run import run
+    from flagtrl.runs.directory import numbered
+
     rows, notes = run(settings)
     write(str(options.output_dir or numbered("runs/qa")), rows, notes, options.json)
     print(markdown(rows, notes))

@@ -20,6 +20,7 @@ from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, check_results_are_the_ru
 from flagtrl.errors import AdapterError, FlagtrlError, reason
 from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
 from flagtrl.patience import patiently
+from flagtrl.places import run_directory
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import (
@@ -272,13 +273,8 @@ def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = F
             run.
         HubError: see `pull`.
     """
-    if Path(run).is_dir():
-        return Path(run)
-    if not is_hub_name(run):
-        raise AdapterError(
-            f"there is no directory {run!r}; give a run's output directory, or owner/name of the "
-            "Hub"
-        )
+    if (found := run_directory(run)) is not None:
+        return found
     api = HfApi()
 
     def download() -> Path:

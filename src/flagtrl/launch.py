@@ -1,13 +1,12 @@
-"""`flagtrl train`: which recipe, and accelerate around it."""
+"""`flagtrl train`: accelerate around a recipe."""
 
 from __future__ import annotations
 
 import logging
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
@@ -16,46 +15,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from flagtrl.errors import ConfigError
-from flagtrl.runs.settings import chosen
-
-DEFAULT_RECIPE = "msft"
-# What an asset's recipe changes of the paper's settings. The published buy-and-hold rows end on
-# 2021-05-05, one day before the window that the paper states, but TSLA's; TSLA's and BTC's
-# annualise volatility with 365 bars a year.
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "msft": {},
-    "jnj": {"symbol": "JNJ"},
-    "hon": {"symbol": "HON"},
-    "uvv": {"symbol": "UVV"},
-    "tsla": {"symbol": "TSLA", "test_end": "2021-05-06", "volatility_periods": 365},
-    "btc": {
-        "symbol": "BTC",
-        "train_start": "2023-02-11",
-        "train_end": "2023-04-04",
-        "test_start": "2023-04-05",
-        "test_end": "2023-11-05",
-        "volatility_periods": 365,
-    },
-}
-
-
-def chosen_recipe(args: Sequence[str]) -> str:
-    """The recipe that a command line names: its `--recipe`, or else the key `recipe` of its
-    `--config` file, or MSFT's.
-
-    Returns:
-        A key of RECIPES, or the path of a script.
-
-    Raises:
-        ConfigError: neither of the two, or a file that cannot be read.
-    """
-    recipe = chosen(args, "recipe") or DEFAULT_RECIPE
-    if recipe not in RECIPES and not (recipe.endswith(".py") and Path(recipe).is_file()):
-        raise ConfigError(
-            f"recipe {recipe!r} is unknown; use one of {', '.join(RECIPES)}, or the path of a "
-            "script, as my.py"
-        )
-    return recipe
+from flagtrl.runs.recipes import RECIPES, check_launcher, chosen_recipe
 
 
 def launch(
@@ -92,13 +52,7 @@ def launch(
 
 
 def _launcher_options(accelerate_config: str | None, num_processes: int | None) -> list[str]:
-    if accelerate_config is not None and not Path(accelerate_config).is_file():
-        raise ConfigError(
-            f"accelerate_config: no file {accelerate_config!r}; the repository has some in "
-            "accelerate_configs/"
-        )
-    if num_processes is not None and num_processes < 1:
-        raise ConfigError(f"num_processes is {num_processes}; it must be at least 1")
+    check_launcher(accelerate_config, num_processes)
     count = [] if num_processes is None else ["--num_processes", str(num_processes)]
     named = [] if accelerate_config is None else ["--config_file", accelerate_config]
     if named or Path(default_config_file).is_file():

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from flagtrl.errors import HubError, reason
 
@@ -49,6 +50,11 @@ def patiently(work: Callable[[], T], failed: str, remedy: str) -> T:
                 raise HubError(f"{failed}: {why}, {ATTEMPTS} times; {remedy} later") from error
             time.sleep(max(wait, FIRST_WAIT * 2 ** (attempt - 1)))
     raise AssertionError("the last attempt returns or raises")
+
+
+def check_repo_id(repo_id: str, failed: str, remedy: str) -> None:
+    """HubError where `repo_id` is no repository's name, as the Hub's client would say later."""
+    patiently(lambda: validate_repo_id(repo_id), failed, remedy)
 
 
 def _judge(error: Exception) -> tuple[str, float | None]:

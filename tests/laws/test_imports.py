@@ -13,7 +13,7 @@ import flagtrl
 ROOT = Path(flagtrl.__file__).parent
 # A module may import from its own package and from packages before it.
 ORDER = (
-    ("countdown", "market"),
+    ("countdown", "places", "market"),
     ("record",),
     ("evidence",),
     ("language",),
@@ -21,15 +21,17 @@ ORDER = (
     ("learning",),
     ("card", "patience", "hub", "qa"),
     ("runs",),
-    ("recipe", "launch", "train", "demo", "options", "cli"),
+    ("arguments", "recipe", "launch", "run", "train", "demo", "options", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")
 LATE_IMPORTS = {
     "flagtrl.market.sources": {"datasets"},
     "flagtrl.market.tables": {"pandas", "pyarrow.parquet"},
+    "flagtrl.learning.inherited": {"transformers"},  # where its source cannot be read
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
     "flagtrl.policy.pretrained": {"gguf"},  # an extra
+    "flagtrl.train": {"flagtrl.run"},  # not before a run that cannot be is refused
     "flagtrl.cli": None,  # any
 }
 HEAVY = (

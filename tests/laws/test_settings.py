@@ -8,20 +8,19 @@ import pytest
 from transformers import TrainingArguments
 
 import flagtrl
-from flagtrl.language.tokens import PromptSettings
-from flagtrl.learning.config import PPOConfig
+from flagtrl.language.settings import PromptSettings
+from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.env import MarketSettings
-from flagtrl.policy.adapters import PolicySettings
-from flagtrl.recipe import DataArguments
+from flagtrl.policy.settings import PolicySettings
+from flagtrl.runs.data import DataSettings
 
 ROOT = Path(flagtrl.__file__).parent
+ACTING = {"PPOSettings", "PPOConfig"}  # whose __post_init__ also acts on its values
 VALIDATION = {"_check_bounds", "__post_init__"}  # a bound alone is no use of a value
 
 
 def attributes_read(tree: ast.AST) -> set[str]:
-    """Names of the attributes that code reads, outside validation; PPOConfig's __post_init__ also
-    acts on its values.
-    """
+    """Names of the attributes that code reads, outside validation."""
     found, stack = set(), [(tree, False)]
     while stack:
         node, acting = stack.pop()
@@ -32,7 +31,7 @@ def attributes_read(tree: ast.AST) -> set[str]:
         ):
             continue
         if isinstance(node, ast.ClassDef):
-            acting = node.name == "PPOConfig"
+            acting = node.name in ACTING
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             found.add(node.attr)
         stack += [(child, acting) for child in ast.iter_child_nodes(node)]
@@ -63,10 +62,10 @@ class PPOConfig:
 
 
 @pytest.mark.parametrize(
-    "record", [PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArguments]
+    "record", [PPOSettings, MarketSettings, PromptSettings, PolicySettings, DataSettings]
 )
 def test_every_setting_is_read(read, record):
     # Trainer reads these
-    inherited = {f.name for f in fields(TrainingArguments)} if record is PPOConfig else set()
+    inherited = {f.name for f in fields(TrainingArguments)} if record is PPOSettings else set()
     unread = set(record.__annotations__) - inherited - read
     assert not unread

@@ -5,6 +5,7 @@ import pytest
 
 from flagtrl.errors import ConfigError
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.settings import PPOSettings
 
 DEFAULTS = {
     f.name: f.default if f.default is not MISSING else f.default_factory for f in fields(PPOConfig)
@@ -110,7 +111,7 @@ def test_a_value_out_of_bounds_is_refused_with_value_and_bound(tmp_path, name, v
 
 
 def test_every_field_has_a_bound_or_is_known_to_need_none():
-    assert set(OUT_OF_BOUNDS) | UNBOUNDED == set(PPOConfig.__annotations__)
+    assert set(OUT_OF_BOUNDS) | UNBOUNDED == set(PPOSettings.__annotations__)
 
 
 @pytest.mark.parametrize(

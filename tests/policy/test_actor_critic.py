@@ -19,9 +19,10 @@ from flagtrl.learning.losses import entropy
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
+from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import context_length
 from flagtrl.policy.batch import PromptBatch
+from flagtrl.policy.settings import FINETUNING, POLICIES, PolicySettings
 
 MASKS = np.array(
     [

@@ -17,10 +17,11 @@ from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.checkpoints import written_whole
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
+from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
 from flagtrl.policy.saving import ADAPTER_FILE, load_policy, save_policy
+from flagtrl.policy.settings import FINETUNING, PolicySettings
 from training import random_llama
 
 IDS = torch.arange(5, 45)[None]

@@ -15,7 +15,7 @@ from test_saving import EXTRA, KINDS, load_encoder, one_line, outputs, trained
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flagtrl.errors import AdapterError
-from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
+from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import load_base
 from flagtrl.policy.provenance import (
     base_fingerprint,
@@ -26,6 +26,7 @@ from flagtrl.policy.provenance import (
     without_paths,
 )
 from flagtrl.policy.saving import ADAPTER_FILE, load_policy, save_policy
+from flagtrl.policy.settings import FINETUNING, PolicySettings
 from old_runs import made_old
 from training import random_llama
 

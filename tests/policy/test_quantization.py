@@ -15,10 +15,11 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import FINETUNING, PolicySettings, attach_adapter
+from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import load_base
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import load_policy, save_policy
+from flagtrl.policy.settings import FINETUNING, PolicySettings
 from flagtrl.policy.trunk import TrunkSettings
 from training import random_llama, weights
 

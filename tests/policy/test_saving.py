@@ -16,9 +16,10 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy import saving
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import FINETUNING, POLICIES, PolicySettings, attach_adapter
+from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.saving import HEADS_FILE, load_policy, save_policy
+from flagtrl.policy.settings import FINETUNING, POLICIES, PolicySettings
 from flagtrl.record import RECORD_FILE, RunRecord
 
 KINDS = [(finetuning, policy) for finetuning in FINETUNING for policy in POLICIES]

@@ -17,11 +17,12 @@ from architectures import CONFIGS, SHAPE, VOCABULARY
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import FINETUNING, NORMALISATIONS, PolicySettings, attach_adapter
+from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.lru import LruCache
+from flagtrl.policy.settings import FINETUNING, NORMALISATIONS, PolicySettings
 from flagtrl.policy.split import FORCE_GQA
 from flagtrl.policy.trunk import TOKENS_PER_PASS, TrunkSettings, batches, left_mask, pad_left
 

@@ -10,12 +10,15 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import PromptSettings
 from flagtrl.launch import RECIPES
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.env import MarketSettings
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.recipe import DataArguments, parse_arguments
+from flagtrl.runs.data import DataSettings
 from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS, chosen_preset, preset_settings
 
 RECORDS = (PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArguments)
+OWN = (PPOSettings, MarketSettings, PromptSettings, PolicySettings, DataSettings)
 
 
 def parsed(tmp_path, *words, recipe="msft"):
@@ -79,7 +82,7 @@ def test_show_prints_every_setting_as_a_file_that_gives_the_same_run(tmp_path, c
     text = capsys.readouterr().out
     assert "Table 3" in text.splitlines()[0]
     shown = yaml.safe_load(text)
-    own = {name for record in RECORDS for name in record.__annotations__}
+    own = {name for record in OWN for name in record.__annotations__}
     assert own <= set(shown) and {"warmup_steps", "weight_decay", "adam_beta1"} <= set(shown)
     assert (shown["symbol"], shown["gamma"], shown["prior"]) == ("BTC", 0.5, "raw")
     path = tmp_path / "shown.yaml"

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from flagtrl.errors import ConfigError, PromptError
+from flagtrl.errors import PromptError
 from flagtrl.language.prompts import ANSWER_PREFIX, Prompt, prompt_style
+from flagtrl.language.settings import PromptSettings
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
@@ -24,38 +25,6 @@ from flagtrl.market.policy import PolicyOutput, always, uniform
 
 # stands for the prompt while the chat template is rendered around it
 _CONTENT = "<<<flagtrl-content>>>"
-
-
-@dataclass(frozen=True)
-class PromptSettings:
-    """How a bar is put into words.
-
-    Raises:
-        ConfigError: an unknown style or a negative budget.
-    """
-
-    prompt_style: str = field(
-        default="paper",
-        metadata={
-            "help": (
-                "paper: all its fields; compact: the same in few tokens; markov: the position is "
-                "all of the account"
-            )
-        },
-    )
-    news_token_budget: int = field(
-        default=64,
-        metadata={
-            "help": "tokens of news text in a prompt, newest first; 0: sentiment counts only"
-        },
-    )
-
-    def __post_init__(self) -> None:
-        prompt_style(self.prompt_style)
-        if self.news_token_budget < 0:
-            raise ConfigError(
-                f"news_token_budget is {self.news_token_budget}; it must be at least 0 tokens"
-            )
 
 
 @dataclass(frozen=True, eq=False)

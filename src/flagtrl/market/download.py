@@ -43,6 +43,17 @@ def cache_root() -> Path:
     return Path(os.environ.get("FLAGTRL_CACHE") or Path.home() / ".cache" / "flagtrl")
 
 
+def checked_symbol(symbol: str) -> str:
+    """The name of InvestorBench's file of an asset; DataError where it has none."""
+    name = symbol.lower()
+    if name not in CHECKSUMS:
+        raise DataError(
+            f"symbol {symbol!r} is unknown; known: {', '.join(CHECKSUMS)}; for any other, pass a "
+            "file: --data FILE"
+        )
+    return name
+
+
 def fetch_investorbench(
     symbol: str,
     cache_dir: str | Path | None = None,
@@ -69,12 +80,7 @@ def fetch_investorbench(
         DataError: an unknown symbol, no network, an HTTP error, a wrong checksum, or a cache that
             cannot be written.
     """
-    name = symbol.lower()
-    if name not in CHECKSUMS:
-        raise DataError(
-            f"symbol {symbol!r} is unknown; known: {', '.join(CHECKSUMS)}; for any other, pass a "
-            "file: --data FILE"
-        )
+    name = checked_symbol(symbol)
     cache = Path(cache_dir) if cache_dir else cache_root()
     url = f"{(base_url or os.environ.get('FLAGTRL_DATA_URL') or BASE_URL).rstrip('/')}/{name}.json"
     target = cache / f"{name}.json"

@@ -124,15 +124,14 @@ def saved_reward(saved: str, named: str | None = None) -> str:
     return named or saved
 
 
-def load_reward(spec: str) -> Reward:
-    """A reward by its name, or a user's own as `path/to/file.py:function`.
+def find_reward(spec: str) -> tuple[str, str]:
+    """The file and the function of a user's own reward; of one of ours "" and its name.
 
     Raises:
-        ConfigError: an unknown name, a missing file or function, or a function that `check_reward`
-            refuses.
+        ConfigError: an unknown name, or a missing file.
     """
     if spec in reward_names():
-        return getattr(sys.modules[__name__], spec)
+        return "", spec
     path, _, name = spec.rpartition(":")
     if not path:
         raise ConfigError(
@@ -141,6 +140,19 @@ def load_reward(spec: str) -> Reward:
         )
     if not Path(path).is_file():
         raise ConfigError(f"reward {spec!r}: no file {path!r}; write path/to/file.py:function")
+    return path, name
+
+
+def load_reward(spec: str) -> Reward:
+    """A reward by its name, or a user's own as `path/to/file.py:function`.
+
+    Raises:
+        ConfigError: an unknown name, a missing file or function, or a function that `check_reward`
+            refuses.
+    """
+    path, name = find_reward(spec)
+    if not path:
+        return getattr(sys.modules[__name__], name)
     module_spec = importlib.util.spec_from_file_location(
         f"flagtrl_user_reward_{Path(path).stem}", path
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from peft import (
@@ -22,97 +21,10 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from flagtrl.errors import ConfigError
+from flagtrl.policy.settings import PolicySettings
 
-FINETUNING = ("full_top", "lora")
-POLICIES = ("action_tokens", "head")
-NORMALISATIONS = ("none", "token")
-QUANTIZATIONS = ("none", "8bit", "4bit")
-PRIORS = ("raw", "calibrated", "baked")
 # the name of the adapter's frozen copy, where the reference is not the base
 REFERENCE = "reference"
-
-
-@dataclass(frozen=True)
-class PolicySettings:
-    """What of the language model is trained, and how it acts.
-
-    Raises:
-        ConfigError: a value outside its bounds, with the bound and the remedy.
-    """
-
-    policy: str = field(
-        default="action_tokens",
-        metadata={
-            "help": "action_tokens: likelihood of each action's tokens; head: an MLP's logits"
-        },
-    )
-    length_normalisation: str = field(
-        default="none",
-        metadata={
-            "help": (
-                "of an action's log-likelihood. none: the sum over its tokens; token: their mean"
-            )
-        },
-    )
-    prior: str = field(
-        default="raw",
-        metadata={
-            "help": (
-                "the model's favourite action whatever the day. raw: left in; calibrated: each "
-                "action's mean score over training bars is subtracted, per position; baked: "
-                "trained out of the adapter first. A head starts uniform anyway"
-            )
-        },
-    )
-    finetuning: str = field(
-        default="full_top",
-        metadata={
-            "help": (
-                "full_top: all weights of the top layers; lora: LoRA matrices on them; qlora: "
-                "lora with quantization 4bit, or 8bit if that is set"
-            )
-        },
-    )
-    trainable_layers: int = field(
-        default=2, metadata={"help": "M: how many top layers are trained; the rest stay frozen"}
-    )
-    lora_rank: int = field(
-        default=8, metadata={"help": "rank of the LoRA matrices (finetuning=lora)"}
-    )
-    lora_alpha: int = field(
-        default=16, metadata={"help": "scale of the LoRA matrices (finetuning=lora)"}
-    )
-    head_width: int = field(
-        default=128, metadata={"help": "hidden units of the value head and the policy head"}
-    )
-    quantization: str = field(
-        default="none",
-        metadata={
-            "help": "of the frozen layers, by bitsandbytes: none, 8bit (LLM.int8) or 4bit (NF4)"
-        },
-    )
-
-    def __post_init__(self) -> None:
-        # a name for two settings, which are what is saved and compared
-        if self.finetuning == "qlora":
-            object.__setattr__(self, "finetuning", "lora")
-            if self.quantization == "none":
-                object.__setattr__(self, "quantization", "4bit")
-        allowed: dict[str, tuple[str, ...]] = {
-            "policy": POLICIES,
-            "finetuning": (*FINETUNING, "qlora"),
-            "length_normalisation": NORMALISATIONS,
-            "prior": PRIORS,
-            "quantization": QUANTIZATIONS,
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(values)}"
-                )
-        for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def quantization_config(settings: PolicySettings, layers: int) -> BitsAndBytesConfig | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from flagtrl.errors import AdapterError, ConfigError, disk_trouble, in_one_line
+from flagtrl.places import check_new_directory
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.saving import WEIGHT_DTYPES, load_adapted, read_settings
 
@@ -49,11 +50,7 @@ def merge(
     out = Path(out)
     if dtype not in WEIGHT_DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"{out} exists and is not an empty directory; name a new one, so that nothing is "
-            "overwritten"
-        )
+    check_new_directory(out)
     saved = read_settings(directory)
     settings = saved.policy
     if settings.quantization != "none":

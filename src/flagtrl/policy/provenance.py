@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError
+from flagtrl.places import is_hub_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 SAMPLED = 64  # weights of each tensor that the fingerprint reads
@@ -32,7 +33,6 @@ PROBE_TEXT = (
     "we are engaged in a great civil war, testing whether that nation, or any nation so conceived "
     "and so dedicated, can long endure."
 )
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # repository, and file in it
 HUB_FILE = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([^:\\]+\.gguf)")
 _LOCAL = re.compile(r"([/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\])")
@@ -58,11 +58,6 @@ _FREE = {
         "modules_to_save",
     ),
 }
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether `name` is a repository's `owner/name`, and no path of this machine."""
-    return bool(_HUB_NAME.fullmatch(name)) and not os.path.exists(name)
 
 
 def public_name(text: str) -> str:

@@ -20,15 +20,10 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.cache import KeysValues, LayerCache
 from flagtrl.policy.lru import LruCache
+from flagtrl.policy.settings import DEVICES, TRUNK_DTYPES
 from flagtrl.policy.split import SplitDecoder
 
-DTYPES = {
-    "auto": None,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-DEVICES = ("auto", "cpu")
+DTYPES = {name: None if name == "auto" else getattr(torch, name) for name in TRUNK_DTYPES}
 # Tokens of one pass, padding included. On a CPU one prompt fills the machine, and runs alone: so
 # its states do not depend, in their last bits, on what else is in the batch or in the cache, and a
 # resumed run repeats the undisturbed one exactly.

@@ -69,6 +69,9 @@ def _config_entry(path: str | None, name: str) -> str | None:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"--config {path}: {' '.join(str(error).split())}; give a YAML file, as `flagtrl train "
+            "--show` prints one"
+        ) from error
     value = content.get(name) if isinstance(content, dict) else None
     return None if value is None else str(value)

@@ -1,0 +1,42 @@
+"""What the command line accepts, and says of itself. `cli.py` runs it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from flagtrl import __version__
+from flagtrl.options.answering import qa
+from flagtrl.options.commands import MODES, backtest, demo, merge, train
+from flagtrl.options.sharing import completion, data, pull, push
+from flagtrl.options.words import EXIT_CODES, Command
+
+__all__ = ["MODES", "parse", "parser"]
+
+
+def parse(args: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of one command: `command` is its name, `parser` its own, `others` are those of a
+    training run, which only `train` takes.
+    """
+    options, others = parser().parse_known_args(args)
+    if others and options.command != "train":
+        options.parser.error(f"unrecognized arguments: {' '.join(others)}")
+    options.others = others
+    return options
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    whole = Command(
+        prog="flagtrl",
+        description=(
+            "Fine-tune a causal language model as a trading policy with PPO: train, backtest, "
+            "merge, share."
+        ),
+        epilog=f"`flagtrl COMMAND --help` explains each command. {EXIT_CODES}",
+    )
+    whole.add_argument("--version", action="version", version=f"flagtrl {__version__}")
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (demo, train, backtest, merge, push, pull, data, qa, completion):
+        add(commands)
+    return whole

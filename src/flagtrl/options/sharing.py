@@ -1,0 +1,80 @@
+"""The options of the commands that fetch, give and complete."""
+
+from __future__ import annotations
+
+import shtab
+
+from flagtrl.options.words import EXIT_CODES, Commands, add_command, path
+
+
+def push(commands: Commands) -> None:
+    """`flagtrl push`."""
+    command = add_command(
+        commands,
+        "push",
+        "upload a run to the Hugging Face Hub, with a model card",
+        "Upload a run's adapter, heads, settings, results and a model card written from them, in "
+        "one commit. The token is HF_TOKEN's, or that of `hf auth login`. Paths of this machine "
+        "are left out. If it fails, the run on disk is whole, and pushing again continues.",
+    )
+    path(command, "directory", directory=True, help="the run's output directory")
+    command.add_argument("repo_id", help="owner/name; made if it does not exist")
+    command.add_argument("--private", action="store_true", help="make a new repository private")
+
+
+def pull(commands: Commands) -> None:
+    """`flagtrl pull`."""
+    command = add_command(
+        commands,
+        "pull",
+        "download a run from the Hugging Face Hub",
+        "Download a run that `flagtrl push` uploaded, and compare it with the Hub's list. Pickles "
+        "and Python files of a repository are left there. With --checkpoint, which is for your "
+        "own runs, the training state comes too: flagtrl train ... --resume_from_checkpoint "
+        "OUTPUT_DIR/last-checkpoint",
+    )
+    command.add_argument("repo_id", help="owner/name")
+    path(command, "--output_dir", directory=True, help="where to; the Hub's cache if not given")
+    command.add_argument("--revision", help="a branch, a tag or a commit")
+    command.add_argument(
+        "--checkpoint",
+        action="store_true",
+        help=(
+            "also the checkpoint that --hub_strategy checkpoint pushed, to resume from; it holds "
+            "pickles, which can run code when they are read: only from a repository that you trust"
+        ),
+    )
+
+
+def data(commands: Commands) -> None:
+    """`flagtrl data download`."""
+    description = "Market data: fetched, checked by SHA-256, and kept in a cache."
+    group = commands.add_parser(
+        "data", help="market data", description=description, epilog=EXIT_CODES
+    )
+    command = add_command(
+        group.add_subparsers(title="commands", required=True, metavar="COMMAND"),
+        "data download",
+        "fetch an InvestorBench file, with its news texts, into the cache",
+        "Fetch InvestorBench's public file of an asset (prices and news texts) into the cache, "
+        "and verify it; --news_text true trains on it. Prices and sentiment counts of MSFT, JNJ, "
+        "HON and BTC ship with flagtrl and need no download.",
+    )
+    command.add_argument("symbol", help="MSFT, JNJ, HON, UVV, TSLA or BTC")
+    path(command, "--cache_dir", directory=True, help="default: $FLAGTRL_CACHE or ~/.cache/flagtrl")
+    command.add_argument(
+        "--force", action="store_true", help="download again even if the file is cached"
+    )
+
+
+def completion(commands: Commands) -> None:
+    """`flagtrl completion`."""
+    command = add_command(
+        commands,
+        "completion",
+        "print a script that completes commands in your shell",
+        "Print a completion script. For bash: flagtrl completion bash > "
+        "~/.local/share/bash-completion/completions/flagtrl; for zsh: flagtrl completion zsh > a "
+        "directory of $fpath, as _flagtrl.",
+    )
+    command.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)

