@@ -1,18 +1,60 @@
-"""Train FLAG-Trader's policy on Microsoft and trade the paper's test window with it.
+"""Train FLAG-Trader's policy on Microsoft and trade the paper's test window: stages to copy.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/train_msft.py
 
-With no options: SmolLM2-135M-Instruct (downloaded), InvestorBench's prices and sentiment counts of
-MSFT (shipped with flagtrl; --news_text true downloads the news texts too) and the paper's settings.
-Every field of DataArguments, PPOConfig, MarketSettings, PromptSettings and PolicySettings is an
-option (--help), or a key of a YAML file (--config FILE). What is run is flagtrl/train.py. The
-published buy-and-hold row ends on 2021-05-05, one day before the window that the paper states: so
-does this recipe.
+Another asset: `--config recipes/btc.yaml`. Every setting is an option (--help) or a key of such a
+file. As it is: the real SmolLM2-135M-Instruct, 3,000 steps, about 5 minutes on 2 CPU cores; in
+sample some +56%, out of sample within chance.
 """
 
+import sys
+
 from flagtrl.errors import one_line_errors
-from flagtrl.train import run_recipe
+from flagtrl.runs.arguments import check_run
+from flagtrl.runs.recipes import RECIPES
+
+
+def main() -> None:
+    """Data, environment, model and adapter, trainer, evaluation, report."""
+    check_run(sys.argv[1:], "msft")  # a mistyped option ends here, before torch is imported
+    from flagtrl.hub import Publisher
+    from flagtrl.learning.trainer import PPOTrainer
+    from flagtrl.market.env import TradingEnv
+    from flagtrl.runs import stages
+
+    arguments = stages.parse_arguments(RECIPES["msft"], recipe="msft")
+    arguments.announce()
+    with stages.claimed_output_dir(arguments) as clear:
+        # data
+        market = arguments.data.load()
+        train, test = arguments.data.windows(market)
+
+        # environment
+        def make_env() -> TradingEnv:
+            return TradingEnv(train, arguments.market, arguments.ppo.max_episode_steps)
+
+        # model and adapter
+        model, encoder = stages.build_policy(arguments, [train, test])
+        # trainer
+        valid = stages.validation(arguments, market, encoder)
+        trainer = PPOTrainer(
+            *(model, arguments.ppo, make_env, encoder),
+            record=arguments.record(market, train=train, test=test),
+            validate=valid,
+            publisher=Publisher.of(arguments.ppo),
+        )
+        stages.shown(trainer, valid)
+        clear()  # of a run that is overwritten; only now: what could be refused has been read
+        trainer.train(resume_from_checkpoint=stages.checkpoint_to_resume(arguments.ppo))
+        trainer.save_model()
+        trainer.save_state()  # the learning curve: trainer_state.json
+        # evaluation, on the test window and in sample; and report
+        report = stages.judged(trainer, arguments, test, train)
+        if report is not None:
+            stages.publish(trainer, report)
+        stages.close(trainer)
+
 
 if __name__ == "__main__":
     with one_line_errors():
-        run_recipe("msft")
+        main()

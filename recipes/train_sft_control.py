@@ -28,13 +28,13 @@ from flagtrl.market.play import Uniformly, play
 from flagtrl.market.policy import uniform
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
+from flagtrl.places import check_output_dir
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import check_base, context_length, load_base
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
 from flagtrl.qa.arms import PairedLM, arm
 from flagtrl.qa.retention import Prompt, divergence
-from flagtrl.recipe import check_output_dir
 from flagtrl.record import RunRecord
 
 NOTE_FILE = "control.json"  # beside the adapter: what it was matched to, and how closely

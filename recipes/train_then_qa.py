@@ -19,7 +19,7 @@ from flagtrl.hub import push
 from flagtrl.qa.evaluate import load_tasks
 from flagtrl.qa.report import write
 from flagtrl.qa.run import Comparison, run
-from flagtrl.recipe import parse_arguments
+from flagtrl.runs.stages import parse_arguments
 from flagtrl.train import run_recipe
 
 

@@ -28,9 +28,9 @@ from flagtrl.market import download
 from flagtrl.market.sources import investorbench_json
 from flagtrl.options import MODES, parse, parser
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, WEIGHT_DTYPES
-from flagtrl.recipe import parse_arguments
 from flagtrl.runs import replay
 from flagtrl.runs.directory import LOCK_FILE
+from flagtrl.runs.stages import parse_arguments
 from flagtrl.train import run_recipe
 from test_recipes import FAST, ROWS, series
 from training import digests

@@ -52,7 +52,7 @@ def finished(small_model, tmp_path_factory):
     window = news_leads_price(days=40, seed=3).window()
     evaluate(
         language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3)
-    ).write(out)
+    ).write(out, trainer.record)
     return out
 
 

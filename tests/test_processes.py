@@ -150,7 +150,7 @@ def test_many_machines(tmp_path, short):
     ]
     reports = [finish(machine).count("agent_greedy") for machine in machines]
     assert reports == [1, 0]
-    assert load_policy(tmp_path).settings["learning"]["num_envs"] == 2
+    assert load_policy(tmp_path).record.training["num_envs"] == 2
 
 
 @pytest.mark.slow
@@ -181,5 +181,5 @@ def test_big_models_in_4_bits(monkeypatch, shared, tmp_path, short):
         model,
     ]
     run_recipe(monkeypatch, "msft", *options, "--output_dir", tmp_path / "out", "--use_cpu", "true")
-    settings = load_policy(tmp_path / "out").settings["policy"]
+    settings = load_policy(tmp_path / "out").record.policy
     assert (settings["quantization"], settings["finetuning"]) == ("4bit", "lora")

@@ -22,7 +22,7 @@ from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.pretrained import INSTALL, PACKAGE
 from flagtrl.policy.prior import visits
 from flagtrl.policy.saving import load_policy
-from flagtrl.recipe import build_policy, parse_arguments
+from flagtrl.runs.stages import build_policy, parse_arguments
 from flagtrl.train import run_recipe
 
 pytestmark = pytest.mark.skipif(
@@ -144,7 +144,7 @@ def test_a_saved_run_reloads_with_the_probabilities_that_it_had_and_both_engines
     saved = load_policy(out)
     window, market = (
         embedded("MSFT").window("2020-10-01", "2020-10-14"),
-        MarketSettings(**saved.settings["market"]),
+        MarketSettings(**saved.record.market),
     )
     for engine in ("split", "plain"):
         saved.model.use_split() if engine == "split" else saved.model.use_plain()

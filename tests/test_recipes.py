@@ -1,5 +1,6 @@
 """Recipes as a user runs them: to their table, and to one clear line where an input is bad."""
 
+import ast
 import csv
 import json
 import os
@@ -7,17 +8,16 @@ import runpy
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from flagtrl import recipe
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import backtest
 from flagtrl.evidence.baselines import buy_and_hold
-from flagtrl.launch import RECIPES
 from flagtrl.market.download import INVESTORBENCH
 from flagtrl.market.embedded import SHIPPED, SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
@@ -25,8 +25,9 @@ from flagtrl.market.metrics import paper
 from flagtrl.market.sources import investorbench_json
 from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.saving import load_policy
-from flagtrl.recipe import DataArguments, parse_arguments, training_and_test_windows
-from flagtrl.runs import replay
+from flagtrl.runs import replay, stages
+from flagtrl.runs.recipes import RECIPES
+from flagtrl.runs.stages import DataArguments, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [
@@ -59,14 +60,14 @@ FILES = {
 
 
 def run_recipe(monkeypatch, name, *args):
-    monkeypatch.setattr(sys, "argv", [f"recipes/train_{name}.py", *map(str, args)])
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    runpy.run_path(str(ROOT / f"recipes/train_{name}.py"), run_name="__main__")
+    words = ["--config", str(ROOT / f"recipes/{name}.yaml"), *map(str, args)]
+    monkeypatch.setattr(sys, "argv", ["recipes/train_msft.py", *words])
+    runpy.run_path(str(ROOT / "recipes/train_msft.py"), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
 def msft_run(shared, small_model, tmp_path_factory):
-    """A whole run of the recipe MSFT, in short."""
+    """A whole run of the recipe for MSFT, in short."""
     out = tmp_path_factory.mktemp("msft")
     data = shared / "data" / FILES["msft"]
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -84,13 +85,37 @@ def msft_run(shared, small_model, tmp_path_factory):
     return out
 
 
+def test_a_recipe_shows_the_stages_that_the_command_runs():
+    """Both do the same, but for how they name it: one place holds the logic."""
+
+    def body(path, function):
+        tree = ast.parse((ROOT / path).read_text())
+        found = next(
+            each
+            for each in tree.body
+            if isinstance(each, ast.FunctionDef) and each.name == function
+        )
+        text = ast.unparse(next(each for each in found.body if isinstance(each, ast.With)))
+        return text.replace("stages.", "").replace("return environment(", "return TradingEnv(")
+
+    recipe = "recipes/train_msft.py"
+    assert body(recipe, "main") == body("src/flagtrl/runs/run.py", "run")
+    assert 40 <= len((ROOT / recipe).read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("asset", RECIPES)
+def test_an_assets_settings_can_be_read_beside_the_recipe(asset):
+    own = files("flagtrl.runs") / "assets" / f"{asset}.yaml"
+    assert (ROOT / f"recipes/{asset}.yaml").read_text() == own.read_text()
+
+
 @pytest.mark.parametrize("asset", FILES)
 def test_a_recipes_windows_give_the_published_buy_and_hold(shared, tmp_path, asset):
     data = str(shared / "data" / FILES[asset])
     arguments = parse_arguments(
         RECIPES[asset], ["--data", data, "--output_dir", str(tmp_path)], asset
     )
-    _, test = training_and_test_windows(arguments, arguments.data.load())
+    _, test = arguments.data.windows(arguments.data.load())
     ours = paper(buy_and_hold(test, arguments.market), arguments.data.volatility_periods).as_dict()
     with open(shared / "spec/paper_tables.csv") as file:
         published = next(
@@ -135,7 +160,7 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
     """And a backtest of the run finds them again, with the very numbers that training ended with;
     nothing is downloaded.
     """
-    for module in (recipe, replay):
+    for module in (stages, replay):
         monkeypatch.setattr(module, "fetch_investorbench", lambda symbol: pytest.fail("downloads"))
     run_recipe(
         monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST
@@ -153,7 +178,7 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
 def test_which_data_are_taken_and_what_they_are_called(monkeypatch, shared):
     fetched = []
     monkeypatch.setattr(
-        recipe,
+        stages,
         "fetch_investorbench",
         lambda symbol: fetched.append(symbol) or shared / "data" / FILES["msft"],
     )
@@ -240,8 +265,8 @@ def test_a_saved_run_reloads_with_identical_action_probabilities(shared, msft_ru
     saved = [[float(row[f"p_{action}"]) for action in ("sell", "hold", "buy")] for row in rows]
     policy = load_policy(msft_run)
     market = investorbench_json(shared / "data" / FILES["msft"], "MSFT")
-    window = market.window(*policy.settings["windows"]["test"][:2])
-    settings = MarketSettings(**policy.settings["market"])
+    window = market.window(*policy.record.windows["test"][:2])
+    settings = MarketSettings(**policy.record.market)
     # as then, to the last bit
     read_ahead(policy.model, policy.encoder, window, settings, lambda line: None, "test")
     again = backtest(language_policy(policy.model, policy.encoder), window, settings)

@@ -10,7 +10,7 @@ import torch
 
 import cpu_sharding  # noqa: F401 (before accelerate's state is made)
 from flagtrl.errors import one_line_errors
-from flagtrl.recipe import close
+from flagtrl.runs.stages import close
 from training import tiny_trainer
 
 torch.set_num_threads(1)

@@ -38,7 +38,7 @@ def _go_offline() -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from flagtrl.arguments import WHOLE_HELP, check_run
+    from flagtrl.runs.arguments import WHOLE_HELP, check_run
     from flagtrl.runs.recipes import RECIPES, check_launcher, chosen_recipe
 
     named = {"--config": options.config, "--recipe": options.recipe, "--preset": options.preset}
@@ -62,16 +62,16 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _explain(words: Sequence[str], defaults: Mapping[str, Any]) -> None:
-    from flagtrl.arguments import run_help
     from flagtrl.options.commands import TRAINING, launching
     from flagtrl.options.words import EXIT_CODES
+    from flagtrl.runs.arguments import run_help
 
     print(run_help(words, defaults, "flagtrl train", launching, TRAINING, EXIT_CODES), end="")
 
 
 def _show(words: Sequence[str], recipe: str) -> None:
-    from flagtrl.recipe import parse_arguments
     from flagtrl.runs.recipes import RECIPES
+    from flagtrl.runs.stages import parse_arguments
 
     print(parse_arguments(RECIPES.get(recipe, {}), words, recipe).shown())
 
@@ -149,10 +149,10 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from flagtrl.arguments import check_run
     from flagtrl.errors import ConfigError
     from flagtrl.learning.settings import check_bounds
     from flagtrl.places import check_output_dir
+    from flagtrl.runs.arguments import check_run
 
     out = str(check_output_dir(options.output_dir))
     overrides = {

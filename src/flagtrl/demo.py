@@ -32,12 +32,12 @@ from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.play import likeliest, play
 from flagtrl.market.policy import always, follow_last_move, follow_news, rule
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.places import check_output_dir
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length
 from flagtrl.policy.pretrained import PACKAGE
-from flagtrl.recipe import check_output_dir
 from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
 from flagtrl.runs.directory import claimed
 from flagtrl.train import run_recipe

@@ -1,5 +1,5 @@
 """`python -m flagtrl.train`, and what recipes call: a run that cannot be is refused within seconds,
-before torch is imported. What is run is run.py.
+before torch is imported. What is run is runs/run.py.
 
 `flagtrl train` starts it through accelerate, as do the scripts in recipes/. Every field of
 DataArguments, PPOConfig, MarketSettings, PromptSettings and PolicySettings is an option (--help),
@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flagtrl.arguments import check_run
 from flagtrl.errors import one_line_errors
 from flagtrl.market.env import TradingEnv
-from flagtrl.runs.recipes import chosen_recipe
+from flagtrl.runs.arguments import check_run
+from flagtrl.runs.recipes import RECIPES, chosen_recipe
 
 
 def run_recipe(
@@ -23,7 +23,7 @@ def run_recipe(
     """Train, backtest, report.
 
     Args:
-        recipe: an entry of RECIPES.
+        recipe: a name of runs/recipes.
         args: of the command line; default: the process's own.
         environment: what is trained in; a control changes it.
 
@@ -32,9 +32,10 @@ def run_recipe(
     """
     words = sys.argv[1:] if args is None else args
     check_run(words, recipe)
-    from flagtrl.run import run
+    from flagtrl.runs.run import run
+    from flagtrl.runs.stages import parse_arguments
 
-    run(recipe, words, environment)
+    run(parse_arguments(RECIPES[recipe], words, recipe), environment)
 
 
 if __name__ == "__main__":

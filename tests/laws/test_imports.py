@@ -21,7 +21,7 @@ ORDER = (
     ("learning",),
     ("card", "patience", "hub", "qa"),
     ("runs",),
-    ("arguments", "recipe", "launch", "run", "train", "demo", "options", "cli"),
+    ("launch", "train", "demo", "options", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")
@@ -31,7 +31,10 @@ LATE_IMPORTS = {
     "flagtrl.learning.inherited": {"transformers"},  # where its source cannot be read
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
     "flagtrl.policy.pretrained": {"gguf"},  # an extra
-    "flagtrl.train": {"flagtrl.run"},  # not before a run that cannot be is refused
+    "flagtrl.train": {
+        "flagtrl.runs.run",
+        "flagtrl.runs.stages",
+    },  # not before a run that cannot be is refused
     "flagtrl.cli": None,  # any
 }
 HEAVY = (

@@ -13,9 +13,9 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.env import MarketSettings
 from flagtrl.policy.adapters import PolicySettings
-from flagtrl.recipe import DataArguments, parse_arguments
 from flagtrl.runs.data import DataSettings
 from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS, chosen_preset, preset_settings
+from flagtrl.runs.stages import DataArguments, parse_arguments
 
 RECORDS = (PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArguments)
 OWN = (PPOSettings, MarketSettings, PromptSettings, PolicySettings, DataSettings)

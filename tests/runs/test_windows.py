@@ -4,12 +4,12 @@ import pytest
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.embedded import embedded
-from flagtrl.recipe import parse_arguments, training_and_test_windows
+from flagtrl.runs.stages import parse_arguments
 
 
 def windows(tmp_path, *options):
     arguments = parse_arguments({}, ["--output_dir", str(tmp_path), *options])
-    return training_and_test_windows(arguments, embedded("MSFT"))
+    return arguments.data.windows(embedded("MSFT"))
 
 
 def test_the_papers_windows_are_as_they_are(tmp_path, caplog):

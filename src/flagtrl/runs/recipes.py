@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from flagtrl.errors import ConfigError
 from flagtrl.runs.settings import chosen
 
 DEFAULT_RECIPE = "msft"
-# What an asset's recipe changes of the paper's settings. The published buy-and-hold rows end on
-# 2021-05-05, one day before the window that the paper states, but TSLA's; TSLA's and BTC's
-# annualise volatility with 365 bars a year.
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "msft": {},
-    "jnj": {"symbol": "JNJ"},
-    "hon": {"symbol": "HON"},
-    "uvv": {"symbol": "UVV"},
-    "tsla": {"symbol": "TSLA", "test_end": "2021-05-06", "volatility_periods": 365},
-    "btc": {
-        "symbol": "BTC",
-        "train_start": "2023-02-11",
-        "train_end": "2023-04-04",
-        "test_start": "2023-04-05",
-        "test_end": "2023-11-05",
-        "volatility_periods": 365,
-    },
-}
+
+
+def _of_assets() -> dict[str, dict[str, Any]]:
+    folder = files("flagtrl.runs") / "assets"
+    found = sorted(each.name for each in folder.iterdir() if each.name.endswith(".yaml"))
+    return {name[:-5]: yaml.safe_load((folder / name).read_text("utf-8")) for name in found}
+
+
+# Asset to what its recipe changes of the preset; assets/NAME.yaml, with copies under recipes/.
+RECIPES: Mapping[str, Mapping[str, Any]] = _of_assets()
 
 
 def chosen_recipe(args: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What recipes share: arguments, parsing, and checks that fail before any work is done."""
+"""The stages of a run (`run.py` puts them together), and what they are told."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import yaml
 from accelerate import PartialState
 from transformers import set_seed
 
-from flagtrl.arguments import parsed
 from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.evidence.report import Report
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.checkpoints import checkpoint_to_go_on_from
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
@@ -33,10 +34,12 @@ from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
 from flagtrl.record import DataFacts, RunRecord, days
+from flagtrl.runs.arguments import parsed
 from flagtrl.runs.data import DataSettings
 from flagtrl.runs.directory import claimed
+from flagtrl.runs.judging import judge
 from flagtrl.runs.settings import PRESETS
-from flagtrl.runs.tracking import METRICS, Validation
+from flagtrl.runs.tracking import METRICS, Tracking, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +103,11 @@ class Arguments:
         for concern, settings in self.settings().items():
             parts.append(f"\n# {concern}\n{yaml.safe_dump(settings, sort_keys=False).strip()}")
         return "\n".join(parts)
+
+    def announce(self) -> None:
+        """Print the first line of a run, on its main process."""
+        if self.ppo.process_index == 0:
+            print(self.announcement(), flush=True)
 
     def announcement(self) -> str:
         """What a run prints first: its preset, and where the others are."""
@@ -193,15 +201,6 @@ def claimed_output_dir(arguments: Arguments) -> Iterator[Callable[[], None]]:
         yield clear
 
 
-def training_and_test_windows(arguments: Arguments, market: MarketData) -> tuple[Window, Window]:
-    """The windows that a run trains on and is judged on.
-
-    Raises:
-        ConfigError: test days that training sees, or that lie before it.
-    """
-    return arguments.data.windows(market)
-
-
 def build_policy(
     arguments: Arguments, windows: Sequence[Window]
 ) -> tuple[ActorCritic, PromptEncoder]:
@@ -238,6 +237,44 @@ def checkpoint_to_resume(config: PPOConfig) -> str | None:
             "or true"
         )
     return wanted
+
+
+def shown(trainer: PPOTrainer, valid: Validation | None) -> None:
+    """Have the trainer print progress lines, and show trackers settings and equity curves."""
+    trainer.add_callback(Tracking(trainer, valid))
+    show_progress_lines(trainer)
+
+
+def judged(
+    trainer: PPOTrainer, arguments: Arguments, test: Window, train: Window | None = None
+) -> Report | None:
+    """The trained policy beside itself untrained and the baselines; None on other processes than
+    the main one. Of a sharded model, all processes take part.
+    """
+    if not (trainer.sharded or trainer.is_world_process_zero()):
+        return None
+    report = judge(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.encoder,
+        test,
+        arguments.market,
+        train=train,
+        seed=arguments.ppo.seed,
+        volatility_periods=arguments.data.volatility_periods,
+        sampled_paths=arguments.data.sampled_paths,
+        say=trainer.say,
+    )
+    return report if trainer.is_world_process_zero() else None
+
+
+def publish(trainer: PPOTrainer, report: Report) -> None:
+    """Write the report beside the adapter, and print it; push the run where --push_to_hub asks for
+    it.
+    """
+    report.write(str(trainer.args.output_dir), trainer.record, **trainer.watch.told())
+    report.print()
+    if trainer.args.push_to_hub:
+        print(f"pushed: {trainer.push_to_hub()}")
 
 
 def close(trainer: PPOTrainer) -> None:

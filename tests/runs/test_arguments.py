@@ -14,16 +14,16 @@ from transformers import TrainingArguments
 
 import flagtrl
 from flagtrl import cli
-from flagtrl.arguments import check_run, run_help
 from flagtrl.errors import ConfigError, FlagtrlError
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.env import MarketSettings
 from flagtrl.policy.settings import PolicySettings
-from flagtrl.recipe import parse_arguments
+from flagtrl.runs.arguments import check_run, run_help
 from flagtrl.runs.data import DataSettings
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.settings import PRESETS
+from flagtrl.runs.stages import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_SECONDS = 3
@@ -274,11 +274,11 @@ def test_help_tells_the_defaults_that_a_run_would_have():
 def test_the_command_explains_how_it_starts_and_a_recipe_does_not(capsys, monkeypatch):
     cli.main(["train", "--preset", "paper", "-h"])
     command = capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["recipes/train_btc.py"])
+    monkeypatch.setattr(sys, "argv", ["recipes/train_msft.py"])
     with pytest.raises(SystemExit) as stop:
         parse_arguments(RECIPES["btc"], ["--help"], "btc")
     recipe = capsys.readouterr().out
-    assert stop.value.code == 0 and recipe.startswith("usage: train_btc.py [--OPTION VALUE ...]")
+    assert stop.value.code == 0 and recipe.startswith("usage: train_msft.py [--OPTION VALUE ...]")
     starting = {"--show", "--recipe", "--accelerate_config", "--num_processes"}
     assert starting <= set(explained(command)) and not starting & set(explained(recipe))
     assert "(default: BTC)" in recipe and "(default: 0.95)" in command

@@ -1,0 +1,60 @@
+"""A run, stage by stage: data, environment, model and adapter, trainer, evaluation, report.
+
+`recipes/train_msft.py` shows the same stages, to copy and change; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from flagtrl.hub import Publisher
+from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.env import TradingEnv
+from flagtrl.runs.stages import (
+    Arguments,
+    build_policy,
+    checkpoint_to_resume,
+    claimed_output_dir,
+    close,
+    judged,
+    publish,
+    shown,
+    validation,
+)
+
+
+def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> None:
+    """Train, backtest, report.
+
+    Args:
+        arguments: of the run.
+        environment: what is trained in; a control changes it.
+    """
+    arguments.announce()
+    with claimed_output_dir(arguments) as clear:
+        # data
+        market = arguments.data.load()
+        train, test = arguments.data.windows(market)
+
+        # environment
+        def make_env() -> TradingEnv:
+            return environment(train, arguments.market, arguments.ppo.max_episode_steps)
+
+        # model and adapter
+        model, encoder = build_policy(arguments, [train, test])
+        # trainer
+        valid = validation(arguments, market, encoder)
+        trainer = PPOTrainer(
+            *(model, arguments.ppo, make_env, encoder),
+            record=arguments.record(market, train=train, test=test),
+            validate=valid,
+            publisher=Publisher.of(arguments.ppo),
+        )
+        shown(trainer, valid)
+        clear()  # of a run that is overwritten; only now: what could be refused has been read
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
+        trainer.save_model()
+        trainer.save_state()  # the learning curve: trainer_state.json
+        # evaluation, on the test window and in sample; and report
+        report = judged(trainer, arguments, test, train)
+        if report is not None:
+            publish(trainer, report)
+        close(trainer)
