@@ -25,7 +25,7 @@ from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.settings import PRESETS
 from flagtrl.runs.stages import parse_arguments
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CPU_SECONDS = 3
 # of this check-out, wherever the process stands
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(flagtrl.__file__).parents[1])}
