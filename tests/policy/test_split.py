@@ -301,7 +301,7 @@ def test_training_mode_of_the_model_and_of_the_trunk_are_apart(one_dnn):
     assert not any(module.training for module in model.split._trunk.modules()), (
         "its states may not hang on dropout"
     )
-    assert model.split._trunk.decoder.layers[0].mlp.up_proj.weight is layer.mlp.up_proj.weight, (
+    assert model.split._trunk.layers[0].mlp.up_proj.weight is layer.mlp.up_proj.weight, (
         "shared, not copied"
     )
 

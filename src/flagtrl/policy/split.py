@@ -22,8 +22,7 @@ vocabulary matrix are multiplied there.
 Nothing is approximated, but in 8-bit trunks, where bitsandbytes rounds by what else is in a pass.
 Only the order of floating-point sums inside a matrix product may differ, which is worth about 1e-7
 in float32. Views, shallow copies of the decoder with fewer layers, let the model's own forward
-choose masks, rotary embeddings and layer types; nothing here is specific to one architecture (for
-the trunk of the commonest kind a quicker forward stands in, `lean.py`).
+choose masks, rotary embeddings and layer types; nothing here is specific to one architecture.
 `tests/policy/test_split.py` holds all of it to the plain engine, architecture by architecture, in
 values, log-probabilities and gradients.
 
@@ -50,7 +49,6 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flagtrl.errors import ConfigError
 from flagtrl.policy.cache import KeysValues, LayerCache
-from flagtrl.policy.lean import LeanDecoder, is_of_llamas_kind
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
 
 FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every attention
@@ -106,7 +104,7 @@ class SplitDecoder:
         # Modules of its own: train() and eval() of the model do not reach them, nor the other way
         # round.
         own = packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)
-        self._trunk = (LeanDecoder(own) if is_of_llamas_kind(own) else own).eval()
+        self._trunk = own.eval()
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
