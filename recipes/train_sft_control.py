@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import ConfigError, one_line_errors
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.accounts import Accounts
@@ -168,6 +169,7 @@ def main() -> None:
     out, like = check_output_dir(options.output_dir), Path(options.like)
     record = RunRecord.read(like)
     check_adapter_config(like)
+    cpu_tuning()
     torch.manual_seed(options.seed)
     name = same_source(saved_base(like), record.base)
     base, tokenizer = load_base(name)

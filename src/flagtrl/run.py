@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from flagtrl.cpu import cpu_tuning
 from flagtrl.hub import Publisher
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
@@ -33,6 +34,7 @@ def run(recipe: str, args: Sequence[str], environment: type[TradingEnv] = Tradin
         args: of the command line.
         environment: what is trained in; a control changes it.
     """
+    cpu_tuning()
     arguments = parse_arguments(RECIPES[recipe], args, recipe)
     if arguments.ppo.process_index == 0:
         print(arguments.announcement(), flush=True)

@@ -17,6 +17,7 @@ ORDER = (
     ("record",),
     ("evidence",),
     ("language",),
+    ("cpu",),
     ("policy",),
     ("learning",),
     ("card", "patience", "hub", "qa"),

@@ -34,7 +34,6 @@ between layers. So the split is compared with the plain engine on a real batch w
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -50,8 +49,6 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from flagtrl.errors import ConfigError
 from flagtrl.policy.cache import KeysValues, LayerCache
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
-
-FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every attention
 
 
 class SplitDecoder:
@@ -119,7 +116,7 @@ class SplitDecoder:
         )
         if self.trunk_dtype is not None:
             self._trunk.to(ids.device)  # its weights are a copy, and do not move with the model
-        with autocast_off, _grouped_attention(ids.device):
+        with autocast_off:
             return self._trunk(
                 input_ids=ids,
                 attention_mask=mask,
@@ -195,7 +192,7 @@ class SplitDecoder:
         positions: Tensor,
         cache: LayerCache | None,
     ) -> Tensor:
-        with self._top_linear, _grouped_attention(states.device):
+        with self._top_linear:
             return view(
                 inputs_embeds=states,
                 attention_mask=mask,
@@ -265,23 +262,6 @@ def _without_queries(view: nn.Module) -> Iterator[None]:
 
 def _zeros(width: int, inputs: Tensor) -> Tensor:
     return inputs.new_zeros(*inputs.shape[:-1], width)  # whole: some models clamp queries in place
-
-
-@contextmanager
-def _grouped_attention(device: torch.device) -> Iterator[None]:
-    """On a CPU torch's attention takes fewer key heads than query heads as they are; transformers
-    would repeat them.
-    """
-    known = os.environ.get(FORCE_GQA)
-    if device.type == "cpu":
-        os.environ[FORCE_GQA] = "1"
-    try:
-        yield
-    finally:
-        if known is None:
-            os.environ.pop(FORCE_GQA, None)
-        else:
-            os.environ[FORCE_GQA] = known
 
 
 def _positions(mask: Tensor) -> Tensor:
