@@ -21,9 +21,9 @@ from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flagtrl.cpu import cpu_tuning
-from flagtrl.qa.arms import PairedLM
 from flagtrl.qa.evaluate import load_tasks
 from flagtrl.qa.judging import Judged, credits, mean_of_cells, right
+from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.records import read_records
 
 BEFORE = {  # doc_to_text of version 1 of the tasks

@@ -28,8 +28,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flagtrl.cpu import cpu_tuning
-from flagtrl.qa.arms import PairedLM, arm, load_arms
+from flagtrl.qa.arms import arm, load_arms
 from flagtrl.qa.evaluate import load_tasks, run_arm
+from flagtrl.qa.paired import PairedLM
 
 ENGINES = ("flagtrl", "apart", "lm_eval")
 SIZES = {

@@ -28,7 +28,8 @@ from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import saved_base
-from flagtrl.qa.arms import PairedLM, load_arms, run_settings
+from flagtrl.qa.arms import load_arms, run_settings
+from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.retention import asked_of, general_passages, retention, trading_prompts_or_reason
 from flagtrl.record import RunRecord
 

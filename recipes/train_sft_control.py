@@ -33,8 +33,9 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import check_base, context_length, load_base
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
-from flagtrl.qa.arms import PairedLM, arm
-from flagtrl.qa.retention import Prompt, divergence
+from flagtrl.qa.arms import arm
+from flagtrl.qa.divergence import Prompt, divergence
+from flagtrl.qa.paired import PairedLM
 from flagtrl.recipe import check_output_dir
 from flagtrl.record import RunRecord
 

@@ -20,7 +20,7 @@ ORDER = (
     ("cpu",),
     ("policy",),
     ("learning",),
-    ("card", "patience", "hub", "qa"),
+    ("card", "patience", "pushed", "hub", "qa"),
     ("runs",),
     ("arguments", "recipe", "launch", "run", "train", "demo", "options", "cli"),
 )
@@ -31,7 +31,7 @@ LATE_IMPORTS = {
     "flagtrl.market.tables": {"pandas", "pyarrow.parquet"},
     "flagtrl.learning.inherited": {"transformers"},  # where its source cannot be read
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
-    "flagtrl.policy.pretrained": {"gguf"},  # an extra
+    "flagtrl.policy.dequantised": {"gguf"},  # an extra
     "flagtrl.train": {"flagtrl.run"},  # not before a run that cannot be is refused
     "flagtrl.cli": None,  # any
 }

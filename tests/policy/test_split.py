@@ -21,8 +21,9 @@ from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.lru import LruCache
+from flagtrl.policy.padding import TOKENS_PER_PASS, batches, left_mask, pad_left
 from flagtrl.policy.settings import FINETUNING, NORMALISATIONS, PolicySettings
-from flagtrl.policy.trunk import TOKENS_PER_PASS, TrunkSettings, batches, left_mask, pad_left
+from flagtrl.policy.trunk import TrunkSettings
 
 # PEFT plans for DeepSeek's fused experts, which a plain LoRA leaves alone.
 pytestmark = pytest.mark.filterwarnings(
