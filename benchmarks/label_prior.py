@@ -20,9 +20,10 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from flagtrl.qa.arms import PairedLM
+from flagtrl.cpu import cpu_tuning
 from flagtrl.qa.evaluate import load_tasks
 from flagtrl.qa.judging import Judged, credits, mean_of_cells, right
+from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.records import read_records
 
 BEFORE = {  # doc_to_text of version 1 of the tasks
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args()
+    cpu_tuning()
     torch.set_num_threads(options.threads)
     model = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32).eval()
     lm = PairedLM(model, AutoTokenizer.from_pretrained(options.base), 4)

@@ -13,8 +13,6 @@ The engines train the same policy on the same data with the same trainer:
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import gc
 import os
 import sys
@@ -38,6 +36,7 @@ from transformers import (
     set_seed,
 )
 
+from flagtrl.cpu import return_freed_memory
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
@@ -541,9 +540,7 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    # glibc only; elsewhere the peak is an upper bound
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return_freed_memory()  # glibc only; elsewhere the peak is an upper bound
 
 
 def synchronize(device: torch.device | str) -> None:

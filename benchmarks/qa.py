@@ -27,8 +27,10 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from flagtrl.qa.arms import PairedLM, arm, load_arms
+from flagtrl.cpu import cpu_tuning
+from flagtrl.qa.arms import arm, load_arms
 from flagtrl.qa.evaluate import load_tasks, run_arm
+from flagtrl.qa.paired import PairedLM
 
 ENGINES = ("flagtrl", "apart", "lm_eval")
 SIZES = {
@@ -123,6 +125,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="135m")
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args()
+    cpu_tuning()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         writer = multiprocessing.get_context("spawn").Process(

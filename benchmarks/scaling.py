@@ -21,6 +21,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from measure import PHASES, Case, Measured, free_memory, measure, parsed, shared_folder
 
+from flagtrl.cpu import cpu_tuning
+
 VARIED = {
     "num_envs": [1, 2, 4, 8],
     "news_tokens": [0, 64, 256, 512],
@@ -51,6 +53,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    cpu_tuning()
     shared = shared_folder()
     base = Case("split", args.prompt, device=args.device, steps=args.steps)
     cases = {

@@ -23,11 +23,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from flagtrl.cpu import cpu_tuning
 from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import saved_base
-from flagtrl.qa.arms import PairedLM, load_arms, run_settings
+from flagtrl.qa.arms import load_arms, run_settings
+from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.retention import asked_of, general_passages, retention, trading_prompts_or_reason
 from flagtrl.record import RunRecord
 
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="output directory of a run")
     parser.add_argument("--json", default="docs/speech.json")
     options = parser.parse_args()
+    cpu_tuning()
     with tempfile.TemporaryDirectory() as folder:
         merged = merge(options.run, Path(folder) / "merged")
         base = load_base(same_source(saved_base(options.run), RunRecord.read(options.run).base))[0]

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flagtrl.cpu import cpu_tuning
 from flagtrl.language.prompts import style_names
 from flagtrl.launch import RECIPES
 from flagtrl.learning.losses import entropy
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--bars", type=int, default=32, help="of the training window")
     parser.add_argument("--json", default="docs/start.json", help="file of the rows")
     options = parser.parse_args()
+    cpu_tuning()
     rows = []
     for asset in ASSETS:
         for style in style_names():

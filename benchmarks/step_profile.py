@@ -33,6 +33,8 @@ from measure import (
 )
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from flagtrl.cpu import cpu_tuning
+
 KINDS = ("products", "attention", "rest")
 # where the first factor is among the arguments
 PRODUCTS = {"mkldnn::_linear_pointwise": 0, "aten::mm": 0, "aten::addmm": 1}
@@ -136,6 +138,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    cpu_tuning()
     shared, rows = shared_folder(), []
     for dtype in args.dtypes:
         print(f"matrix products reach {matmul_peak(dtype, 'cpu') / 1e9:,.0f} GFLOP/s in {dtype}")

@@ -37,6 +37,8 @@ from measure import (
     shared_folder,
 )
 
+from flagtrl.cpu import cpu_tuning
+
 Key = tuple[str, str, str, int]  # prompt, dtype, engine, num_envs
 
 
@@ -188,6 +190,7 @@ def draw(rows: list[dict], device: str) -> Figure:
 
 def main() -> None:
     args = arguments()
+    cpu_tuning()
     shared = shared_folder()
     if args.steps < LEAST_STEPS or (args.steps > 40 and args.steps % 40):
         raise SystemExit(f"--steps is {args.steps}; give {LEAST_STEPS} to 40, or a multiple of 40")

@@ -23,7 +23,7 @@ def main() -> None:
     from flagtrl.runs import stages
 
     arguments = stages.parse_arguments(RECIPES["msft"], recipe="msft")
-    arguments.announce()
+    stages.begin(arguments)
     with stages.claimed_output_dir(arguments) as clear:
         # data
         market = arguments.data.load()

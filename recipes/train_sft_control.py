@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import ConfigError, one_line_errors
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.accounts import Accounts
@@ -33,8 +34,9 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import check_base, context_length, load_base
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
-from flagtrl.qa.arms import PairedLM, arm
-from flagtrl.qa.retention import Prompt, divergence
+from flagtrl.qa.arms import arm
+from flagtrl.qa.divergence import Prompt, divergence
+from flagtrl.qa.paired import PairedLM
 from flagtrl.record import RunRecord
 
 NOTE_FILE = "control.json"  # beside the adapter: what it was matched to, and how closely
@@ -168,6 +170,7 @@ def main() -> None:
     out, like = check_output_dir(options.output_dir), Path(options.like)
     record = RunRecord.read(like)
     check_adapter_config(like)
+    cpu_tuning()
     torch.manual_seed(options.seed)
     name = same_source(saved_base(like), record.base)
     base, tokenizer = load_base(name)

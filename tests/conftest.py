@@ -16,9 +16,11 @@ import torch
 from huggingface_hub import constants
 
 from fake_hub import FakeHub
+from flagtrl.cpu import cpu_tuning
 from training import Rates, Spy, random_llama, tiny_trainer, weights
 
 torch.set_num_threads(1)
+cpu_tuning()  # as the command line does, which some tests call in this process
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -16,7 +16,6 @@ from flagtrl.demo import (
     demo_language_model,
     demo_market,
     demo_tokenizer,
-    one_thread,
     run_synthetic_demo,
 )
 
@@ -80,14 +79,6 @@ def test_the_demo_is_made_on_the_spot_from_its_seed():
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
-
-
-def test_one_thread_is_given_back():
-    torch.set_num_threads(2)
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
 
 
 def test_the_commands_explain_themselves():

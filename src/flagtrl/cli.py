@@ -82,11 +82,13 @@ def _backtest(options: argparse.Namespace) -> None:
     run_directory(options.adapter)
     check_output_dir(options.output_dir or "runs")
 
+    from flagtrl.cpu import cpu_tuning
     from flagtrl.hub import local_or_pulled
     from flagtrl.runs.directory import numbered, refuse_a_runs_own
     from flagtrl.runs.replay import backtest_saved
 
     refuse_a_runs_own(options.output_dir or "runs")
+    cpu_tuning()
     report, record = backtest_saved(
         local_or_pulled(options.adapter, options.revision),
         data=options.data,
@@ -223,10 +225,12 @@ def _qa(options: argparse.Namespace) -> None:
         run_directory(adapter)
     check_output_dir(options.output_dir or "runs")  # before the work, not after
 
+    from flagtrl.cpu import cpu_tuning
     from flagtrl.qa.report import markdown, write
     from flagtrl.qa.run import run
     from flagtrl.runs.directory import numbered
 
+    cpu_tuning()
     rows, notes = run(settings)
     write(str(options.output_dir or numbered("runs/qa")), rows, notes, options.json)
     print(markdown(rows, notes))

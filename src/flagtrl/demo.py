@@ -10,15 +10,14 @@ this demo's own.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from flagtrl.cpu import cpu_tuning, one_thread
 from flagtrl.evidence.report import Report, evaluate
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
@@ -114,6 +113,7 @@ def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
         overrides: fields of PPOConfig, such as seed or total_timesteps.
     """
     began = time.perf_counter()
+    cpu_tuning()
     config = PPOConfig(**{**PPO, "output_dir": output_dir, **overrides})
     with claimed(check_output_dir(output_dir), overwrite=config.overwrite_output_dir) as clear:
         clear()
@@ -146,19 +146,6 @@ def _synthetic(config: PPOConfig, began: float) -> Report:
         report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, rules=RULES)
     report.write(str(config.output_dir), trainer.record, seconds=time.perf_counter() - began)
     return report
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread of torch: quick enough for a model this small, and the same numbers on any number
-    of cores.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def demo_market(seed: int) -> tuple[MarketData, Window, Window]:

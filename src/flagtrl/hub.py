@@ -3,71 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 
-from huggingface_hub import CommitOperation, CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import (
-    LocalTokenNotFoundError,
-)
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import filter_repo_objects
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE, check_results_are_the_runs, model_card
+from flagtrl.card import check_results_are_the_runs, model_card
 from flagtrl.errors import AdapterError, FlagtrlError, reason
-from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
 from flagtrl.patience import patiently
 from flagtrl.places import run_directory
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
-from flagtrl.policy.provenance import (
-    ADAPTER_CONFIG,
-    HUB_FILE,
-    is_hub_name,
-    public_name,
-    without_paths,
-)
+from flagtrl.policy.provenance import ADAPTER_CONFIG
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.pushed import pushed_files, say_what_is_renamed
 from flagtrl.record import RECORD_FILE, RECORD_FILES, RunRecord
 
 logger = logging.getLogger(__name__)
 
 # transformers' name of the folder that `hub_strategy="checkpoint"` keeps
 LAST_CHECKPOINT = "last-checkpoint"
-# What goes up from a run's directory, as patterns: what flagtrl writes there. All else is the
-# user's own, as a settings file with a token in it; and pickles, which can run code where they are
-# loaded.
-PUSHED = (
-    *(
-        ADAPTER_CONFIG,
-        ADAPTER_FILE,
-        HEADS_FILE,
-        *RECORD_FILES,
-        RESULTS_FILE,
-        TRADES_FILE,
-        CURVE_FILE,
-        f"{PICTURE}-*.png",
-    ),
-    *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ),
-    *(
-        "additional_chat_templates/*.jinja",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "tokenizer.model",
-        "spiece.model",
-    ),
-    *(QA_FILE, QA_FIGURE),
-)
 NOT_PULLED = ["*.pt", "*.pth", "*.bin", "*.pkl", "*.py", f"{LAST_CHECKPOINT}/*", "checkpoint-*"]
 
 
@@ -109,7 +69,7 @@ def push(
             )
     check_results_are_the_runs(directory, record)
     card = model_card(directory, repo_id)
-    _say_what_is_renamed(directory)
+    say_what_is_renamed(directory)
     if lacks_offsets(PolicySettings(**record.policy)):
         logger.warning(PLAIN_PEFT_LACKS)
     api = HfApi(token=token)
@@ -117,21 +77,23 @@ def push(
     def upload() -> str:
         _need_token(token)
         made = api.create_repo(repo_id, private=private, exist_ok=True)
-        message = "flagtrl: adapter, heads, results and card"
-        commit = api.create_commit(
-            made.repo_id, _pushed_files(directory, card), commit_message=message
-        )
-        if whole_as is not None:
-            api.upload_folder(
-                repo_id=made.repo_id,
-                folder_path=directory,
-                path_in_repo=whole_as,
-                commit_message=f"flagtrl: {directory.name}, to resume from",
-                delete_patterns="*",
-            )
-        return str(commit.commit_url)
+        return _commit(api, made.repo_id, directory, card, whole_as)
 
     return patiently(upload, f"{repo_id} was not pushed", f"{directory} is whole: push it again")
+
+
+def _commit(api: HfApi, repo_id: str, directory: Path, card: str, whole_as: str | None) -> str:
+    message = "flagtrl: adapter, heads, results and card"
+    commit = api.create_commit(repo_id, pushed_files(directory, card), commit_message=message)
+    if whole_as is not None:
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=directory,
+            path_in_repo=whole_as,
+            commit_message=f"flagtrl: {directory.name}, to resume from",
+            delete_patterns="*",
+        )
+    return str(commit.commit_url)
 
 
 class Publisher:
@@ -327,37 +289,3 @@ def _need_token(token: str | None) -> None:
     """
     if not (token or get_token()):
         raise LocalTokenNotFoundError
-
-
-def _pushed_files(directory: Path, card: str) -> list[CommitOperation]:
-    """The files of a run that go to the Hub; those that name paths of this machine as cleaned
-    copies.
-    """
-    cleaned = _cleaned(directory)
-    found = sorted(path for pattern in PUSHED for path in directory.glob(pattern) if path.is_file())
-    names = [path.relative_to(directory).as_posix() for path in found]
-    files = [CommitOperationAdd(name, cleaned.get(name, str(directory / name))) for name in names]
-    return [*files, CommitOperationAdd(CARD_FILE, card.encode())]
-
-
-def _cleaned(directory: Path) -> dict[str, bytes]:
-    """What is pushed in place of the JSON files that name paths of this machine."""
-    cleaned = {}
-    for name in (ADAPTER_CONFIG, *RECORD_FILES, RESULTS_FILE):
-        path = directory / name
-        if (
-            path.is_file()
-            and (public := without_paths(content := json.loads(path.read_text()))) != content
-        ):
-            cleaned[name] = json.dumps(public, indent=2).encode() + b"\n"
-    return cleaned
-
-
-def _say_what_is_renamed(directory: Path) -> None:
-    base = json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
-    if base and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
-        logger.warning(
-            "the base model is a directory or file of this machine: the pushed adapter names it "
-            "%r, without its path; who loads it must have that model, and say where (--base)",
-            public_name(base),
-        )

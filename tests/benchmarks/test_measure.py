@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import lean_forward  # noqa: E402
 import measure  # noqa: E402
 import scaling  # noqa: E402
 import step_profile  # noqa: E402
@@ -24,7 +23,6 @@ import throughput  # noqa: E402
 from flagtrl.market.env import MarketSettings, TradingEnv  # noqa: E402
 from flagtrl.market.sources import load  # noqa: E402
 from flagtrl.policy import actor_critic  # noqa: E402
-from flagtrl.policy.lean import LeanDecoder  # noqa: E402
 from flagtrl.policy.trunk import TrunkSettings  # noqa: E402
 
 TINY = dict(zip(measure.SHAPE, (48, 96, 4, 4, 2), strict=True))
@@ -261,33 +259,7 @@ def test_the_profile_divides_a_step_and_counts_its_products(monkeypatch, shared,
     )
 
 
-def test_the_lean_forward_and_transformers_own_take_turns(monkeypatch, capsys):
-    calls = {"lean": 0, "transformers": 0}
-    trunk, train = LeanDecoder.forward, measure.Clocked.timed_train
-
-    def lean(*args, **kwargs):
-        calls["lean"] += 1
-        return trunk(*args, **kwargs)
-
-    def timed(trainer):
-        before, result = calls["lean"], train(trainer)
-        calls["transformers"] += calls["lean"] == before
-        return result
-
-    monkeypatch.setattr(LeanDecoder, "forward", lean)
-    monkeypatch.setattr(measure.Clocked, "timed_train", timed)
-    monkeypatch.setattr(
-        sys, "argv", ["lean_forward.py", "--prompts", "compact", "--rounds", "2", "--steps", "8"]
-    )
-    lean_forward.main()
-    assert calls["transformers"] == 2 and calls["lean"] > 16, "every second round without it"
-    style, ours, theirs, ratio = capsys.readouterr().out.splitlines()[-1].split()
-    assert style == "compact" and float(ratio) == pytest.approx(
-        float(theirs) / float(ours), rel=0.1
-    )
-
-
-@pytest.mark.parametrize("script", [lean_forward, scaling, step_profile, throughput])
+@pytest.mark.parametrize("script", [scaling, step_profile, throughput])
 def test_too_few_steps_are_refused(monkeypatch, script):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--steps", "7"])
     with pytest.raises(SystemExit, match=r"--steps is 7; give 8 to 40"):

@@ -17,9 +17,10 @@ ORDER = (
     ("record",),
     ("evidence",),
     ("language",),
+    ("cpu",),
     ("policy",),
     ("learning",),
-    ("card", "patience", "hub", "qa"),
+    ("card", "patience", "pushed", "hub", "qa"),
     ("runs",),
     ("launch", "train", "demo", "options", "cli"),
 )
@@ -30,11 +31,9 @@ LATE_IMPORTS = {
     "flagtrl.market.tables": {"pandas", "pyarrow.parquet"},
     "flagtrl.learning.inherited": {"transformers"},  # where its source cannot be read
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
-    "flagtrl.policy.pretrained": {"gguf"},  # an extra
-    "flagtrl.train": {
-        "flagtrl.runs.run",
-        "flagtrl.runs.stages",
-    },  # not before a run that cannot be is refused
+    "flagtrl.policy.dequantised": {"gguf"},  # an extra
+    # not before a run that cannot be is refused
+    "flagtrl.train": {"flagtrl.runs.run", "flagtrl.runs.stages"},
     "flagtrl.cli": None,  # any
 }
 HEAVY = (

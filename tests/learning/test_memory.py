@@ -18,8 +18,10 @@ pytestmark = pytest.mark.skipif(
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from flagtrl.cpu import cpu_tuning
 from training import AtStep, random_llama, tiny_trainer
 
+cpu_tuning()
 tokenizer, out, style = sys.argv[1:4]
 shape, steps = json.loads(sys.argv[4]), int(sys.argv[5])
 

@@ -21,7 +21,7 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.launch import RECIPES
 from flagtrl.learning.resuming import check_same_run
 from flagtrl.options import parse
-from flagtrl.policy import pretrained
+from flagtrl.policy import dequantised, pretrained
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import load_base
@@ -154,7 +154,7 @@ def test_a_gguf_becomes_a_plain_directory_made_once(file, cache, monkeypatch):
     assert (
         tokenizer.decode(tokenizer('ab {"Action": "Buy"}')["input_ids"]) == 'ab {"Action": "Buy"}'
     )
-    monkeypatch.setattr(pretrained, "_convert", None)
+    monkeypatch.setattr(dequantised, "_convert", None)
     elsewhere = shutil.copy(file, file.with_name("same.gguf"))
     assert find_pretrained(str(elsewhere)).path == found.path
     assert [path.name for path in cache.iterdir()] == [Path(found.path).name]
@@ -168,16 +168,16 @@ def test_a_gguf_of_plain_floats_is_not_called_dequantised(tmp_path):
 
 
 def test_of_two_processes_that_make_the_same_both_find_it(file, cache, monkeypatch):
-    convert = pretrained._convert
+    convert = dequantised._convert
 
     def slower(path, out):
         kinds = convert(path, out)
         if len(list(cache.iterdir())) == 1:  # meanwhile another one does it all
-            monkeypatch.setattr(pretrained.os, "getpid", lambda: 0)
+            monkeypatch.setattr(dequantised.os, "getpid", lambda: 0)
             assert Path(find_pretrained(str(path)).path).is_dir()
         return kinds
 
-    monkeypatch.setattr(pretrained, "_convert", slower)
+    monkeypatch.setattr(dequantised, "_convert", slower)
     found = find_pretrained(str(file))
     assert [path.name for path in cache.iterdir()] == [Path(found.path).name]
     load_base(found)

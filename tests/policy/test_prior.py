@@ -198,7 +198,7 @@ def test_after_calibration_the_mean_score_of_each_action_and_position_is_0(loud_
     seen = visits(env, BARS_ASKED)
     prompts, legal = [trainer.encoder.encode(o) for o in seen], np.stack([o.legal for o in seen])
     with torch.no_grad():
-        runs, index = model._runs(torch.device("cpu"), boundaries=model.trunk(prompts))
+        runs, index = model.runs(torch.device("cpu"), boundaries=model.trunk(prompts))
         scores = model.scores(runs, reference=False)[0][index]
         logprobs = model(**model.inputs(prompts, legal)).logprobs
     allowed = torch.from_numpy(legal)

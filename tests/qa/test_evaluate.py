@@ -26,8 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from flagtrl.cli import main
 from flagtrl.errors import AdapterError, ConfigError, DataError
 from flagtrl.qa import arms
-from flagtrl.qa.arms import PairedLM, arm, load_arms, load_vllm
+from flagtrl.qa.arms import arm, load_arms, load_vllm
 from flagtrl.qa.evaluate import TASKS, adjusted, compare, load_tasks, pair, run_arm
+from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.report import markdown
 from flagtrl.qa.run import Comparison, question_sets, run
 from flagtrl.record import RunRecord

@@ -9,25 +9,29 @@ import torch
 from lm_eval.api.instance import Instance
 
 from flagtrl.errors import AdapterError, DataError, PromptError
+from flagtrl.qa import divergence as measures
 from flagtrl.qa import retention as module
-from flagtrl.qa.arms import PairedLM, arm, load_arms
-from flagtrl.qa.records import Question
-from flagtrl.qa.retention import (
+from flagtrl.qa.arms import arm, load_arms
+from flagtrl.qa.divergence import (
     WORDS,
-    Asked,
     Prompt,
     action_mass,
-    asked_of,
     check_zero,
     divergence,
-    document_passages,
     full_kl,
+    text_bits,
+)
+from flagtrl.qa.paired import PairedLM
+from flagtrl.qa.records import Question
+from flagtrl.qa.retention import (
+    Asked,
+    asked_of,
+    document_passages,
     general_passages,
     passages_of,
     question_prompts,
     read_texts,
     retention,
-    text_bits,
     trading_prompts,
 )
 from flagtrl.record import RunRecord
@@ -167,13 +171,13 @@ def test_an_adapter_of_zeros_is_measured_as_exactly_zero_and_is_gone_afterwards(
 
 def test_a_control_that_is_not_zero_stops_the_run(lm, monkeypatch):
     def not_zero(model):
-        model.add_adapter("flagtrl_zero", module.PairedLM and model.peft_config["adapter_0"])
+        model.add_adapter("flagtrl_zero", model.peft_config["adapter_0"])
         for name, parameter in model.named_parameters():
             if "flagtrl_zero" in name and "lora_B" in name:
                 torch.nn.init.constant_(parameter, 0.1)
         return "flagtrl_zero"
 
-    monkeypatch.setattr(module, "add_zero_adapter", not_zero)
+    monkeypatch.setattr(measures, "add_zero_adapter", not_zero)
     with pytest.raises(AdapterError, match="do not trust"):
         check_zero(lm, prompts(lm, TEXT))
 
@@ -218,7 +222,7 @@ def _base_bits(lm):
 
 def test_a_control_that_was_not_measured_is_not_claimed(lm, monkeypatch):
     monkeypatch.setattr(
-        module, "add_zero_adapter", lambda model: pytest.fail("there is nothing to measure it on")
+        measures, "add_zero_adapter", lambda model: pytest.fail("there is nothing to measure it on")
     )
     rows, (said,) = retention(lm, ["adapter_0"], [], {"text": [("a", TEXT)]})
     assert [row.task for row in rows] == ["retention_text"]

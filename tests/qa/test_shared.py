@@ -10,17 +10,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
-from flagtrl.qa.arms import PairedLM, arm, load_arms
+from flagtrl.qa.arms import arm, load_arms
+from flagtrl.qa.divergence import Prompt, action_mass, divergence, text_bits
 from flagtrl.qa.evaluate import compare, load_tasks
-from flagtrl.qa.retention import (
-    Asked,
-    Prompt,
-    action_mass,
-    divergence,
-    general_passages,
-    retention,
-    text_bits,
-)
+from flagtrl.qa.paired import PairedLM
+from flagtrl.qa.retention import Asked, general_passages, retention
 from flagtrl.qa.shared import shared_depth, shared_trunk
 from qa_inputs import lora
 

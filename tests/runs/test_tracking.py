@@ -143,7 +143,7 @@ PROCESS = """
 import json, os, sys
 from pathlib import Path
 import torch
-from flagtrl.recipe import close
+from flagtrl.runs.stages import close
 from training import tiny_trainer, weights
 
 torch.set_num_threads(1)

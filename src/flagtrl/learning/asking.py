@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.batch import ActorCriticOutput, PromptBatch
-from flagtrl.policy.trunk import Boundary
+from flagtrl.policy.boundary import Boundary
 
 # Prompts per forward where nothing is learnt. On a split model most of a prompt is known.
 BATCH, BATCH_SPLIT = 8, 32

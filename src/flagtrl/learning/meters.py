@@ -12,7 +12,7 @@ from flagtrl.learning.samples import Targets
 from flagtrl.learning.windows import WindowRollout
 from flagtrl.market.ledger import Action
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.trunk import Boundary
+from flagtrl.policy.boundary import Boundary
 
 LOGGED = (
     "reward",

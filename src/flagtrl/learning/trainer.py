@@ -22,12 +22,12 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator
 
 from flagtrl.countdown import Say
+from flagtrl.cpu import return_freed_memory
 from flagtrl.errors import ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.asking import Asking
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
-from flagtrl.learning.memory import keep_freed_memory, return_freed_memory
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
 from flagtrl.learning.rollout import Collector, Rollout
@@ -135,8 +135,6 @@ class PPOTrainer(PersistentTrainer):
         # a setting of TrainingArguments, or a tracker not installed
         except (ValueError, ImportError, RuntimeError) as error:
             raise ConfigError(str(error)) from error
-        if args.device.type == "cpu":
-            keep_freed_memory()
         self._meters = Meters(self.accelerator)
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.asking = Asking(

@@ -1,28 +1,25 @@
-"""Policy and value in one module on a split language model: one forward, so that DDP, FSDP and ZeRO
-hooks fire.
-
-Two engines compute the same. `plain`: one full Hugging Face forward per prompt, logits at its last
-positions only; the reference that the other must equal. `split`: the frozen trunk's states are
-computed as seldom as possible (split.py, trunk.py), and a forward runs the top layers alone.
+"""Policy and value in one module on a language model: one forward, so that DDP, FSDP and ZeRO hooks
+fire.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy import heads
-from flagtrl.policy.adapters import REFERENCE, PolicySettings, decoder_layers, use_adapter
-from flagtrl.policy.batch import ActorCriticOutput, PromptBatch
+from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.backbone import Backbone
+from flagtrl.policy.batch import ActorCriticOutput
+from flagtrl.policy.boundary import Boundary
+from flagtrl.policy.padding import batches, tokens_per_pass
 from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.provenance import base_fingerprint
 from flagtrl.policy.scoring import (
@@ -32,19 +29,6 @@ from flagtrl.policy.scoring import (
     label_scores,
     masked_log_softmax,
 )
-from flagtrl.policy.split import SplitDecoder
-from flagtrl.policy.trunk import (
-    DTYPES,
-    Boundary,
-    Past,
-    Trunk,
-    TrunkSettings,
-    batches,
-    left_mask,
-    pad_left,
-    rounded_up,
-    tokens_per_pass,
-)
 
 # The vocabulary matrix is read once for so many prompts; always so many, so that scores do not
 # depend on what else is scored.
@@ -53,7 +37,7 @@ HEAD_ROWS = 8
 MEASURED = frozenset({"standard.mean", "standard.deviation", "prior.legal", "prior.offsets"})
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Backbone):
     """A language model that trades.
 
     Args:
@@ -70,18 +54,13 @@ class ActorCritic(nn.Module):
         settings: PolicySettings | None = None,
         dropout: float = 0.0,
     ):
-        super().__init__()
-        self.settings = settings or PolicySettings()
-        self.language_model = language_model
-        self.config = language_model.config
-        self.action_paths = tuple(tuple(path) for path in action_paths)
+        settings, paths = settings or PolicySettings(), tuple(map(tuple, action_paths))
+        super().__init__(language_model, answer_chains(paths), settings.trainable_layers)
+        self.settings, self.action_paths = settings, paths
         # set by who has base and tokenizer (`provenance.base_probe`)
         self.base_probe: dict[str, float] | None = None
         # now, while every process holds all weights
         self.base_fingerprint = base_fingerprint(language_model)
-        self.chains = answer_chains(self.action_paths)
-        self.split: SplitDecoder | None = None
-        self.trunk: Trunk | None = None
         hidden = self.config.get_text_config().hidden_size
         # Values start at exactly 0: rewards of daily trading are small, and a random critic would
         # drown them.
@@ -97,47 +76,6 @@ class ActorCritic(nn.Module):
         # Both are measured when training starts, over prompts of the training window.
         self.standard = heads.Standardise(hidden)
         self.prior = LabelPrior(len(self.action_paths))
-
-    @property
-    def _no_split_modules(self) -> Any:
-        """The decoder layer's class names, by which accelerate cuts the model for FSDP."""
-        return self.language_model.get_base_model()._no_split_modules
-
-    def use_split(self, settings: TrunkSettings | None = None) -> Trunk:
-        """Switch to the split engine: forwards then take `boundaries` of the returned trunk.
-
-        Frozen weights must not change afterwards, unless this is called again: what is kept was
-        computed from them.
-        """
-        settings = settings or TrunkSettings()
-        depth = (
-            decoder_layers(self.language_model.get_base_model())[1] - self.settings.trainable_layers
-        )
-        self.split = SplitDecoder(
-            self.language_model, depth, DTYPES[settings.dtype], settings.one_dnn
-        )
-        self.trunk = Trunk(self.split, self.chains, settings)
-        return self.trunk
-
-    def inputs(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        legal: np.ndarray,
-        device: torch.device | str = "cpu",
-    ) -> dict[str, Any]:
-        """The keyword arguments of `forward` for B prompts and legal (B, A), for the engine in
-        use.
-        """
-        if self.trunk is None:
-            return PromptBatch.of(prompts, legal, device).inputs()
-        return {
-            "legal": torch.from_numpy(np.ascontiguousarray(legal)).to(device),
-            "boundaries": self.trunk(prompts, device),
-        }
-
-    def use_plain(self) -> None:
-        """Switch to the plain engine."""
-        self.split = self.trunk = None
 
     def forward(
         self,
@@ -155,7 +93,7 @@ class ActorCritic(nn.Module):
         and the initial policy head. With `survey`, what the label prior and the heads'
         standardisation are measured from.
         """
-        runs, index = self._runs(legal.device, input_ids, attention_mask, boundaries)
+        runs, index = self.runs(legal.device, input_ids, attention_mask, boundaries)
         if survey:
             answers = self._label_scores(runs, mass=True)
             return Survey(legal, answers.scores[index], answers.mass[index], answers.hidden[index])
@@ -167,32 +105,9 @@ class ActorCritic(nn.Module):
         """(B, A) scores of the actions' tokens under the language model without its adapter;
         arguments as `forward`'s.
         """
-        runs, index = self._runs(legal.device, **prompts)
+        runs, index = self.runs(legal.device, **prompts)
         with self.adapter_off():
             return self._label_scores(runs).scores[index]
-
-    def _runs(
-        self,
-        device: torch.device,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        boundaries: Sequence[Boundary] | None = None,
-    ) -> tuple[Iterator[ChainRun], Tensor]:
-        """The language model's runs of the prompts that differ, not yet begun; and each prompt's
-        row in them.
-        """
-        if boundaries is None:
-            assert input_ids is not None and attention_mask is not None, (
-                "give ids and mask, or boundaries"
-            )
-            # where padding is told from the token of its id
-            marked = 2 * input_ids + attention_mask
-            different, index = marked.unique(dim=0, return_inverse=True)
-            return self.plain_runs(different // 2, different % 2), index
-        unique = list(dict.fromkeys(boundaries))  # equal prompts share a boundary, and so one row
-        rows = {boundary: row for row, boundary in enumerate(unique)}
-        index = torch.tensor([rows[boundary] for boundary in boundaries], device=device)
-        return self.split_runs(self.split_hidden(unique, device)), index
 
     def logprobs(self, scores: Tensor, legal: Tensor) -> Tensor:
         """(B, A) scores -> log pi, the label prior taken out where the settings say so."""
@@ -234,31 +149,6 @@ class ActorCritic(nn.Module):
                     scores[boundary] = row.clone()  # not a view, which would keep the whole batch
                     self.trunk.keep_reference_scores(boundary.prompt, row.clone())
         return self.logprobs(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
-
-    @contextmanager
-    def adapter_off(self) -> Iterator[None]:
-        """Within it the language model is the frozen base."""
-        flags = [(p, p.requires_grad) for p in self.language_model.parameters()]
-        try:
-            with self.language_model.disable_adapter():
-                yield
-        finally:
-            # PEFT makes every adapter tensor trainable when it enables the adapter again, the
-            # frozen anchor included.
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-
-    @contextmanager
-    def as_reference(self) -> Iterator[None]:
-        """Within it the language model is the reference: the adapter's frozen copy where there is
-        one, or else the base.
-        """
-        if REFERENCE not in self.language_model.peft_config:
-            with self.adapter_off():
-                yield
-            return
-        with use_adapter(self.language_model, REFERENCE):
-            yield
 
     def parameter_groups(
         self, learning_rate: float, head_learning_rate: float, weight_decay: float = 0.0
@@ -333,65 +223,3 @@ class ActorCritic(nn.Module):
 
     def _values(self, hidden: Tensor) -> Tensor:
         return heads.apply(self.value_head, self.standard(hidden)).squeeze(-1)
-
-    def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[ChainRun]:
-        """One full forward per chain, with logits from the prompt's last position on."""
-        for chain in self.chains:
-            answer = torch.tensor(chain, device=input_ids.device, dtype=input_ids.dtype).expand(
-                len(input_ids), -1
-            )
-            mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
-            out = self.language_model(
-                input_ids=torch.cat([input_ids, answer], dim=1),
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                logits_to_keep=1 + len(chain),
-                output_hidden_states=True,
-                use_cache=False,
-            )
-            logprobs = out.logits.float().log_softmax(-1)
-            hidden = out.hidden_states[-1][:, -1 - len(chain)].float()
-
-            def scores(
-                depth: int, tokens: tuple[int, ...], normalised: bool, logprobs: Tensor = logprobs
-            ) -> Tensor:
-                return logprobs[:, depth, list(tokens)]
-
-            yield ChainRun(hidden, scores)
-
-    def split_hidden(
-        self, boundaries: Sequence[Boundary], device: torch.device, past: Past | None = None
-    ) -> Iterator[Tensor]:
-        """Per chain, the hidden states (B, 1 + len(chain), D) from the prompt's end on, from the
-        trunk's states.
-        """
-        assert self.split is not None, "call use_split() before a forward with boundaries"
-        for number, chain in enumerate(self.chains):
-            states = [boundary.states[number] for boundary in boundaries]
-            counts = past.counts if past else [0] * len(states)
-            rest = [state[count:] for state, count in zip(states, counts, strict=True)]
-            length = max(map(len, rest))
-            # After a past there is no room for padding between the two; its rows are of a rounded
-            # length already.
-            padded = pad_left(rest, length if past else rounded_up(length), device)
-            mask = left_mask(
-                [len(state) for state in states], max(counts) + padded.shape[1], device
-            )
-            yield self.split.top(padded, mask, 1 + len(chain), past.keys_values if past else None)
-
-    def split_runs(self, chains: Iterable[Tensor]) -> Iterator[ChainRun]:
-        """The runs whose hidden states `split_hidden` gives, with the head's rows that are
-        needed.
-        """
-        split = self.split
-        assert split is not None
-        for hidden in chains:
-
-            def scores(
-                depth: int, tokens: tuple[int, ...], normalised: bool, hidden: Tensor = hidden
-            ) -> Tensor:
-                if not normalised:
-                    return split.logits(hidden[:, depth], tokens).float()
-                return split.logits(hidden[:, depth]).float().log_softmax(-1)[:, list(tokens)]
-
-            yield ChainRun(hidden[:, 0].float(), scores)

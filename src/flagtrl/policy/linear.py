@@ -11,7 +11,6 @@ bfloat16, for which it keeps a second copy of them.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -20,10 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-
-# oneDNN keeps the code that it makes for each shape, 1,024 of them unless told: some hundred MiB
-# where lengths vary.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 class OneDnnLinear(TorchFunctionMode):

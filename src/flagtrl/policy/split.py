@@ -22,8 +22,7 @@ vocabulary matrix are multiplied there.
 Nothing is approximated, but in 8-bit trunks, where bitsandbytes rounds by what else is in a pass.
 Only the order of floating-point sums inside a matrix product may differ, which is worth about 1e-7
 in float32. Views, shallow copies of the decoder with fewer layers, let the model's own forward
-choose masks, rotary embeddings and layer types; nothing here is specific to one architecture (for
-the trunk of the commonest kind a quicker forward stands in, `lean.py`).
+choose masks, rotary embeddings and layer types; nothing here is specific to one architecture.
 `tests/policy/test_split.py` holds all of it to the plain engine, architecture by architecture, in
 values, log-probabilities and gradients.
 
@@ -35,7 +34,6 @@ between layers. So the split is compared with the plain engine on a real batch w
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -50,10 +48,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flagtrl.errors import ConfigError
 from flagtrl.policy.cache import KeysValues, LayerCache
-from flagtrl.policy.lean import LeanDecoder, is_of_llamas_kind
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
-
-FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"  # read by transformers at every attention
 
 
 class SplitDecoder:
@@ -106,7 +101,7 @@ class SplitDecoder:
         # Modules of its own: train() and eval() of the model do not reach them, nor the other way
         # round.
         own = packed(self._trunk) if self._one_dnn else sharing_copy(self._trunk)
-        self._trunk = (LeanDecoder(own) if is_of_llamas_kind(own) else own).eval()
+        self._trunk = own.eval()
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
@@ -121,7 +116,7 @@ class SplitDecoder:
         )
         if self.trunk_dtype is not None:
             self._trunk.to(ids.device)  # its weights are a copy, and do not move with the model
-        with autocast_off, _grouped_attention(ids.device):
+        with autocast_off:
             return self._trunk(
                 input_ids=ids,
                 attention_mask=mask,
@@ -197,7 +192,7 @@ class SplitDecoder:
         positions: Tensor,
         cache: LayerCache | None,
     ) -> Tensor:
-        with self._top_linear, _grouped_attention(states.device):
+        with self._top_linear:
             return view(
                 inputs_embeds=states,
                 attention_mask=mask,
@@ -267,23 +262,6 @@ def _without_queries(view: nn.Module) -> Iterator[None]:
 
 def _zeros(width: int, inputs: Tensor) -> Tensor:
     return inputs.new_zeros(*inputs.shape[:-1], width)  # whole: some models clamp queries in place
-
-
-@contextmanager
-def _grouped_attention(device: torch.device) -> Iterator[None]:
-    """On a CPU torch's attention takes fewer key heads than query heads as they are; transformers
-    would repeat them.
-    """
-    known = os.environ.get(FORCE_GQA)
-    if device.type == "cpu":
-        os.environ[FORCE_GQA] = "1"
-    try:
-        yield
-    finally:
-        if known is None:
-            os.environ.pop(FORCE_GQA, None)
-        else:
-            os.environ[FORCE_GQA] = known
 
 
 def _positions(mask: Tensor) -> Tensor:

@@ -6,11 +6,10 @@ once, the rest in batches.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +17,31 @@ from torch import Tensor
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.cache import KeysValues, LayerCache
+from flagtrl.policy.boundary import (
+    ENTRY_BYTES,
+    Boundary,
+    Past,
+    Prefix,
+    cache_key,
+    kept_bytes,
+)
+from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.lru import LruCache
+from flagtrl.policy.padding import (
+    batches,
+    common_beginning,
+    left_mask,
+    pad_ids,
+    rounded_up,
+    stacked,
+    tokens_per_pass,
+)
 from flagtrl.policy.settings import DEVICES, TRUNK_DTYPES
 from flagtrl.policy.split import SplitDecoder
 
 DTYPES = {name: None if name == "auto" else getattr(torch, name) for name in TRUNK_DTYPES}
-# Tokens of one pass, padding included. On a CPU one prompt fills the machine, and runs alone: so
-# its states do not depend, in their last bits, on what else is in the batch or in the cache, and a
-# resumed run repeats the undisturbed one exactly.
-TOKENS_PER_PASS = {"cpu": 1}
-TOKENS_PER_PASS_GPU = 16_384
-# Lengths are rounded up to a multiple of this, so that matrix products come in few shapes: oneDNN
-# keeps code for each.
-ROUND_TO = 4
-LEAST_FILLED = 0.8  # a batch's shortest own part, as a share of its longest
 PREFILL_BARS = 8
 PREFILL_SHARE = 0.9  # of the cache's bound that prompts known ahead may take
-_ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objects
 
 
 @dataclass(frozen=True)
@@ -69,34 +75,6 @@ class TrunkSettings:
                 )
 
 
-@dataclass(frozen=True, eq=False)
-class Boundary:
-    """The trunk's output for one prompt: per answer chain (L + len(chain), D), all on one
-    device.
-    """
-
-    prompt: EncodedPrompt
-    states: tuple[Tensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the states, in bytes."""
-        return sum(state.nbytes for state in self.states)
-
-
-class Past(NamedTuple):
-    """Keys and values of B prompts' beginnings, left-padded: `counts[b]` positions are prompt
-    b's.
-    """
-
-    keys_values: KeysValues
-    counts: list[int]
-
-
-# States (1, P, D) of a text's first P tokens, and the trunk's keys and values there.
-Prefix = tuple[Tensor, KeysValues]
-
-
 class Trunk:
     """Boundary states of prompts, and all else about them that never changes.
 
@@ -126,7 +104,7 @@ class Trunk:
         """The boundary of every prompt; equal prompts are computed once, and share one."""
         known: dict[bytes, Boundary | None] = {}
         missing: dict[bytes, EncodedPrompt] = {}
-        keys = [_key("prompt", prompt.ids, device) for prompt in prompts]
+        keys = [cache_key("prompt", prompt.ids, device) for prompt in prompts]
         for key, prompt in zip(keys, prompts, strict=True):
             if key not in known:
                 known[key] = self._look_up("prompt", key)
@@ -138,7 +116,7 @@ class Trunk:
             prefixes = [self._prefix(prompt, device) for prompt in chosen]
             for row, boundary in zip(rows, self._run(chosen, prefixes, device), strict=True):
                 known[missing_keys[row]] = boundary
-                self.cache.put(missing_keys[row], boundary, boundary.nbytes + _ENTRY_BYTES)
+                self.cache.put(missing_keys[row], boundary, boundary.nbytes + ENTRY_BYTES)
         return [known[key] for key in keys]  # type: ignore[misc]
 
     def prefill(
@@ -157,7 +135,9 @@ class Trunk:
         into the cache later displaces none of it.
         """
         missing = {
-            key: p for p in prompts if not self.cache.pinned(key := _key("prompt", p.ids, device))
+            key: p
+            for p in prompts
+            if not self.cache.pinned(key := cache_key("prompt", p.ids, device))
         }
         states = sum(
             (len(p.ids) + len(chain)) * self._state_bytes()
@@ -165,13 +145,13 @@ class Trunk:
             for chain in self.chains
         )
         room = PREFILL_SHARE * self.settings.cache_bytes - self.cache.pinned_bytes
-        if not missing or states + len(missing) * _ENTRY_BYTES > room:
+        if not missing or states + len(missing) * ENTRY_BYTES > room:
             return 0
         bars: dict[bytes, list[EncodedPrompt]] = {}
         for prompt in missing.values():
             bars.setdefault(prompt.ids[: prompt.shared_length].tobytes(), []).append(prompt)
         shared = [of_bar[0].ids[: of_bar[0].shared_length] for of_bar in bars.values()]
-        begun = self._begin(shared[0][: _common(shared)], device)
+        begun = self._begin(shared[0][: common_beginning(shared)], device)
         for start in range(0, len(shared), PREFILL_BARS):
             chunk = slice(start, start + PREFILL_BARS)
             prefixes = self._extend(shared[chunk], begun, device)
@@ -182,23 +162,23 @@ class Trunk:
             ]
             for boundary in self._run([p for p, _ in own], [prefix for _, prefix in own], device):
                 self.cache.pin(
-                    _key("prompt", boundary.prompt.ids, device),
+                    cache_key("prompt", boundary.prompt.ids, device),
                     boundary,
-                    boundary.nbytes + _ENTRY_BYTES,
+                    boundary.nbytes + ENTRY_BYTES,
                 )
             tell(min(start + PREFILL_BARS, len(shared)), len(shared))
         return len(missing)
 
     def reference_scores(self, prompt: EncodedPrompt, device: torch.device) -> Tensor | None:
         """(A,) what `keep_reference_scores` kept for a prompt."""
-        return self.cache.get(_key("scores", prompt.ids, device))
+        return self.cache.get(cache_key("scores", prompt.ids, device))
 
     def keep_reference_scores(self, prompt: EncodedPrompt, scores: Tensor) -> None:
         """Keep the reference policy's scores (A,) of a prompt: it never changes, so neither do
         they.
         """
         self.cache.put(
-            _key("scores", prompt.ids, scores.device), scores, scores.nbytes + _ENTRY_BYTES
+            cache_key("scores", prompt.ids, scores.device), scores, scores.nbytes + ENTRY_BYTES
         )
 
     def reference_past(self, boundaries: Sequence[Boundary], device: torch.device) -> Past | None:
@@ -211,15 +191,15 @@ class Trunk:
         known = []
         for boundary in boundaries:
             shared = boundary.prompt.shared_length
-            key = _key("reference", boundary.prompt.ids[:shared], device)
+            key = cache_key("reference", boundary.prompt.ids[:shared], device)
             keys_values = self.cache.get(key)
             if keys_values is None:
                 keys_values = self.split.top_keys_values(
                     boundary.states[0][None, :shared].to(device)
                 )
-                self.cache.put(key, keys_values, _nbytes(keys_values))
+                self.cache.put(key, keys_values, kept_bytes(keys_values))
             known.append(keys_values)
-        return Past(_stack(known, counts), counts)
+        return Past(stacked(known, counts), counts)
 
     def _run(
         self,
@@ -234,7 +214,8 @@ class Trunk:
         # part. So every row is one piece, padded on the left alone, and sliding windows stay right.
         counts = self._kept(prompts)
         cache = LayerCache(
-            0, _stack([keys_values for _, keys_values in prefixes], counts) if any(counts) else None
+            0,
+            stacked([keys_values for _, keys_values in prefixes], counts) if any(counts) else None,
         )
         kept = max(counts)
         first, states = None, []
@@ -245,7 +226,7 @@ class Trunk:
                     for p, count in zip(prompts, counts, strict=True)
                 ]
                 self.tokens += sum(map(len, texts))
-                ids = _pad_ids(texts, device)
+                ids = pad_ids(texts, device)
             else:
                 cache.crop(-len(self.chains[number - 1]))  # take back the chain before this one
                 self.tokens += len(prompts) * len(chain)
@@ -280,12 +261,12 @@ class Trunk:
         it.
         """
         shared = prompt.ids[: prompt.shared_length]
-        key = _key("prefix", shared, device)
+        key = cache_key("prefix", shared, device)
         known = self._look_up("prefix", key)
         if known is not None:
             return known
         states, keys_values = self._begin(shared, device)
-        self.cache.put(key, (states, keys_values), states.nbytes + _nbytes(keys_values))
+        self.cache.put(key, (states, keys_values), states.nbytes + kept_bytes(keys_values))
         return states, keys_values
 
     def _begin(self, ids: np.ndarray, device: torch.device | str) -> Prefix:
@@ -304,11 +285,11 @@ class Trunk:
             return [begun] * len(texts)
         # a shorter row begins earlier, as in `_run`
         counts = [max(len(text) - longest, 0) for text in texts]
-        cache = LayerCache(0, _stack([keys_values] * len(texts), counts))
+        cache = LayerCache(0, stacked([keys_values] * len(texts), counts))
         rows = [text[count:] for text, count in zip(texts, counts, strict=True)]
         self.tokens += sum(map(len, rows))
         out = self.split.trunk(
-            _pad_ids(rows, device),
+            pad_ids(rows, device),
             left_mask(list(map(len, texts)), max(counts) + longest, device),
             cache,
         )
@@ -344,99 +325,3 @@ class Trunk:
         self.lookups[kind] += 1
         self.lookups[f"{kind} hit"] += found is not None
         return found
-
-
-def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Rows 0..len(lengths)-1 in batches of like length, of at most `tokens` with padding (or a
-    single row).
-    """
-    made: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if (
-            made
-            and lengths[made[-1][0]] >= LEAST_FILLED * lengths[row]
-            and (len(made[-1]) + 1) * lengths[row] <= tokens
-        ):
-            made[-1].append(row)
-        else:
-            made.append([row])
-    return made
-
-
-def tokens_per_pass(device: torch.device | str) -> int:
-    """How many tokens one pass should hold."""
-    return TOKENS_PER_PASS.get(torch.device(device).type, TOKENS_PER_PASS_GPU)
-
-
-def pad_left(states: Sequence[Tensor], length: int, device: torch.device) -> Tensor:
-    """B tensors (L_b, D) -> (B, length, D) with zeros on the left."""
-    if all(len(state) == length for state in states):
-        return torch.stack(tuple(states)).to(device)
-    padded = torch.zeros(
-        len(states), length, states[0].shape[-1], dtype=states[0].dtype, device=device
-    )
-    for row, state in enumerate(states):
-        padded[row, length - len(state) :] = state
-    return padded
-
-
-def left_mask(
-    lengths: Sequence[int], width: int, device: torch.device | str | None = None
-) -> Tensor:
-    """(B, width) int64: ones at the last `lengths[b]` positions."""
-    return (torch.arange(width)[None] >= width - torch.tensor(lengths)[:, None]).long().to(device)
-
-
-def rounded_up(length: int) -> int:
-    """The next multiple of ROUND_TO."""
-    return -(-length // ROUND_TO) * ROUND_TO
-
-
-def _common(texts: Sequence[np.ndarray]) -> int:
-    """How many tokens all texts begin with: at least 1, and less than the shortest unless all are
-    one.
-    """
-    shortest = min(map(len, texts))
-    same = np.all([text[:shortest] == texts[0][:shortest] for text in texts], axis=0)
-    first = int(np.argmin(same)) if not same.all() else shortest
-    one = all(len(text) == shortest for text in texts) and same.all()
-    return first if one else max(min(first, shortest - 1), 1)
-
-
-def _stack(known: Sequence[KeysValues], counts: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Per layer, the first `counts[b]` positions of B prompts, left-padded: (B, heads, max(counts),
-    width).
-    """
-    return [
-        tuple(_stack_left(parts, counts) for parts in zip(*layer, strict=True))  # type: ignore[misc]
-        for layer in zip(*known, strict=True)
-    ]
-
-
-def _stack_left(parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    longest = max(counts)
-    cut = [part[..., :count, :] for part, count in zip(parts, counts, strict=True)]
-    if len(set(counts)) == 1:
-        return cut[0] if len(cut) == 1 else torch.cat(cut)
-    return torch.cat(
-        [torch.nn.functional.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in cut]
-    )
-
-
-def _pad_ids(texts: Sequence[np.ndarray], device: torch.device | str) -> Tensor:
-    width = max(map(len, texts))
-    return torch.from_numpy(np.stack([np.pad(text, (width - len(text), 0)) for text in texts])).to(
-        device
-    )
-
-
-def _nbytes(keys_values: KeysValues) -> int:
-    return _ENTRY_BYTES + sum(tensor.nbytes for pair in keys_values for tensor in pair)
-
-
-def _key(kind: str, ids: np.ndarray, device: torch.device | str) -> bytes:
-    """What was computed under autocast is kept apart from what was not."""
-    kind_of_device = torch.device(device).type
-    if torch.is_autocast_enabled(kind_of_device):
-        kind += f" {torch.get_autocast_dtype(kind_of_device)}"
-    return kind.encode() + hashlib.sha256(ids.tobytes()).digest()

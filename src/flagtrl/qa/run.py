@@ -6,13 +6,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from flagtrl.qa.arms import PairedLM, load_arms, load_vllm, run_record
+from flagtrl.qa.arms import load_arms, load_vllm, run_record
 from flagtrl.qa.comparison import Comparison
+from flagtrl.qa.divergence import Prompt
 from flagtrl.qa.evaluate import Row, compare, load_tasks
+from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.records import Question
 from flagtrl.qa.retention import (
     Passage,
-    Prompt,
     asked_of,
     document_passages,
     first_questions,

@@ -10,6 +10,7 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
 from flagtrl.runs.stages import (
     Arguments,
+    begin,
     build_policy,
     checkpoint_to_resume,
     claimed_output_dir,
@@ -28,7 +29,7 @@ def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> Non
         arguments: of the run.
         environment: what is trained in; a control changes it.
     """
-    arguments.announce()
+    begin(arguments)
     with claimed_output_dir(arguments) as clear:
         # data
         market = arguments.data.load()

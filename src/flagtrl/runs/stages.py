@@ -15,6 +15,7 @@ import yaml
 from accelerate import PartialState
 from transformers import set_seed
 
+from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.evidence.report import Report
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
@@ -104,11 +105,6 @@ class Arguments:
             parts.append(f"\n# {concern}\n{yaml.safe_dump(settings, sort_keys=False).strip()}")
         return "\n".join(parts)
 
-    def announce(self) -> None:
-        """Print the first line of a run, on its main process."""
-        if self.ppo.process_index == 0:
-            print(self.announcement(), flush=True)
-
     def announcement(self) -> str:
         """What a run prints first: its preset, and where the others are."""
         others = " or ".join(
@@ -151,6 +147,13 @@ def parse_arguments(
     kinds = (DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings)
     preset, records = parsed(kinds, defaults, args, recipe)
     return Arguments(preset, *records)
+
+
+def begin(arguments: Arguments) -> None:
+    """Tune torch to this machine's processor, and print the first line of a run."""
+    cpu_tuning()
+    if arguments.ppo.process_index == 0:
+        print(arguments.announcement(), flush=True)
 
 
 def validation(

@@ -1,0 +1,90 @@
+"""What of a run's directory goes to the Hub, without paths of this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from huggingface_hub import CommitOperation, CommitOperationAdd
+
+from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE
+from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
+from flagtrl.policy.provenance import (
+    ADAPTER_CONFIG,
+    HUB_FILE,
+    is_hub_name,
+    public_name,
+    without_paths,
+)
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.record import RECORD_FILES
+
+logger = logging.getLogger(__name__)
+
+# What goes up from a run's directory, as patterns: what flagtrl writes there. All else is the
+# user's own, as a settings file with a token in it; and pickles, which can run code where they are
+# loaded.
+PUSHED = (
+    *(
+        ADAPTER_CONFIG,
+        ADAPTER_FILE,
+        HEADS_FILE,
+        *RECORD_FILES,
+        RESULTS_FILE,
+        TRADES_FILE,
+        CURVE_FILE,
+        f"{PICTURE}-*.png",
+    ),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ),
+    *(
+        "additional_chat_templates/*.jinja",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+    ),
+    *(QA_FILE, QA_FIGURE),
+)
+
+
+def pushed_files(directory: Path, card: str) -> list[CommitOperation]:
+    """The files of a run that go to the Hub; those that name paths of this machine as cleaned
+    copies.
+    """
+    cleaned = _cleaned(directory)
+    found = sorted(path for pattern in PUSHED for path in directory.glob(pattern) if path.is_file())
+    names = [path.relative_to(directory).as_posix() for path in found]
+    files = [CommitOperationAdd(name, cleaned.get(name, str(directory / name))) for name in names]
+    return [*files, CommitOperationAdd(CARD_FILE, card.encode())]
+
+
+def _cleaned(directory: Path) -> dict[str, bytes]:
+    """What is pushed in place of the JSON files that name paths of this machine."""
+    cleaned = {}
+    for name in (ADAPTER_CONFIG, *RECORD_FILES, RESULTS_FILE):
+        path = directory / name
+        if (
+            path.is_file()
+            and (public := without_paths(content := json.loads(path.read_text()))) != content
+        ):
+            cleaned[name] = json.dumps(public, indent=2).encode() + b"\n"
+    return cleaned
+
+
+def say_what_is_renamed(directory: Path) -> None:
+    """Warn where the base goes by another name on the Hub."""
+    base = json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+    if base and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
+        logger.warning(
+            "the base model is a directory or file of this machine: the pushed adapter names it "
+            "%r, without its path; who loads it must have that model, and say where (--base)",
+            public_name(base),
+        )
