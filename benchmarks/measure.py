@@ -48,6 +48,8 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.linear import PackedLinear, one_dnn_helps
 from flagtrl.policy.scoring import masked_log_softmax
+from flagtrl.policy.settings import EngineSettings
+from flagtrl.policy.trunk import TrunkSettings
 
 ENGINES = ("split", "split_mkl", "plain", "per_action")
 SPLIT = ("split", "split_mkl")
@@ -348,13 +350,18 @@ def settled_trainer(case: Case, shared: Path, out: str) -> tuple[Clocked, float]
     market = MarketSettings(lookback=case.lookback)
     model, encoder = make_policy(case, shared)
     args = settings(case, out)
+    engine = EngineSettings(
+        engine="split" if case.engine in SPLIT else "plain",
+        trunk_dtype=case.dtype if case.dtype != "float32" else "auto",
+    )
     trainer = Clocked(
-        model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder
+        *(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder),
+        engine=engine,
     )
     trainer.pop_callback(PrinterCallback)
     model.to(args.device)
     if case.engine == "split_mkl":
-        model.use_split(replace(args.trunk_settings, one_dnn=False))
+        model.use_split(replace(TrunkSettings.of(engine), one_dnn=False))
     ahead = visits(TradingEnv(window, market), encoder, case.prompt == "markov")
     bars = case.steps // case.num_envs + 1  # an update needs the value of the bar after
     prompts = [prompt for episode in ahead for prompt in episode[SKIPPED : SKIPPED + bars]]
@@ -367,8 +374,6 @@ def settings(case: Case, out: str) -> PPOConfig:
     return PPOConfig(
         output_dir=out,
         total_timesteps=case.steps,
-        engine="split" if case.engine in SPLIT else "plain",
-        trunk_dtype=case.dtype if case.dtype != "float32" else "auto",
         train_dtype="float32" if on_cpu else case.dtype,
         use_cpu=on_cpu,
         save_strategy="no",

@@ -39,6 +39,7 @@ WHOLE = RunRecord.begin(
     base=BaseFacts("me/x", "hub", "float32", "a" * 40, {"all": "1"}, {"bits_per_byte": 1.5}),
     action_paths=((1, 2), (3,), (4,)),
     prompt_fingerprint="f" * 64,
+    engine={"engine": "auto"},
     split_engine={"dtype": "auto"},
     seed=3,
     watch={"collapsed_at": None},

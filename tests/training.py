@@ -27,6 +27,7 @@ from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.prior import visits
+from flagtrl.policy.settings import EngineSettings
 
 # What a clock says, and what the cache held, which a resumed run starts without.
 # A real model is asked about 64 bars before it is trained, which would take half of every tiny
@@ -40,6 +41,7 @@ TIMES = {
     "train_steps_per_second",
 }
 CACHE = {"trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cache_mb"}
+ENGINE = tuple(EngineSettings.__dataclass_fields__)
 STEPS = 6  # optimizer steps per rollout: 12 samples are 3 minibatches of 4, twice
 
 
@@ -122,6 +124,7 @@ def tiny_trainer(
         "disable_tqdm": True,
         "seed": 1,
     } | overrides
+    kept = {name: options.pop(name) for name in ENGINE if name in options}
     options.setdefault("total_timesteps", rollouts * options["num_envs"] * options["num_steps"])
     args = PPOConfig(output_dir=str(out), **options)
     set_seed(args.seed)
@@ -134,6 +137,7 @@ def tiny_trainer(
     window = news_leads_price(days=days, seed=2).window()
     market = MarketSettings(reward="log_return", lookback=3, episode_start="random")
     more = {"validate": validate and validate(encoder), "publisher": publisher}
+    more["engine"] = EngineSettings(**kept)
     return kind(
         model,
         args,

@@ -151,8 +151,9 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    from flagtrl.bounds import check_bounds
     from flagtrl.errors import ConfigError
-    from flagtrl.learning.settings import check_bounds
+    from flagtrl.learning.settings import BOUNDS
     from flagtrl.places import check_output_dir
     from flagtrl.runs.arguments import check_run
 
@@ -169,7 +170,7 @@ def _demo(options: argparse.Namespace) -> None:
             "one out"
         )
     if options.synthetic:
-        check_bounds(overrides)
+        check_bounds(overrides, BOUNDS)
     else:
         named = overrides | ({} if options.preset is None else {"preset": options.preset})
         words = [word for name, value in named.items() for word in (f"--{name}", str(value))]

@@ -28,7 +28,7 @@ PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "da
 # training.
 _FREE_NAMES = """
     output_dir overwrite_output_dir llm resume_from_checkpoint max_steps
-    engine trunk_cache_mb boundary_device merge_tokens fp16 bf16 use_cpu local_rank world_size
+    fp16 bf16 use_cpu local_rank world_size
     accelerator_config parallelism_config auto_find_batch_size torch_empty_cache_steps
     load_best_model_at_end metric_for_best_model greater_is_better early_stopping_patience
     restore_callback_states_from_checkpoint enable_jit_checkpoint ignore_data_skip
@@ -119,6 +119,7 @@ class RunRecord:
         base: the language model.
         action_paths: the actions' token ids.
         prompt_fingerprint: of what prompts read like.
+        engine: of EngineSettings, as the user gave them.
         split_engine: settings of the split engine; None where it did not run.
         seed: of everything that is drawn.
         versions: of Python and the packages.
@@ -142,6 +143,7 @@ class RunRecord:
     base: BaseFacts = BaseFacts()
     action_paths: tuple[tuple[int, ...], ...] = ()
     prompt_fingerprint: str | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
     split_engine: Mapping[str, Any] | None = None
     seed: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

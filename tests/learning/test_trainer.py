@@ -11,10 +11,11 @@ from architectures import CONFIGS
 from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.meters import LOGGED, LOGGED_BY_SPLIT
+from flagtrl.learning.meters import LOGGED
 from flagtrl.learning.steps import micro_batches
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.policy import heads
+from flagtrl.policy.backbone import MEASURES
 from flagtrl.policy.saving import load_policy
 from training import (
     STEPS,
@@ -355,7 +356,7 @@ def test_both_engines_train_alike(small_model, tmp_path, monkeypatch, architectu
         logs.append([entry for entry in entries(trainer) if "loss" in entry])
     assert len(logs[0]) == len(logs[1]) == 20
     for plain, split in zip(*logs, strict=True):
-        assert plain.keys() == split.keys() - set(LOGGED_BY_SPLIT)
+        assert plain.keys() == split.keys() - set(MEASURES)
         assert plain == pytest.approx({name: split[name] for name in plain}, abs=1e-4, rel=1e-4), (
             plain["step"]
         )
@@ -422,7 +423,7 @@ def test_the_log_has_every_metric(run):
     history = run.state.log_history
     assert set().union(*history) >= {
         *LOGGED,
-        *LOGGED_BY_SPLIT,
+        *MEASURES,
         "loss",
         "grad_norm",
         "learning_rate",

@@ -1,10 +1,9 @@
-"""Forwards of the trained policy over the prompts of a rollout, with what the trunk makes of each
-kept until the next.
-"""
+"""Forwards of the trained policy over the prompts of a rollout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,8 @@ from torch import Tensor, nn
 
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.batch import ActorCriticOutput, PromptBatch
-from flagtrl.policy.boundary import Boundary
-
-# Prompts per forward where nothing is learnt. On a split model most of a prompt is known.
-BATCH, BATCH_SPLIT = 8, 32
+from flagtrl.policy.backbone import BATCH
+from flagtrl.policy.batch import ActorCriticOutput
 
 
 class Asking:
@@ -27,12 +23,8 @@ class Asking:
     Args:
         policy: gives the actor-critic.
         wrapped: gives it as the Trainer calls it, so that the hooks of DDP, FSDP and ZeRO fire.
-        accelerator: its device, and its autocast for the trunk.
+        accelerator: its device, and its autocast for the frozen layers.
         sharded: all processes must run as many forwards.
-
-    Attributes:
-        boundaries: the trunk's states of the rollout's prompts, by their ids; empty on the plain
-            engine.
     """
 
     def __init__(
@@ -42,36 +34,35 @@ class Asking:
         accelerator: Accelerator,
         sharded: bool,
     ):
-        self.policy, self.wrapped, self.accelerator, self.sharded = (
-            policy,
-            wrapped,
-            accelerator,
-            sharded,
-        )
+        self.policy, self.wrapped = policy, wrapped
+        self.accelerator, self.sharded = accelerator, sharded
         self.device = accelerator.device
-        self.boundaries: dict[bytes, Boundary] = {}
 
-    def begin(self) -> None:
-        """A new rollout: nothing is kept of the one before."""
-        self.boundaries = {}
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the policy is in evaluation mode."""
+        module = self.wrapped()
+        was_training = module.training
+        module.eval()
+        try:
+            yield
+        finally:
+            module.train(was_training)
 
     @torch.no_grad()
     def act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> ActorCriticOutput:
         """Policy and value of B prompts that the rollout came to, legal (B, A); float32, on the
         CPU.
         """
-        if (trunk := self.policy().trunk) is not None:
-            new = [prompt for prompt in prompts if prompt.ids.tobytes() not in self.boundaries]
-            with self.accelerator.autocast():
-                self.boundaries |= {b.prompt.ids.tobytes(): b for b in trunk(new, self.device)}
+        with self.accelerator.autocast():
+            self.policy().keep(prompts, self.device)
         output = self.wrapped()(**self.inputs(prompts, legal))
         return ActorCriticOutput(output.logprobs.float().cpu(), output.values.float().cpu())
 
     def act_on_many(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> ActorCriticOutput:
         """`act`, a few prompts a forward; equal ones once, as in `logprobs`."""
         rows, place = self._different(prompts, legal)
-        size = BATCH if self.policy().trunk is None else BATCH_SPLIT
-        parts = []
+        size, parts = self.policy().prompts_per_pass, []
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             parts.append(self.act([prompts[row] for row in some], legal[some]))
@@ -80,11 +71,11 @@ class Asking:
     @torch.no_grad()
     def reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:
         """(N, A) log pi_ref of the rollout's prompts."""
-        if not self.boundaries:
+        if not self.policy().keeps:
             return self.logprobs(prompts, legal, reference=True)
         with self.accelerator.autocast():
-            boundaries = [self.boundaries[prompt.ids.tobytes()] for prompt in prompts]
-            return self.policy().reference_logprobs(boundaries, legal.to(self.device)).float().cpu()
+            inputs = self.inputs(prompts, legal.numpy())
+            return self.policy().reference_logprobs(**inputs).float().cpu()
 
     @torch.no_grad()
     def logprobs(
@@ -120,9 +111,4 @@ class Asking:
 
     def inputs(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> dict[str, Any]:
         """The keyword arguments of the policy's forward for prompts of the rollout."""
-        if not self.boundaries:
-            return PromptBatch.of(prompts, legal, self.device).inputs()
-        return {
-            "legal": torch.from_numpy(legal).to(self.device),
-            "boundaries": [self.boundaries[prompt.ids.tobytes()] for prompt in prompts],
-        }
+        return self.policy().inputs(prompts, legal, self.device)

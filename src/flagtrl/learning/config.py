@@ -14,7 +14,6 @@ from transformers import TrainingArguments
 from flagtrl.errors import ConfigError
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.transitions import POSITIONS
-from flagtrl.policy.trunk import TrunkSettings
 
 logger = logging.getLogger(__name__)
 
@@ -110,16 +109,6 @@ class PPOConfig(PPOSettings, TrainingArguments):
     def samples_per_step(self) -> int:
         """Samples of one step in one environment: exact advantages have one for every position."""
         return len(POSITIONS) if self.advantage == "exact" else 1
-
-    @property
-    def trunk_settings(self) -> TrunkSettings:
-        """What the split engine is told."""
-        return TrunkSettings(
-            int(self.trunk_cache_mb * 2**20),
-            self.trunk_dtype,
-            self.boundary_dtype,
-            self.boundary_device,
-        )
 
     def _choose_precision(self) -> None:
         if self.train_dtype == "float32":

@@ -11,8 +11,7 @@ from flagtrl.learning.rollout import Rollout
 from flagtrl.learning.samples import Targets
 from flagtrl.learning.windows import WindowRollout
 from flagtrl.market.ledger import Action
-from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.boundary import Boundary
+from flagtrl.policy.backbone import MEASURES
 
 LOGGED = (
     "reward",
@@ -29,12 +28,6 @@ LOGGED = (
     "kl_first_update",
     "ratio",
     "clip_fraction",
-)
-LOGGED_BY_SPLIT = (
-    "trunk/prefix_hit_rate",
-    "trunk/prompt_hit_rate",
-    "trunk/cache_mb",
-    "trunk/rollout_mb",
 )
 
 
@@ -68,7 +61,7 @@ class Meters:
 
     def means(self) -> dict[str, float]:
         """Every name's mean, of those that have a value in any process; begins anew."""
-        names = (*LOGGED, *LOGGED_BY_SPLIT)
+        names = (*LOGGED, *MEASURES)
         nothing = torch.zeros(2, device=self.accelerator.device)
         sums = torch.stack([self._sums.get(name, nothing) for name in names])
         self._sums.clear()
@@ -100,19 +93,3 @@ class Meters:
         variance = explained_variance(rollout.values.flatten(), targets.returns, targets.visits)
         if variance.isfinite():
             self.add("explained_variance", variance, 1)
-
-    def add_trunk(self, model: ActorCritic, boundaries: set[Boundary]) -> None:
-        """What the split engine found in its cache since its look-ups were cleared, and what it
-        keeps.
-        """
-        if model.trunk is None:
-            return
-        for kind in ("prefix", "prompt"):
-            if model.trunk.lookups[kind]:
-                self.add(
-                    f"trunk/{kind}_hit_rate",
-                    model.trunk.lookups[f"{kind} hit"],
-                    model.trunk.lookups[kind],
-                )
-        self.add("trunk/cache_mb", model.trunk.cache.nbytes / 2**20, 1)
-        self.add("trunk/rollout_mb", sum(boundary.nbytes for boundary in boundaries) / 2**20, 1)

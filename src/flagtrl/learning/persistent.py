@@ -100,6 +100,19 @@ class PersistentTrainer(Trainer):
             )
         return "FSDP" if self.is_fsdp_enabled else "none"
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer with theta_train at learning_rate and the heads at
+        head_learning_rate.
+        """
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            actor_critic = self.accelerator.unwrap_model(model or self.model)
+            groups = actor_critic.parameter_groups(
+                self.args.learning_rate, self.args.head_learning_rate, self.args.weight_decay
+            )
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
     # -- evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -56,6 +56,8 @@ def _compared(record: RunRecord) -> dict[str, Any]:
     """What two runs that are one have in common."""
     parts = ("policy", "prompt", "action_paths", "prompt_fingerprint", "market", "training")
     found = {name: getattr(record, name) for name in (*parts, "windows")}
+    # of the engine, what changes more than the order of sums
+    found["engine"] = {name: record.engine.get(name) for name in ("trunk_dtype", "boundary_dtype")}
     if record.data is not None:  # the hash says that they are the same, wherever they lie
         found["data"] = {"symbol": record.data.symbol, "sha256": record.data.sha256}
     return json.loads(json.dumps(found, default=str))

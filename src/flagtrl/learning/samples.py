@@ -39,6 +39,10 @@ class Samples:
         old = ActorCriticOutput(rollout.logprobs.flatten(0, -2), rollout.values.flatten())
         return cls(rollout.prompts, rollout.legal.flatten(0, -2), old, reference, targets)
 
+    def weighted(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of (N,) values, the sum over how often the policy is in each sample, and of that."""
+        return (values * self.targets.visits).sum(), self.targets.visits.sum()
+
     def chosen(self, rows: Tensor, device: torch.device) -> Samples:
         """Those of `rows` (n,), what a loss needs of them on a device."""
         old, targets = (

@@ -7,21 +7,37 @@ transformers' TrainingArguments.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flagtrl.bounds import COUNT, SHARE, WEIGHT, Bound, check_bounds, one_of
 from flagtrl.errors import ConfigError
-from flagtrl.policy.settings import DEVICES, TRUNK_DTYPES
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments as Inherited
 else:  # whatever has the same fields: the real ones, or those read from the source of them
     Inherited = object
 
-ENGINES = ("auto", "split", "plain")
 ADVANTAGES = ("gae", "leave_one_out", "exact")
 TRAIN_DTYPES = ("float16", "bfloat16", "float32")
+BOUNDS: Mapping[str, Bound] = {
+    **dict.fromkeys(("total_timesteps", "num_envs", "num_steps", "max_episode_steps"), COUNT),
+    **dict.fromkeys(("update_epochs", "minibatch_size"), COUNT),
+    **dict.fromkeys(("gamma", "gae_lambda"), SHARE),
+    **dict.fromkeys(("ent_coef", "vf_coef", "kl_coef", "max_grad_norm"), WEIGHT),
+    **dict.fromkeys(("learning_rate", "head_learning_rate"), WEIGHT),
+    "clip_coef": (lambda x: 0 < x < 1, "between 0 and 1"),
+    "target_kl": (lambda x: x is None or x > 0, "above 0, or left out"),
+    "early_stopping_patience": (
+        lambda x: x is None or (isinstance(x, int) and x >= 1),
+        "at least 1, or left out",
+    ),
+    "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
+    "advantage": one_of(ADVANTAGES),
+    "train_dtype": one_of(TRAIN_DTYPES),
+}
 
 
 @dataclass
@@ -119,47 +135,6 @@ class PPOSettings(Inherited):
         default=None,
         metadata={
             "help": "end a rollout's update once KL(old || new) of a minibatch is above this"
-        },
-    )
-    engine: str = field(
-        default="auto",
-        metadata={
-            "help": (
-                "split: never run the frozen layers twice; plain: always run all; auto: split "
-                "where both agree"
-            )
-        },
-    )
-    trunk_cache_mb: float = field(
-        default=2048,
-        metadata={"help": "bound on the split engine's cache of prompts and shared prefixes, MiB"},
-    )
-    trunk_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": (
-                "float32, bfloat16 or float16: the frozen layers' type on the split engine; auto: "
-                "the model's"
-            )
-        },
-    )
-    boundary_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "type of the frozen layers' output as a rollout stores it; auto: as computed"
-        },
-    )
-    boundary_device: str = field(
-        default="auto",
-        metadata={"help": "where a rollout stores it; auto: where the model is, or cpu"},
-    )
-    merge_tokens: int = field(
-        default=8192,
-        metadata={
-            "help": (
-                "the split engine runs a minibatch's micro-batches together, up to so many tokens "
-                "a pass; 0: never"
-            )
         },
     )
     dropout: float = field(
@@ -298,7 +273,7 @@ class PPOSettings(Inherited):
                 )
 
     def _check_bounds(self) -> None:
-        check_bounds({name: getattr(self, name) for name in _BOUNDS})
+        check_bounds({name: getattr(self, name) for name in BOUNDS}, BOUNDS)
         if self.advantage == "leave_one_out" and self.num_envs < 2:
             raise ConfigError(
                 f"advantage is leave_one_out, but num_envs is {self.num_envs}, so that there is no "
@@ -315,60 +290,3 @@ class PPOSettings(Inherited):
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; the smallest "
                 f"minibatch has {smallest} samples, and every micro-batch needs one"
             )
-
-
-def check_bounds(values: Mapping[str, Any]) -> None:
-    """Refuse settings, by name, that are outside their bounds whatever the others are; ConfigError.
-
-    Names without a bound are passed over.
-    """
-    for name, value in values.items():
-        holds, bound = _BOUNDS.get(name, _ANYTHING)
-        try:
-            held = holds(value)
-        except TypeError:  # a value that cannot be compared, as a list in a YAML file
-            held = False
-        if not held:
-            raise ConfigError(f"{name} is {value!r}; it must be {bound}")
-
-
-_ANYTHING: tuple[Callable[[Any], bool], str] = (lambda x: True, "anything")
-_COUNT = (lambda x: isinstance(x, int) and x >= 1, "a whole number of at least 1")
-_SHARE = (lambda x: 0 <= x <= 1, "in [0, 1]")
-_WEIGHT = (lambda x: math.isfinite(x) and x >= 0, "finite and at least 0")
-_BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        (
-            "total_timesteps",
-            "num_envs",
-            "num_steps",
-            "max_episode_steps",
-            "update_epochs",
-            "minibatch_size",
-        ),
-        _COUNT,
-    ),
-    **dict.fromkeys(("gamma", "gae_lambda"), _SHARE),
-    **dict.fromkeys(
-        ("ent_coef", "vf_coef", "kl_coef", "learning_rate", "head_learning_rate", "max_grad_norm"),
-        _WEIGHT,
-    ),
-    "clip_coef": (lambda x: 0 < x < 1, "between 0 and 1"),
-    "target_kl": (lambda x: x is None or x > 0, "above 0, or left out"),
-    "early_stopping_patience": (
-        lambda x: x is None or (isinstance(x, int) and x >= 1),
-        "at least 1, or left out",
-    ),
-    "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
-    "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
-    "advantage": (lambda x: x in ADVANTAGES, f"one of {', '.join(ADVANTAGES)}"),
-    "engine": (lambda x: x in ENGINES, f"one of {', '.join(ENGINES)}"),
-    "trunk_cache_mb": _WEIGHT,
-    "merge_tokens": (lambda x: isinstance(x, int) and x >= 0, "a whole number of at least 0"),
-    **{
-        name: (lambda x: x in TRUNK_DTYPES, f"one of {', '.join(TRUNK_DTYPES)}")
-        for name in ("trunk_dtype", "boundary_dtype")
-    },
-    "boundary_device": (lambda x: x in DEVICES, f"one of {', '.join(DEVICES)}"),
-    "train_dtype": (lambda x: x in TRAIN_DTYPES, f"one of {', '.join(TRAIN_DTYPES)}"),
-}

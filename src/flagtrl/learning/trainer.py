@@ -8,25 +8,24 @@ everything else is the Trainer's.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator
+from transformers import TrainerCallback, default_data_collator
 
 from flagtrl.countdown import Say
 from flagtrl.cpu import return_freed_memory
-from flagtrl.errors import ConfigError, NonFiniteLossError
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.errors import ConfigError
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.asking import Asking
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.finite import asking_for_finite, check_loss, check_norm
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
@@ -36,20 +35,25 @@ from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.learning.watch import Watch
 from flagtrl.learning.windows import WindowRollout, Windows
+from flagtrl.learning.wiring import (
+    check_engine,
+    check_prior,
+    check_states,
+    check_wiring,
+    early_stopping,
+    probe,
+    recorded,
+)
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.policy.acting import Ask, read_ahead, reading
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.engine import choose_engine
-from flagtrl.record import DataFacts, RunRecord, days
+from flagtrl.policy.settings import EngineSettings
+from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.record import RunRecord
 
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
-PROBED = 2  # environments whose first prompts the engines are compared on
-_NON_FINITE_REMEDY = (
-    "nothing was saved after the last checkpoint; lower learning_rate or head_learning_rate, "
-    "check the reward, or train in float32 (train_dtype)"
-)
 
 
 class PPOTrainer(PersistentTrainer):
@@ -64,6 +68,7 @@ class PPOTrainer(PersistentTrainer):
         record: what is known of the run; the trainer adds its settings, and what it is not told.
         validate: metrics of the policy on a validation window, by name; what `eval_strategy` calls.
         publisher: where `push_to_hub` pushes to.
+        engine: which engine runs the model, and what it keeps; default: as the settings' own.
 
     Raises:
         ConfigError: environments that the processes cannot share, or what `advantage` cannot do.
@@ -84,17 +89,10 @@ class PPOTrainer(PersistentTrainer):
         record: RunRecord | None = None,
         validate: Callable[[ActorCritic], dict[str, float]] | None = None,
         publisher: Publisher | None = None,
+        engine: EngineSettings | None = None,
     ):
-        if args.eval_strategy != "no" and validate is None:
-            raise ConfigError(
-                "eval_strategy is set, but there is nothing to evaluate on; give a validation "
-                "window"
-            )
-        if args.push_to_hub and publisher is None:
-            raise ConfigError(
-                "push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)"
-            )
-        args.check_processes()
+        check_wiring(args, validate is not None, publisher is not None)
+        self.engine = engine or EngineSettings()
         self.encoder, self._validate, self._publisher = encoder, validate, publisher
         self._make_env = make_env
         self.say: Say = lambda line: None  # `show_progress_lines` has somebody to tell
@@ -105,7 +103,7 @@ class PPOTrainer(PersistentTrainer):
         self._own = range(args.process_index * each, (args.process_index + 1) * each)
         envs = VectorTradingEnv([make_env() for _ in self._own])
         self.collector = Collector(envs, args.seed, self._own.start, args.num_envs, self._anywhere)
-        self.record = _recorded(record, args, envs.trading_envs[0])
+        self.record = recorded(record, args, self.engine, envs.trading_envs[0])
         self.windows = (
             Windows(make_env(), encoder, args, self._own) if args.advantage == "exact" else None
         )
@@ -128,7 +126,7 @@ class PPOTrainer(PersistentTrainer):
                 processing_class=encoder.tokenizer,
                 callbacks=[
                     AtRolloutEnd(args.steps_per_rollout),
-                    *_early_stopping(args),
+                    *early_stopping(args),
                     *callbacks,
                 ],
             )
@@ -140,15 +138,10 @@ class PPOTrainer(PersistentTrainer):
         self.asking = Asking(
             self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded
         )
-        if self.sharded and args.engine == "split":
-            raise ConfigError(
-                "engine is 'split', which needs the whole model in each process; FSDP and "
-                "DeepSpeed need auto"
-            )
+        check_engine(self.engine, self.sharded)
         with self.accelerator.autocast():
-            choose_engine(
-                model, "plain" if self.sharded else args.engine, args.trunk_settings, self._probe()
-            )
+            name = "plain" if self.sharded else self.engine.engine
+            choose_engine(model, name, TrunkSettings.of(self.engine), probe(encoder, envs))
 
     # -- before the first rollout
 
@@ -165,19 +158,10 @@ class PPOTrainer(PersistentTrainer):
         with self.accelerator.autocast():
             # of a resumed run too
             known = read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")
-            if self.args.advantage != "gae" and not known:
-                raise ConfigError(
-                    f"advantage is {self.args.advantage}, but prompts of the style "
-                    f"{self.encoder.settings.prompt_style!r} tell more of the account than its "
-                    "position, so that the position is not all of the state; use prompt_style "
-                    "markov, or advantage gae"
-                )
-            if self.state.global_step == 0 and not policy.prior.known:
-                if policy.settings.prior == "baked" and self.sharded:
-                    raise ConfigError(
-                        "prior is 'baked', which a model spread over processes cannot be; use "
-                        "prior calibrated"
-                    )
+            style, begins = self.encoder.settings.prompt_style, self.state.global_step == 0
+            check_states(self.args.advantage, known, style)
+            if begins and not policy.prior.known:
+                check_prior(policy.settings.prior, self.sharded)
                 prepare_policy(
                     policy, self.model_wrapped, env, self.encoder, self.args.device, self.say
                 )
@@ -246,10 +230,10 @@ class PPOTrainer(PersistentTrainer):
     def _begin_rollout(self) -> None:
         self._samples, self._stopped = self._new_samples(), False
         self._schedule = micro_batches(self.args, self._rollout_number(), self._own)
-        if self.asking.boundaries and self.args.merge_tokens:
+        if self._policy().keeps and self.engine.merge_tokens:
             lengths = np.array([len(prompt.ids) for prompt in self._samples.prompts])
             each = self.args.gradient_accumulation_steps
-            self._schedule = merged(self._schedule, lengths, each, self.args.merge_tokens)
+            self._schedule = merged(self._schedule, lengths, each, self.engine.merge_tokens)
 
     # -- the rollout
 
@@ -257,42 +241,36 @@ class PPOTrainer(PersistentTrainer):
         """Collect a rollout, score it with the reference policy, and estimate its advantages."""
         now = time.perf_counter()
         if self._rollout_began is not None:
-            self._meters.add(
-                "env_steps_per_second", self.args.rollout_samples / (now - self._rollout_began), 1
-            )
+            rate = self.args.rollout_samples / (now - self._rollout_began)
+            self._meters.add("env_steps_per_second", rate, 1)
         self._rollout_began = now
-        policy = self.model_wrapped
-        was_training = policy.training
-        policy.eval()
-        self.asking.begin()
-        if (trunk := self._policy().trunk) is not None:
-            trunk.lookups.clear()  # those of an evaluation between rollouts
-        self._untrimmed += 1
-        if self._untrimmed == TRIM_EVERY:
+        self._untrimmed = (self._untrimmed + 1) % TRIM_EVERY
+        if not self._untrimmed:
             return_freed_memory()
-            self._untrimmed = 0
-        rollout, targets = self._sampled() if self.windows is None else self._expected(self.windows)
-        reference = self.asking.reference(rollout.prompts, rollout.legal.flatten(0, -2))
+        self._policy().begin_rollout()
+        with self.asking.evaluating():
+            gather = self._sampled if self.windows is None else self._expected
+            rollout, targets = gather()
+            reference = self.asking.reference(rollout.prompts, rollout.legal.flatten(0, -2))
         samples = Samples.of(rollout, reference, targets)
-        policy.train(was_training)
-        self._meters.add_trunk(self._policy(), set(self.asking.boundaries.values()))
-        mean_entropy = (entropy(samples.old.logprobs) * targets.visits).sum() / targets.visits.sum()
-        self.watch.rollout(
-            float(mean_entropy), self._rollout_number() * self.args.rollout_samples, self.say
-        )
+        for name, (total, count) in self._policy().measured().items():
+            self._meters.add(name, total, count)
+        uncertain, weight = samples.weighted(entropy(samples.old.logprobs))
+        steps = self._rollout_number() * self.args.rollout_samples
+        self.watch.rollout(float(uncertain / weight), steps, self.say)
         return samples
 
     def _sampled(self) -> tuple[Rollout, Targets]:
-        policy = reading(self.encoder, partial(self._finite, self.asking.act))
+        policy = reading(self.encoder, self._ask(self.asking.act))
         rollout = self.collector.collect(policy, self.args.num_steps)
         targets = sampled_targets(rollout, self.args, self._everyones)
         self._meters.add_rollout(rollout, targets.returns)
         return rollout, targets
 
-    def _expected(self, windows: Windows) -> tuple[WindowRollout, Targets]:
-        rollout = windows.collect(
-            self._rollout_number(), partial(self._finite, self.asking.act_on_many)
-        )
+    def _expected(self) -> tuple[WindowRollout, Targets]:
+        windows = self.windows
+        assert windows is not None, "advantages are exact"
+        rollout = windows.collect(self._rollout_number(), self._ask(self.asking.act_on_many))
         targets = exact_targets(rollout, self.args, windows.unit)
         self._meters.add_windows(rollout, targets)
         return rollout, targets
@@ -308,46 +286,17 @@ class PPOTrainer(PersistentTrainer):
         """The Trainer's; before it, after the first rollout's last step, how far its update
         went.
         """
-        first = self._micro_step == self._micro_per_rollout and self._samples is not None
-        if first and self.watch.kl_first_update is None:
-            self._first_update()
+        first, samples = self._micro_step == self._micro_per_rollout, self._samples
+        if first and samples is not None and self.watch.kl_first_update is None:
+            with self.asking.evaluating():
+                new = self.asking.logprobs(samples.prompts, samples.legal)
+            total, count = samples.weighted(exact_kl(samples.old.logprobs, new))
+            self._meters.add("kl_first_update", total, count)
+            self.watch.first_update(float(total / count), self.say)
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    @torch.no_grad()
-    def _first_update(self) -> None:
-        """KL(old || new) of the first rollout's samples, now that its update is done."""
-        samples = self._samples
-        assert samples is not None, "there is a first rollout"
-        was_training = self.model_wrapped.training
-        self.model_wrapped.eval()
-        new = self.asking.logprobs(samples.prompts, samples.legal)
-        self.model_wrapped.train(was_training)
-        divergence = exact_kl(samples.old.logprobs, new)
-        total, count = (samples.targets.visits * divergence).sum(), samples.targets.visits.sum()
-        self._meters.add("kl_first_update", total, count)
-        self.watch.first_update(float(total / count), self.say)
-
-    def _finite(
-        self, ask: Ask, prompts: Sequence[EncodedPrompt], legal: np.ndarray
-    ) -> ActorCriticOutput:
-        output = ask(prompts, legal)
-        if output.logprobs.isnan().any() or not output.values.isfinite().all():
-            raise NonFiniteLossError(
-                "the policy's probabilities or values are not finite in the rollout before "
-                f"optimizer step {self.state.global_step + 1}: its weights broke in the update "
-                f"before; {_NON_FINITE_REMEDY}"
-            )
-        return output
-
-    def _probe(self) -> tuple[list[EncodedPrompt], np.ndarray]:
-        """Prompts of the first environments, each also without its first token, so that lengths are
-        mixed.
-        """
-        whole = [self.encoder.encode(seen) for seen in self.collector.envs.observe()[:PROBED]]
-        shorter = [
-            EncodedPrompt(prompt.ids[1:], max(prompt.shared_length - 1, 1)) for prompt in whole
-        ]
-        return [*whole, *shorter], np.concatenate([self.collector.envs.legal()[: len(whole)]] * 2)
+    def _ask(self, ask: Ask) -> Ask:
+        return asking_for_finite(ask, lambda: self.state.global_step)
 
     def _anywhere(self, here: bool) -> bool:
         """Whether it is so in any process where all must run the same forwards, as a sharded
@@ -374,7 +323,7 @@ class PPOTrainer(PersistentTrainer):
         batch = self._samples.chosen(inputs["rows"], self.args.device)
         output = model(**self.asking.inputs(batch.prompts, batch.legal.numpy()))
         per_sample, terms = ppo_loss(output, batch.old, batch.reference, batch.targets, self.args)
-        self._check_finite(per_sample, terms)
+        check_loss(per_sample, terms, self.state.global_step + 1)
         counted = inputs["counted"]
         count = batch.targets.visits[:counted].sum()
         for name, values in terms.items():
@@ -383,63 +332,16 @@ class PPOTrainer(PersistentTrainer):
         loss = per_sample[:counted].sum() / (inputs["minibatch"] / self.args.world_size)
         return (loss, output) if return_outputs else loss
 
-    def _check_finite(self, per_sample: Tensor, terms: dict[str, Tensor]) -> None:
-        if torch.isfinite(per_sample).all():
-            return
-        broken = {name: values[~values.isfinite()] for name, values in terms.items()}
-        causes = [f"{name} = {values[0].item()}" for name, values in broken.items() if len(values)]
-        raise NonFiniteLossError(
-            f"the loss is not finite at optimizer step {self.state.global_step + 1}: "
-            f"{', '.join(causes) or 'their sum'}; {_NON_FINITE_REMEDY}"
-        )
-
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The Trainer's; a gradient that is not finite stops the run before it reaches the
         weights.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # float16's loss scaler steps over such a gradient by itself, and lowers its scale.
-        if norm is not None and not self.args.fp16 and not math.isfinite(float(norm)):
-            raise NonFiniteLossError(
-                f"the gradient's norm is {float(norm)} at optimizer step "
-                f"{self.state.global_step + 1}; {_NON_FINITE_REMEDY}"
-            )
+        if norm is not None and not self.args.fp16:
+            check_norm(float(norm), self.state.global_step + 1)
         return norm
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimizer with theta_train at learning_rate and the heads at
-        head_learning_rate.
-        """
-        if self.optimizer is None:
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
-            actor_critic = self.accelerator.unwrap_model(model or self.model)
-            groups = actor_critic.parameter_groups(
-                self.args.learning_rate, self.args.head_learning_rate, self.args.weight_decay
-            )
-            self.optimizer = kind(groups, **options)
-        return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's entries, and the means of the meters since the last call."""
         super().log({**logs, **self._meters.means()}, start_time)
-
-
-def _recorded(record: RunRecord | None, args: PPOConfig, env: TradingEnv) -> RunRecord:
-    """What is known of the run, with its settings, market and training window."""
-    record = record or RunRecord.begin()
-    return replace(
-        record,
-        market=asdict(env.settings),
-        training=args.recorded(),
-        data=record.data or DataFacts.of(env.window.market, "in memory"),
-        windows=record.windows or {"train": days(env.window)},
-        seed=args.seed,
-    )
-
-
-def _early_stopping(args: PPOConfig) -> list[TrainerCallback]:
-    return (
-        []
-        if args.early_stopping_patience is None
-        else [EarlyStoppingCallback(args.early_stopping_patience)]
-    )

@@ -104,10 +104,8 @@ def read_ahead(
         Whether all prompts are known ahead.
     """
     prompts = prompts_known_ahead(encoder, window, settings)
-    if model.trunk is not None:
-        with torch.no_grad():
-            tell = Countdown(say, f"reading the bars of the {what} window")
-            model.trunk.prefill(prompts, next(model.parameters()).device, tell)
+    tell = Countdown(say, f"reading the bars of the {what} window")
+    model.read_ahead(prompts, next(model.parameters()).device, tell)
     return bool(prompts)
 
 

@@ -8,8 +8,9 @@ that the other must equal. `split`: the frozen trunk's states are computed as se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,13 @@ from flagtrl.policy.padding import left_mask, pad_left, rounded_up
 from flagtrl.policy.scoring import ChainRun
 from flagtrl.policy.split import SplitDecoder
 from flagtrl.policy.trunk import DTYPES, Trunk, TrunkSettings
+
+# Prompts per pass where nothing is learnt. On a split model most of a prompt is known.
+BATCH, BATCH_SPLIT = 8, 32
+# What `Backbone.measured` can name.
+MEASURES = tuple(
+    f"trunk/{name}" for name in ("prefix_hit_rate", "prompt_hit_rate", "cache_mb", "rollout_mb")
+)
 
 
 class Backbone(nn.Module):
@@ -48,6 +56,7 @@ class Backbone(nn.Module):
         self.chains, self.trainable_layers = tuple(chains), trainable_layers
         self.split: SplitDecoder | None = None
         self.trunk: Trunk | None = None
+        self._kept: dict[bytes, Boundary] = {}
 
     @property
     def _no_split_modules(self) -> Any:
@@ -69,11 +78,79 @@ class Backbone(nn.Module):
             settings.one_dnn,
         )
         self.trunk = Trunk(self.split, self.chains, settings)
+        self._kept = {}
         return self.trunk
 
     def use_plain(self) -> None:
         """Switch to the plain engine."""
         self.split = self.trunk = None
+        self._kept = {}
+
+    def use_again(self) -> None:
+        """Set up the engine in use anew, for the device that the model is on."""
+        if self.trunk is not None:
+            self.use_split(self.trunk.settings)
+
+    @property
+    def prompts_per_pass(self) -> int:
+        """How many prompts to ask about at once where nothing is learnt."""
+        return BATCH if self.trunk is None else BATCH_SPLIT
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a rollout's prompts are kept by the engine, so that passes that learn are small
+        and few of them do.
+        """
+        return bool(self._kept)
+
+    @torch.no_grad()
+    def begin_rollout(self) -> None:
+        """Keep nothing of the prompts before; and measure anew."""
+        self._kept = {}
+        if self.trunk is not None:
+            self.trunk.lookups.clear()
+
+    @torch.no_grad()
+    def keep(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> None:
+        """Compute what never changes of these prompts, where the engine does, and keep it until the
+        next rollout begins.
+        """
+        if self.trunk is not None:
+            new = [prompt for prompt in prompts if prompt.ids.tobytes() not in self._kept]
+            self._kept |= {each.prompt.ids.tobytes(): each for each in self.trunk(new, device)}
+
+    @torch.no_grad()
+    def read_ahead(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        device: torch.device | str,
+        tell: Callable[[int, int], None],
+    ) -> None:
+        """Run the frozen layers over prompts that will be asked about, where the engine keeps what
+        they give.
+        """
+        if self.trunk is not None:
+            self.trunk.prefill(prompts, device, tell)
+
+    def measured(self) -> dict[str, tuple[float, float]]:
+        """What the engine found in its cache since the rollout began, and what it keeps: name to
+        total and count; the mean is what is told.
+        """
+        if self.trunk is None:
+            return {}
+        found: dict[str, tuple[float, float]] = {
+            f"trunk/{kind}_hit_rate": (self.trunk.lookups[f"{kind} hit"], self.trunk.lookups[kind])
+            for kind in ("prefix", "prompt")
+            if self.trunk.lookups[kind]
+        }
+        rollout = sum(each.nbytes for each in set(self._kept.values()))
+        found["trunk/cache_mb"] = (self.trunk.cache.nbytes / 2**20, 1)
+        found["trunk/rollout_mb"] = (rollout / 2**20, 1)
+        return found
+
+    def engine_settings(self) -> dict[str, Any] | None:
+        """Settings of the split engine as it runs; None where it does not."""
+        return None if self.trunk is None else asdict(self.trunk.settings)
 
     def inputs(
         self,
@@ -86,9 +163,11 @@ class Backbone(nn.Module):
         """
         if self.trunk is None:
             return PromptBatch.of(prompts, legal, device).inputs()
+        known = [self._kept.get(prompt.ids.tobytes()) for prompt in prompts]
+        whole = all(each is not None for each in known)
         return {
             "legal": torch.from_numpy(np.ascontiguousarray(legal)).to(device),
-            "boundaries": self.trunk(prompts, device),
+            "boundaries": known if whole else self.trunk(prompts, device),
         }
 
     def runs(

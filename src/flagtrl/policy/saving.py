@@ -111,7 +111,7 @@ def described(record: RunRecord, model: ActorCritic, encoder: PromptEncoder) -> 
         base=base,
         action_paths=model.action_paths,
         prompt_fingerprint=encoder.fingerprint(),
-        split_engine=None if model.trunk is None else asdict(model.trunk.settings),
+        split_engine=model.engine_settings(),
     )
 
 

@@ -1,15 +1,19 @@
-"""PolicySettings: what of the language model is trained, and how it acts; needs no torch."""
+"""PolicySettings: what of the language model is trained, and how it acts. EngineSettings: what runs
+it. Need no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+from flagtrl.bounds import WEIGHT, WHOLE, check_bounds, one_of
 from flagtrl.errors import ConfigError
 
 FINETUNING = ("full_top", "lora")
 POLICIES = ("action_tokens", "head")
 NORMALISATIONS = ("none", "token")
 QUANTIZATIONS = ("none", "8bit", "4bit")
+ENGINES = ("auto", "split", "plain")
 PRIORS = ("raw", "calibrated", "baked")
 # Of the split engine (`trunk.py`): types of its tensors, and where a rollout stores them.
 TRUNK_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -97,3 +101,69 @@ class PolicySettings:
         for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which engine runs the language model, and what it keeps; of no influence on what is learnt
+    but in the last bits of sums.
+
+    Raises:
+        ConfigError: a value outside its bounds, with the bound and the remedy.
+    """
+
+    engine: str = field(
+        default="auto",
+        metadata={
+            "help": (
+                "split: never run the frozen layers twice; plain: always run all; auto: split "
+                "where both agree"
+            )
+        },
+    )
+    trunk_cache_mb: float = field(
+        default=2048,
+        metadata={"help": "bound on the split engine's cache of prompts and shared prefixes, MiB"},
+    )
+    trunk_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": (
+                "float32, bfloat16 or float16: the frozen layers' type on the split engine; auto: "
+                "the model's"
+            )
+        },
+    )
+    boundary_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "type of the frozen layers' output as a rollout stores it; auto: as computed"
+        },
+    )
+    boundary_device: str = field(
+        default="auto",
+        metadata={"help": "where a rollout stores it; auto: where the model is, or cpu"},
+    )
+    merge_tokens: int = field(
+        default=8192,
+        metadata={
+            "help": (
+                "the split engine runs a minibatch's micro-batches together, up to so many tokens "
+                "a pass; 0: never"
+            )
+        },
+    )
+
+    def __post_init__(self) -> None:
+        types, devices = one_of(TRUNK_DTYPES), one_of(DEVICES)
+        check_bounds(
+            asdict(self),
+            {
+                "engine": one_of(ENGINES),
+                "trunk_cache_mb": WEIGHT,
+                "merge_tokens": WHOLE,
+                "trunk_dtype": types,
+                "boundary_dtype": types,
+                "boundary_device": devices,
+            },
+        )

@@ -36,7 +36,7 @@ from flagtrl.policy.padding import (
     stacked,
     tokens_per_pass,
 )
-from flagtrl.policy.settings import DEVICES, TRUNK_DTYPES
+from flagtrl.policy.settings import DEVICES, TRUNK_DTYPES, EngineSettings
 from flagtrl.policy.split import SplitDecoder
 
 DTYPES = {name: None if name == "auto" else getattr(torch, name) for name in TRUNK_DTYPES}
@@ -57,6 +57,16 @@ class TrunkSettings:
     boundary_dtype: str = "auto"  # of stored states; auto: the trunk's
     boundary_device: str = "auto"  # where they are stored; auto: where the model is
     one_dnn: bool = True  # on a CPU, multiply matrices through oneDNN where that helps
+
+    @classmethod
+    def of(cls, engine: EngineSettings) -> TrunkSettings:
+        """What a user's settings mean here."""
+        return cls(
+            int(engine.trunk_cache_mb * 2**20),
+            engine.trunk_dtype,
+            engine.boundary_dtype,
+            engine.boundary_device,
+        )
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 0:

@@ -30,11 +30,12 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import find_reward
 from flagtrl.market.values import check_file
 from flagtrl.places import check_output_dir
-from flagtrl.policy.settings import PolicySettings
+from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.data import DataSettings
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
 
+OF_THE_MODEL = (PolicySettings, EngineSettings)
 HELP, WHOLE_HELP = ("-h", "--help"), "--help_all"
 # Title to the record whose fields are explained under it.
 GROUPS: Mapping[str, type] = {
@@ -43,6 +44,7 @@ GROUPS: Mapping[str, type] = {
     "prompt: how a day is put into words": PromptSettings,
     "policy: what of the model is trained, and how it acts": PolicySettings,
     "PPO: how it learns": PPOSettings,
+    "engine: what runs the model": EngineSettings,
 }
 INHERITED_GROUP = "options of transformers' TrainingArguments"
 DESCRIPTION = (
@@ -128,7 +130,7 @@ def check_run(
         ConfigError: an option, a value or a directory.
         DataError: data that are not there.
     """
-    kinds = (DataSettings, _training(), MarketSettings, PromptSettings, PolicySettings)
+    kinds = (DataSettings, _training(), MarketSettings, PromptSettings, *OF_THE_MODEL)
     with _same_environment():
         _, (data, ppo, market, *_) = parsed(kinds, RECIPES[recipe], args, recipe, others)
     if only_shown:

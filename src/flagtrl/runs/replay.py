@@ -92,8 +92,7 @@ def backtest_saved(
         )
     policy = load_policy(directory, base, accept_base)
     model = policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if model.trunk is not None:
-        model.use_split(model.trunk.settings)  # anew: its products are chosen for the device
+    model.use_again()  # the engine's products are chosen for the device
     report = judge(
         model,
         policy.encoder,

@@ -45,6 +45,7 @@ def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> Non
         valid = validation(arguments, market, encoder)
         trainer = PPOTrainer(
             *(model, arguments.ppo, make_env, encoder),
+            engine=arguments.engine,
             record=arguments.record(market, train=train, test=test),
             validate=valid,
             publisher=Publisher.of(arguments.ppo),

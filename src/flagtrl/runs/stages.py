@@ -34,8 +34,9 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
+from flagtrl.policy.settings import EngineSettings
 from flagtrl.record import DataFacts, RunRecord, days
-from flagtrl.runs.arguments import parsed
+from flagtrl.runs.arguments import OF_THE_MODEL, parsed
 from flagtrl.runs.data import DataSettings
 from flagtrl.runs.directory import claimed
 from flagtrl.runs.judging import judge
@@ -77,6 +78,7 @@ class Arguments:
     market: MarketSettings
     prompt: PromptSettings
     policy: PolicySettings
+    engine: EngineSettings
 
     @cached_property
     def base(self) -> Pretrained:
@@ -94,7 +96,8 @@ class Arguments:
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting by concern and name, JSON-serialisable."""
         others = {
-            name: asdict(getattr(self, name)) for name in ("data", "market", "prompt", "policy")
+            name: asdict(getattr(self, name))
+            for name in ("data", "market", "prompt", "policy", "engine")
         }
         return {"ppo": self.ppo.settings(), **others}
 
@@ -124,6 +127,7 @@ class Arguments:
             market=asdict(self.market),
             training=self.ppo.recorded(),
             options=asdict(self.data),
+            engine=asdict(self.engine),
             data=DataFacts.of(market, self.data.source),
             windows={name: days(window) for name, window in windows.items()},
             base=self.base.facts(),
@@ -144,7 +148,7 @@ def parse_arguments(
         ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its
             bounds.
     """
-    kinds = (DataArguments, PPOConfig, MarketSettings, PromptSettings, PolicySettings)
+    kinds = (DataArguments, PPOConfig, MarketSettings, PromptSettings, *OF_THE_MODEL)
     preset, records = parsed(kinds, defaults, args, recipe)
     return Arguments(preset, *records)
 

@@ -1,0 +1,101 @@
+"""What a trainer is made of, looked at before it is made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+from transformers import EarlyStoppingCallback
+
+from flagtrl.errors import ConfigError
+from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.learning.config import PPOConfig
+from flagtrl.market.env import TradingEnv
+from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.policy.settings import EngineSettings
+from flagtrl.record import DataFacts, RunRecord, days
+
+PROBED = 2  # environments whose first prompts the engines are compared on
+
+
+def check_wiring(args: PPOConfig, validates: bool, publishes: bool) -> None:
+    """Refuse settings that ask for what is not there; ConfigError.
+
+    Args:
+        args: settings.
+        validates: whether there is something to evaluate on.
+        publishes: whether there is a publisher.
+    """
+    if args.eval_strategy != "no" and not validates:
+        raise ConfigError(
+            "eval_strategy is set, but there is nothing to evaluate on; give a validation window"
+        )
+    if args.push_to_hub and not publishes:
+        raise ConfigError(
+            "push_to_hub is set, but there is no publisher; pass flagtrl.hub.Publisher.of(args)"
+        )
+    args.check_processes()
+
+
+def check_engine(engine: EngineSettings, sharded: bool) -> None:
+    """Refuse an engine that a model spread over processes cannot have; ConfigError."""
+    if sharded and engine.engine == "split":
+        raise ConfigError(
+            "engine is 'split', which needs the whole model in each process; FSDP and DeepSpeed "
+            "need auto"
+        )
+
+
+def check_states(advantage: str, known: bool, style: str) -> None:
+    """Refuse an estimator for which the position is not all of the state; ConfigError.
+
+    Args:
+        advantage: the estimator's name.
+        known: whether prompts tell of the account no more than its position.
+        style: of the prompts.
+    """
+    if advantage != "gae" and not known:
+        raise ConfigError(
+            f"advantage is {advantage}, but prompts of the style {style!r} tell more of the "
+            "account than its position, so that the position is not all of the state; use "
+            "prompt_style markov, or advantage gae"
+        )
+
+
+def check_prior(prior: str, sharded: bool) -> None:
+    """Refuse what cannot be done with a label prior; ConfigError."""
+    if prior == "baked" and sharded:
+        raise ConfigError(
+            "prior is 'baked', which a model spread over processes cannot be; use prior calibrated"
+        )
+
+
+def probe(encoder: PromptEncoder, envs: VectorTradingEnv) -> tuple[list[EncodedPrompt], np.ndarray]:
+    """Prompts and legal (B, A) to compare engines on: of the first environments, each also without
+    its first token, so that lengths are mixed.
+    """
+    whole = [encoder.encode(seen) for seen in envs.observe()[:PROBED]]
+    shorter = [EncodedPrompt(each.ids[1:], max(each.shared_length - 1, 1)) for each in whole]
+    return [*whole, *shorter], np.concatenate([envs.legal()[: len(whole)]] * 2)
+
+
+def recorded(
+    record: RunRecord | None, args: PPOConfig, engine: EngineSettings, env: TradingEnv
+) -> RunRecord:
+    """What is known of the run, with its settings, market and training window."""
+    record = record or RunRecord.begin()
+    return replace(
+        record,
+        market=asdict(env.settings),
+        training=args.recorded(),
+        engine=asdict(engine),
+        data=record.data or DataFacts.of(env.window.market, "in memory"),
+        windows=record.windows or {"train": days(env.window)},
+        seed=args.seed,
+    )
+
+
+def early_stopping(args: PPOConfig) -> list[EarlyStoppingCallback]:
+    """The callback that `early_stopping_patience` asks for."""
+    patience = args.early_stopping_patience
+    return [] if patience is None else [EarlyStoppingCallback(patience)]
