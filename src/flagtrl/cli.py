@@ -46,7 +46,7 @@ def _train(options: argparse.Namespace) -> None:
     words, recipe = [*own, *options.others], chosen_recipe(own)
     if options.help or options.help_all:
         _explain([*words, *[WHOLE_HELP] * options.help_all], RECIPES.get(recipe, {}))
-        return
+        sys.exit(0)  # as argparse does
     check_launcher(options.accelerate_config, options.num_processes)
     if recipe in RECIPES:  # a script may have options of its own
         check_run(words, recipe, _LAUNCHING, only_shown=options.show)
@@ -150,7 +150,7 @@ def _pull(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from flagtrl.arguments import check_run
     from flagtrl.errors import ConfigError
-    from flagtrl.learning.settings import check_bounds
+    from flagtrl.learning.bounds import check_bounds
     from flagtrl.places import check_output_dir
 
     out = str(check_output_dir(options.output_dir))
