@@ -300,6 +300,8 @@ def test_a_refusal_says_what_to_do(run, hub, tmp_path, status, named, flagtrl):
 
 
 def test_no_token_no_run_and_no_repository_are_told_apart(run, hub, tmp_path, flagtrl, monkeypatch):
+    assert "there is no directory" in the_line(flagtrl("push", tmp_path / "nothing", REPO))
+    (tmp_path / "nothing").mkdir()
     monkeypatch.delenv("HF_TOKEN")
     assert "there is no token: set HF_TOKEN" in the_line(flagtrl("push", run, REPO))
     assert not hub.requests, "nothing was asked"

@@ -46,7 +46,7 @@ def _train(options: argparse.Namespace) -> None:
     words, recipe = [*own, *options.others], chosen_recipe(own)
     if options.help or options.help_all:
         _explain([*words, *[WHOLE_HELP] * options.help_all], RECIPES.get(recipe, {}))
-        return
+        sys.exit(0)  # as argparse does
     check_launcher(options.accelerate_config, options.num_processes)
     if recipe in RECIPES:  # a script may have options of its own
         check_run(words, recipe, _LAUNCHING, only_shown=options.show)

@@ -272,7 +272,8 @@ def test_help_tells_the_defaults_that_a_run_would_have():
 
 
 def test_the_command_explains_how_it_starts_and_a_recipe_does_not(capsys, monkeypatch):
-    cli.main(["train", "--preset", "paper", "-h"])
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--preset", "paper", "-h"])
     command = capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["recipes/train_msft.py"])
     with pytest.raises(SystemExit) as stop:
