@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, one_of
 
 FINETUNING = ("full_top", "lora")
 POLICIES = ("action_tokens", "head")
@@ -90,10 +90,7 @@ class PolicySettings:
             "quantization": QUANTIZATIONS,
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(values)}"
-                )
+            one_of(name, getattr(self, name), values)
         for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
