@@ -47,6 +47,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.linear import PackedLinear, one_dnn_helps
+from flagtrl.policy.padding import positions_of
 from flagtrl.policy.scoring import masked_log_softmax
 from flagtrl.policy.settings import EngineSettings
 from flagtrl.policy.trunk import TrunkSettings
@@ -189,7 +190,7 @@ class PerAction(ActorCritic):
                     masked_log_softmax(scores, legal), scores.new_zeros(len(scores))
                 )
             decoder = self.language_model.get_base_model().get_decoder()
-            positions = _positions(attention_mask)
+            positions = positions_of(attention_mask)
             out = decoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -205,15 +206,11 @@ class PerAction(ActorCritic):
         logits = self.language_model(
             input_ids=torch.cat([input_ids, answer], dim=1),
             attention_mask=mask,
-            position_ids=_positions(mask),
+            position_ids=positions_of(mask),
             use_cache=False,
         ).logits
         logprobs = logits[:, -1 - len(path) : -1].float().log_softmax(-1)
         return logprobs.gather(-1, answer[..., None]).sum((1, 2))
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 class Clocked(PPOTrainer):

@@ -31,7 +31,7 @@ from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.places import check_output_dir
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
-from flagtrl.policy.bases import check_base, context_length, load_base
+from flagtrl.policy.bases import check_base, context_length, device_or_gpu, load_base
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
 from flagtrl.qa.arms import arm
@@ -175,7 +175,7 @@ def main() -> None:
     name = same_source(saved_base(like), record.base)
     base, tokenizer = load_base(name)
     check_base(base, name, like, record.base)
-    base.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    base.to(device_or_gpu(options.device))
     encoder = PromptEncoder(tokenizer, PromptSettings(**record.prompt), context_length(base))
     model = attach_adapter(base, PolicySettings(**record.policy))
     rules, windows = record.market, record.windows

@@ -17,7 +17,7 @@ SHARE: Bound = (lambda x: 0 <= x <= 1, "in [0, 1]")
 WEIGHT: Bound = (lambda x: math.isfinite(x) and x >= 0, "finite and at least 0")
 
 
-def one_of(allowed: Sequence[str]) -> Bound:
+def among(allowed: Sequence[str]) -> Bound:
     """The bound of a name."""
     return (lambda x: x in allowed, f"one of {', '.join(allowed)}")
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -59,7 +59,27 @@ def reason(error: BaseException) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """All of an error's own words, as far as one line holds them."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    return (_words(error) or type(error).__name__)[:200]
+
+
+def kind_and_words(error: BaseException) -> str:
+    """As `in_one_line`, after the error's kind: for what a library or a stranger's file raises."""
+    return f"{type(error).__name__}: {_words(error)[:200]}"
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """Refuse a setting whose value is none of those that are allowed; ConfigError."""
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
+
+
+def unknown(name: str, value: object, known: Collection[str], other: str = "") -> ConfigError:
+    """The error of a name that means nothing; `other` says what else could be given."""
+    return ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(known)}{other}")
 
 
 def disk_trouble(error: BaseException | None) -> str | None:

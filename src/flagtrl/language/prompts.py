@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import one_of
 from flagtrl.market.data import SENTIMENTS, count_sentiments
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.observation import Observation
@@ -141,8 +141,7 @@ def style_names() -> tuple[str, ...]:
 
 def prompt_style(name: str) -> PromptStyle:
     """A prompt style by its name; ConfigError where there is none."""
-    if name not in style_names():
-        raise ConfigError(f"prompt_style is {name!r}; use one of {', '.join(style_names())}")
+    one_of("prompt_style", name, style_names())
     return getattr(sys.modules[__name__], name)
 
 

@@ -4,7 +4,6 @@ same run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from flagtrl.errors import (
     disk_trouble,
     reason,
 )
+from flagtrl.files import sha256_of
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE
 from flagtrl.record import RunRecord
 
@@ -81,19 +81,11 @@ def written_whole(directory: Path, main: bool, barrier: Callable[[], None]) -> I
 def _seal(directory: Path) -> None:
     """Write the manifest of a checkpoint, and wait until the disk has all of it."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    sums = {path.relative_to(directory).as_posix(): _sha256(path) for path in files}
+    sums = {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
     (directory / MANIFEST_FILE).write_text(json.dumps(sums, indent=1) + "\n")
     folders = [path for path in directory.rglob("*") if path.is_dir()]
     for path in (*files, directory / MANIFEST_FILE, *folders, directory):
         _to_disk(path)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _to_disk(path: Path) -> None:
@@ -267,7 +259,7 @@ def _fault(directory: Path, processes: int | None) -> str | None:
         for name, expected in sums.items():
             if not (directory / name).is_file():
                 return f"{directory} has no {name}: the checkpoint is incomplete"
-            if _sha256(directory / name) != expected:
+            if sha256_of(directory / name) != expected:
                 return f"{directory / name} is damaged (its bytes are not those that were written)"
         if sums and written != processes:
             return (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flagtrl.bounds import COUNT, SHARE, WEIGHT, Bound, check_bounds, one_of
+from flagtrl.bounds import COUNT, SHARE, WEIGHT, Bound, among, check_bounds
 from flagtrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ BOUNDS: Mapping[str, Bound] = {
     ),
     "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
-    "advantage": one_of(ADVANTAGES),
-    "train_dtype": one_of(TRAIN_DTYPES),
+    "advantage": among(ADVANTAGES),
+    "train_dtype": among(TRAIN_DTYPES),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ import requests
 from tqdm import tqdm
 
 from flagtrl.errors import DataError
+from flagtrl.files import sha256_of
 
 INVESTORBENCH = "InvestorBench"  # as a run names the source of its data where they were downloaded
 BASE_URL = "https://raw.githubusercontent.com/felis33/INVESTOR-BENCH/main/data"
@@ -264,15 +264,6 @@ def _record(target: Path, checksum: str) -> None:
         checksum,
         _sidecar(target).name,
     )
-
-
-def sha256_of(path: Path) -> str:
-    """A file's SHA-256, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _part(target: Path) -> Path:

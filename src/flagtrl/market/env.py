@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, one_of
 from flagtrl.market.data import Window, count_sentiments
 from flagtrl.market.ledger import (
     EXECUTIONS,
@@ -77,8 +77,8 @@ class MarketSettings:
     )
 
     def __post_init__(self) -> None:
-        _one_of("execution", self.execution, EXECUTIONS)
-        _one_of("episode_start", self.episode_start, STARTS)
+        one_of("execution", self.execution, EXECUTIONS)
+        one_of("episode_start", self.episode_start, STARTS)
         Costs(self.cost_bps, self.slippage_bps)
         if not (isinstance(self.lookback, int) and self.lookback >= 1):
             raise ConfigError(
@@ -305,11 +305,6 @@ def _left_padded(values: Sequence[float] | np.ndarray, length: int, fill: float)
     if len(values):
         out[-len(values) :] = values
     return out
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
 
 
 assert [a.value for a in Action] == list(range(NUM_ACTIONS))

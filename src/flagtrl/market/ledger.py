@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, one_of
 
 EXECUTIONS = ("next_price", "same_price")
 
@@ -141,8 +141,7 @@ def step_account(
     Raises:
         ConfigError: an execution other than EXECUTIONS.
     """
-    if execution not in EXECUTIONS:
-        raise ConfigError(f"execution is {execution!r}; use one of {', '.join(EXECUTIONS)}")
+    one_of("execution", execution, EXECUTIONS)
     return transition(
         account, action, price_next if execution == "next_price" else price_now, costs
     )

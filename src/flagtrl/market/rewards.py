@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, unknown
 
 MIN_STD = 1e-8
 PRIOR_STEPS = 10
@@ -134,10 +134,7 @@ def find_reward(spec: str) -> tuple[str, str]:
         return "", spec
     path, _, name = spec.rpartition(":")
     if not path:
-        raise ConfigError(
-            f"reward {spec!r} is unknown; use one of {', '.join(reward_names())}, or "
-            "path/to/file.py:function"
-        )
+        raise unknown("reward", spec, reward_names(), ", or path/to/file.py:function")
     if not Path(path).is_file():
         raise ConfigError(f"reward {spec!r}: no file {path!r}; write path/to/file.py:function")
     return path, name

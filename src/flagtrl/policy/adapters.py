@@ -66,24 +66,34 @@ def attach_adapter(
         )
     top = range(depth - settings.trainable_layers, depth)
     if settings.finetuning == "lora":
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=dropout,
-            bias="none",
-            target_modules=sorted(_linear_names(model.get_submodule(f"{prefix}.{top[0]}"))),
-            layers_to_transform=list(top),
-            fan_in_fan_out=_transposed(model),
-        )
-        policy = get_peft_model(model, config)
-        # PEFT adapts the fused experts of a mixture of experts in every layer, whatever
-        # layers_to_transform says.
-        own = tuple(f"{prefix}.{i}." for i in top)
-        for name, parameter in policy.named_parameters():
-            if not any(part in name for part in own):
-                parameter.requires_grad_(False)
-        return policy
+        return _with_lora(model, settings, prefix, top, dropout)
+    return _with_full_top(model, prefix, top)
+
+
+def _with_lora(
+    model: PreTrainedModel, settings: PolicySettings, prefix: str, top: range, dropout: float
+) -> PeftModel:
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=dropout,
+        bias="none",
+        target_modules=sorted(_linear_names(model.get_submodule(f"{prefix}.{top[0]}"))),
+        layers_to_transform=list(top),
+        fan_in_fan_out=_transposed(model),
+    )
+    policy = get_peft_model(model, config)
+    # PEFT adapts the fused experts of a mixture of experts in every layer, whatever
+    # layers_to_transform says.
+    own = tuple(f"{prefix}.{i}." for i in top)
+    for name, parameter in policy.named_parameters():
+        if not any(part in name for part in own):
+            parameter.requires_grad_(False)
+    return policy
+
+
+def _with_full_top(model: PreTrainedModel, prefix: str, top: range) -> PeftModel:
     lowest = f"{prefix}.0"
     # Rather attention's than the MLP's: PEFT takes fused experts of that name too, in every layer,
     # and puts other tensors in the place of their weights at each forward, so that only the last
@@ -120,14 +130,12 @@ def add_reference(model: PeftModel, state: dict[str, Tensor] | None = None) -> N
     """
     trained = model.active_adapter
     state = adapter_tensors(model, trained) if state is None else state
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    if REFERENCE not in model.peft_config:
-        model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[trained]))
-    set_peft_model_state_dict(model, state, adapter_name=REFERENCE)
-    model.set_adapter(trained)
-    model.requires_grad_(False)
-    for parameter, flag in flags:
-        parameter.requires_grad_(flag)
+    with same_trainable(model):
+        if REFERENCE not in model.peft_config:
+            model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[trained]))
+        set_peft_model_state_dict(model, state, adapter_name=REFERENCE)
+        model.set_adapter(trained)
+        model.requires_grad_(False)
 
 
 def adapter_tensors(model: PeftModel, name: str) -> dict[str, Tensor]:
@@ -149,12 +157,23 @@ def use_adapter(model: PeftModel, name: str) -> Iterator[None]:
     trainable as before.
     """
     before = model.active_adapter
+    with same_trainable(model):
+        try:
+            model.set_adapter(name)
+            yield
+        finally:
+            model.set_adapter(before)
+
+
+@contextmanager
+def same_trainable(model: nn.Module) -> Iterator[None]:
+    """After it the parameters that were trainable before are, whatever PEFT does within: it makes
+    every tensor of an adapter that it enables trainable, the frozen anchor included.
+    """
     flags = [(p, p.requires_grad) for p in model.parameters()]
     try:
-        model.set_adapter(name)
         yield
     finally:
-        model.set_adapter(before)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 

@@ -19,10 +19,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.policy.adapters import REFERENCE, decoder_layers, use_adapter
+from flagtrl.policy.adapters import REFERENCE, decoder_layers, same_trainable, use_adapter
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.boundary import Boundary, Past
-from flagtrl.policy.padding import left_mask, pad_left, rounded_up
+from flagtrl.policy.padding import left_mask, pad_left, positions_of, rounded_up
 from flagtrl.policy.scoring import ChainRun
 from flagtrl.policy.split import SplitDecoder
 from flagtrl.policy.trunk import DTYPES, Trunk, TrunkSettings
@@ -203,7 +203,7 @@ class Backbone(nn.Module):
             out = self.language_model(
                 input_ids=torch.cat([input_ids, answer], dim=1),
                 attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                position_ids=positions_of(mask),
                 logits_to_keep=1 + len(chain),
                 output_hidden_states=True,
                 use_cache=False,
@@ -258,15 +258,8 @@ class Backbone(nn.Module):
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """Within it the language model is the frozen base."""
-        flags = [(p, p.requires_grad) for p in self.language_model.parameters()]
-        try:
-            with self.language_model.disable_adapter():
-                yield
-        finally:
-            # PEFT makes every adapter tensor trainable when it enables the adapter again, the
-            # frozen anchor included.
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+        with same_trainable(self.language_model), self.language_model.disable_adapter():
+            yield
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:

@@ -134,6 +134,11 @@ def check_base(
     return bool(expected)
 
 
+def device_or_gpu(device: str | None) -> str:
+    """The device that is asked for; else a GPU where there is one."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def context_length(model: PreTrainedModel) -> int:
     """The longest sequence the model was made for, in tokens."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)

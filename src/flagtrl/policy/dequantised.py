@@ -24,8 +24,9 @@ from transformers import (
 )
 from transformers.integrations import deepspeed
 
-from flagtrl.errors import AdapterError, disk_trouble
-from flagtrl.market.download import cache_root, sha256_of
+from flagtrl.errors import AdapterError, disk_trouble, kind_and_words
+from flagtrl.files import sha256_of
+from flagtrl.market.download import cache_root
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,9 @@ def dequantised(file: Path, source: str) -> Path:
         if isinstance(error, AdapterError):
             raise
         # A stranger's file: whatever a library raises, it is about what the file holds.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise AdapterError(
-            f"{file} cannot be used ({reason}); take another GGUF of the model, or its own "
-            "directory"
+            f"{file} cannot be used ({kind_and_words(error)}); take another GGUF of the model, or "
+            "its own directory"
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

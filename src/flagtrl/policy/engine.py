@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, kind_and_words
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.batch import PromptBatch
@@ -81,7 +81,7 @@ def _fault(
             model.use_split(settings)
         # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
         except Exception as error:
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return kind_and_words(error)
     finally:
         model.train(was_training)
     differences = {

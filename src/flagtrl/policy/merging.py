@@ -12,10 +12,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from flagtrl.errors import AdapterError, ConfigError, disk_trouble, in_one_line
+from flagtrl.errors import AdapterError, disk_trouble, in_one_line, one_of
 from flagtrl.places import check_new_directory
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.saving import WEIGHT_DTYPES, load_adapted, read_settings
+from flagtrl.policy.settings import PolicySettings
 
 logger = logging.getLogger(__name__)
 
@@ -48,25 +49,11 @@ def merge(
         ConfigError: no such dtype, or an `out` that holds something.
     """
     out = Path(out)
-    if dtype not in WEIGHT_DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
+    one_of("dtype", dtype, WEIGHT_DTYPES)
     check_new_directory(out)
     saved = read_settings(directory)
     settings = saved.policy
-    if settings.quantization != "none":
-        logger.warning(
-            "the policy was trained on frozen layers in %s; the merged model has them in full "
-            "precision, so its probabilities are near the trained ones, not equal: backtest the "
-            "adapter for the trained policy",
-            settings.quantization,
-        )
-    if settings.policy == "head":
-        logger.warning(
-            "the policy acts through its own head, which a merged model leaves behind: it is a "
-            "language model alone"
-        )
-    if lacks_offsets(settings):
-        logger.warning(PLAIN_PEFT_LACKS)
+    _say_what_is_lost(settings)
     unquantised = replace(saved, policy=replace(settings, quantization="none"))
     adapted, tokenizer = load_adapted(directory, unquantised, base, accept_base)
     merged = adapted.merge_and_unload().to(WEIGHT_DTYPES[dtype])
@@ -87,3 +74,21 @@ def merge(
             f"{out} could not be written ({why}); make room, or name another directory"
         ) from error
     return out
+
+
+def _say_what_is_lost(settings: PolicySettings) -> None:
+    """Warn where the merged model is not all of the policy."""
+    if settings.quantization != "none":
+        logger.warning(
+            "the policy was trained on frozen layers in %s; the merged model has them in full "
+            "precision, so its probabilities are near the trained ones, not equal: backtest the "
+            "adapter for the trained policy",
+            settings.quantization,
+        )
+    if settings.policy == "head":
+        logger.warning(
+            "the policy acts through its own head, which a merged model leaves behind: it is a "
+            "language model alone"
+        )
+    if lacks_offsets(settings):
+        logger.warning(PLAIN_PEFT_LACKS)

@@ -62,6 +62,11 @@ def left_mask(
     return (torch.arange(width)[None] >= width - torch.tensor(lengths)[:, None]).long().to(device)
 
 
+def positions_of(mask: Tensor) -> Tensor:
+    """(B, S) mask -> (B, S) int64, each token's place among its row's; 0 on padding to the left."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def rounded_up(length: int) -> int:
     """The next multiple of ROUND_TO."""
     return -(-length // ROUND_TO) * ROUND_TO

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from flagtrl.bounds import WEIGHT, WHOLE, check_bounds, one_of
-from flagtrl.errors import ConfigError
+from flagtrl.bounds import WEIGHT, WHOLE, among, check_bounds
+from flagtrl.errors import ConfigError, one_of
 
 FINETUNING = ("full_top", "lora")
 POLICIES = ("action_tokens", "head")
@@ -94,10 +94,7 @@ class PolicySettings:
             "quantization": QUANTIZATIONS,
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(values)}"
-                )
+            one_of(name, getattr(self, name), values)
         for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -155,11 +152,11 @@ class EngineSettings:
     )
 
     def __post_init__(self) -> None:
-        types, devices = one_of(TRUNK_DTYPES), one_of(DEVICES)
+        types, devices = among(TRUNK_DTYPES), among(DEVICES)
         check_bounds(
             asdict(self),
             {
-                "engine": one_of(ENGINES),
+                "engine": among(ENGINES),
                 "trunk_cache_mb": WEIGHT,
                 "merge_tokens": WHOLE,
                 "trunk_dtype": types,

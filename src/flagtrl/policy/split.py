@@ -49,6 +49,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from flagtrl.errors import ConfigError
 from flagtrl.policy.cache import KeysValues, LayerCache
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
+from flagtrl.policy.padding import positions_of
 
 
 class SplitDecoder:
@@ -120,7 +121,7 @@ class SplitDecoder:
             return self._trunk(
                 input_ids=ids,
                 attention_mask=mask,
-                position_ids=_positions(mask)[:, -ids.shape[1] :],
+                position_ids=positions_of(mask)[:, -ids.shape[1] :],
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
@@ -141,7 +142,7 @@ class SplitDecoder:
         """
         past = past or []
         states = states.to(self._dtype)
-        positions = _positions(mask)[:, -states.shape[1] :]
+        positions = positions_of(mask)[:, -states.shape[1] :]
         body = states.shape[1] - keep
         if self.depth < self.layers - 1:
             cache = LayerCache(self.depth, past[:-1]) if past else None
@@ -161,9 +162,9 @@ class SplitDecoder:
         mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
         cache, last = LayerCache(self.depth), LayerCache(self.layers - 1)
         if self.depth < self.layers - 1:
-            states = self._run(self._middle, states, mask, _positions(mask), cache)
+            states = self._run(self._middle, states, mask, positions_of(mask), cache)
         with last.filling(), _without_queries(self._last):
-            self._run(self._last, states, mask, _positions(mask), last)
+            self._run(self._last, states, mask, positions_of(mask), last)
         return cache.keys_values() + last.keys_values()
 
     def logits(self, hidden: Tensor, tokens: tuple[int, ...] | None = None) -> Tensor:
@@ -262,10 +263,6 @@ def _without_queries(view: nn.Module) -> Iterator[None]:
 
 def _zeros(width: int, inputs: Tensor) -> Tensor:
     return inputs.new_zeros(*inputs.shape[:-1], width)  # whole: some models clamp queries in place
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _head(base: PreTrainedModel, tokens: tuple[int, ...] | None) -> nn.Module:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, one_of
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.boundary import (
     ENTRY_BYTES,
@@ -78,11 +78,7 @@ class TrunkSettings:
             ("boundary_dtype", DTYPES),
             ("boundary_device", DEVICES),
         ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"the trunk's {name} is {getattr(self, name)!r}; use one of "
-                    f"{', '.join(allowed)}"
-                )
+            one_of(f"the trunk's {name}", getattr(self, name), allowed)
 
 
 class Trunk:

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -19,9 +18,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from flagtrl.errors import AdapterError, ConfigError, in_one_line, reason
+from flagtrl.errors import AdapterError, ConfigError, in_one_line, one_of, reason
 from flagtrl.hub import local_or_pulled
-from flagtrl.policy.bases import check_base, load_base
+from flagtrl.policy.bases import check_base, device_or_gpu, load_base
 from flagtrl.policy.pretrained import find_pretrained, same_source
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
@@ -65,8 +64,7 @@ def load_arms(
             base of other weights than an adapter was trained on.
     """
     directories = tuple(adapter_directory(adapter) for adapter in adapters)
-    if dtype not in WEIGHT_DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; use one of {', '.join(WEIGHT_DTYPES)}")
+    one_of("dtype", dtype, WEIGHT_DTYPES)
     bases = [run_record(directory).base for directory in directories]
     named = base or same_source(saved_base(directories[0]), bases[0])
     model, tokenizer = load_base(named, revision=_revision(base, named, bases[0]))
@@ -83,7 +81,7 @@ def load_arms(
             named,
             unknown,
         )
-    model.to(WEIGHT_DTYPES[dtype]).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+    model.to(WEIGHT_DTYPES[dtype]).to(device_or_gpu(device))  # type: ignore[arg-type]
     names = tuple(f"adapter_{i}" for i in range(len(directories)))
     policy: PeftModel | None = None
     for name, directory in zip(names, directories, strict=True):

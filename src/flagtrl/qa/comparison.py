@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, one_of
 
 MODELS = ("hf", "vllm")
 BATCH_SIZE = 4
@@ -52,8 +52,7 @@ class Comparison:
     def __post_init__(self) -> None:
         if not self.adapters or not self.tasks:
             raise ConfigError("nothing to compare: give --adapter DIR_OR_REPO and --tasks NAMES")
-        if self.model not in MODELS:
-            raise ConfigError(f"model is {self.model!r}; use one of {', '.join(MODELS)}")
+        one_of("model", self.model, MODELS)
         for name, lowest in (("limit", 1), ("batch_size", 1), ("retention_prompts", 0)):
             value = getattr(self, name)
             if value is not None and value < lowest:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flagtrl.errors import ConfigError, DataError
+from flagtrl.errors import DataError, unknown
+from flagtrl.files import sha256_of
 from flagtrl.qa import labels, questions
 from flagtrl.qa.choices import with_choices
 from flagtrl.qa.records import Malformed, Question, Record, attempt, write_records
@@ -110,7 +111,7 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
         DataError: nothing there; or malformed samples, each named with its file and line.
     """
     if name not in DATASETS:
-        raise ConfigError(f"the data set {name!r} is unknown; use one of {', '.join(DATASETS)}")
+        raise unknown("the data set", name, DATASETS)
     kind = DATASETS[name]
     source = f"{HUB}{kind.hub}" if source == "hub" else source
     records: list[Record] = []
@@ -154,7 +155,4 @@ def prepare(name: str, source: str, data: str | Path, *, skip_malformed: bool = 
 def _origin(source: str, kind: Dataset) -> list[dict[str, str]]:
     if source.startswith(HUB):
         return [{"hub": source[len(HUB) :]}]
-    return [
-        {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for path in files(source, kind.files)
-    ]
+    return [{"file": path.name, "sha256": sha256_of(path)} for path in files(source, kind.files)]

@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, kind_and_words
 from flagtrl.policy.adapters import decoder_layers
 from flagtrl.policy.cache import LayerCache
 from flagtrl.policy.split import SplitDecoder
@@ -113,7 +113,7 @@ def shared_trunk(model: PeftModel, adapters: Sequence[str], arm: Arm) -> SharedT
         fault = _fault(model, trunk, adapters, arm)
     # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
     except Exception as error:
-        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        fault = kind_and_words(error)
     if not fault:
         return trunk
     kind = type(model.get_base_model()).__name__

@@ -79,14 +79,8 @@ def paired_difference(
     means["delta"] = float(deltas.mean())
     index, clusters = _clusters(documents)
     if clusters < 2:  # one document says nothing about another
-        return Difference(
-            **means,
-            low=math.nan,
-            high=math.nan,
-            p=math.nan,
-            standard_error=math.nan,
-            detectable=math.nan,
-        )
+        unknown = ("low", "high", "p", "standard_error", "detectable")
+        return Difference(**means, **dict.fromkeys(unknown, math.nan))
     drawn = bootstrap(change.mean(axis=0), weights, index, seed, resamples, of)
     if len(adapters) > 1:
         return Difference(

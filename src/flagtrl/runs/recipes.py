@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, unknown
 from flagtrl.runs.settings import chosen
 
 DEFAULT_RECIPE = "msft"
@@ -37,10 +37,7 @@ def chosen_recipe(args: Sequence[str]) -> str:
     """
     recipe = chosen(args, "recipe") or DEFAULT_RECIPE
     if recipe not in RECIPES and not (recipe.endswith(".py") and Path(recipe).is_file()):
-        raise ConfigError(
-            f"recipe {recipe!r} is unknown; use one of {', '.join(RECIPES)}, or the path of a "
-            "script, as my.py"
-        )
+        raise unknown("recipe", recipe, RECIPES, ", or the path of a script, as my.py")
     return recipe
 
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
 from flagtrl.countdown import Say
 from flagtrl.errors import AdapterError, ConfigError, DataError
 from flagtrl.evidence.report import POLICY_MODES, Report
@@ -20,6 +18,7 @@ from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
+from flagtrl.policy.bases import device_or_gpu
 from flagtrl.policy.saving import load_policy, read_settings
 from flagtrl.record import RECORD_FILE, DataFacts, RunRecord, days
 from flagtrl.runs.judging import judge
@@ -91,7 +90,7 @@ def backtest_saved(
             *trained[:2],
         )
     policy = load_policy(directory, base, accept_base)
-    model = policy.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = policy.model.to(device_or_gpu(device))
     model.use_again()  # the engine's products are chosen for the device
     report = judge(
         model,

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, unknown
 
 DEFAULT_PRESET = "flagtrl"
 # Name to what it is, in a phrase; presets/NAME.yaml has its settings.
@@ -29,7 +29,7 @@ def preset_settings(name: str) -> dict[str, Any]:
         ConfigError: no such preset.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
+        raise unknown("preset", name, PRESETS)
     return yaml.safe_load(
         (files("flagtrl.runs") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     )

@@ -1,0 +1,30 @@
+"""What errors say, and that they say it in one line."""
+
+import pytest
+
+from flagtrl.errors import ConfigError, in_one_line, kind_and_words, one_of, reason, unknown
+
+
+def test_only_what_is_allowed_passes():
+    one_of("dtype", "float32", ("float32", "bfloat16"))
+    with pytest.raises(ConfigError, match=r"^dtype is 'int4'; use one of float32, bfloat16$"):
+        one_of("dtype", "int4", {"float32": 1, "bfloat16": 2})
+
+
+def test_an_unknown_name_is_answered_by_those_that_are_known():
+    assert str(unknown("preset", "nope", ("flagtrl", "paper"))) == (
+        "preset 'nope' is unknown; use one of flagtrl, paper"
+    )
+    assert str(unknown("reward", "x", ["a"], ", or FILE")).endswith("use one of a, or FILE")
+
+
+@pytest.mark.parametrize(
+    ("error", "first", "whole", "kind"),
+    [
+        (ValueError("two\n lines "), "two", "two lines", "ValueError: two lines"),
+        (KeyError(), "KeyError", "KeyError", "KeyError: "),
+        (OSError("x" * 300), "x" * 200, "x" * 200, "OSError: " + "x" * 200),
+    ],
+)
+def test_an_errors_own_words_fit_one_line(error, first, whole, kind):
+    assert (reason(error), in_one_line(error), kind_and_words(error)) == (first, whole, kind)
