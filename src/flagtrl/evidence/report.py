@@ -220,15 +220,27 @@ def evaluate(
         "paper": lambda values: paper(values, volatility_periods),
         "standard": lambda values: standard(values, window.market.periods_per_year),
     }
+    paths = {"agent_sampled": np.stack([run.values for run in sampled])} if sampled[1:] else {}
+    rows = _rows(curves, paths, conventions) | _path_rows(
+        "random_mean", "random", random, conventions
+    )
+    curves |= {row: many.mean(0) for row, many in paths.items()}
+    return Report(window, runs, curves, random, rows)
+
+
+def _rows(
+    curves: Mapping[str, np.ndarray],
+    paths: Mapping[str, np.ndarray],
+    conventions: Mapping[str, Convention],
+) -> dict[str, Mapping[str, Metrics]]:
+    """The metrics of each curve, or of its several paths, where there are any."""
     rows: dict[str, Mapping[str, Metrics]] = {}
     for row, values in curves.items():
-        rows[row] = {name: of(values) for name, of in conventions.items()}
-        if row == "agent_sampled" and len(sampled) > 1:
-            paths = np.stack([run.values for run in sampled])
-            curves[row] = paths.mean(0)
-            rows |= _path_rows("agent_sampled", "agent_sampled", paths, conventions)
-    rows |= _path_rows("random_mean", "random", random, conventions)
-    return Report(window, runs, curves, random, rows)
+        if row in paths:
+            rows |= _path_rows(row, row, paths[row], conventions)
+        else:
+            rows[row] = {name: of(values) for name, of in conventions.items()}
+    return rows
 
 
 def _path_rows(

@@ -32,7 +32,7 @@ from flagtrl.learning.persistent import PersistentTrainer, Publisher
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.learning.samples import Samples, Targets, exact_targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
-from flagtrl.learning.steps import AtRolloutEnd, MicroBatch, MicroSteps, merged, micro_batches
+from flagtrl.learning.steps import MicroBatch, MicroSteps, merged, micro_batches
 from flagtrl.learning.watch import Watch
 from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.learning.wiring import (
@@ -40,7 +40,7 @@ from flagtrl.learning.wiring import (
     check_prior,
     check_states,
     check_wiring,
-    early_stopping,
+    own_callbacks,
     probe,
     recorded,
 )
@@ -124,11 +124,7 @@ class PPOTrainer(PersistentTrainer):
                 eval_dataset=None if validate is None else self._micro_steps,
                 data_collator=default_data_collator,
                 processing_class=encoder.tokenizer,
-                callbacks=[
-                    AtRolloutEnd(args.steps_per_rollout),
-                    *early_stopping(args),
-                    *callbacks,
-                ],
+                callbacks=[*own_callbacks(args), *callbacks],
             )
         # a setting of TrainingArguments, or a tracker not installed
         except (ValueError, ImportError, RuntimeError) as error:

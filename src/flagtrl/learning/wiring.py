@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import numpy as np
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.steps import AtRolloutEnd
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.policy.settings import EngineSettings
@@ -95,7 +96,8 @@ def recorded(
     )
 
 
-def early_stopping(args: PPOConfig) -> list[EarlyStoppingCallback]:
-    """The callback that `early_stopping_patience` asks for."""
+def own_callbacks(args: PPOConfig) -> list[TrainerCallback]:
+    """What every run has, and what `early_stopping_patience` asks for."""
+    own: list[TrainerCallback] = [AtRolloutEnd(args.steps_per_rollout)]
     patience = args.early_stopping_patience
-    return [] if patience is None else [EarlyStoppingCallback(patience)]
+    return own if patience is None else [*own, EarlyStoppingCallback(patience)]

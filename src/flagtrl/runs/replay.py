@@ -8,11 +8,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from flagtrl.countdown import Say
 from flagtrl.errors import AdapterError, ConfigError, DataError
 from flagtrl.evidence.report import POLICY_MODES, Report
-from flagtrl.market.data import MarketData
+from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
@@ -40,18 +41,16 @@ def backtest_saved(
     device: str | None = None,
     say: Say = lambda line: None,
 ) -> tuple[Report, RunRecord]:
-    """Backtest a saved policy with the prompts, the market's rules and the seed that it was saved
-    with; the report, and the run's record with what was traded now.
+    """Backtest a saved policy as it was trained: the report, and its record with what is traded now.
 
     What a run's files name is never opened or run: data are the argument's or InvestorBench's, a
     reward of the user's own is the argument's.
 
     Args:
         directory: of the run or of one of its checkpoints.
-        data: JSON, CSV or Parquet file, or hub:REPO; None: InvestorBench's, shipped or downloaded,
-            as training had them.
+        data: JSON, CSV or Parquet file, or hub:REPO; None: InvestorBench's, as training had them.
         start: first day; None: of the saved test window.
-        end: last day; None: of the saved test window.
+        end: last day; None: of it too.
         modes: of POLICY_MODES, the agent's rows.
         base: the base model, where it is not where the adapter says.
         accept_base: load on `base` whatever its weights are, and say by how much it differs.
@@ -65,44 +64,21 @@ def backtest_saved(
         ConfigError: no such mode, or a reward that must be named.
         DataError: data that cannot be used, or that must be named.
     """
-    if not modes or not set(modes) <= set(POLICY_MODES):
-        raise ConfigError(
-            f"policy_mode is {', '.join(modes) or 'empty'}; use one or both of "
-            f"{', '.join(POLICY_MODES)}"
-        )
+    _check_modes(modes)
     record = read_settings(directory).record
     trained, test, data_facts, seed = _how_it_was_traded(directory, record)
     named = {"reward": saved_reward(str(record.market["reward"]), reward)}
     settings = MarketSettings(**{**record.market, **named})
     periods = volatility_periods or record.options.get("volatility_periods", 252)
     market = _market(data, data_facts)
-    found = market.fingerprint()
-    if found != data_facts.sha256:
-        logger.warning(
-            "these data are not those of training (sha256 %s, then %s): numbers may differ",
-            found[:12],
-            data_facts.sha256[:12],
-        )
     window = market.window(start or test[0], end or test[1])
-    if str(window.dates[0]) <= trained[1] and str(window.dates[-1]) >= trained[0]:
-        logger.warning(
-            "the window overlaps that of training, %s to %s: it shows no skill there",
-            *trained[:2],
-        )
+    _say_what_differs(window, data_facts, trained)
     policy = load_policy(directory, base, accept_base)
     model = policy.model.to(device_or_gpu(device))
     model.use_again()  # the engine's products are chosen for the device
-    report = judge(
-        model,
-        policy.encoder,
-        window,
-        settings,
-        seed=seed,
-        volatility_periods=periods,
-        modes=modes,
-        sampled_paths=record.options.get("sampled_paths"),
-        say=say,
-    )
+    paths = record.options.get("sampled_paths")
+    how: dict[str, Any] = {"volatility_periods": periods, "modes": modes, "sampled_paths": paths}
+    report = judge(model, policy.encoder, window, settings, seed=seed, say=say, **how)
     traded = replace(
         record,
         market=asdict(settings),
@@ -111,6 +87,14 @@ def backtest_saved(
         options={**record.options, "volatility_periods": periods},
     )
     return report, traded
+
+
+def _check_modes(modes: Sequence[str]) -> None:
+    if not modes or not set(modes) <= set(POLICY_MODES):
+        raise ConfigError(
+            f"policy_mode is {', '.join(modes) or 'empty'}; use one or both of "
+            f"{', '.join(POLICY_MODES)}"
+        )
 
 
 def _how_it_was_traded(
@@ -128,6 +112,21 @@ def _how_it_was_traded(
             "run of a recipe can be backtested so; use flagtrl.evidence.report.evaluate"
         )
     return record.windows["train"], record.windows["test"], record.data, record.seed
+
+
+def _say_what_differs(window: Window, known: DataFacts, trained: tuple[str, str, int]) -> None:
+    """Warn of other data than those of training, and of training days in the window."""
+    found = window.market.fingerprint()
+    if found != known.sha256:
+        logger.warning(
+            "these data are not those of training (sha256 %s, then %s): numbers may differ",
+            found[:12],
+            known.sha256[:12],
+        )
+    if str(window.dates[0]) <= trained[1] and str(window.dates[-1]) >= trained[0]:
+        logger.warning(
+            "the window overlaps that of training, %s to %s: it shows no skill there", *trained[:2]
+        )
 
 
 def _market(data: str | None, known: DataFacts) -> MarketData:
