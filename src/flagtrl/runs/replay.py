@@ -41,7 +41,7 @@ def backtest_saved(
     device: str | None = None,
     say: Say = lambda line: None,
 ) -> tuple[Report, RunRecord]:
-    """Backtest a saved policy as it was trained: the report, and its record with what is traded now.
+    """Backtest a saved policy as trained: the report, and its record with what is traded now.
 
     What a run's files name is never opened or run: data are the argument's or InvestorBench's, a
     reward of the user's own is the argument's.
