@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 from functools import lru_cache
 
@@ -445,3 +446,12 @@ def test_prompt_settings_refuse_what_is_out_of_bounds():
     with pytest.raises(ConfigError, match=r"prompt_style is 'rhyme'; use one of .*compact.*paper"):
         PromptSettings(prompt_style="rhyme")
     assert PromptSettings(news_token_budget=0).news_token_budget == 0
+
+
+def test_an_encoder_goes_to_another_process_and_reads_the_same(instruct, msft):
+    encoder = PromptEncoder(instruct, PromptSettings("compact", 12), ROOMY)
+    seen = next(random_episode(msft))
+    again = pickle.loads(pickle.dumps(encoder))
+    assert encoder.encode(seen).ids.tolist() == again.encode(seen).ids.tolist()
+    assert (again.settings, again.max_length) == (encoder.settings, encoder.max_length)
+    assert again.fingerprint() == encoder.fingerprint()

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -71,6 +72,10 @@ class PromptEncoder:
         )
         self._headlines = lru_cache(maxsize=4096)(self._fit_headlines)
         self.action_paths = self._action_paths()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What makes it again, in another process: its caches stay behind."""
+        return type(self), (self.tokenizer, self.settings, self.max_length)
 
     def prompt(self, observation: Observation) -> Prompt:
         """The words of one prompt, special tokens in news and symbol made harmless."""

@@ -7,7 +7,6 @@ frozen record that holds nothing later than the current bar.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from flagtrl.errors import ConfigError, one_of
-from flagtrl.market.data import Window, count_sentiments
+from flagtrl.market.data import Window
 from flagtrl.market.ledger import (
     EXECUTIONS,
     NUM_ACTIONS,
@@ -26,7 +25,7 @@ from flagtrl.market.ledger import (
     legal_actions,
     step_account,
 )
-from flagtrl.market.observation import RECENT, EpisodeSoFar, Observation, observation
+from flagtrl.market.observation import RECENT, EpisodeSoFar, Observation, numbers, observation
 from flagtrl.market.rewards import EpisodeHistory, checked_reward, load_reward
 
 STARTS = ("fixed", "random")
@@ -289,22 +288,7 @@ class TradingEnv(gymnasium.Env):
 
     def numbers(self) -> dict[str, np.ndarray]:
         """The current bar as gymnasium's observation."""
-        seen = self.observe()
-        return {
-            "prices": _left_padded(seen.prices, self.settings.lookback, 0.0),
-            "sentiment": np.array(count_sentiments(seen.news[-1]), dtype=np.float64),
-            "account": np.array([seen.cash, seen.shares, seen.value]),
-            "recent_rewards": _left_padded(seen.rewards, RECENT, 0.0),
-            "recent_net_values": _left_padded(seen.net_values, RECENT, 0.0),
-            "recent_actions": _left_padded(seen.actions, RECENT, -1.0),
-        }
-
-
-def _left_padded(values: Sequence[float] | np.ndarray, length: int, fill: float) -> np.ndarray:
-    out = np.full(length, fill, dtype=np.float64)
-    if len(values):
-        out[-len(values) :] = values
-    return out
+        return numbers(self.observe(), self.settings.lookback)
 
 
 assert [a.value for a in Action] == list(range(NUM_ACTIONS))

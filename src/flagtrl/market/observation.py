@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from flagtrl.market.data import MarketData, NewsItem
+from flagtrl.market.data import MarketData, NewsItem, count_sentiments
 from flagtrl.market.ledger import Account, legal_actions
 
 RECENT = 10  # the paper's prompt shows the last ten rewards, net values and actions
@@ -77,3 +77,27 @@ def observation(
         actions=tuple(so_far.actions[-RECENT:]),
         legal=legal_actions(account),
     )
+
+
+def numbers(seen: Observation, lookback: int) -> dict[str, np.ndarray]:
+    """An observation as numbers alone, each array left-padded to a fixed length, float64.
+
+    Args:
+        seen: at one bar.
+        lookback: bars.
+    """
+    return {
+        "prices": _left_padded(seen.prices, lookback, 0.0),
+        "sentiment": np.array(count_sentiments(seen.news[-1]), dtype=np.float64),
+        "account": np.array([seen.cash, seen.shares, seen.value]),
+        "recent_rewards": _left_padded(seen.rewards, RECENT, 0.0),
+        "recent_net_values": _left_padded(seen.net_values, RECENT, 0.0),
+        "recent_actions": _left_padded(seen.actions, RECENT, -1.0),
+    }
+
+
+def _left_padded(values: Sequence[float] | np.ndarray, length: int, fill: float) -> np.ndarray:
+    out = np.full(length, fill, dtype=np.float64)
+    if len(values):
+        out[-len(values) :] = values
+    return out
