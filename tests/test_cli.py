@@ -225,7 +225,7 @@ def test_the_recipe_is_the_options_or_the_files_or_msfts(tmp_path):
     assert chosen_recipe(["--config", str(config)]) == "btc"
     assert chosen_recipe(["--config", str(config), "--recipe", "jnj"]) == "jnj"
     assert chosen_recipe(["--recipe", str(script)]) == str(script)
-    with pytest.raises(ConfigError, match=r"'gold' is unknown; use one of msft, .*btc"):
+    with pytest.raises(ConfigError, match=r"'gold' is unknown; use one of btc, .*msft"):
         chosen_recipe(["--recipe", "gold"])
     with pytest.raises(ConfigError, match=r"gone\.py"):
         chosen_recipe(["--recipe", str(tmp_path / "gone.py")])

@@ -134,7 +134,7 @@ def test_the_end_of_a_run_on_a_full_disk(small_model, disk, capsys):
         language_policy(trainer.model, trainer.encoder), window, MarketSettings(lookback=3)
     )
     with pytest.raises(SystemExit) as stop, one_line_errors():
-        report.write(disk / "results")
+        report.write(disk / "results", trainer.record)
     line = the_line(capsys.readouterr().err, stop.value.code)
     assert "No space left on device; make room, or write elsewhere" in line
 
@@ -186,7 +186,7 @@ def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_bef
             trainer.save_model()
         assert str(run / "checkpoint-6") in str(caught.value) and "\n" not in str(caught.value)
         with obeying_permissions(), pytest.raises(SystemExit) as stop, one_line_errors():
-            report.write(run)
+            report.write(run, trainer.record)
         line = the_line(capsys.readouterr().err, stop.value.code)
         assert "results.json" in line and "Permission denied; allow it, or write elsewhere" in line
         load_policy(run / "checkpoint-6")

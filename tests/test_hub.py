@@ -25,6 +25,7 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.patience import LONGEST_WAIT, _seconds
 from flagtrl.policy.acting import language_policy
+from flagtrl.policy.provenance import without_paths
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.record import RECORD_FILE
 from training import AtStep, digests, entries, equal, tiny_trainer, weights
@@ -133,8 +134,10 @@ def test_a_run_comes_back_as_it_was_and_plain_peft_loads_it(
     back = tmp_path / "back"
     pulled = flagtrl("pull", REPO, "--output_dir", back)
     assert pulled.returncode == 0 and str(back) in pulled.stdout
-    for name in (ADAPTER_FILE, HEADS_FILE, RECORD_FILE, "results.json"):
+    for name in (ADAPTER_FILE, HEADS_FILE, "results.json"):
         assert (back / name).read_bytes() == (run / name).read_bytes()
+    own = without_paths(json.loads((run / RECORD_FILE).read_text()))
+    assert json.loads((back / RECORD_FILE).read_text()) == own, "but for where it lay here"
     far = away(hub, tmp_path, ["-c", LOGITS, small_model, REPO])
     near = away(hub, tmp_path, ["-c", LOGITS, small_model, run])
     assert far.returncode == near.returncode == 0, far.stderr[-2000:]

@@ -36,9 +36,9 @@ def test_what_comes_after_a_bar_changes_nothing_up_to_it(style, execution, last_
     def decisions(of: MarketData):
         ids = []
 
-        def spied(observation):
-            ids.append(tuple(encoder.encode(observation).ids))
-            return language_policy(policy, encoder)(observation)
+        def spied(seen):
+            ids.append(tuple(encoder.encode(seen[0]).ids))
+            return language_policy(policy, encoder)(seen)
 
         return backtest(spied, Window(of, 0, BARS), settings, temperature=0.6, seed=1), ids
 

@@ -18,7 +18,7 @@ from flagtrl.errors import ConfigError, FlagtrlError
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.env import MarketSettings
-from flagtrl.policy.settings import PolicySettings
+from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.arguments import check_run, run_help
 from flagtrl.runs.data import DataSettings
 from flagtrl.runs.recipes import RECIPES
@@ -31,7 +31,10 @@ CPU_SECONDS = 3
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(flagtrl.__file__).parents[1])}
 OWN = [
     f.name
-    for record in (DataSettings, MarketSettings, PromptSettings, PolicySettings, PPOSettings)
+    for record in (
+        *(DataSettings, MarketSettings, PromptSettings),
+        *(PolicySettings, PPOSettings, EngineSettings),
+    )
     for f in fields(record)
 ]
 
@@ -250,9 +253,9 @@ def test_flagtrls_own_options_come_first_and_transformers_last():
     short, long = (run_help(words, {}, "x") for words in ([], ["--help_all"]))
     own = [f"--{name}" for name in OWN]
     assert [name for name in explained(short) if name in own] == own
-    assert titles(short)[1:] == titles(long)[1:6]
+    assert titles(short)[1:] == titles(long)[1:7]
     assert [title.split(":")[0] for title in titles(long)] == [
-        *("options", "data", "market", "prompt", "policy", "PPO"),
+        *("options", "data", "market", "prompt", "policy", "PPO", "engine"),
         "options of transformers' TrainingArguments",
     ]
     inherited = [f"--{f.name}" for f in fields(TrainingArguments) if f.name not in OWN]

@@ -57,7 +57,8 @@ def _compared(record: RunRecord) -> dict[str, Any]:
     parts = ("policy", "prompt", "action_paths", "prompt_fingerprint", "market", "training")
     found = {name: getattr(record, name) for name in (*parts, "windows")}
     # of the engine, what changes more than the order of sums
-    found["engine"] = {name: record.engine.get(name) for name in ("trunk_dtype", "boundary_dtype")}
+    types = ("trunk_dtype", "boundary_dtype")
+    found["engine"] = {name: record.engine[name] for name in types if name in record.engine}
     if record.data is not None:  # the hash says that they are the same, wherever they lie
         found["data"] = {"symbol": record.data.symbol, "sha256": record.data.sha256}
     return json.loads(json.dumps(found, default=str))

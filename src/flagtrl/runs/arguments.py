@@ -90,6 +90,8 @@ def parsed(
             refuses.
     """
     words = _separate_config(sys.argv[1:] if args is None else args)
+    if words.count("--config") > 1:
+        raise ConfigError("--config is given twice; name one file, and the rest as options")
     if asks_for_help(words):
         print(run_help(words, defaults, Path(sys.argv[0]).name))
         sys.exit(0)
