@@ -97,19 +97,19 @@ def test_the_sft_control_stops_at_the_runs_distance(
         "--max_steps",
         "90",
     ]
-    options += ["--tolerance", "0.01", "--device", "cpu"]
+    options += ["--tolerance", "0.002", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["train_sft_control.py", *options])
     recipes("train_sft_control")["main"]()
     note = json.loads((tmp_path / "sft/control.json").read_text())
     assert note["kl_of_the_run"] > 0
-    assert abs(note["kl"] - note["kl_of_the_run"]) <= 0.01 * note["kl_of_the_run"]
+    assert abs(note["kl"] - note["kl_of_the_run"]) <= 0.002 * note["kl_of_the_run"]
     assert not list((tmp_path / "sft").glob("like*"))
     printed = [
         float(line.split()[3])
         for line in capsys.readouterr().out.splitlines()
         if line.startswith("step ")
     ]
-    assert printed[-1] > 1.01 * note["kl_of_the_run"], "the steps themselves went past it"
+    assert printed[-1] > 1.002 * note["kl_of_the_run"], "the steps themselves went past it"
     from flagtrl.qa.run import Comparison, run
 
     rows, _ = run(
