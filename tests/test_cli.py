@@ -314,6 +314,7 @@ def test_a_killed_run_is_128_and_the_signal(monkeypatch, tmp_path):
     assert launch.launch(["--recipe", str(script)]) == 137
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [None, "cpu", "single_gpu"])
 def test_many_processes_pass_their_exit_code_on_too(tmp_path, config):
     """Also with a file for one process, with which accelerate would start one and say nothing."""
@@ -423,6 +424,7 @@ def test_a_run_that_is_to_be_overwritten_stays_where_the_new_one_is_refused(
     assert "test" in json.loads((tmp_path / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_anew(
     small_model, data, tmp_path
 ):
@@ -744,6 +746,7 @@ def test_a_pulled_directory_is_of_the_hub_too(run_, small_model, far, tmp_path, 
     assert re.search("came from the Hub.*never opened.*--base", line)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_base_come_from_the_hub_by_name_alone(run_, small_model, data, far, tmp_path):
     """With no option but the data: the base is a repository of the Hub, at the commit of
     training.

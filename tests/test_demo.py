@@ -31,6 +31,7 @@ def learnt(rows) -> bool:
     return log_return(agent) >= 0.8 * log_return(rule) and log_return(agent) > max(others)
 
 
+@pytest.mark.slow
 def test_a_short_demo_writes_a_whole_run(tmp_path, capsys):
     cli.main(
         [
@@ -114,6 +115,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 @needs_smollm2
 def test_the_main_job_on_the_real_model_in_short(tmp_path, capsys):
     """From the package's weights to the table, the verdict and the record; and merged, it says what

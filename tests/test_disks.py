@@ -28,7 +28,10 @@ from test_recipes import FAST, FILES, run_recipe
 from training import AtStep, equal, tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root"),
+]
 
 
 @contextmanager

@@ -231,6 +231,7 @@ def test_a_connection_lost_within_a_file_is_continued_by_the_next_pull(
         assert (tmp_path / "back" / name).read_bytes() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "status", "named"),
     [
@@ -390,6 +391,7 @@ def commits(hub):
     return sum(count for request, count in hub.requests.items() if "/commit/" in request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "expected"), [("end", 1), ("every_save", 3), ("checkpoint", 5)]
 )
@@ -421,6 +423,7 @@ def test_a_run_is_pushed_as_it_trains(small_model, hub, tmp_path, strategy, expe
         assert not whole
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_from_the_checkpoint_that_the_hub_keeps(
     small_model, hub, tmp_path, flagtrl
 ):
@@ -460,6 +463,7 @@ def test_a_checkpoint_that_is_not_there_is_said(run, hub, tmp_path, flagtrl):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), ValueError("what nobody foresaw")]
 )
@@ -511,6 +515,7 @@ def test_a_token_that_will_not_do_is_known_before_training(
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_a_recipe_pushes_what_it_measured(small_model, shared, hub, tmp_path):
     fast = (
         "--preset paper --sampled_paths 1 --total_timesteps 16 --num_steps 8 "

@@ -164,6 +164,7 @@ def test_big_models_sharded(tmp_path, short, config):
 
 # bitsandbytes says that it casts its inputs, and names a kernel package of its own that is not
 # installed.
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
 )

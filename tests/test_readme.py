@@ -274,7 +274,7 @@ def test_every_extra_that_is_to_be_installed_exists():
 @pytest.mark.parametrize(
     "page",
     [
-        page
+        pytest.param(page, marks=pytest.mark.slow if "quickstart" in page else ())
         for page in PAGES
         if page != "README.md" and any(b[0] == "python" for b in code_blocks(page))
     ],

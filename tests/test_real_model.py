@@ -43,7 +43,7 @@ def policy():
 @pytest.mark.parametrize(
     "style",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "paper" else ())
+        pytest.param(name, marks=pytest.mark.slow if name != "markov" else ())
         for name in style_names()
     ],
 )
@@ -113,6 +113,7 @@ def out(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_first_ratio_is_1_the_first_divergence_0_and_it_learns(out):
     log = [
         entry
@@ -130,6 +131,7 @@ def test_the_first_ratio_is_1_the_first_divergence_0_and_it_learns(out):
     assert results["model"]["weights"].startswith("Q4_1")
 
 
+@pytest.mark.slow
 def test_a_backtest_repeats_the_table(out, tmp_path):
     before = json.loads((out / "results.json").read_text())["test"]
     cli.main(["backtest", "--adapter", str(out), "--output_dir", str(tmp_path)])
@@ -137,6 +139,7 @@ def test_a_backtest_repeats_the_table(out, tmp_path):
     assert {row: again[row] for row in before} == before
 
 
+@pytest.mark.slow
 def test_a_saved_run_reloads_with_the_probabilities_that_it_had_and_both_engines_give_them(out):
     """The last bars' probabilities are in trades.csv as the run had them."""
     with open(out / "trades.csv") as file:

@@ -155,6 +155,7 @@ def test_a_recipe_writes_a_whole_run(shared, msft_run):
     )
 
 
+@pytest.mark.slow
 def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so(
     monkeypatch, small_model, tmp_path
 ):
@@ -212,6 +213,7 @@ def test_which_data_are_taken_and_what_they_are_called(monkeypatch, shared):
         DataArguments(data=file, news_text=True)
 
 
+@pytest.mark.slow
 def test_a_recipe_chooses_the_policy_that_is_best_on_validation_days(
     monkeypatch, shared, small_model, tmp_path, capsys
 ):
@@ -274,6 +276,7 @@ def test_a_saved_run_reloads_with_identical_action_probabilities(shared, msft_ru
     np.testing.assert_array_equal(again.probabilities, np.array(saved))
 
 
+@pytest.mark.slow
 def test_the_adapter_loads_without_flagtrl_and_changes_the_logits(small_model, msft_run):
     code = (
         "import sys, torch\n"
@@ -421,6 +424,7 @@ def test_a_bad_input_ends_in_one_line_and_exit_code_2(
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_no_network_ends_in_one_line_and_exit_code_2(tmp_path):
     closed = "http://127.0.0.1:9"
     env = {
@@ -444,6 +448,7 @@ def test_no_network_ends_in_one_line_and_exit_code_2(tmp_path):
     assert "--data" in done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_no_hub_ends_in_one_line_and_exit_code_2(shared, tmp_path):
     env = {
         **os.environ,

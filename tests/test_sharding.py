@@ -21,6 +21,8 @@ from flagtrl.learning.checkpoints import check_checkpoint
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 from training import tiny_trainer, weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 # 16 updates: 4 rollouts of 20 samples, 2 minibatches, twice. CleanRL's epsilon for PPO; with Adam's
 # own of 1e-8 a weight whose gradient is 0 but for rounding moves as far as any. Values as small as

@@ -25,6 +25,8 @@ from flagtrl.market.sources import load  # noqa: E402
 from flagtrl.policy import actor_critic  # noqa: E402
 from flagtrl.policy.trunk import TrunkSettings  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TINY = dict(zip(measure.SHAPE, (48, 96, 4, 4, 2), strict=True))
 
 

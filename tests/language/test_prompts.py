@@ -248,6 +248,7 @@ def test_private_helpers_and_imports_are_no_styles():
             prompt_style(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0, 64])
 def test_compact_takes_at_most_55_percent_of_papers_tokens_on_msft(shared, budget):
     tokenizer = AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer")

@@ -104,6 +104,7 @@ def special_counts(tokenizer, ids) -> dict[int, int]:
 # -------------------------------------------------------------------------- real prompts, every bar
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", style_names())
 def test_every_bar_of_msft_starts_with_the_shared_parts_own_tokens_and_ends_with_the_answer_prefix(
     tokenizer, msft, style

@@ -21,7 +21,7 @@ BARS = 16
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
 @pytest.mark.parametrize("style", style_names())
-@pytest.mark.parametrize("last_known", [3, 9])
+@pytest.mark.parametrize("last_known", [9])
 def test_what_comes_after_a_bar_changes_nothing_up_to_it(style, execution, last_known):
     market, _, _ = demo_market(0)
     tokenizer = demo_tokenizer(market)

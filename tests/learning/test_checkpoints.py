@@ -327,6 +327,7 @@ def test_the_limit_on_checkpoints_is_kept(small_model, tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-18", "checkpoint-24"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["_save_optimizer_and_scheduler", "_save_rng_state", "_save"])
 def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(
     small_model, tmp_path, monkeypatch, at
@@ -350,6 +351,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_before(
     assert not list(tmp_path.glob("incomplete-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_really_full_disk_leaves_the_checkpoint_before(small_model, tmp_path):
     disk = tmp_path / "disk"

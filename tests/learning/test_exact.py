@@ -264,6 +264,7 @@ def test_equal_prompts_of_overlapping_windows_are_asked_once(small_model, tmp_pa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["split", "plain"])
 def test_a_resumed_run_is_the_undisturbed_one(small_model, tmp_path, engine):
     options = {**EXACT, "rollouts": 3, "engine": engine}

@@ -14,6 +14,8 @@ import pytest
 from flagtrl.learning.checkpoints import check_checkpoint, last_checkpoint
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 
+pytestmark = pytest.mark.slow
+
 # Kills itself before the n-th call of a function, or after so many seconds of training.
 SCRIPT = """
 import os, shutil, signal, sys, threading, time

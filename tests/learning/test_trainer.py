@@ -272,6 +272,7 @@ def test_resuming_at_a_rollouts_end_is_bit_identical(small_model, tmp_path, poli
     assert steps == [e for e in entries(undisturbed, 7) if "loss" in e] and len(steps) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finetuning", ["full_top", "lora"])
 def test_micro_batches_that_are_run_together_train_alike(small_model, tmp_path, finetuning):
     """80 environment steps, every logged loss; and in fewer passes."""
@@ -292,6 +293,7 @@ def test_micro_batches_that_are_run_together_train_alike(small_model, tmp_path, 
         assert apart == pytest.approx(together, abs=1e-4, rel=1e-4), apart["step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["compact", "markov"])
 def test_what_the_cache_holds_does_not_change_a_bit(small_model, tmp_path, style):
     """So a resumed run, whose cache is empty, repeats the undisturbed one.
@@ -410,6 +412,7 @@ def test_target_kl_ends_a_rollouts_update_and_leaves_weights_alone_until_the_nex
     assert sorted({m.step for m in trainer.seen}) == [1, 2, 7, 8]
 
 
+@pytest.mark.slow
 def test_a_generous_target_kl_stops_nothing(run, small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, rollouts=3, target_kl=100.0)
     trainer.train()
@@ -534,6 +537,7 @@ def test_tensorboard_gets_the_metrics(small_model, tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_wandb_gets_a_run_offline(small_model, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     for name, value in {

@@ -88,6 +88,7 @@ def test_the_files_hold_dates_and_numbers_alone_and_are_small():
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symbol", SHIPPED)
 @pytest.mark.parametrize("style", style_names())
 def test_prompts_without_texts_are_those_of_the_full_file(shared, symbol, style):

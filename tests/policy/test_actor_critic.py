@@ -269,6 +269,7 @@ def test_the_reference_is_the_policy_at_the_start_and_stays_it(small_model, fine
     assert (now - start)[0].abs().max() > 1e-4, "the perturbation must have moved the policy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finetuning", FINETUNING)
 def test_the_reference_is_the_untouched_base_model(directory, finetuning):
     model, prompts = (

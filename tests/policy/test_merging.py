@@ -44,6 +44,7 @@ torch.save(found, sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_merged_model_generates_and_acts_as_the_adapter_does_without_flagtrl_and_peft(
     small_model, tmp_path
@@ -84,6 +85,7 @@ def test_a_merged_model_generates_and_acts_as_the_adapter_does_without_flagtrl_a
         assert ids == encoder.tokenizer("Buy or Sell")["input_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
 )

@@ -252,6 +252,7 @@ def test_a_saved_run_reloads_with_identical_probabilities(runs, prior, policy):
     assert float((heads["standard.mean"]).abs().max()) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prior", "finetuning"), [("baked", "full_top"), ("baked", "lora"), ("calibrated", "full_top")]
 )

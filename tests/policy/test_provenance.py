@@ -117,6 +117,7 @@ def test_weights_that_are_not_there_have_no_fingerprint(small_model):
     assert base_fingerprint(empty) is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
 )
@@ -316,6 +317,7 @@ torch.save(found, found_in)
 """
 
 
+@pytest.mark.slow
 def test_other_libraries_read_either_adapter_without_a_complaint(small_model, tmp_path):
     expected = {}
     for finetuning in FINETUNING:

@@ -26,9 +26,12 @@ from training import random_llama, weights
 KINDS = {"8bit": Linear8bitLt, "4bit": Linear4bit}
 # bitsandbytes says that it casts its inputs, and names a kernel package of its own that is not
 # installed.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -354,6 +354,7 @@ def test_a_trunk_in_16_bits_keeps_probabilities_within_two_thousandths(name, dty
     assert next(model.parameters()).dtype == torch.float32, "the model itself is left as it was"
 
 
+@pytest.mark.slow
 def test_a_trunk_of_smollm2s_shape_in_bfloat16_keeps_probabilities_within_two_hundredths():
     """30 layers; the vocabulary alone is smaller."""
     shape = {

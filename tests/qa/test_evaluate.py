@@ -51,6 +51,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["stories260K", "small_model"])
 def test_every_task_runs_and_an_adapter_of_zeros_changes_exactly_nothing(
     which, shared, small_model, data, tmp_path
@@ -259,6 +260,7 @@ def check_agreement(ours, theirs, which):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ARMS)
 def test_lm_evals_own_evaluation_agrees(which, compared, small_model, loras, data):
     """What its command line runs, without the index of its 13,000 other task files: the quick twin

@@ -131,6 +131,7 @@ def test_a_base_at_chance_is_said_to_carry_no_information():
     )
 
 
+@pytest.mark.slow
 def test_chance_is_rarely_taken_for_information():
     found = [above_chance(samples(texts(seed, 0.0, n=120)), "bal_acc", 0) for seed in range(100)]
     assert sum(found) <= 8

@@ -35,6 +35,7 @@ COUNTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, file, samples, documents, malformed", COUNTS)
 def test_the_counts_are_the_published_ones(
     shared, tmp_path, name, file, samples, documents, malformed

@@ -72,6 +72,7 @@ def test_shuffled_rewards_are_the_same_rewards_at_other_times(recipes):
     assert other._draw.integers(1000) == env._draw.integers(1000)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_sft_control_stops_at_the_runs_distance(
     shared, msft_run, data, tmp_path, monkeypatch, recipes, capsys

@@ -30,6 +30,7 @@ def rows_apart(lm, names, tasks, limit):
     return compare(lm, lambda name: arm(lm.model, name), names, tasks, limit=limit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "full_top", "two adapters"])
 def test_all_rows_are_those_of_every_arm_by_itself(kind, small_model, trained, loras, data):
     lm, names = arms_of(

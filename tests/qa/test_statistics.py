@@ -121,6 +121,7 @@ def test_seeds_that_disagree_widen_the_interval():
     assert disagreed.high - disagreed.low > 10 * (agreed.high - agreed.low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("seed_share", [0.0, 0.5, 1.0])
 def test_intervals_over_few_seeds_cover_the_truth(seeds, seed_share):

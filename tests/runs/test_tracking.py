@@ -126,12 +126,14 @@ def test_the_best_checkpoint_is_kept_and_loaded(small_model, tmp_path):
     assert not all(torch.equal(last[name], value) for name, value in weights(trainer).items())
 
 
+@pytest.mark.slow
 def test_training_stops_when_no_evaluation_is_better_for_a_while(small_model, tmp_path):
     trainer = scripted(small_model, tmp_path, [0.5, 0.4, 0.3, 0.9], early_stopping_patience=2)
     trainer.train()
     assert trainer.state.global_step == 3 * STEPS, "the fourth was not reached"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_been_patient_already(small_model, tmp_path):
     scripted(small_model, tmp_path, [0.5, 0.4, 0.3, 0.9], early_stopping_patience=2).train()
     resumed = scripted(small_model, tmp_path, [0.3, 0.9, 0.9, 0.9], early_stopping_patience=2)
@@ -161,6 +163,7 @@ close(trainer)
 """
 
 
+@pytest.mark.slow
 def test_the_main_process_decides_for_all_what_is_best_and_when_to_stop(small_model, tmp_path):
     """By its own numbers the second one would go on, and both would wait for each other for
     ever.
@@ -236,6 +239,7 @@ def test_tensorboard_is_shown_curves_pictures_and_settings(small_model, tmp_path
     assert b'"lookback": 3' in board.Tensors(text)[0].tensor_proto.string_val[0]
 
 
+@pytest.mark.slow
 def test_wandb_is_shown_pictures_and_settings(small_model, tmp_path, monkeypatch):
     for name, value in {
         "WANDB_MODE": "offline",
