@@ -400,6 +400,7 @@ def test_a_metric_that_is_not_measured_is_refused_before_training(small_model, d
     assert not list(tmp_path.glob("eval"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_to_be_overwritten_stays_where_the_new_one_is_refused(
     small_model, data, tmp_path
 ):

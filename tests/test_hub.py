@@ -113,6 +113,7 @@ def the_line(done):
     return [line for line in done.stderr.splitlines() if line.startswith("flagtrl:")][-1]
 
 
+@pytest.mark.slow
 def test_a_run_comes_back_as_it_was_and_plain_peft_loads_it(
     small_model, run, hub, tmp_path, flagtrl
 ):
@@ -180,6 +181,7 @@ def test_the_card_links_a_base_of_the_hub(run):
     assert 'AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")' in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/commit/", 503), ("/commit/", 429), ("/commit/", 0), ("/repos/create", 500)],
@@ -193,6 +195,7 @@ def test_a_busy_hub_and_a_lost_connection_are_tried_again(
     assert hub.repos[REPO][ADAPTER_FILE] == (run / ADAPTER_FILE).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/preupload/", "/commit/"])
 def test_a_connection_lost_within_a_request_is_tried_again_and_all_arrives(run, hub, path, flagtrl):
     before = digests(run)
@@ -482,6 +485,7 @@ def test_training_goes_on_whatever_a_push_of_a_checkpoint_meets(
     assert "was not pushed" in caplog.text and str(error) in caplog.text
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_the_hub_and_the_end_carries_all(
     small_model, hub, tmp_path, command, caplog
 ):
@@ -492,6 +496,7 @@ def test_training_goes_on_without_the_hub_and_the_end_carries_all(
     assert hub.repos[REPO][ADAPTER_FILE] == (tmp_path / "run" / ADAPTER_FILE).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_hub_that_stays_away_at_the_end_leaves_the_run_and_the_command(
     small_model, hub, tmp_path, flagtrl, command
 ):

@@ -126,8 +126,9 @@ def assert_trained_saved_and_resumed(config, options, tmp_path, resumed=True):
         assert all((ours[key] == theirs[key]).all() for key in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("resumed", [False, True])
 def test_many_gpus(tmp_path, short, resumed):
     assert_trained_saved_and_resumed("multi_gpu", short, tmp_path, resumed)
 

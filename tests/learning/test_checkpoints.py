@@ -320,6 +320,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_checkpoint(tmp_path):
         assert not left.exists()
 
 
+@pytest.mark.slow
 def test_the_limit_on_checkpoints_is_kept(small_model, tmp_path):
     tiny_trainer(
         small_model, tmp_path, rollouts=4, save_strategy="steps", save_steps=1, save_total_limit=2

@@ -66,6 +66,7 @@ def whole(loud_model, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prior", "finetuning"), [("calibrated", "full_top"), ("baked", "lora")])
 def test_a_resumed_run_equals_the_undisturbed_one_and_measures_nothing_anew(
     whole, loud_model, tmp_path, monkeypatch, prior, finetuning
