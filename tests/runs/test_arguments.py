@@ -144,7 +144,7 @@ def test_what_is_refused_and_explained_imports_no_torch_and_is_three_lines_at_mo
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Python compiles what is imported when it first is: that is of an installation, not of a run."""
+    """Python compiles what is imported when it first is: part of an installation, not of a run."""
     for command in (["-m", "flagtrl.cli", "train", "--help_all"], ["-m", "flagtrl.train", "--no"]):
         subprocess.run([sys.executable, *command], capture_output=True, env=ENVIRONMENT)
 
