@@ -4,16 +4,19 @@ the action.
     accelerate launch --config_file accelerate_configs/single_gpu.yaml
     recipes/train_shuffled_rewards.py
 
-Each reward is put into a pool and one of the pool's is paid in its place: the same rewards, at
-random times. What such an adapter changes in financial QA, trading did not.
+The same rewards are paid, at random times: with exact advantages each day's are another day's; a
+step of a rollout puts its own into a pool and pays one of the pool's. What such an adapter changes
+in financial QA, trading did not.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from flagtrl.errors import one_line_errors
 from flagtrl.market.env import TradingEnv
+from flagtrl.market.transitions import Transitions, transitions
 from flagtrl.train import run_recipe
 
 
@@ -39,6 +42,12 @@ class ShuffledRewards(TradingEnv):
         paid, self._pool[place] = self._pool[place], earned
         self._rewards[-1] = paid
         return self.numbers(), paid, terminated, truncated, info
+
+    def transitions(self) -> Transitions:
+        """The window's tables, the days' rewards in another order, the same one for all seeds."""
+        table = transitions(self.window, self.settings)
+        order = np.random.default_rng(0).permutation(len(table.rewards))
+        return replace(table, rewards=table.rewards[order])
 
     def state_dict(self) -> dict[str, Any]:
         """The pool and its generator too, so that a resumed run is the same."""

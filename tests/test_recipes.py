@@ -25,6 +25,7 @@ from flagtrl.market.metrics import paper
 from flagtrl.market.sources import investorbench_json
 from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.saving import load_policy
+from flagtrl.record import RunRecord
 from flagtrl.runs import replay, stages
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.stages import DataArguments, parse_arguments
@@ -141,6 +142,7 @@ def test_a_recipe_writes_a_whole_run(shared, msft_run):
         == investorbench_json(shared / "data" / FILES["msft"], "MSFT").fingerprint()
     )
     assert results["seed"] == 42
+    assert RunRecord.read(msft_run).recipe == "msft"
     assert results["versions"]["torch"] == version("torch")
     assert (msft_run / "equity_curve.png").read_bytes().startswith(b"\x89PNG")
     with open(msft_run / "trades.csv") as file:

@@ -16,7 +16,7 @@ from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
     HUB_FILE,
-    is_hub_name,
+    on_hub,
     public_name,
     without_paths,
 )
@@ -57,10 +57,10 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     )
     base = str(adapter.get("base_model_name_or_path") or "a model made in memory")
     file = HUB_FILE.fullmatch(base)
-    on_hub = bool(file) or is_hub_name(base)
+    public = on_hub(base)
     repository = file[1] if file else base
     data = ModelCardData(
-        base_model=repository if on_hub else None,
+        base_model=repository if public else None,
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["flagtrl", "ppo", "trading", "reinforcement-learning", "finance"],
@@ -72,7 +72,7 @@ def model_card(directory: str | Path, repo_id: str) -> str:
         "Hold after a prompt about the market, trained with PPO by "
         "[flagtrl](https://arxiv.org/abs/2502.11433), the open implementation of FLAG-Trader.",
         ""
-        if on_hub
+        if public
         else (
             f"The base model was not on the Hub: `{base_name}`; the adapter is of use with that "
             "model alone."
@@ -82,10 +82,10 @@ def model_card(directory: str | Path, repo_id: str) -> str:
         _result_section(results, has_curve=(directory / CURVE_FILE).is_file()),
         _qa_section(directory),
         _LIMITS,
-        _loading_section(repo_id, base_name, record, on_hub),
+        _loading_section(repo_id, base_name, record, public),
         _settings_section(record),
         "## Licence\n\nThe adapter changes the base model and is bound by its licence"
-        + (f"; see [{repository}](https://huggingface.co/{repository})." if on_hub else ".")
+        + (f"; see [{repository}](https://huggingface.co/{repository})." if public else ".")
         + " The market data are not part of this repository.",
         _CITATION,
     ]
@@ -149,10 +149,10 @@ def _qa_section(directory: Path) -> str:
     )
 
 
-def _loading_section(repo_id: str, base: str, record: RunRecord, on_hub: bool) -> str:
+def _loading_section(repo_id: str, base: str, record: RunRecord, public: bool) -> str:
     file = HUB_FILE.fullmatch(base)
     opened = f'"{file[1]}", gguf_file="{file[2]}"' if file else f'"{base}"'
-    style, named = record.prompt["prompt_style"], "" if on_hub else " --base DIRECTORY"
+    style, named = record.prompt["prompt_style"], "" if public else " --base DIRECTORY"
     lacking = lacks_offsets(PolicySettings(**record.policy))
     lacks = f"\n\nNote: {PLAIN_PEFT_LACKS}." if lacking else ""
     return f"""## How to use it
@@ -183,9 +183,9 @@ def _settings_section(record: RunRecord) -> str:
 
 _LIMITS = """## Limits
 
-One asset over one window shows little: over 149 days a Sharpe ratio of 1.37 is not significantly
-above zero. Compare the agent with the random policies' band (p5 to p95) before anything else. No
-costs are paid but those in the settings below. This is no investment advice."""
+One asset over one window shows little. First compare the agent with the band of random policies
+(p5 to p95). The only trading costs are those in the settings below. This is not investment
+advice."""
 
 _CITATION = """## Citation
 

@@ -56,10 +56,10 @@ PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 POLICY = PolicySettings(
     policy="action_tokens", finetuning="full_top", trainable_layers=2, head_width=64
 )
-# Short-sighted on purpose: an order earns the next move, which the news foretells; a longer horizon
-# only adds noise.
 # the second reads prices alone
 RULES = {"follow_news": rule(follow_news), "follow_last_move": rule(follow_last_move)}
+# Short-sighted on purpose: an order earns the next move, which the news foretells; a longer horizon
+# only adds noise.
 PPO: Mapping[str, Any] = {
     "total_timesteps": 8_000,
     "num_envs": 8,

@@ -74,7 +74,7 @@ def _words(error: BaseException) -> str:
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Refuse a setting whose value is none of those that are allowed; ConfigError."""
     if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; use one of {', '.join(allowed)}")
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
 def unknown(name: str, value: object, known: Collection[str], other: str = "") -> ConfigError:

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from flagtrl.card import check_results_are_the_runs, model_card
-from flagtrl.errors import AdapterError, FlagtrlError, reason
+from flagtrl.errors import AdapterError, FlagtrlError, kind_and_words
 from flagtrl.patience import patiently
 from flagtrl.places import run_directory
 from flagtrl.policy.adapters import PolicySettings
@@ -160,9 +160,7 @@ class Publisher:
         except FlagtrlError as error:
             logger.warning("%s", error)
         except Exception as error:  # whatever it is: a push is not worth the run
-            logger.warning(
-                "%s was not pushed: %s: %s", directory, type(error).__name__, reason(error)
-            )
+            logger.warning("%s was not pushed: %s", directory, kind_and_words(error))
 
     def push(self, directory: Path) -> str:
         """Push the finished run; the commit's address."""

@@ -12,8 +12,7 @@ from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE
 from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
-    HUB_FILE,
-    is_hub_name,
+    on_hub,
     public_name,
     without_paths,
 )
@@ -82,7 +81,7 @@ def _cleaned(directory: Path) -> dict[str, bytes]:
 def say_what_is_renamed(directory: Path) -> None:
     """Warn where the base goes by another name on the Hub."""
     base = json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
-    if base and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
+    if base and not on_hub(base):
         logger.warning(
             "the base model is a directory or file of this machine: the pushed adapter names it "
             "%r, without its path; who loads it must have that model, and say where (--base)",

@@ -113,7 +113,7 @@ class RunRecord:
         policy, prompt, market, training: every setting by name, defaults included: of
             PolicySettings, PromptSettings, MarketSettings and PPOConfig with all that it inherits
             of TrainingArguments.
-        options: of DataArguments, as the user gave them.
+        options: of DataSettings, as the user gave them.
         data: what was traded.
         windows: name to first day, last day and number of bars.
         base: the language model.

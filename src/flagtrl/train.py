@@ -1,9 +1,8 @@
 """`python -m flagtrl.train`, and what recipes call: a run that cannot be is refused within seconds,
 before torch is imported. What is run is runs/run.py.
 
-`flagtrl train` starts it through accelerate, as do the scripts in recipes/. Every field of
-DataArguments, PPOConfig, MarketSettings, PromptSettings and PolicySettings is an option (--help),
-or a key of a YAML file (--config FILE).
+`flagtrl train` starts it through accelerate, as do the scripts in recipes/. Every setting is an
+option (--help), or a key of a YAML file (--config FILE).
 """
 
 from __future__ import annotations

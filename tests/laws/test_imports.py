@@ -121,6 +121,13 @@ def test_nothing_is_imported_inside_a_function_but_what_is_heavy_and_rarely_need
     )
 
 
+def test_no_module_chooses_a_notebooks_backend():
+    """Figures are drawn on a Figure of their own; what opens a window would set it."""
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "matplotlib.use" not in text and "pyplot" not in text, path
+
+
 def test_market_and_evidence_need_no_torch_and_leave_a_notebooks_backend(tmp_path):
     packages = ("flagtrl.market", "flagtrl.record", "flagtrl.evidence")
     names = [name for name in MODULES if name.startswith(packages)]

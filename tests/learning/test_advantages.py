@@ -99,6 +99,12 @@ def test_arrays_of_different_shapes_are_refused():
         )
 
 
+def test_arrays_without_an_axis_of_environments_are_refused():
+    row, flags = torch.ones(2), torch.zeros(2, dtype=torch.bool)
+    with pytest.raises(AssertionError, match=r"all must be \(T, B\)"):
+        generalised_advantages(row, row, row, flags, flags, GAMMA, LAMBDA)
+
+
 def test_whitening_by_hand():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0, 3.0])  # mean 3
     deviation = ((4 + 1 + 0 + 9 + 0) / 4) ** 0.5

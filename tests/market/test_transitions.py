@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from flagtrl.errors import ConfigError
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price, random_walk
-from flagtrl.market.transitions import FLAT, LONG, seen_at, standing, transitions
+from flagtrl.market.transitions import FLAT, LONG, seen_at, standing, transitions, transitions_of
 
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
@@ -72,6 +74,25 @@ def test_an_observation_of_a_position_is_the_environments_own():
     ours, theirs = seen_at(window, settings, 7, LONG), env.observe()
     assert (ours.cash, ours.shares, ours.value) == (theirs.cash, theirs.shares, theirs.value)
     assert ours.legal.tolist() == theirs.legal.tolist() == [True, True, False]
+
+
+def test_an_environment_that_changes_what_a_step_pays_says_what_its_tables_are():
+    class Doubled(TradingEnv):
+        def step(self, action):
+            seen, reward, *rest = super().step(action)
+            return seen, 2 * reward, *rest
+
+    class Told(Doubled):
+        def transitions(self):
+            plain = transitions(self.window, self.settings)
+            return replace(plain, rewards=2 * plain.rewards)
+
+    window, settings = random_walk(days=9, seed=1).window(), MarketSettings(reward="log_return")
+    plain = transitions_of(TradingEnv(window, settings))
+    np.testing.assert_array_equal(plain.rewards, transitions(window, settings).rewards)
+    np.testing.assert_array_equal(transitions_of(Told(window, settings)).rewards, 2 * plain.rewards)
+    with pytest.raises(ConfigError, match=r"but Doubled changes it; give it a method transitions"):
+        transitions_of(Doubled(window, settings))
 
 
 def test_a_reward_that_does_not_add_up_is_refused():

@@ -388,13 +388,17 @@ def test_more_than_ten_layers_train_the_right_ones():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("policy", "beam", "policy is 'beam'; use one of action_tokens, head"),
-        ("finetuning", "dora", "finetuning is 'dora'; use one of full_top, lora"),
-        ("length_normalisation", "word", "length_normalisation is 'word'; use one of none, token"),
-        ("trainable_layers", 0, "trainable_layers is 0; it must be at least 1"),
-        ("lora_rank", 0, "lora_rank is 0; it must be at least 1"),
-        ("lora_alpha", -1, "lora_alpha is -1; it must be at least 1"),
-        ("head_width", 0, "head_width is 0; it must be at least 1"),
+        ("policy", "beam", "policy is 'beam'; it must be one of action_tokens, head"),
+        ("finetuning", "dora", "finetuning is 'dora'; it must be one of full_top, lora"),
+        (
+            "length_normalisation",
+            "word",
+            "length_normalisation is 'word'; it must be one of none",
+        ),
+        ("trainable_layers", 0, "trainable_layers is 0; it must be a whole number of at least 1"),
+        ("lora_rank", 0, "lora_rank is 0; it must be a whole number of at least 1"),
+        ("lora_alpha", -1, "lora_alpha is -1; it must be a whole number of at least 1"),
+        ("head_width", 0, "head_width is 0; it must be a whole number of at least 1"),
     ],
 )
 def test_policy_settings_refuse_what_is_out_of_bounds(name, value, message):

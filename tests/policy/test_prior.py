@@ -67,6 +67,18 @@ def test_sets_of_legal_actions_never_seen_keep_their_scores():
     assert float((prior(scores, torch.tensor([FLAT] * 4)) - scores).abs().min()) > 1
 
 
+def test_what_is_saved_are_numbers_and_older_runs_bools_are_read():
+    """Who compares two saved runs subtracts their tensors, which bools are not made for."""
+    prior, older = LabelPrior(3), LabelPrior(3)
+    prior.measure(torch.randn(6, 3), torch.tensor([FLAT, LONG] * 3))
+    saved = prior.state_dict()
+    assert not any((tensor - tensor).any() for tensor in saved.values())
+    older.load(saved["legal"].bool(), saved["offsets"])
+    scores, legal = torch.randn(2, 3), torch.tensor([FLAT, LONG])
+    assert torch.equal(older(scores, legal), prior(scores, legal))
+    assert not torch.equal(older(scores, legal), scores)
+
+
 def test_a_term_common_to_all_actions_of_a_prompt_changes_no_policy():
     """The engines leave out different ones."""
     scores, legal = torch.randn(8, 3, dtype=torch.float64), torch.tensor([FLAT, LONG] * 4)
@@ -311,6 +323,6 @@ def test_a_prior_that_cannot_be_baked_out_is_one_line(small_model, tmp_path, mon
 
 def test_a_prior_that_is_none_of_three_is_refused():
     with pytest.raises(
-        start.ConfigError, match="prior is 'cooked'; use one of raw, calibrated, baked"
+        start.ConfigError, match="prior is 'cooked'; it must be one of raw, calibrated, baked"
     ):
         PolicySettings(prior="cooked")

@@ -396,8 +396,8 @@ def test_boundary_states_are_stored_in_the_type_that_is_asked_for():
     ("options", "message"),
     [
         ({"cache_bytes": -1}, "bounded by -1 bytes; it must be at least 0"),
-        ({"dtype": "int4"}, "dtype is 'int4'; use one of auto, float32"),
-        ({"boundary_device": "disk"}, "boundary_device is 'disk'; use one of auto, cpu"),
+        ({"dtype": "int4"}, "dtype is 'int4'; it must be one of auto, float32"),
+        ({"boundary_device": "disk"}, "boundary_device is 'disk'; it must be one of auto, cpu"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(options, message):

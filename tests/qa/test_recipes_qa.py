@@ -13,7 +13,9 @@ import pytest
 
 from fake_hub import FakeHub
 from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.ledger import Action
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.market.transitions import LONG, transitions, transitions_of
 from old_runs import edited
 from test_recipes import FAST, FILES
 
@@ -70,6 +72,20 @@ def test_shuffled_rewards_are_the_same_rewards_at_other_times(recipes):
     other.load_state_dict(state)
     assert other._pool == env._pool
     assert other._draw.integers(1000) == env._draw.integers(1000)
+
+
+def test_with_exact_advantages_each_days_rewards_are_another_days(recipes):
+    """The control is no ordinary run there, whose table would be the window's own."""
+    window = news_leads_price(days=200, seed=1).window()
+    env = recipes("train_shuffled_rewards")["ShuffledRewards"](
+        window, MarketSettings(reward="log_return"), 20
+    )
+    paid, own = transitions_of(env), transitions(window, env.settings)
+    np.testing.assert_array_equal(paid.after, own.after)
+    rows = [table.rewards.reshape(len(table.rewards), -1) for table in (paid, own)]
+    assert sorted(map(tuple, rows[0])) == sorted(map(tuple, rows[1]))
+    held = [table.rewards[:, LONG, Action.HOLD] for table in (paid, own)]
+    assert abs(np.corrcoef(*held)[0, 1]) < 0.15
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Retention: divergences against torch, likelihoods token by token, the control of zeros."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -15,11 +16,11 @@ from flagtrl.qa.arms import arm, load_arms
 from flagtrl.qa.divergence import (
     WORDS,
     Prompt,
-    action_mass,
     check_zero,
     divergence,
     full_kl,
     text_bits,
+    word_masses,
 )
 from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.records import Question
@@ -128,7 +129,7 @@ def test_mass_on_the_action_words_counts_every_token(lm):
     assert any(
         len(lm.tok_encode(context + word)) - len(lm.tok_encode(context)) == 2 for word in WORDS
     )
-    assert action_mass(lm, [context]) == pytest.approx([expected], rel=1e-4)
+    assert word_masses(lm, context, (nullcontext,)) == pytest.approx([expected], rel=1e-4)
 
 
 def test_mass_is_also_that_of_words_of_many_tokens(shared, tmp_path):
@@ -141,7 +142,7 @@ def test_mass_is_also_that_of_words_of_many_tokens(shared, tmp_path):
     assert min(len(word) for _, word in pairs) > 1, "no word is read at the context's end alone"
     requests = [Instance("loglikelihood", {}, (context, word), i) for i, word in enumerate(WORDS)]
     expected = sum(math.exp(score) for score, _ in small.loglikelihood(requests, disable_tqdm=True))
-    assert action_mass(small, [context]) == pytest.approx([expected], rel=1e-4)
+    assert word_masses(small, context, (nullcontext,)) == pytest.approx([expected], rel=1e-4)
 
 
 def test_bits_of_a_text_are_those_of_its_tokens(lm):

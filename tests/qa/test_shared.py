@@ -2,6 +2,8 @@
 fewer passes.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.qa.arms import arm, load_arms
-from flagtrl.qa.divergence import Prompt, action_mass, divergence, text_bits
+from flagtrl.qa.divergence import Prompt, divergence, text_bits, word_masses
 from flagtrl.qa.evaluate import compare, load_tasks
 from flagtrl.qa.paired import PairedLM
 from flagtrl.qa.retention import Asked, general_passages, retention
@@ -126,7 +128,9 @@ def test_mass_and_divergence_of_a_prompt_read_it_once(small_model, loras, monkey
     (mass,) = [row for row in rows if row.metric == "action_word_mass"]
     for name, value in ((None, mass.difference.base), (names[0], mass.difference.adapter)):
         with arm(lm.model, name):
-            assert action_mass(lm, [asked[0].text]) == pytest.approx([value], rel=1e-4)
+            assert word_masses(lm, asked[0].text, (nullcontext,)) == pytest.approx(
+                [value], rel=1e-4
+            )
 
 
 def test_divergence_and_bits_of_texts_are_the_plain_ones(small_model, trained):

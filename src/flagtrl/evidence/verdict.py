@@ -79,10 +79,15 @@ def verdict(
         )
     if "untrained_calibrated" in rows:
         base = rows["untrained_calibrated"]["standard"].CR
-        said.append(f"The same model untrained, its label prior taken out, made {base:.1f}%.")
+        said.append(
+            f"The same model before training, with its label prior removed, made {base:.1f}%."
+        )
     returns = len(agent.values) - 1
     least = TWO_SIDED_5_PERCENT * math.sqrt(periods_per_year / returns)
-    said.append(f"{returns} returns cannot show a Sharpe ratio below {least:.2f} at 5%, two-sided.")
+    said.append(
+        f"With {returns} returns, a Sharpe ratio below {least:.2f} is not significantly different "
+        "from zero (5%, two-sided)."
+    )
     if train_rows and "untrained_calibrated" in train_rows:
         made = {row: by["standard"].CR for row, by in train_rows.items()}
         said.append(

@@ -35,9 +35,8 @@ def generalised_advantages(
     Returns:
         (T, B) advantages.
     """
-    assert rewards.shape == values.shape == next_values.shape == terminated.shape == ended.shape, (
-        "all must be (T, B)"
-    )
+    shapes = {tuple(x.shape) for x in (rewards, values, next_values, terminated, ended)}
+    assert len(shapes) == 1 and rewards.ndim == 2, f"all must be (T, B), got {shapes}"
     delta = rewards + gamma * next_values * (~terminated).to(values.dtype) - values
     advantages = delta.clone()
     for t in reversed(range(len(delta) - 1)):

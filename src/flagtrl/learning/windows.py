@@ -22,7 +22,7 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.rewards import MIN_STD
-from flagtrl.market.transitions import LONG, POSITIONS, seen_at, transitions
+from flagtrl.market.transitions import LONG, POSITIONS, seen_at, transitions_of
 from flagtrl.policy.batch import ActorCriticOutput
 
 
@@ -77,14 +77,15 @@ class Windows:
         unit: the deviation of what holding pays, per bar; 1 where nothing moves.
 
     Raises:
-        ConfigError: a reward that does not add up over steps, windows longer than the training
-            window, or of one decision that can earn nothing.
+        ConfigError: a reward that does not add up over steps, an environment with a `step` of its
+            own but no `transitions`, windows longer than the training window, or of one decision
+            that can earn nothing.
     """
 
     def __init__(self, env: TradingEnv, encoder: PromptEncoder, config: PPOConfig, own: range):
         self.encoder, self.window, self.settings, self.own = encoder, env.window, env.settings, own
         self.steps, self.windows, self.seed = config.num_steps, config.num_envs, config.seed
-        self.table = transitions(env.window, env.settings)
+        self.table = transitions_of(env)
         if self.steps > len(self.table.rewards):
             raise ConfigError(
                 f"num_steps is {self.steps}, the training window of {len(self.window)} bars has "

@@ -124,7 +124,7 @@ def decisions(path: str | Path) -> Policy:
     for line, (date, action) in enumerate(zip(table.date, table.action, strict=True), start=2):
         if action not in number:
             raise DataError(
-                f"{path}:{line}: action is {action!r}; use one of {', '.join(ACTION_WORDS)}"
+                f"{path}:{line}: action is {action!r}; it must be one of {', '.join(ACTION_WORDS)}"
             )
         known.setdefault(str(date)[:10], number[action])
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flagtrl.errors import ConfigError, unknown
+from flagtrl.errors import ConfigError, kind_and_words, unknown
 
 MIN_STD = 1e-8
 PRIOR_STEPS = 10
@@ -161,7 +161,7 @@ def load_reward(spec: str) -> Reward:
         module_spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(
-            f"reward {spec!r}: {path!r} cannot be imported: {type(error).__name__}: {error}"
+            f"reward {spec!r}: {path!r} cannot be imported: {kind_and_words(error)}"
         ) from error
     reward = getattr(module, name, None)
     if not callable(reward):
@@ -187,7 +187,7 @@ def check_reward(reward: Reward, name: str = "reward") -> None:
             first, second = reward(history), reward(history)
         except Exception as error:
             raise ConfigError(
-                f"{name}: on the returns {returns} it raised {type(error).__name__}: {error}"
+                f"{name}: on the returns {returns} it raised {kind_and_words(error)}"
             ) from error
         checked_reward(first, name)
         if first != second:

@@ -13,7 +13,7 @@ import numpy as np
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.data import Window
-from flagtrl.market.env import MarketSettings
+from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import NUM_ACTIONS, Account, legal_actions, step_account
 from flagtrl.market.observation import EpisodeSoFar, Observation, observation
 from flagtrl.market.rewards import ADDITIVE, EpisodeHistory, load_reward
@@ -76,6 +76,24 @@ def transitions(window: Window, settings: MarketSettings) -> Transitions:
                 )
                 rewards[t, position, action] = reward(step)
     return Transitions(legal, rewards, after, settings.execution == "same_price")
+
+
+def transitions_of(env: TradingEnv) -> Transitions:
+    """The tables of an environment's window. One that changes what a step does says what its own
+    are, in a method `transitions`.
+
+    Raises:
+        ConfigError: it changes `step` and has no such method; a reward as of `transitions`.
+    """
+    own = getattr(env, "transitions", None)
+    if own is not None:
+        return own()
+    if type(env).step is not TradingEnv.step:
+        raise ConfigError(
+            f"advantage is 'exact', which calls no step(), but {type(env).__name__} changes it; "
+            "give it a method transitions(), or set advantage to gae"
+        )
+    return transitions(env.window, env.settings)
 
 
 def standing(position: int, price: np.ndarray | float, value: float = 1.0) -> Account:

@@ -40,7 +40,7 @@ def demo(commands: Commands) -> None:
         "--overwrite_output_dir", action="store_true", help="replace the run that is there"
     )
     command.add_argument(
-        "--seed", type=int, help="of heads, sampling and the synthetic market (default: 0)"
+        "--seed", type=int, help="of heads, windows and sampling (default: 42; with --synthetic 0)"
     )
     command.add_argument(
         "--total_timesteps", type=int, help="environment steps (default: the preset's)"
@@ -83,8 +83,8 @@ def launching(command: argparse.ArgumentParser) -> None:
         "--recipe",
         metavar="NAME",
         help=(
-            "msft, jnj, hon, uvv, tsla or btc: whose asset, windows and paper's settings are the "
-            "defaults; or the path of a script of your own (default: msft)"
+            "msft, jnj, hon, uvv, tsla or btc: whose asset and windows are the defaults; or the "
+            "path of a script of your own (default: msft)"
         ),
     )
     path(

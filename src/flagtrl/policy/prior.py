@@ -68,7 +68,8 @@ class LabelPrior(nn.Module):
     """Mean scores by set of legal actions.
 
     Attributes:
-        legal: (P, A) bool, the sets that were seen.
+        legal: (P, A) uint8, the sets that were seen, 1 where legal; a number, so that whoever
+            compares two saved runs can subtract.
         offsets: (P, A) float32, the mean score of each action over the prompts with that set.
     """
 
@@ -77,7 +78,7 @@ class LabelPrior(nn.Module):
 
     def __init__(self, actions: int):
         super().__init__()
-        self.register_buffer("legal", torch.zeros(0, actions, dtype=torch.bool))
+        self.register_buffer("legal", torch.zeros(0, actions, dtype=torch.uint8))
         self.register_buffer("offsets", torch.zeros(0, actions))
 
     @property
@@ -92,13 +93,14 @@ class LabelPrior(nn.Module):
         a constant too: so the engines, which leave out different constants, agree.
         """
         assert scores.shape == legal.shape, "scores and legal must both be (N, A)"
-        self.legal, inverse = legal.unique(dim=0, return_inverse=True)
+        sets, inverse = legal.unique(dim=0, return_inverse=True)
+        self.legal = sets.to(self.legal.dtype)
         sums = scores.new_zeros(self.legal.shape).index_add_(0, inverse, scores)
         self.offsets = sums / torch.bincount(inverse).to(scores.dtype)[:, None]
 
     def load(self, legal: Tensor, offsets: Tensor) -> None:
-        """Take saved means; sets of any number."""
-        self.legal, self.offsets = legal.to(self.legal.device), offsets.to(self.offsets.device)
+        """Take saved means; sets of any number, bool in runs of before 2026-11-29."""
+        self.legal, self.offsets = legal.to(self.legal), offsets.to(self.offsets)
 
     def forward(self, scores: Tensor, legal: Tensor) -> Tensor:
         """(B, A) scores without the prior. A set of legal actions that was never seen keeps its

@@ -102,6 +102,11 @@ def _is_clone(config: Path) -> bool:
     )
 
 
+def on_hub(base: str) -> bool:
+    """Whether `base` names a repository of the Hub, or a file of one."""
+    return is_hub_name(base) or HUB_FILE.fullmatch(base) is not None
+
+
 def saved_base(directory: str | Path) -> str:
     """The base model that an adapter names.
 
@@ -115,7 +120,7 @@ def saved_base(directory: str | Path) -> str:
         raise AdapterError(
             f"{path} names no base model: it was made in memory; give the base (--base)"
         )
-    if came_from_hub(directory) and not (is_hub_name(base) or HUB_FILE.fullmatch(base)):
+    if came_from_hub(directory) and not on_hub(base):
         raise AdapterError(
             f"{directory} came from the Hub, and its base {base!r} is no repository there; what "
             "the Hub names is never opened on this machine: say which model it is with --base"

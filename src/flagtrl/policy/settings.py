@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from flagtrl.bounds import WEIGHT, WHOLE, among, check_bounds
-from flagtrl.errors import ConfigError, one_of
+from flagtrl.bounds import COUNT, WEIGHT, WHOLE, among, check_bounds
 
 FINETUNING = ("full_top", "lora")
 POLICIES = ("action_tokens", "head")
@@ -86,18 +85,18 @@ class PolicySettings:
             object.__setattr__(self, "finetuning", "lora")
             if self.quantization == "none":
                 object.__setattr__(self, "quantization", "4bit")
-        allowed: dict[str, tuple[str, ...]] = {
-            "policy": POLICIES,
-            "finetuning": (*FINETUNING, "qlora"),
-            "length_normalisation": NORMALISATIONS,
-            "prior": PRIORS,
-            "quantization": QUANTIZATIONS,
-        }
-        for name, values in allowed.items():
-            one_of(name, getattr(self, name), values)
-        for name in ("trainable_layers", "lora_rank", "lora_alpha", "head_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_bounds(
+            vars(self),
+            {
+                "policy": among(POLICIES),
+                "finetuning": among((*FINETUNING, "qlora")),
+                "length_normalisation": among(NORMALISATIONS),
+                "prior": among(PRIORS),
+                "quantization": among(QUANTIZATIONS),
+                **dict.fromkeys(("trainable_layers", "lora_rank", "lora_alpha"), COUNT),
+                "head_width": COUNT,
+            },
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,18 +107,12 @@ def _log_probabilities(lm: PairedLM, ids: Tensor, keep: int = POSITIONS) -> Tens
     return log_softmax(lm.next_logits(ids, keep)[0, -keep:], dim=-1, dtype=torch.float64)
 
 
-def action_mass(lm: PairedLM, contexts: Sequence[str]) -> np.ndarray:
-    """(n,) probability that the text goes on with an action word, with or without a space: all
-    tokens of each counted.
-    """
-    return np.array([word_masses(lm, context, (nullcontext,))[0] for context in contexts])
-
-
 def word_masses(
     lm: PairedLM, context: str, arms: Sequence[Callable[[], AbstractContextManager]]
 ) -> list[float]:
-    """Of each arm, the mass after one context: what the words' last tokens follow is read once, by
-    all arms in turn.
+    """Of each arm, the probability that the text goes on with an action word, with or without a
+    space, all tokens of each counted: what the words' last tokens follow is read once, by all arms
+    in turn.
     """
     pairs = [tuple(map(tuple, lm._encode_pair(context, word))) for word in WORDS]
     reads = {(*before, *word[:-1]) for before, word in pairs}

@@ -18,7 +18,7 @@ from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, unknown
 from flagtrl.qa import judging
 from flagtrl.qa.arms import Switch
 from flagtrl.qa.judging import Judged
@@ -130,13 +130,11 @@ def load_tasks(names: Sequence[str], data: str | Path) -> dict[str, Any]:
             metadata={"data": str(data)},
         )
         wanted = [name if name in manager.all_tasks else PREFIX + name for name in names]
-        if unknown := [
-            name for name, full in zip(names, wanted, strict=True) if full not in manager.all_tasks
-        ]:
-            known = ", ".join(
-                name.removeprefix(PREFIX) for name in manager.all_tasks if name.startswith(PREFIX)
-            )
-            raise ConfigError(f"the task {unknown[0]!r} is unknown; use {known}")
+        known = manager.all_tasks
+        for name, full in zip(names, wanted, strict=True):
+            if full not in known:
+                own = [task.removeprefix(PREFIX) for task in known if task.startswith(PREFIX)]
+                raise unknown("the task", name, own)
         try:
             return dict(manager.load(wanted))
         except ValueError as error:

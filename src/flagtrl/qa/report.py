@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from flagtrl.card import QA_FIGURE, QA_FILE
@@ -39,8 +38,6 @@ SEVERAL = (
     "than seeds, to that of a bootstrap over documents. Two or three seeds make wide intervals: "
     "that is what so few of them can say."
 )
-
-matplotlib.use("Agg")
 
 
 def markdown(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:

@@ -2,7 +2,7 @@
 within seconds.
 
 Needs neither torch nor transformers. The run itself reads its options by the same `parsed`, into
-records that do (`recipe.py`), so that what is refused early is refused in the same words later.
+records that do (`stages.py`), so that what is refused early is refused in the same words later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import yaml
 from trl import TrlParser
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, in_one_line
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.inherited import as_dataclass, inherited_fields
 from flagtrl.learning.settings import PPOSettings
@@ -104,7 +104,7 @@ def parsed(
     try:
         *records, named, left = parser.parse_args_and_config(words, return_remaining_strings=True)
     except (OSError, ValueError, IndexError, yaml.YAMLError) as error:
-        raise ConfigError(" ".join(str(error).split()) or "--config needs a file") from error
+        raise ConfigError(in_one_line(error) if str(error) else "--config needs a file") from error
     if left:
         options = {name for kind in kinds for name in kind.__dataclass_fields__}
         raise ConfigError(_unknown(left[0], words, {*options, *NAMED, *others}))

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flagtrl.errors import ConfigError, unknown
+from flagtrl.errors import ConfigError, in_one_line, unknown
 
 DEFAULT_PRESET = "flagtrl"
 # Name to what it is, in a phrase; presets/NAME.yaml has its settings.
@@ -70,7 +70,7 @@ def _config_entry(path: str | None, name: str) -> str | None:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"--config {path}: {' '.join(str(error).split())}; give a YAML file, as `flagtrl train "
+            f"--config {path}: {in_one_line(error)}; give a YAML file, as `flagtrl train "
             "--show` prints one"
         ) from error
     value = content.get(name) if isinstance(content, dict) else None

@@ -70,9 +70,10 @@ class DataArguments(DataSettings):
 
 @dataclass(frozen=True)
 class Arguments:
-    """A recipe's settings, one record per concern; `preset` is the one that they began with."""
+    """A run's settings, one record per concern; `preset` and `recipe` are what they began with."""
 
     preset: str
+    recipe: str | None
     data: DataArguments
     ppo: PPOConfig
     market: MarketSettings
@@ -122,6 +123,7 @@ class Arguments:
         """The record of a run that starts now, as far as it is known before the model is loaded."""
         return RunRecord.begin(
             preset=self.preset,
+            recipe=self.recipe,
             policy=asdict(self.policy),
             prompt=asdict(self.prompt),
             market=asdict(self.market),
@@ -150,7 +152,7 @@ def parse_arguments(
     """
     kinds = (DataArguments, PPOConfig, MarketSettings, PromptSettings, *OF_THE_MODEL)
     preset, records = parsed(kinds, defaults, args, recipe)
-    return Arguments(preset, *records)
+    return Arguments(preset, recipe, *records)
 
 
 def begin(arguments: Arguments) -> None:
