@@ -1,6 +1,6 @@
 """The README's two commands, as a newcomer runs them: how long they take, and what they print.
 
-    python benchmarks/commands.py demo test  # about 5 and 20 minutes on 2 cores
+    python benchmarks/commands.py demo test  # about 5 and 10 minutes on 2 cores
 
 Each is `make NAME` in a clone of the last commit in a new folder, set-up included. Its entry in
 docs/commands.json holds the commit, the number of cores, the seconds and the output; `python

@@ -266,7 +266,7 @@ def test_every_option_of_a_training_run_is_accepted(tmp_path):
 
 
 def test_every_extra_that_is_to_be_installed_exists():
-    named = set(re.findall(r"flagtrl\[(\w+)\]", "\n".join(PAGES.values())))
+    named = set(re.findall(r"\.\[(\w+)\]", "\n".join(PAGES.values())))
     extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert named and named <= set(extras)
 

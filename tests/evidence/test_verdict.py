@@ -139,15 +139,15 @@ def test_what_was_learnt_in_sample_is_no_evidence(trained, words):
     said = verdict(
         table, {}, AGENT, 252, rows(agent_greedy=trained, untrained_calibrated=4.0, random_p95=7.0)
     )
-    assert "The same model untrained, its label prior taken out, made -2.5%." in said
+    assert "The same model before training, with its label prior removed, made -2.5%." in said
     assert f"In sample it made {trained:.1f}%, untrained 4.0%" in said[-1] and words in said[-1]
 
 
 def test_the_least_sharpe_ratio_that_could_be_shown():
     [line] = [line for line in verdict(rows(agent_greedy=1.0), {}, AGENT, 252) if "Sharpe" in line]
     assert line == (
-        f"3 returns cannot show a Sharpe ratio below {1.96 * math.sqrt(252 / 3):.2f} at 5%, "
-        "two-sided."
+        f"With 3 returns, a Sharpe ratio below {1.96 * math.sqrt(252 / 3):.2f} is not "
+        "significantly different from zero (5%, two-sided)."
     )
 
 
