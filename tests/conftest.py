@@ -2,11 +2,16 @@
 markets.
 """
 
+import gc
 import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+# The libraries make half a million objects that stay: looking through them again and again would
+# take a third of the imports' time, and of many a test's.
+if gc.isenabled():
+    gc.disable()
 # Models here are tiny: threads would only wait for one another, most of all where several tests run
 # at once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,9 +24,24 @@ from fake_hub import FakeHub
 from flagtrl.cpu import cpu_tuning
 from training import Rates, Spy, random_llama, tiny_trainer, weights
 
+START_SECONDS = time.process_time()  # of the CPU, since Python started
 torch.set_num_threads(1)
 cpu_tuning()  # as the command line does, which some tests call in this process
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish():
+    """All is imported."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session")
+def start_seconds() -> float:
+    """CPU seconds in which this process has imported the libraries, beside whatever else runs on
+    this machine: what a quick answer is measured by.
+    """
+    return START_SECONDS
 
 
 @pytest.fixture(scope="session")

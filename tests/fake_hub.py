@@ -5,6 +5,7 @@ and fails on request.
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections import Counter
@@ -47,6 +48,12 @@ class FakeHub:
                 {name.replace("_", "-"): value for name, value in headers.items()},
             ]
         )
+
+    def environment(self, home, **more):
+        """Of a process that knows this Hub alone, and keeps its cache in `home`."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        env |= {"HF_ENDPOINT": self.url, "HF_TOKEN": "hf_x", "HF_HOME": str(home)}
+        return env | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"} | more
 
     def close(self):
         self.server.shutdown()

@@ -4,8 +4,6 @@ saw.
 
 import json
 import math
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -80,17 +78,6 @@ def test_the_demo_is_made_on_the_spot_from_its_seed():
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
-
-
-def test_the_commands_explain_themselves():
-    for command in ([], ["demo"], ["data"], ["data", "download"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "flagtrl.cli", *command, "--help"],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0
-        assert "usage: flagtrl" in done.stdout
 
 
 def test_a_mistyped_command_ends_with_exit_code_2(capsys):

@@ -24,7 +24,7 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import load_policy
-from test_recipes import FAST, FILES, run_recipe
+from short_runs import FAST, FILES, run_msft
 from training import AtStep, equal, tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,19 +76,8 @@ def test_a_read_only_output_directory_is_refused_before_any_work(
     monkeypatch, capfd, shared, small_model, disk
 ):
     forbid_writing(disk)
-    data = shared / "data" / FILES["msft"]
     with pytest.raises(SystemExit) as stop:
-        run_recipe(
-            monkeypatch,
-            "msft",
-            "--data",
-            data,
-            "--model_name_or_path",
-            small_model,
-            "--output_dir",
-            disk / "out",
-            *FAST,
-        )
+        run_msft(monkeypatch, shared, small_model, disk / "out")
     line = the_line(capfd.readouterr().err, stop.value.code)
     assert "Read-only file system; choose another" in line and str(disk / "out") in line
 
@@ -195,45 +184,31 @@ def test_a_directory_of_somebody_elses_is_one_line_and_leaves_the_checkpoint_bef
         load_policy(run / "checkpoint-6")
 
 
-@pytest.mark.slow
 def test_a_full_cache_of_the_hub_is_one_line_and_leaves_the_checkpoints(
     monkeypatch, shared, small_model, tmp_path
 ):
-    data = shared / "data" / FILES["msft"]
-    out = tmp_path / "out"
-    saving = [*FAST, "--save_strategy", "steps", "--save_steps", "1"]
-    run_recipe(
-        monkeypatch,
-        "msft",
-        "--data",
-        data,
-        "--model_name_or_path",
-        small_model,
-        "--output_dir",
-        out,
-        *saving,
-    )
+    out, saving = tmp_path / "out", ["--save_strategy", "steps", "--save_steps", "1"]
+    run_msft(monkeypatch, shared, small_model, out, *saving)
     last = last_checkpoint(out)
     hub = FakeHub()
     hub.repos["me/base"] = {file.name: file.read_bytes() for file in small_model.iterdir()}
     try:
         with small_disk(tmp_path / "cache", mebibytes=4) as cache:  # the weights alone are 9 MiB
-            env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(cache)}
-            env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
             command = [
                 sys.executable,
                 "recipes/train_msft.py",
                 "--data",
-                data,
+                shared / "data" / FILES["msft"],
                 "--model_name_or_path",
                 "me/base",
+                *FAST,
                 *saving,
             ]
             command += ["--output_dir", out, "--resume_from_checkpoint", "true"]
             done = subprocess.run(
                 list(map(str, command)),
                 cwd=ROOT,
-                env=env,
+                env=hub.environment(cache),
                 capture_output=True,
                 text=True,
                 timeout=200,

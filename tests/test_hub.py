@@ -3,7 +3,6 @@ says so in one line.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -94,14 +93,8 @@ def flagtrl(command, hub):
 
 def away(hub, tmp_path, arguments, **more):
     """Run a program of its own that knows this Hub alone."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": "hf_x",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "home"),
-    }
-    env = {k: v for k, v in {**env, "HF_HUB_OFFLINE": "0", **more}.items() if v is not None}
+    env = hub.environment(tmp_path / "home") | more
+    env = {name: value for name, value in env.items() if value is not None}
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, env=env
     )

@@ -3,10 +3,8 @@ trained, saved, resumed.
 """
 
 import json
-import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from short_runs import FAST, FILES, free_port, of_processes, run_recipe
 from test_readme import shell_commands
-from test_recipes import FAST, FILES, run_recipe
 from test_sharding import needs_deepspeed
 from training import random_llama
 
@@ -33,12 +31,6 @@ def command(config):
     return shlex.split(found)
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def start(config, launcher, options):
     """Start a page's command with more options for the launcher and the recipe, which win over
     its own.
@@ -47,8 +39,7 @@ def start(config, launcher, options):
     recipe = words.index("recipes/train_msft.py")
     sharded = config not in ("multi_gpu", "multi_node")
     script = ["tests/sharded_recipe.py", words[recipe]] if sharded else [words[recipe]]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "tests")}
+    env = of_processes()
     if not sharded:
         env["ACCELERATE_USE_CPU"] = "true"
     line = [

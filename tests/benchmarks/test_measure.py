@@ -25,9 +25,9 @@ from flagtrl.market.sources import load  # noqa: E402
 from flagtrl.policy import actor_critic  # noqa: E402
 from flagtrl.policy.trunk import TrunkSettings  # noqa: E402
 
-pytestmark = pytest.mark.slow
-
 TINY = dict(zip(measure.SHAPE, (48, 96, 4, 4, 2), strict=True))
+# Wide, as a real model: in a narrow one heads and attention would outweigh the layers.
+WIDE = dict(zip(measure.SHAPE, (576, 1536, 4, 9, 3), strict=True))
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +73,7 @@ def test_necessary_operations_are_nearly_all_that_the_split_engine_executes(
 
     Its counter does not know a CPU's fused attention, which is taken apart here.
     """
-    # Wide, as a real model: in a narrow one heads and attention would outweigh the layers.
-    monkeypatch.setitem(
-        measure.SHAPES, "135M", dict(zip(measure.SHAPE, (576, 1536, 4, 9, 3), strict=True))
-    )
+    monkeypatch.setitem(measure.SHAPES, "135M", WIDE)
     model = measure.make_policy(measure.Case("split", "compact"), shared)[0]
     monkeypatch.setattr(actor_critic, "HEAD_ROWS", 1)  # one prompt is scored here, not a group
     # the counter does not know oneDNN's products
@@ -220,10 +217,9 @@ def test_scaling_varies_one_thing_at_a_time(monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_profile_divides_a_step_and_counts_its_products(monkeypatch, shared, tmp_path):
-    monkeypatch.setitem(
-        measure.SHAPES, "135M", dict(zip(measure.SHAPE, (576, 1536, 4, 9, 3), strict=True))
-    )
+    monkeypatch.setitem(measure.SHAPES, "135M", WIDE)
     file = tmp_path / "rows.json"
     command = [
         "step_profile.py",

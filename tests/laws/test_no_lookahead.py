@@ -19,9 +19,15 @@ from flagtrl.policy.adapters import attach_adapter
 BARS = 16
 
 
-@pytest.mark.parametrize("execution", ["next_price", "same_price"])
-@pytest.mark.parametrize("style", style_names())
-@pytest.mark.parametrize("last_known", [9])
+# Every style with the default execution, one with the other.
+@pytest.mark.parametrize("last_known", [3, 9])
+@pytest.mark.parametrize(
+    ("style", "execution"),
+    [
+        *((style, "next_price") for style in style_names()),
+        *((style, "same_price") for style in style_names()[:1]),
+    ],
+)
 def test_what_comes_after_a_bar_changes_nothing_up_to_it(style, execution, last_known):
     market, _, _ = demo_market(0)
     tokenizer = demo_tokenizer(market)

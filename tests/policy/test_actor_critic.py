@@ -132,8 +132,16 @@ def output_of(model, prompts, masks, **kwargs):
 # ----------------------------------------------------------------- likelihoods against Hugging Face
 
 
-@pytest.mark.parametrize("normalisation", ["none", "token"])
-@pytest.mark.parametrize("finetuning", FINETUNING)
+@pytest.mark.parametrize(
+    ("finetuning", "normalisation"),
+    [
+        *zip(FINETUNING, ("none", "token"), strict=True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in zip(FINETUNING, ("token", "none"), strict=True)
+        ),
+    ],
+)
 def test_action_likelihoods_equal_a_token_by_token_forward_of_the_plain_model(
     directory, finetuning, normalisation
 ):

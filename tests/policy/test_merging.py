@@ -44,35 +44,59 @@ torch.save(found, sys.argv[1])
 """
 
 
+@pytest.fixture
+def saved(small_model, tmp_path):
+    """A trained policy saved at `tmp_path / name`."""
+
+    def save(name="run", **settings):
+        model = trained(small_model, **settings)
+        save_policy(model, load_encoder(small_model), tmp_path / name, EXTRA)
+        return model
+
+    return save
+
+
+@torch.no_grad()
+def merged(model, encoder, run, out):
+    """The merged model's directory, and what it must say and score."""
+    out = merge(run, out)
+    assert {path.suffix for path in out.iterdir()} <= {".safetensors", ".json", ".jinja"}, (
+        "no pickles"
+    )
+    language_model = model.language_model
+    words = language_model.generate(
+        input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=16, do_sample=False
+    )
+    logits = language_model(input_ids=IDS).logits
+    with language_model.disable_adapter():
+        assert (language_model(input_ids=IDS).logits - logits).abs().max() > 1e-3
+    # The merged model under an adapter that changes nothing yet is the same policy.
+    plain = AutoModelForCausalLM.from_pretrained(out)
+    torch.testing.assert_close(plain(input_ids=IDS).logits, logits, atol=1e-5, rtol=0)
+    again = ActorCritic(
+        attach_adapter(plain, PolicySettings()), encoder.action_paths, PolicySettings()
+    ).eval()
+    difference = outputs(again, encoder).logprobs.exp() - outputs(model, encoder).logprobs.exp()
+    assert difference.abs().max() < 1e-5
+    return out, (words, logits)
+
+
+def test_a_merged_lora_is_a_plain_model_that_scores_and_acts_as_the_adapter_does(
+    small_model, saved, tmp_path
+):
+    model = saved(finetuning="lora")
+    merged(model, load_encoder(small_model), tmp_path / "run", tmp_path / "merged")
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_merged_model_generates_and_acts_as_the_adapter_does_without_flagtrl_and_peft(
-    small_model, tmp_path
+    small_model, saved, tmp_path
 ):
     encoder, outs, expected = load_encoder(small_model), {}, {}
-    for finetuning in FINETUNING:
-        model = trained(small_model, finetuning=finetuning)
-        save_policy(model, encoder, tmp_path / finetuning, EXTRA)
-        out = outs[finetuning] = merge(tmp_path / finetuning, tmp_path / "merged" / finetuning)
-        assert {path.suffix for path in out.iterdir()} <= {".safetensors", ".json", ".jinja"}, (
-            "no pickles"
-        )
-        language_model = model.language_model
-        words = language_model.generate(
-            input_ids=IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=16, do_sample=False
-        )
-        expected[finetuning] = words, language_model(input_ids=IDS).logits
-        with language_model.disable_adapter():
-            assert (
-                language_model(input_ids=IDS).logits - expected[finetuning][1]
-            ).abs().max() > 1e-3
-        # The merged model under an adapter that changes nothing yet is the same policy.
-        plain = AutoModelForCausalLM.from_pretrained(out)
-        again = ActorCritic(
-            attach_adapter(plain, PolicySettings()), encoder.action_paths, PolicySettings()
-        ).eval()
-        difference = outputs(again, encoder).logprobs.exp() - outputs(model, encoder).logprobs.exp()
-        assert difference.abs().max() < 1e-5
+    for name in FINETUNING:
+        model, out = saved(name, finetuning=name), tmp_path / "merged" / name
+        outs[name], expected[name] = merged(model, encoder, tmp_path / name, out)
     found_in = tmp_path / "found.pt"
     command = [sys.executable, "-c", PLAIN, str(found_in), *map(str, outs.values())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -137,11 +161,9 @@ def policy_on_plain(policy):
 
 
 def test_a_merge_into_a_runs_directory_survives_a_checkpoint_saved_there_meanwhile(
-    small_model, tmp_path, monkeypatch
+    saved, tmp_path, monkeypatch
 ):
-    save_policy(
-        trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA
-    )
+    saved(finetuning="lora")
     original = AutoTokenizer.from_pretrained(tmp_path / "run")
     write = type(original).save_pretrained
 
@@ -154,13 +176,8 @@ def test_a_merge_into_a_runs_directory_survives_a_checkpoint_saved_there_meanwhi
     assert (merge(tmp_path / "run", tmp_path / "run/merged") / "model.safetensors").is_file()
 
 
-def test_16_bits_half_the_file(small_model, tmp_path):
-    save_policy(
-        trained(small_model, finetuning="lora", policy="head"),
-        load_encoder(small_model),
-        tmp_path / "run",
-        EXTRA,
-    )
+def test_16_bits_half_the_file(saved, tmp_path):
+    saved(finetuning="lora", policy="head")
     out = merge(tmp_path / "run", tmp_path / "merged", dtype="bfloat16")
     assert {weight.dtype for weight in load_file(out / "model.safetensors").values()} == {
         torch.bfloat16
@@ -168,13 +185,8 @@ def test_16_bits_half_the_file(small_model, tmp_path):
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
 
 
-def test_a_policy_head_is_left_behind_and_that_is_said(small_model, tmp_path, caplog):
-    save_policy(
-        trained(small_model, finetuning="lora", policy="head"),
-        load_encoder(small_model),
-        tmp_path / "run",
-        EXTRA,
-    )
+def test_a_policy_head_is_left_behind_and_that_is_said(saved, tmp_path, caplog):
+    saved(finetuning="lora", policy="head")
     merge(tmp_path / "run", tmp_path / "merged")
     assert "its own head" in caplog.text
 
@@ -183,12 +195,8 @@ def test_a_policy_head_is_left_behind_and_that_is_said(small_model, tmp_path, ca
     "error",
     [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")],
 )
-def test_nothing_is_overwritten_and_no_half_model_is_left(
-    small_model, tmp_path, monkeypatch, error
-):
-    save_policy(
-        trained(small_model, finetuning="lora"), load_encoder(small_model), tmp_path / "run", EXTRA
-    )
+def test_nothing_is_overwritten_and_no_half_model_is_left(saved, tmp_path, monkeypatch, error):
+    saved(finetuning="lora")
     with pytest.raises(ConfigError, match="not an empty directory"):
         merge(tmp_path / "run", tmp_path / "run")
     with pytest.raises(ConfigError, match="dtype is 'int8'"):

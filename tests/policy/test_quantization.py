@@ -26,12 +26,9 @@ from training import random_llama, weights
 KINDS = {"8bit": Linear8bitLt, "4bit": Linear4bit}
 # bitsandbytes says that it casts its inputs, and names a kernel package of its own that is not
 # installed.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings(
-        "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
-    ),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,15 +171,16 @@ def maps(model):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantization", "finetuning", "policy"),
     [
         ("4bit", "full_top", "action_tokens"),
         ("8bit", "lora", "action_tokens"),
         ("4bit", "qlora", "head"),
-        pytest.param("4bit", "lora", "action_tokens", marks=pytest.mark.slow),
-        pytest.param("8bit", "full_top", "action_tokens", marks=pytest.mark.slow),
-        pytest.param("8bit", "full_top", "head", marks=pytest.mark.slow),
+        ("4bit", "lora", "action_tokens"),
+        ("8bit", "full_top", "action_tokens"),
+        ("8bit", "full_top", "head"),
     ],
 )
 def test_20_updates_move_the_top_alone_and_come_back_from_disk(
@@ -234,12 +232,12 @@ def test_qlora_is_lora_on_4_bits_and_goes_by_these_names():
     assert PolicySettings(finetuning="qlora", quantization="8bit") == PolicySettings(
         finetuning="lora", quantization="8bit"
     )
-    with pytest.raises(ConfigError, match="finetuning is 'q'; use one of full_top, lora, qlora"):
+    with pytest.raises(ConfigError, match=r"finetuning is 'q'; it must be .* qlora"):
         PolicySettings(finetuning="q")
 
 
 def test_an_unknown_quantization_is_refused():
-    with pytest.raises(ConfigError, match="quantization is '2bit'; use one of none, 8bit, 4bit"):
+    with pytest.raises(ConfigError, match=r"quantization is '2bit'; it must be .* 4bit"):
         PolicySettings(quantization="2bit")
 
 

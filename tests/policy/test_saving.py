@@ -7,6 +7,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -125,6 +126,22 @@ def test_a_policy_loads_from_a_base_that_has_moved(small_model, lora_run, tmp_pa
     assert torch.equal(
         outputs(here.model, here.encoder).logprobs, outputs(there.model, there.encoder).logprobs
     )
+
+
+@pytest.mark.parametrize("finetuning", FINETUNING)
+@torch.no_grad()
+def test_plain_peft_loads_the_adapter_and_scores_as_the_policy_does(
+    small_model, tmp_path, finetuning
+):
+    """In a process without flagtrl: tests/test_recipes.py and tests/test_hub.py."""
+    model = trained(small_model, finetuning=finetuning)
+    save_policy(model, load_encoder(small_model), tmp_path, EXTRA)
+    base = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
+    ids = torch.arange(5, 45)[None]
+    untrained = base(ids).logits
+    tuned = PeftModel.from_pretrained(base, tmp_path).eval()(ids).logits
+    assert torch.equal(tuned, model.language_model(input_ids=ids).logits)
+    assert (tuned - untrained).abs().max() > 1e-3
 
 
 # ---------------------------------------------------------------------------------- what is on disk

@@ -113,10 +113,9 @@ def test_an_answerless_file_says_which_file_has_answers(shared, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tatqa", "finqa"])
-def test_choices_hold_the_answer_once_and_only_wrong_ones_beside_it(shared, tmp_path, name):
+def test_choices_hold_the_answer_once_and_only_wrong_ones_beside_it(shared, data, tmp_path, name):
     folder = {"tatqa": "tatqa", "finqa": "finqa_subset"}[name]
-    prepare(name, str(shared / "qa" / folder), tmp_path, skip_malformed=True)
-    questions = read_records(tmp_path, name)
+    questions = read_records(data, name)
     places = [0] * 4
     for question in questions:
         assert len(question.choices) == (2 if question.kind == "yes_no" else 4)
@@ -129,10 +128,8 @@ def test_choices_hold_the_answer_once_and_only_wrong_ones_beside_it(shared, tmp_
         ), question
         places[question.label] += 1
     assert max(places) < 0.35 * len(questions), "no letter is right too often"
-    prepare(name, str(shared / "qa" / folder), tmp_path / "again", skip_malformed=True)
-    assert (tmp_path / f"{name}.jsonl").read_bytes() == (
-        tmp_path / "again" / f"{name}.jsonl"
-    ).read_bytes()
+    prepare(name, str(shared / "qa" / folder), tmp_path, skip_malformed=True)
+    assert (tmp_path / f"{name}.jsonl").read_bytes() == (data / f"{name}.jsonl").read_bytes()
 
 
 FORMS = [

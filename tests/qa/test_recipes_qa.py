@@ -1,7 +1,6 @@
 """The recipe that trains, pushes and compares, and the two controls."""
 
 import json
-import os
 import runpy
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from flagtrl.market.ledger import Action
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.market.transitions import LONG, transitions, transitions_of
 from old_runs import edited
-from test_recipes import FAST, FILES
+from short_runs import FAST, FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,13 +145,6 @@ def test_the_sft_control_stops_at_the_runs_distance(
 @pytest.mark.timeout(900)
 def test_train_push_compare_and_the_table_is_in_the_card(shared, small_model, data, tmp_path):
     hub = FakeHub()
-    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": "hf_x",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "home"),
-    }
     options = [
         "--data",
         shared / "data" / FILES["msft"],
@@ -176,7 +168,7 @@ def test_train_push_compare_and_the_table_is_in_the_card(shared, small_model, da
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=env | {"HF_HUB_OFFLINE": "0"},
+        env=hub.environment(tmp_path / "home"),
         capture_output=True,
         text=True,
         timeout=800,

@@ -26,7 +26,6 @@ from flagtrl.runs.settings import PRESETS
 from flagtrl.runs.stages import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU_SECONDS = 3
 # of this check-out, wherever the process stands
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(flagtrl.__file__).parents[1])}
 OWN = [
@@ -142,11 +141,16 @@ def test_what_is_refused_and_explained_imports_no_torch_and_is_three_lines_at_mo
     assert not [path for path in (tmp_path / "made").rglob("*") if path.is_file()]
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    """Python compiles what is imported when it first is: part of an installation, not of a run."""
-    for command in (["-m", "flagtrl.cli", "train", "--help_all"], ["-m", "flagtrl.train", "--no"]):
-        subprocess.run([sys.executable, *command], capture_output=True, env=ENVIRONMENT)
+def seconds_of(command, code=0):
+    """CPU seconds of a Python process, and the lines of its error output."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=400, env=ENVIRONMENT
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == code, done.stderr
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent, done.stderr.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -162,16 +166,14 @@ def compiled():
     ],
     ids=lambda part: " ".join(map(str, part[-3:])) if isinstance(part, list) else "",
 )
-def test_an_answer_takes_no_more_than_three_seconds_of_the_cpu(command, code, compiled):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=400, env=ENVIRONMENT
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == code, done.stderr
-    assert len(done.stderr.splitlines()) == (1 if code else 0)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent <= CPU_SECONDS
+def test_an_answer_takes_a_third_of_importing_the_libraries_at_most(command, code, start_seconds):
+    """The lower of two tries: what is imported is compiled by the first."""
+    tries = []
+    while len(tries) < 2 and not any(spent <= start_seconds / 3 for spent in tries):
+        spent, said = seconds_of(command, code)
+        assert len(said) == (1 if code else 0)
+        tries.append(spent)
+    assert min(tries) <= start_seconds / 3, (tries, start_seconds)
 
 
 # --------------------------------------------------------------------------- in the records' words

@@ -1,10 +1,7 @@
 """Evaluation in training, the best checkpoint, early stopping, and what trackers are shown."""
 
 import math
-import os
 import re
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,10 +18,10 @@ from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.saving import load_policy
 from flagtrl.runs.tracking import METRICS, Tracking, Validation
+from short_runs import launched
 from training import STEPS, equal, tiny_trainer, weights
 
-ROOT = Path(__file__).resolve().parents[2]
-WINDOW = news_leads_price(days=30, seed=7).window()
+WINDOW = news_leads_price(days=12, seed=7).window()
 MARKET = MarketSettings(reward="log_return", lookback=3)
 
 
@@ -169,36 +166,7 @@ def test_the_main_process_decides_for_all_what_is_best_and_when_to_stop(small_mo
     ever.
     """
     (tmp_path / "process.py").write_text(PROCESS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        ROOT / "accelerate_configs/multi_gpu.yaml",
-    ]
-    command += [
-        "--num_processes",
-        2,
-        "--main_process_port",
-        port,
-        tmp_path / "process.py",
-        small_model,
-        tmp_path,
-    ]
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "tests"),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    env["ACCELERATE_USE_CPU"] = "true"
-    done = subprocess.run(
-        list(map(str, command)), env=env, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched("multi_gpu", tmp_path / "process.py", small_model, tmp_path)
     best = tmp_path / "checkpoint-6"
     kept = dict(load_policy(best).model.named_parameters())
     for rank in range(2):
