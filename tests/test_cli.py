@@ -25,7 +25,7 @@ from flagtrl.market import download
 from flagtrl.market.sources import investorbench_json
 from flagtrl.options import MODES, parse, parser
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, WEIGHT_DTYPES
-from flagtrl.runs import replay
+from flagtrl.runs import data as run_data
 from flagtrl.runs.directory import LOCK_FILE
 from flagtrl.runs.stages import parse_arguments
 from flagtrl.train import run_recipe
@@ -574,6 +574,17 @@ def test_another_window_and_one_way_to_act(finished, data, tmp_path, capsys, cap
     window = ("--start", "2020-09-25", "--end", "2020-10-05")
     backtest(capsys, "--adapter", finished, "--data", data, "--output_dir", tmp_path, *window)
     assert "overlaps that of training" in caplog.text
+    caplog.clear()
+    window = ("--start", "2020-05-04", "--end", "2020-05-20")
+    backtest(capsys, "--adapter", finished, "--data", data, "--output_dir", tmp_path, *window)
+    assert "the window lies before that of training, 2020-" in caplog.text
+
+
+def test_a_backtest_leaves_a_run_alone(finished, data, capsys):
+    line = refused(
+        capsys, "backtest", "--adapter", finished, "--data", data, "--output_dir", finished
+    )
+    assert "is a run's own (run.json, results.json)" in line
 
 
 def test_other_data_than_those_of_training_are_pointed_out(
@@ -604,7 +615,7 @@ def test_investorbenchs_data_are_found_again_and_a_path_in_a_file_never_is(
 ):
     fetched = []
     monkeypatch.setattr(
-        replay, "fetch_investorbench", lambda symbol: fetched.append(symbol) or data
+        run_data, "fetch_investorbench", lambda symbol: fetched.append(symbol) or data
     )
     told = json.loads((run_ / "run.json").read_text())["data"]
     assert told["source"] == str(data)

@@ -44,7 +44,10 @@ def test_a_short_demo_writes_a_whole_run(tmp_path, capsys):
         ]
     )
     results = json.loads((tmp_path / "demo/results.json").read_text(), parse_constant=pytest.fail)
-    assert results["seed"] == 3
+    assert results["seed"] == 3 and results["seconds"] > 0
+    assert results["settings"]["policy"]["finetuning"] == "full_top"
+    assert results["settings"]["prompt"]["prompt_style"] == "markov"
+    assert results["collapsed_at"] is None and results["kl_first_update"] >= 0
     rows = {
         "agent_greedy",
         "agent_sampled",

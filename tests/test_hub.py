@@ -17,7 +17,7 @@ import pytest
 from fake_hub import CUT
 from flagtrl.card import model_card
 from flagtrl.cli import main
-from flagtrl.errors import one_line_errors
+from flagtrl.errors import AdapterError, one_line_errors
 from flagtrl.evidence.report import evaluate
 from flagtrl.hub import Publisher
 from flagtrl.market.env import MarketSettings
@@ -161,6 +161,31 @@ def test_the_card_says_what_was_measured_and_no_local_path(run, small_model):
         assert part in card
     assert str(small_model) not in card and str(run) not in card
     assert "base_model:" not in card, "a local directory is no base that the Hub could link to"
+
+
+OTHER = {"train": ["2020-01-01", "2020-01-31", 23]}
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"test": {}, "windows": OTHER}, r"is of the windows {'train': \['2020-01-01', "),
+        ({"test": {}}, "does not say of which windows it is, the run's own are"),
+        ({"test": {}, "windows": {}}, "does not say of which windows it is, the run's own are"),
+        ([], "results.json is damaged"),
+    ],
+)
+def test_results_that_are_not_the_runs_own_make_no_card(run, results, message):
+    (run / "results.json").write_text(json.dumps(results))
+    with pytest.raises(AdapterError, match=message):
+        model_card(run, REPO)
+
+
+@pytest.mark.parametrize("name", ["results.json", "adapter_config.json"])
+def test_a_damaged_file_ends_a_push_in_one_line(run, hub, flagtrl, name):
+    (run / name).write_text('{"test": {')
+    line = the_line(flagtrl("push", run, REPO))
+    assert f"{name} is damaged (" in line and not hub.repos
 
 
 def test_the_card_links_a_base_of_the_hub(run):

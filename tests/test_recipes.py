@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import backtest
 from flagtrl.evidence.baselines import buy_and_hold
+from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.download import INVESTORBENCH
 from flagtrl.market.embedded import SHIPPED, SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
@@ -25,10 +27,13 @@ from flagtrl.market.sources import investorbench_json
 from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.saving import load_policy
 from flagtrl.record import RunRecord
-from flagtrl.runs import replay, stages
+from flagtrl.runs import data as run_data
+from flagtrl.runs import replay
+from flagtrl.runs.directory import LOCK_FILE
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.stages import DataArguments, parse_arguments
 from short_runs import FAST, FILES, run_msft, run_recipe
+from training import digests
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = {
@@ -126,6 +131,40 @@ def test_a_recipe_writes_a_whole_run(shared, msft_run):
     )
 
 
+# What the trainer refuses as it prepares to train, after all that a run looks at before.
+REFUSED_LATE = {
+    "--advantage exact --reward log_return --prompt_style compact": "advantage is exact, but promp",
+    "--prior baked --policy action_tokens": "prior is 'baked', but after 1 steps",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED_LATE)
+def test_a_run_refused_as_it_prepares_to_train_leaves_the_one_that_it_was_to_replace(
+    monkeypatch, capfd, shared, small_model, msft_run, tmp_path, line
+):
+    monkeypatch.setattr("flagtrl.learning.start.BAKE_STEPS", 1)
+    monkeypatch.setattr("flagtrl.learning.start.BAKED_KL", 1e-9)
+    out = shutil.copytree(msft_run, tmp_path / "run")
+    before = digests(out)
+    with pytest.raises(SystemExit) as stop:
+        run_msft(
+            monkeypatch, shared, small_model, out, "--overwrite_output_dir", "true", *line.split()
+        )
+    assert stop.value.code == 2 and REFUSED_LATE[line] in capfd.readouterr().err
+    assert digests(out) == before
+
+
+def test_a_run_is_replaced_once_training_begins_and_with_all_that_it_had_written(
+    monkeypatch, shared, small_model, msft_run, tmp_path
+):
+    out = shutil.copytree(msft_run, tmp_path / "run")
+    left = []
+    monkeypatch.setattr(PPOTrainer, "training_step", lambda *_: left.extend(out.iterdir()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_msft(monkeypatch, shared, small_model, out, "--overwrite_output_dir", "true")
+    assert {path.name for path in left} == {LOCK_FILE}
+
+
 def test_a_saved_run_reloads_with_identical_action_probabilities(shared, msft_run):
     with open(msft_run / "trades.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["row"] == "agent_greedy"]
@@ -147,8 +186,7 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
     """And a backtest of the run finds them again, with the very numbers that training ended with;
     nothing is downloaded.
     """
-    for module in (stages, replay):
-        monkeypatch.setattr(module, "fetch_investorbench", lambda symbol: pytest.fail("downloads"))
+    monkeypatch.setattr(run_data, "fetch_investorbench", lambda symbol: pytest.fail("downloads"))
     run_recipe(
         monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST
     )
@@ -165,7 +203,7 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
 def test_which_data_are_taken_and_what_they_are_called(monkeypatch, shared):
     fetched = []
     monkeypatch.setattr(
-        stages,
+        run_data,
         "fetch_investorbench",
         lambda symbol: fetched.append(symbol) or shared / "data" / FILES["msft"],
     )

@@ -41,6 +41,9 @@ WHOLE = RunRecord.begin(
     prompt_fingerprint="f" * 64,
     engine={"engine": "auto"},
     split_engine={"dtype": "auto"},
+    device="cpu",
+    processes=1,
+    dtype="float32",
     seed=3,
     watch={"collapsed_at": None},
 )
@@ -66,6 +69,65 @@ def test_settings_that_change_nothing_are_no_part_of_the_course():
     assert WHOLE.facts()["settings"]["training"] == WHOLE.course
     assert may_change("save_total_limit") and may_change("dataloader_num_workers")
     assert not may_change("weight_decay") and not may_change("full_determinism")
+    assert not may_change("bf16") and not may_change("metric_for_best_model")
+
+
+def test_results_say_what_they_were_measured_with_and_trained_in():
+    """And of the options no paths."""
+    told = {"volatility_periods": 365, "sampled_paths": 3, "valid_start": None, "valid_end": None}
+    facts = replace(WHOLE, options={**told, "data": "/home/me/x.csv"}).facts()
+    assert facts["options"] == told
+    assert facts["in_force"] == {"device": "cpu", "processes": 1, "dtype": "float32"}
+    resumed = replace(WHOLE, device="H100").going_on(WHOLE, 40, {})
+    assert resumed.facts()["in_force"]["device"] == "H100", "of the part that the results are of"
+
+
+def test_a_resumed_runs_record_keeps_what_its_first_part_ran_with():
+    later = {
+        **{"versions": {"flagtrl": "9"}, "commit": "c2", "engine": {"engine": "plain"}},
+        **{"split_engine": None, "device": "H100", "processes": 2, "dtype": "float16"},
+    }
+    first = replace(WHOLE, commit="c1")
+    second = replace(WHOLE, **later, preset=None, recipe=None, options={}).going_on(first, 40, {})
+    for name, value in later.items():
+        assert getattr(second, name) == getattr(first, name) != value, name
+        assert getattr(second.resumed[0], name) == getattr(second.latest, name) == value, name
+    assert (second.preset, second.recipe, second.options) == ("flagtrl", "msft", first.options), (
+        "a run that says nothing of them forgets nothing"
+    )
+    third = replace(WHOLE, commit="c3", preset="paper").going_on(second, 80, {})
+    assert [third.commit, *(each.commit for each in third.resumed)] == ["c1", "c2", "c3"]
+    assert third.preset == "paper" and third.latest is third.resumed[1]
+
+
+def test_a_resumption_that_an_older_flagtrl_wrote_is_read(tmp_path):
+    """It told its versions alone; engine and the like are the record's own."""
+    old = {"step": 40, "at": "2026-01-01", "changed": {}, "versions": {"flagtrl": "0.1.0"}}
+    WHOLE.write(tmp_path)
+    content = json.loads((tmp_path / RECORD_FILE).read_text()) | {"resumed": [old]}
+    for name in ("device", "processes", "dtype"):
+        del content[name]
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    found = RunRecord.read(tmp_path)
+    assert (found.resumed[0].step, found.resumed[0].engine, found.device) == (40, None, None)
+    assert found.latest is found and found.facts()["in_force"]["dtype"] is None
+
+
+@pytest.mark.parametrize("within", [(), ("base",), ("data",), ("resumed", 0)])
+def test_what_a_later_flagtrl_added_is_passed_over_with_a_warning(tmp_path, caplog, within):
+    written = replace(WHOLE, versions={"flagtrl": "9.8"})
+    written = written.going_on(written, 40, {})
+    written.write(tmp_path)
+    content = json.loads((tmp_path / RECORD_FILE).read_text())
+    inner = content
+    for name in within:
+        inner = inner[name]
+    inner["brand_new"] = {"a": 1}
+    (tmp_path / RECORD_FILE).write_text(json.dumps(content))
+    found = [RunRecord.read(tmp_path) for _ in range(2)]
+    assert found[0] == found[1] and found[0].seed == WHOLE.seed
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert str(tmp_path) in line and "flagtrl 9.8" in line and "brand_new" in line
 
 
 def test_a_record_of_a_later_flagtrl_is_refused_with_its_version(tmp_path):

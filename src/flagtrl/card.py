@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from flagtrl.errors import AdapterError
+from flagtrl.errors import AdapterError, reason
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, markdown_table
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
@@ -27,34 +28,20 @@ _JUDGED = ("train", "test")  # windows
 QA_FILE, QA_FIGURE = "qa.md", "qa.png"  # what `flagtrl qa` leaves in a run's directory
 
 
-def check_results_are_the_runs(directory: str | Path, record: RunRecord) -> None:
-    """Refuse results of other windows than the run's own, as a backtest of other days would leave;
-    AdapterError.
-    """
-    path = Path(directory) / RESULTS_FILE
-    measured = json.loads(path.read_text()).get("windows", {}) if path.is_file() else {}
-    ours = {name: list(days[:2]) for name, days in record.windows.items() if name in _JUDGED}
-    measured = {name: days[:2] for name, days in measured.items() if name in _JUDGED}
-    if ours and measured and ours != measured:
-        raise AdapterError(
-            f"{directory}: {RESULTS_FILE} is of the windows {measured}, the run's own are {ours}; "
-            f"measure them again (flagtrl backtest --adapter {directory}), and put those results "
-            "there"
-        )
-
-
 def model_card(directory: str | Path, repo_id: str) -> str:
     """A run's model card in Markdown: what it is, what was measured, what it cannot show, how to
     load it.
+
+    Raises:
+        AdapterError: a damaged file, or results of other windows than the run's own, as a backtest
+            of other days has them.
     """
     directory = Path(directory)
     record = RunRecord.read(directory)
-    adapter = json.loads((directory / ADAPTER_CONFIG).read_text())
-    results = (
-        json.loads((directory / RESULTS_FILE).read_text())
-        if (directory / RESULTS_FILE).is_file()
-        else {}
-    )
+    adapter, results = _read(directory / ADAPTER_CONFIG), {}
+    if (directory / RESULTS_FILE).is_file():
+        results = _read(directory / RESULTS_FILE)
+        _check_windows(results, record, directory)
     base = str(adapter.get("base_model_name_or_path") or "a model made in memory")
     file = HUB_FILE.fullmatch(base)
     public = on_hub(base)
@@ -92,6 +79,31 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     text = "\n\n".join(part for part in parts if part) + "\n"
     ModelCard(text)  # its header is parsed: a card that the Hub would refuse fails here
     return text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; AdapterError where the file is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} is damaged ({reason(error)}); restore it") from error
+    if not isinstance(content, dict):
+        raise AdapterError(f"{path} is damaged (it holds no JSON object); restore it")
+    return content
+
+
+def _check_windows(results: Mapping[str, Any], record: RunRecord, directory: Path) -> None:
+    """Refuse results that are not of the run's own windows; AdapterError."""
+    measured = results.get("windows")
+    measured = measured if isinstance(measured, dict) else {}
+    theirs = {name: list(days or ())[:2] for name, days in measured.items() if name in _JUDGED}
+    ours = {name: list(days)[:2] for name, days in record.windows.items() if name in _JUDGED}
+    if ours and theirs != ours:
+        told = f"is of the windows {theirs}" if theirs else "does not say of which windows it is"
+        raise AdapterError(
+            f"{directory}: {RESULTS_FILE} {told}, the run's own are {ours}; measure them again "
+            f"(flagtrl backtest --adapter {directory}), and put those results there"
+        )
 
 
 def _weights_line(base: BaseFacts) -> str:

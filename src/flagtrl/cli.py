@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,27 +85,27 @@ def _backtest(options: argparse.Namespace) -> None:
 
     from flagtrl.cpu import cpu_tuning
     from flagtrl.hub import local_or_pulled
-    from flagtrl.runs.directory import numbered, refuse_a_runs_own
+    from flagtrl.runs.directory import claimed_for_results, numbered
     from flagtrl.runs.replay import backtest_saved
 
-    refuse_a_runs_own(options.output_dir or "runs")
     cpu_tuning()
-    report, record = backtest_saved(
-        local_or_pulled(options.adapter, options.revision),
-        data=options.data,
-        start=options.start,
-        end=options.end,
-        modes=options.policy_mode,
-        base=options.base,
-        accept_base=options.accept_base,
-        reward=options.reward,
-        volatility_periods=options.volatility_periods,
-        device=options.device,
-        say=partial(print, flush=True),
-    )
-    out = options.output_dir or numbered("runs/backtest")
-    told = {"base": options.base} if options.base and options.accept_base else {}
-    report.write(out, record, adapter=options.adapter, **told)
+    with claimed_for_results(options.output_dir) if options.output_dir else nullcontext():
+        report, record = backtest_saved(
+            local_or_pulled(options.adapter, options.revision),
+            data=options.data,
+            start=options.start,
+            end=options.end,
+            modes=options.policy_mode,
+            base=options.base,
+            accept_base=options.accept_base,
+            reward=options.reward,
+            volatility_periods=options.volatility_periods,
+            device=options.device,
+            say=partial(print, flush=True),
+        )
+        out = options.output_dir or numbered("runs/backtest")
+        told = {"base": options.base} if options.base and options.accept_base else {}
+        report.write(out, record, adapter=options.adapter, **told)
     report.print()
     print(f"results.json, trades.csv and equity_curve.png: {out}")
 

@@ -10,7 +10,7 @@ this demo's own.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -39,6 +39,7 @@ from flagtrl.policy.bases import context_length
 from flagtrl.policy.pretrained import PACKAGE
 from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
 from flagtrl.runs.directory import claimed
+from flagtrl.runs.stages import Overwriting
 from flagtrl.train import run_recipe
 
 TRAIN_BARS, TEST_BARS = 2000, 200
@@ -116,11 +117,10 @@ def run_synthetic_demo(output_dir: str, **overrides: Any) -> Report:
     cpu_tuning()
     config = PPOConfig(**{**PPO, "output_dir": output_dir, **overrides})
     with claimed(check_output_dir(output_dir), overwrite=config.overwrite_output_dir) as clear:
-        clear()
-        return _synthetic(config, began)
+        return _synthetic(config, clear, began)
 
 
-def _synthetic(config: PPOConfig, began: float) -> Report:
+def _synthetic(config: PPOConfig, clear: Callable[[], None], began: float) -> Report:
     set_seed(config.seed)
     market, train, test = demo_market(config.seed)
     tokenizer = demo_tokenizer(market)
@@ -137,6 +137,7 @@ def _synthetic(config: PPOConfig, began: float) -> Report:
         config,
         lambda: TradingEnv(train, MARKET, config.max_episode_steps),
         encoder,
+        callbacks=[Overwriting(clear)],
         record=record,
     )
     show_progress_lines(trainer)
@@ -144,7 +145,9 @@ def _synthetic(config: PPOConfig, began: float) -> Report:
         trainer.train()
         trainer.save_model()
         report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, rules=RULES)
-    report.write(str(config.output_dir), trainer.record, seconds=time.perf_counter() - began)
+    out = str(config.output_dir)
+    told = {**trainer.watch.told(), "seconds": time.perf_counter() - began}
+    report.write(out, RunRecord.read(out), **told)  # saving has added what the policy knows
     return report
 
 
@@ -158,8 +161,9 @@ def demo_market(seed: int) -> tuple[MarketData, Window, Window]:
 
 def demo_tokenizer(market: MarketData) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on this market's prompts; deterministic."""
-    world = Accounts(Window(market, 0, TRAIN_BARS), MARKET)
-    held = play(always(Action.HOLD), world, likeliest, TOKENIZER_BARS)
+    bars = min(TOKENIZER_BARS, len(market) - 1)
+    world = Accounts(Window(market, 0, bars + 1), MARKET)
+    held = play(always(Action.HOLD), world, likeliest, bars)
     texts = [f"{ANSWER_PREFIX}{word}\n" for word in ACTION_WORDS] * 100
     for (seen,) in held.seen:
         prompt = prompt_style(PROMPT.prompt_style)(seen, [item.text for item in seen.news[-1]])

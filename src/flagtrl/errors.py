@@ -27,7 +27,9 @@ class ConfigError(FlagtrlError):
 
 
 class PolicyError(FlagtrlError):
-    """A policy that is none: wrong shapes, NaN, illegal actions, shares that do not add up."""
+    """A policy whose answers cannot be used: wrong shapes, NaN, illegal actions, shares that do not
+    add up.
+    """
 
 
 class PromptError(FlagtrlError):

@@ -13,7 +13,7 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from flagtrl.card import check_results_are_the_runs, model_card
+from flagtrl.card import model_card
 from flagtrl.errors import AdapterError, FlagtrlError, kind_and_words
 from flagtrl.patience import patiently
 from flagtrl.places import run_directory
@@ -56,7 +56,8 @@ def push(
         The address of the commit.
 
     Raises:
-        AdapterError: no finished run there.
+        AdapterError: no finished run there, a damaged file, or results of other windows than its
+            own.
         HubError: a repository's name, a token, the network or the Hub is in the way; `directory` is
             whole, and pushing again continues: files that the Hub has are not sent twice.
     """
@@ -67,7 +68,6 @@ def push(
             raise AdapterError(
                 f"{directory} has no {name}; give the output directory of a finished flagtrl run"
             )
-    check_results_are_the_runs(directory, record)
     card = model_card(directory, repo_id)
     say_what_is_renamed(directory)
     if lacks_offsets(PolicySettings(**record.policy)):

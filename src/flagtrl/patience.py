@@ -89,7 +89,7 @@ def _seconds(retry_after: str | None) -> float:
 _HOPELESS = {
     LocalTokenNotFoundError: "there is no token: set HF_TOKEN, or run `hf auth login`",
     OfflineModeIsEnabled: "HF_HUB_OFFLINE is set: unset it",
-    HFValidationError: "the name is none of a repository: give owner/name",
+    HFValidationError: "the name is not that of a repository: give owner/name",
     RepositoryNotFoundError: (
         "there is no such repository, or it is private and the token (HF_TOKEN) may not read it"
     ),

@@ -1,4 +1,4 @@
-"""What of a run's directory goes to the Hub, without paths of this machine."""
+"""The files that a run writes, and which of them go to the Hub, without paths of this machine."""
 
 from __future__ import annotations
 
@@ -16,41 +16,26 @@ from flagtrl.policy.provenance import (
     public_name,
     without_paths,
 )
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE
 from flagtrl.record import RECORD_FILES
 
 logger = logging.getLogger(__name__)
 
-# What goes up from a run's directory, as patterns: what flagtrl writes there. All else is the
-# user's own, as a settings file with a token in it; and pickles, which can run code where they are
-# loaded.
+# What a run writes and what goes up of it, by name. All else in its directory is the user's own, as
+# a settings file with a token in it.
 PUSHED = (
-    *(
-        ADAPTER_CONFIG,
-        ADAPTER_FILE,
-        HEADS_FILE,
-        *RECORD_FILES,
-        RESULTS_FILE,
-        TRADES_FILE,
-        CURVE_FILE,
-        f"{PICTURE}-*.png",
-    ),
-    *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ),
-    *(
-        "additional_chat_templates/*.jinja",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "tokenizer.model",
-        "spiece.model",
-    ),
-    *(QA_FILE, QA_FIGURE),
+    *(ADAPTER_CONFIG, ADAPTER_FILE, HEADS_FILE, *RECORD_FILES),
+    *(RESULTS_FILE, TRADES_FILE, CURVE_FILE, f"{PICTURE}-*.png", QA_FILE, QA_FIGURE),
+    # of the tokenizer, whichever kind it is
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
+)
+# What a run writes beside that: checkpoints hold pickles, which can run code where they are loaded;
+# a card is written anew for each push.
+NOT_PUSHED = (
+    *(CARD_FILE, "trainer_state.json", "training_args.bin", REFERENCE_FILE, "qa.json"),
+    *("chat_template.json", "checkpoint-[0-9]*", "incomplete-checkpoint-[0-9]*"),
 )
 
 

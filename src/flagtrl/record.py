@@ -7,11 +7,13 @@ data: a run may be somebody else's, so nothing that it names is opened or run un
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from typing import Any
 from flagtrl.errors import AdapterError
 from flagtrl.market.data import MarketData, Window
 
+logger = logging.getLogger(__name__)
+_warn_once = cache(logger.warning)
 RECORD_FILE, OLD_RECORD_FILE = "run.json", "flagtrl.json"
 RECORD_FILES = (RECORD_FILE, OLD_RECORD_FILE)
 SCHEMA = 1  # raised when an older flagtrl would read a record wrongly
@@ -28,9 +32,9 @@ PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "da
 # training.
 _FREE_NAMES = """
     output_dir overwrite_output_dir llm resume_from_checkpoint max_steps
-    fp16 bf16 use_cpu local_rank world_size
+    use_cpu local_rank world_size
     accelerator_config parallelism_config auto_find_batch_size torch_empty_cache_steps
-    load_best_model_at_end metric_for_best_model greater_is_better early_stopping_patience
+    load_best_model_at_end early_stopping_patience
     restore_callback_states_from_checkpoint enable_jit_checkpoint ignore_data_skip
     report_to run_name project disable_tqdm debug skip_memory_metrics
 """
@@ -38,6 +42,9 @@ _FREE_PREFIXES = """
     logging_ log_ save_ eval_ hub_ push_to_ trackio_ dataloader_ ddp_ fsdp deepspeed do_
     per_device_ include_
 """
+_IN_FORCE = ("device", "processes", "dtype")
+# Of a run's options, what its results depend on and nothing else of its record tells.
+_OF_RESULTS = ("volatility_periods", "sampled_paths", "valid_start", "valid_end")
 
 
 @dataclass(frozen=True)
@@ -94,18 +101,26 @@ class Resumption:
         step: optimizer steps that were done.
         at: when, ISO 8601, UTC.
         changed: setting to [before, since], of those in which the two differ.
-        versions: of the packages, since.
+        versions, commit, engine, split_engine, device, processes, dtype: since, as RunRecord has
+            them; all but versions None where an older flagtrl wrote it.
     """
 
     step: int
     at: str
     changed: Mapping[str, Sequence[Any]]
     versions: Mapping[str, str]
+    commit: str | None = None
+    engine: Mapping[str, Any] | None = None
+    split_engine: Mapping[str, Any] | None = None
+    device: str | None = None
+    processes: int | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that determined a run.
+    """All that determined a run. Of one that was resumed, what a Resumption tells too is here as
+    it was when the run began; all else is as it was in the end.
 
     Attributes:
         schema: of the record itself; 0 for one of an older flagtrl.
@@ -121,6 +136,8 @@ class RunRecord:
         prompt_fingerprint: of what prompts read like.
         engine: of EngineSettings, as the user gave them.
         split_engine: settings of the split engine; None where it did not run.
+        device, processes, dtype: what it was trained on (`cpu`, or the GPU's name), by how many,
+            and in which, whatever `train_dtype` asked for.
         seed: of everything that is drawn.
         versions: of Python and the packages.
         commit: of the git repository in whose folder the run was started, `+` where its files
@@ -145,6 +162,9 @@ class RunRecord:
     prompt_fingerprint: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
     split_engine: Mapping[str, Any] | None = None
+    device: str | None = None
+    processes: int | None = None
+    dtype: str | None = None
     seed: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
@@ -160,7 +180,8 @@ class RunRecord:
 
     @classmethod
     def read(cls, directory: str | Path) -> RunRecord:
-        """The record of a run, or of one of its checkpoints.
+        """The record of a run, or of one of its checkpoints. Entries that only a later flagtrl
+        knows are left out, with a warning.
 
         Raises:
             AdapterError: there is none, it is damaged, or of a newer flagtrl.
@@ -177,7 +198,7 @@ class RunRecord:
                         f"{path} is of flagtrl {content['versions']['flagtrl']}, whose records "
                         f"flagtrl {version('flagtrl')} cannot read; install that version"
                     )
-                return made(content)
+                return made(content, path)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise AdapterError(f"{path} is damaged ({error})") from error
         raise AdapterError(
@@ -192,20 +213,27 @@ class RunRecord:
     def going_on(
         self, from_: RunRecord, step: int, changed: Mapping[str, Sequence[Any]]
     ) -> RunRecord:
-        """The same, as it goes on from the checkpoint with the record `from_`.
-
-        Args:
-            from_: of the checkpoint.
-            step: optimizer steps that were done.
-            changed: setting to [before, since].
+        """The run `from_`, which goes on from its checkpoint at `step` as this record says, with
+        the settings `changed`: name to [before, since].
         """
-        again = Resumption(step, now(), changed, self.versions)
-        started = from_.started or self.started
-        return replace(self, started=started, resumed=(*from_.resumed, again))
+        both = _names(Resumption) & _names(RunRecord)
+        since = {name: getattr(self, name) for name in both}
+        first = {name: getattr(from_, name) for name in both}
+        for name in ("preset", "recipe", "options"):  # where this run says nothing of them
+            first[name] = getattr(self, name) or getattr(from_, name)
+        first["started"] = from_.started or self.started
+        first["resumed"] = (*from_.resumed, Resumption(step, now(), changed, **since))
+        return replace(self, **first)
 
     def finished(self) -> RunRecord:
         """The same, ended now."""
         return replace(self, ended=now())
+
+    @property
+    def latest(self) -> RunRecord | Resumption:
+        """What tells of the part that ran last: its versions, engine, device and dtype."""
+        told = [each for each in self.resumed if each.engine is not None]
+        return told[-1] if told else self
 
     @property
     def course(self) -> dict[str, Any]:
@@ -220,6 +248,8 @@ class RunRecord:
             "seed": self.seed,
             "model": self.base.told(),
             "preset": self.preset,
+            "options": {name: self.options[name] for name in _OF_RESULTS if name in self.options},
+            "in_force": {name: getattr(self.latest, name) for name in _IN_FORCE},
             "settings": {
                 "training": self.course,
                 **{name: getattr(self, name) for name in ("market", "prompt", "policy")},
@@ -268,25 +298,41 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _record(content: dict[str, Any]) -> RunRecord:
+def _record(content: dict[str, Any], path: Path) -> RunRecord:
+    unknown: set[str] = set()
+
+    def known(kind: Any, entries: dict[str, Any]) -> dict[str, Any]:
+        unknown.update(entries.keys() - _names(kind))
+        return {name: value for name, value in entries.items() if name in _names(kind)}
+
     data, base = content.get("data"), content["base"]
     made = {
-        "data": data and DataFacts(**data),
-        "base": BaseFacts(**base),
+        "data": data and DataFacts(**known(DataFacts, data)),
+        "base": BaseFacts(**known(BaseFacts, base)),
         "windows": {name: tuple(days) for name, days in content["windows"].items()},
         "action_paths": tuple(tuple(path) for path in content["action_paths"]),
-        "resumed": tuple(Resumption(**each) for each in content["resumed"]),
+        "resumed": tuple(Resumption(**known(Resumption, each)) for each in content["resumed"]),
     }
-    return RunRecord(**{**content, **made})
+    record = RunRecord(**{**known(RunRecord, content), **made})
+    if unknown:
+        _warn_once(
+            f"{path} was written by flagtrl {record.latest.versions.get('flagtrl', '?')}; "
+            f"{version('flagtrl')} passes over what it does not know: {', '.join(sorted(unknown))}"
+        )
+    return record
 
 
-def _old_record(content: dict[str, Any]) -> RunRecord:
+def _names(kind: Any) -> set[str]:
+    return {each.name for each in fields(kind)}
+
+
+def _old_record(content: dict[str, Any], path: Path) -> RunRecord:
     """Of flagtrl.json, as runs had it before run.json."""
     model = content.get("model")
     model = model if isinstance(model, dict) else {"id": model}
     told = {name: content.get(f"base_{name}") for name in ("revision", "fingerprint", "probe")}
     named = ("volatility_periods", "sampled_paths")
-    same = {each.name for each in fields(RunRecord)} & content.keys() - {"schema"}
+    same = _names(RunRecord) & content.keys() - {"schema"}
     return _record(
         {
             **{name: content[name] for name in same},
@@ -297,5 +343,6 @@ def _old_record(content: dict[str, Any]) -> RunRecord:
             "windows": content.get("windows", {}),
             "action_paths": content.get("action_paths", ()),
             "resumed": [],
-        }
+        },
+        path,
     )

@@ -6,6 +6,7 @@ import pytest
 from flagtrl.errors import ConfigError
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.settings import PPOSettings
+from flagtrl.record import may_change
 
 DEFAULTS = {
     f.name: f.default if f.default is not MISSING else f.default_factory for f in fields(PPOConfig)
@@ -211,6 +212,21 @@ def test_of_risk_less_is_better(tmp_path, metric, greater):
         config(tmp_path, eval_strategy="steps", metric_for_best_model=metric).greater_is_better
         is greater
     )
+
+
+def test_what_is_shown_is_all_that_determines_the_course(tmp_path):
+    """But not what follows from train_dtype: who reads it back may choose another."""
+    made = config(tmp_path, neftune_noise_alpha=5.0, optim="sgd", save_total_limit=2)
+    shown = made.settings()
+    assert (shown["neftune_noise_alpha"], shown["optim"]) == (5.0, "sgd")
+    assert {name for name in made.recorded() if not may_change(name)} - set(shown) == {
+        "fp16",
+        "bf16",
+    }
+    assert set(PPOSettings.__annotations__) <= set(shown) and "save_total_limit" not in shown
+    assert config(tmp_path, bf16=True).settings()["bf16"] is True, "it follows from nothing"
+    made.train_dtype, made.fp16 = "float16", True  # as on a GPU
+    assert "fp16" not in made.settings()
 
 
 def test_a_minibatch_is_at_most_minibatch_size_over_all_processes(tmp_path, monkeypatch):

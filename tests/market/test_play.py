@@ -128,6 +128,16 @@ def test_the_values_of_states_in_which_nothing_goes_on_are_asked_for_once():
     assert played.next_predictions[:, 0].tolist() == [1, 2, 3, 4, 5]
 
 
+def test_a_window_is_traded_to_its_end_whatever_steps_are_asked_for():
+    """Bars 10 to 14 have 4 decisions; prices after them are another window's."""
+    world = Accounts(Window(MARKET, 10, 15), MarketSettings(lookback=2))
+    played = play(uniform, world, Uniformly(0), 10, predict_ends=True)
+    assert [seen[0].bar for seen in played.seen] == [10, 11, 12, 13]
+    assert played.truncated[:, 0].tolist() == [False] * 3 + [True]
+    with pytest.raises(ConfigError, match="nothing to trade"):
+        play(uniform, world, Uniformly(0), 1)
+
+
 def test_nothing_to_trade_and_no_account_are_refused():
     with pytest.raises(ConfigError, match="there are 0 accounts"):
         Accounts(MARKET.window(), MarketSettings(), 0)
@@ -199,6 +209,13 @@ def test_a_rule_that_names_no_action_is_refused():
 )
 def test_the_last_move_is_followed(prices, action):
     assert follow_last_move(seen_by(prices)) == action
+
+
+def test_the_last_move_cannot_be_seen_with_a_lookback_of_one_bar():
+    [first] = Accounts(MARKET.window(), MarketSettings(lookback=1)).observe()
+    assert follow_last_move(first) == HOLD, "nothing has moved yet"
+    with pytest.raises(ConfigError, match="lookback is 1, but follow_last_move compares 2 bars"):
+        follow_last_move(seen_by([1, 2], lookback=1))
 
 
 def test_news_are_followed():

@@ -17,8 +17,10 @@ from flagtrl import cli
 from flagtrl.errors import ConfigError, FlagtrlError
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.settings import PPOSettings
+from flagtrl.market.embedded import embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.policy.settings import EngineSettings, PolicySettings
+from flagtrl.runs import stages
 from flagtrl.runs.arguments import check_run, run_help
 from flagtrl.runs.data import DataSettings
 from flagtrl.runs.recipes import RECIPES
@@ -63,7 +65,7 @@ REFUSED = {
     "train --config key.yaml": "'learning_rat' in the --config file is unknown; did you mean",
     "train --config=key.yaml": "'learning_rat' in the --config file is unknown; did you mean",
     "train --config value.yaml": "argument --gamma: invalid float value: 'high'",
-    "train --config list.yaml": "gamma is [1, 2]; it must be in [0, 1]",
+    "train --config list.yaml": "gamma in the --config file is [1, 2]; it must be a number",
     "train --config text.yaml": "must contain a YAML mapping",
     "train --config": "`flagtrl train --help` explains every option",
     "train --num_processes 0": "num_processes is 0; it must be at least 1",
@@ -75,6 +77,10 @@ REFUSED = {
     "train --reward no.py:mine": "no file 'no.py'",
     "train --test_start 2020-09-01": "overlaps the training window",
     "train --eval_strategy steps": "give --valid_start and --valid_end",
+    "train --valid_start 2020-9-1": "valid_start: '2020-9-1' is not a date; write it as",
+    "train --eval_strategy steps --valid_start 2021-06-01 --valid_end 2021-07-01": (
+        "lies after the test window 2020-10-01 to 2021-05-05; choose days before it"
+    ),
     "demo --preset nope": "preset 'nope' is unknown",
     "demo --seed -1": "seed is -1; it must be a whole number",
     "demo --total_timesteps 5": "raise total_timesteps or lower num_steps",
@@ -213,6 +219,77 @@ def test_what_is_refused_early_is_refused_in_the_same_words_later(line):
     assert message(check_run, words, "msft", (), True) == late
     # an option without its value takes the next word, or True
     assert late is not None or line in ("--news_text",)
+
+
+# What YAML reads as another type than the option's, which argparse would take as it is.
+OF_ANOTHER_TYPE = {
+    "initial_cash: null": "null; it must be a number",
+    "cost_bps: null": "null; it must be a number",
+    "volatility_periods: null": "null; it must be a whole number",
+    "num_envs: true": "true; it must be a whole number",
+    "num_steps: 2.5": "2.5; it must be a whole number",
+    "anneal_lr: 1": "1; it must be true or false",
+    "reward: 3": "3; it must be text (in quotes)",
+    "symbol: 3": "3; it must be text (in quotes)",
+    "data: 3": "3; it must be text (in quotes) or null",
+    "valid_end: 20200901": "20200901; it must be text (in quotes) or null",
+    "save_strategy: no": "false; it must be text (in quotes)",
+    "lr_scheduler_kwargs: [1]": "[1]; it must be a mapping or text (in quotes) or null",
+}
+
+
+@pytest.mark.parametrize("line", OF_ANOTHER_TYPE)
+def test_a_value_of_another_type_in_a_file_is_refused_early_and_late(tmp_path, line):
+    (tmp_path / "run.yaml").write_text(line + "\n")
+    words = ["--config", "run.yaml", "--use_cpu", "true"]
+    late = message(parse_arguments, RECIPES["msft"], words, "msft")
+    assert message(check_run, words, "msft", (), True) == late
+    told = f"{line.split(':')[0]} in the --config file is {OF_ANOTHER_TYPE[line]}"
+    assert late == (ConfigError, told)
+
+
+def test_what_a_file_may_hold_besides_text(tmp_path):
+    """Unquoted dates are the dates that they look like, and a whole number is a number."""
+    (tmp_path / "run.yaml").write_text(
+        "valid_start: 2020-09-01\nvalid_end: 2020-09-15\ngamma: 1\nsampled_paths: null\n"
+        "resume_from_checkpoint: false\neval_strategy: steps\neval_steps: 5\n"
+    )
+    words = ["--config", "run.yaml", "--use_cpu", "true"]
+    check_run(words, "msft")
+    arguments = parse_arguments(RECIPES["msft"], words, "msft")
+    assert arguments.data.validation_days() == ("2020-09-01", "2020-09-15")
+    assert stages.checkpoint_to_resume(arguments.ppo) is None and arguments.ppo.gamma == 1
+
+
+DAYS = ("train_start", "train_end", "test_start", "test_end", "valid_start", "valid_end")
+
+
+@pytest.mark.parametrize("name", DAYS)
+@pytest.mark.parametrize("day", ["2020-9-1", "2020-02-30", "today", ""])
+def test_every_date_is_read_before_anything_is_loaded(name, day):
+    with pytest.raises(ConfigError, match=rf"{name}: '{day}' is not a date; write it as YYYY-MM"):
+        DataSettings(**{name: day})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "where"),
+    [
+        ("2020-09-01", "2020-10-01", "holds days of"),
+        ("2021-05-05", "2021-06-01", "holds days of"),
+        ("2021-05-06", "2021-06-01", "lies after"),
+    ],
+)
+def test_no_policy_is_chosen_by_test_days_or_by_what_came_after_them(start, end, where):
+    with pytest.raises(ConfigError, match=f"to {end} {where} the test window .* choose days befo"):
+        DataSettings(valid_start=start, valid_end=end).validation_days()
+
+
+def test_what_is_refused_early_leaves_warnings_to_the_run(caplog):
+    """Which reads the data again: else a window beyond them is said twice or three times."""
+    check_run(["--train_start", "2019-01-01"], "msft")
+    assert not caplog.records
+    parse_arguments({}, ["--train_start", "2019-01-01"]).data.windows(embedded("MSFT"))
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)

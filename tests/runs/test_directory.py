@@ -1,15 +1,19 @@
 """An output directory belongs to one run."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
-from flagtrl.card import check_results_are_the_runs
-from flagtrl.errors import AdapterError, ConfigError
-from flagtrl.record import RunRecord
-from flagtrl.runs.directory import LOCK_FILE, claimed, numbered, refuse_a_runs_own, what_is_there
+from flagtrl.errors import ConfigError
+from flagtrl.pushed import PUSHED
+from flagtrl.runs.directory import (
+    LOCK_FILE,
+    claimed,
+    claimed_for_results,
+    numbered,
+    what_is_there,
+)
 
 HOLD = """
 import sys, time
@@ -62,6 +66,14 @@ def test_what_a_broken_off_run_left_is_a_run_too(tmp_path, left):
         pytest.fail("it is not claimed")
 
 
+def test_going_on_is_no_remedy_without_a_checkpoint(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    message = r"\(run.json\); without a checkpoint it cannot go on; replace it \(--overwrite"
+    with pytest.raises(ConfigError, match=message) as refused, claimed(tmp_path):
+        pytest.fail("it is not claimed")
+    assert "resume_from_checkpoint" not in str(refused.value)
+
+
 def test_a_run_that_goes_on_finds_all_as_it_was(used):
     with claimed(used, resumed=True, overwrite=True) as clear:
         clear()
@@ -76,6 +88,31 @@ def test_overwriting_removes_the_run_and_nothing_else(used):
         )
         clear()
         assert {path.name for path in used.iterdir()} - {LOCK_FILE} == {"notes.txt"}
+
+
+# Files of another base's tokenizer would be published with the new run; the rest is the user's own.
+OF_A_RUN = ("vocab.txt", "spiece.model", "additional_chat_templates/x.jinja", "README.md")
+OF_THE_USER = ("tokenizer_training.py", "adapter_notes.txt", "eval/mine.csv", "checkpoint-notes.md")
+
+
+def test_a_run_is_told_from_the_users_own_files_by_exact_names(used):
+    for name in (*OF_A_RUN, "eval/equity_curve-4.png", *OF_THE_USER):
+        (used / name).parent.mkdir(exist_ok=True)
+        (used / name).write_text("{}")
+    with claimed(used, overwrite=True) as clear:
+        clear()
+    left = {path.relative_to(used).as_posix() for path in used.rglob("*") if path.is_file()}
+    assert left - {LOCK_FILE} == {"notes.txt", *OF_THE_USER}
+    assert not (used / "additional_chat_templates").exists()
+
+
+def test_all_that_is_pushed_is_removed_with_a_run(tmp_path):
+    for name in (pattern.replace("*", "4") for pattern in PUSHED):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with claimed(tmp_path, overwrite=True) as clear:
+        clear()
+    assert {path.name for path in tmp_path.iterdir()} <= {LOCK_FILE}
 
 
 def test_a_second_live_run_is_kept_out_and_a_killed_one_is_not_missed(tmp_path):
@@ -103,25 +140,23 @@ def test_results_go_to_a_new_numbered_directory(tmp_path):
     assert all(path.is_dir() for path in made)
 
 
-def test_a_backtest_does_not_write_over_a_runs_own_results(used, tmp_path_factory):
-    with pytest.raises(
-        ConfigError,
-        match="is a run's own, and holds the results that it ended with; choose another",
-    ):
-        refuse_a_runs_own(used)
-    refuse_a_runs_own(tmp_path_factory.mktemp("other"))
+@pytest.mark.parametrize("left", ["run.json", "checkpoint-4/run.json"])
+def test_a_backtest_does_not_write_into_a_finished_or_broken_off_run(tmp_path, left):
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("{}")
+    message = r"is a run's own \((run.json|1 checkpoint up to checkpoint-4)\); .* choose another"
+    with pytest.raises(ConfigError, match=message), claimed_for_results(tmp_path):
+        pytest.fail("it is claimed")
 
 
-def test_results_of_other_days_than_the_runs_are_not_published(tmp_path):
-    train, test = ("2020-07-01", "2020-09-30", 64), ("2020-10-01", "2021-05-05", 149)
-    record = RunRecord(windows={"train": train, "test": test})
-    check_results_are_the_runs(tmp_path, record)  # none yet
-    results = tmp_path / "results.json"
-    results.write_text(json.dumps({"windows": {"train": train, "test": test}}))
-    check_results_are_the_runs(tmp_path, record)
-    results.write_text(json.dumps({"windows": {"train": train, "test": train}}))
-    with pytest.raises(
-        AdapterError,
-        match=r"results.json is of the windows .*'test': \['2020-07-01', '2020-09-30'\]",
-    ):
-        check_results_are_the_runs(tmp_path, record)
+def test_a_backtest_does_not_write_into_a_live_run_nor_a_run_into_a_live_backtest(tmp_path):
+    at_work = "another run is at work there"
+    for first, second in ((claimed, claimed_for_results), (claimed_for_results, claimed)):
+        with first(tmp_path), pytest.raises(ConfigError, match=at_work), second(tmp_path):
+            pytest.fail("it is claimed")
+
+
+def test_a_backtest_may_replace_an_earlier_ones_results(tmp_path):
+    for _ in range(2):
+        with claimed_for_results(tmp_path):
+            (tmp_path / "results.json").write_text("{}")

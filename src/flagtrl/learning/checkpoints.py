@@ -192,21 +192,41 @@ def last_checkpoint(output_dir: str | Path, processes: int | None = None) -> str
     return None
 
 
-def remove_old(run: Path, limit: int | None, best: str | None) -> None:
-    """Keep the newest checkpoints, `limit` with the best one, which always stays; as transformers'
-    rotate_checkpoints does.
-
-    Each is renamed before it is deleted, so that a run that is killed leaves no half of it under
-    its name.
+def remove_old(run: Path, limit: int | None, best: str | None, written: Path) -> None:
+    """Keep the newest checkpoints, `limit` with the one that was just written and the best one,
+    which always stay; as transformers' rotate_checkpoints does.
     """
     if not limit or limit < 1:
         return
     found = _checkpoints(run)
-    old = [path for path in found[1:] if str(path) != best]
+    old = [path for path in found if path != written and str(path) != best]
     kept = limit - (len(found) - len(old))  # of the old ones
     for path in old[max(kept, 0) :]:
-        os.replace(path, away := path.with_name(_INCOMPLETE + path.name))
-        shutil.rmtree(away, ignore_errors=True)
+        _remove(path)
+
+
+def remove_later(run: Path, step: int) -> None:
+    """Remove the checkpoints after `step`, from which the run went on: they are of the course that
+    it left, and would be taken for its newest.
+    """
+    later = [path for path in _checkpoints(run) if _step(path) > step]
+    if later:
+        logger.warning(
+            "training went on from step %d: removing the later checkpoints of its earlier course, "
+            "%s",
+            step,
+            ", ".join(str(path) for path in later),
+        )
+    for path in later:
+        _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """It is renamed before it is deleted, so that a run that is killed leaves no half of it under
+    its name.
+    """
+    os.replace(checkpoint, away := checkpoint.with_name(_INCOMPLETE + checkpoint.name))
+    shutil.rmtree(away, ignore_errors=True)
 
 
 def checkpoint_to_go_on_from(output_dir: str | Path, processes: int) -> str | None:
@@ -229,7 +249,11 @@ def checkpoint_to_go_on_from(output_dir: str | Path, processes: int) -> str | No
 def _checkpoints(run: Path) -> list[Path]:
     """Newest first."""
     found = [path for path in run.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _fault(directory: Path, processes: int | None) -> str | None:
@@ -295,7 +319,7 @@ def _generators_file(processes: int) -> Callable[[int], str]:
 
 
 def _open(path: Path) -> None:
-    """ValueError, naming the file, where it is none of its kind."""
+    """ValueError, naming the file, where its content is not of the kind that its name says."""
     try:
         if path.suffix == ".json":
             json.loads(path.read_text())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
@@ -14,21 +13,12 @@ from transformers import TrainingArguments
 from flagtrl.errors import ConfigError
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.transitions import POSITIONS
+from flagtrl.record import may_change
 
 logger = logging.getLogger(__name__)
 
-# Of what PPOConfig inherits, that which also determines the course of training.
-INHERITED = (
-    *(
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-        "weight_decay",
-        "optim",
-        "optim_args",
-    ),
-    *("adam_beta1", "adam_beta2", "adam_epsilon", "seed"),
-)
+# transformers' flag of each 16-bit train_dtype
+FLAGS = {"float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass
@@ -91,12 +81,16 @@ class PPOConfig(PPOSettings, TrainingArguments):
             )
 
     def settings(self) -> dict[str, Any]:
-        """Every setting of ours, and of the inherited ones those that matter to training, by name;
-        JSON-serialisable.
+        """Every setting of ours, and of the inherited ones those that determine the course of
+        training, by name; JSON-serialisable.
         """
-        found = {name: getattr(self, name) for name in (*PPOSettings.__annotations__, *INHERITED)}
+        found = self.recorded()
+        # They follow from train_dtype, so that who reads them back can still change that.
+        implied = {flag for flag in FLAGS.values() if not found[flag]}
+        implied |= {FLAGS.get(self.train_dtype, "")}
+        others = (name for name in found if not may_change(name) and name not in implied)
         return {
-            name: value.value if isinstance(value, Enum) else value for name, value in found.items()
+            name: found[name] for name in dict.fromkeys((*PPOSettings.__annotations__, *others))
         }
 
     def recorded(self) -> dict[str, Any]:
@@ -104,6 +98,16 @@ class PPOConfig(PPOSettings, TrainingArguments):
         out.
         """
         return self.to_dict()
+
+    def in_force(self) -> dict[str, Any]:
+        """Device, number of processes and dtype that training runs with, whatever was asked for,
+        as a record has them.
+        """
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else self.device.type
+        types = {mixed: dtype for dtype, mixed in FLAGS.items()}
+        dtype = types.get(self.mixed_precision, "float32")
+        return {"device": name, "processes": self.world_size, "dtype": dtype}
 
     @property
     def samples_per_step(self) -> int:
@@ -126,4 +130,5 @@ class PPOConfig(PPOSettings, TrainingArguments):
                 "target_kl skips optimizer steps, which float16's loss scaling cannot; use "
                 "train_dtype bfloat16"
             )
-        self.fp16, self.bf16 = self.train_dtype == "float16", self.train_dtype == "bfloat16"
+        for dtype, flag in FLAGS.items():
+            setattr(self, flag, self.train_dtype == dtype)

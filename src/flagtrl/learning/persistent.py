@@ -29,6 +29,7 @@ from flagtrl.learning.checkpoints import (
     check_checkpoint,
     check_same_sharding,
     not_written,
+    remove_later,
     remove_old,
     rollout_file,
     written_whole,
@@ -37,6 +38,7 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.resuming import check_same_run
 from flagtrl.learning.rollout import Collector
 from flagtrl.learning.sharding import load_saved_state, saved_state, without_frozen_weights
+from flagtrl.learning.wiring import keep_patience
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.saving import (
     ADAPTER_FILE,
@@ -83,6 +85,8 @@ class PersistentTrainer(Trainer):
     sharded: bool
     _validate: Callable[[ActorCritic], dict[str, float]] | None
     _publisher: Publisher | None
+    # the step that the run went on from, until the next checkpoint of its own directory is written
+    _went_on_from: int | None = None
 
     def _policy(self) -> ActorCritic:
         # unwrap_model searches the installed packages, for 1 ms a call: only where there is a
@@ -190,6 +194,9 @@ class PersistentTrainer(Trainer):
             if best == final or best.is_dir():
                 self.state.best_model_checkpoint = str(best)
         self.store_flos()
+        if self._went_on_from is not None and self.args.should_save:
+            remove_later(run, self._went_on_from)
+        self._went_on_from = None
         with written_whole(
             final, self.args.should_save, self.accelerator.wait_for_everyone
         ) as beside:
@@ -211,7 +218,8 @@ class PersistentTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
         if self.args.should_save:
-            remove_old(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+            best_one = self.state.best_model_checkpoint
+            remove_old(run, self.args.save_total_limit, best_one, final)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """A plain PEFT adapter, the heads in a file of their own, tokenizer and run.json."""
@@ -306,13 +314,20 @@ class PersistentTrainer(Trainer):
         path = Path(resume_from_checkpoint)
         check_checkpoint(path, self.args.world_size)
         check_same_sharding(path, self._sharding())
-        changed = check_same_run(path, described(self.record, actor_critic, self.encoder))
+        ours = described(self.record, actor_critic, self.encoder)
+        changed = check_same_run(path, ours)
         step = json.loads((path / STATE_FILE).read_text())["global_step"]
-        self.record = self.record.going_on(RunRecord.read(path), step, changed)
+        self.record = ours.going_on(RunRecord.read(path), step, changed)
+        if path.resolve().parent == Path(str(self.args.output_dir)).resolve():
+            self._went_on_from = step
         self._load_weights(path)
         self.collector.load_state_dict(
             json.loads((path / rollout_file(self.args.process_index)).read_text())
         )
+
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()
+        keep_patience(self.args, self.callback_handler.callbacks)
 
     def _load_weights(self, checkpoint: Path) -> None:
         policy = self._policy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -93,6 +94,7 @@ def recorded(
         data=record.data or DataFacts.of(env.window.market, "in memory"),
         windows=record.windows or {"train": days(env.window)},
         seed=args.seed,
+        **args.in_force(),
     )
 
 
@@ -101,3 +103,13 @@ def own_callbacks(args: PPOConfig) -> list[TrainerCallback]:
     own: list[TrainerCallback] = [AtRolloutEnd(args.steps_per_rollout)]
     patience = args.early_stopping_patience
     return own if patience is None else [*own, EarlyStoppingCallback(patience)]
+
+
+def keep_patience(args: PPOConfig, callbacks: Sequence[TrainerCallback]) -> None:
+    """Have early stopping keep to `early_stopping_patience` where what a checkpoint had of it was
+    restored: the count goes on, the bound is this run's.
+    """
+    patience = args.early_stopping_patience
+    stopping = [each for each in callbacks if isinstance(each, EarlyStoppingCallback)]
+    if patience is not None and stopping:
+        stopping[0].early_stopping_patience = patience

@@ -27,7 +27,7 @@ class Accounts:
 
     Args:
         window: the bars.
-        settings: execution, costs, reward and look-back; where episodes start is not asked for.
+        settings: execution, costs, reward and look-back; `episode_start` is not used.
         count: B.
 
     Raises:

@@ -106,7 +106,7 @@ def play(
         policy: decides.
         world: is traded in; it goes on from where it stands.
         choose: takes actions from the policy's log-probabilities: `likeliest`, `Sampler`.
-        steps: how many; None: until the world is over.
+        steps: at most so many; None: until the world is over, where it ends in any case.
         predict_ends: ask the policy too for the values of the states in which episodes are cut off,
             and of the last one: what bootstrapping needs.
         anywhere: whether something that is so here, or not, is so in any process that must ask the
@@ -120,7 +120,7 @@ def play(
     seen: list[Sequence[Observation]] = []
     read: list[Any] = []
     cut: list[np.ndarray] = []
-    while len(rows) < steps if steps is not None else not world.over:
+    while not world.over and (steps is None or len(rows) < steps):
         now = world.observe()
         output = policy(now)
         actions = np.asarray(choose(output.logprobs))

@@ -95,11 +95,16 @@ def follow_news(seen: Observation) -> int:
 def follow_last_move(seen: Observation) -> int:
     """Buy after a rise, Sell after a fall, else (and at the first bar of all) Hold; reads no news.
 
-    Needs a look-back of 2 bars. Beside `follow_news` it shows how much of a news market's gain
-    prices alone would earn.
+    Beside `follow_news` it shows how much of a news market's gain prices alone would earn.
+
+    Raises:
+        ConfigError: a look-back of a single bar.
     """
-    move = np.sign(seen.prices[-1] - seen.prices[-2]) if len(seen.prices) > 1 else 0
-    return int(Action.HOLD + move)
+    if seen.bar == 0:
+        return int(Action.HOLD)
+    if len(seen.prices) < 2:
+        raise ConfigError("lookback is 1, but follow_last_move compares 2 bars; use at least 2")
+    return int(Action.HOLD + np.sign(seen.prices[-1] - seen.prices[-2]))
 
 
 def decisions(path: str | Path) -> Policy:

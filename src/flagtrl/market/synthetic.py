@@ -7,7 +7,8 @@ Check learning here before believing anything on real data.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,28 @@ _DOWN_NEWS = (
     "A large contract was lost; traders speak of a sell-off ahead.",
     "Demand is fading and margins are shrinking, say suppliers.",
 )
+_BULL_NEWS, _BEAR_NEWS = "The market is calm and rising.", "The market is stormy and falling."
+
+
+class Grade(NamedTuple):
+    """News of one strength: the sign of the move that it foretells, its size beside the others',
+    and how it reads.
+    """
+
+    sign: int
+    size: float
+    text: str
+
+
+GRADES: Mapping[str, Grade] = {
+    "surge": Grade(+1, 2.0, "The company expects record profits; the shares may surge."),
+    "rise": Grade(+1, 0.5, "A supplier reports slightly better terms; the shares may edge up."),
+    "dip": Grade(-1, 0.5, "A supplier reports slightly worse terms; the shares may edge down."),
+    "plunge": Grade(-1, 2.0, "The company warns of heavy losses; the shares may plunge."),
+}
+_FLOOR, _SLOPE = 0.2, 0.8  # of a move's size, whose floor keeps its sign beyond rounding
+_ROOT_MEAN_SQUARE = math.sqrt(_FLOOR**2 + 2 * _FLOOR * _SLOPE * math.sqrt(2 / math.pi) + _SLOPE**2)
+MEAN_SIZE = (_FLOOR + _SLOPE * math.sqrt(2 / math.pi)) / _ROOT_MEAN_SQUARE
 
 
 def random_walk(
@@ -128,6 +151,7 @@ def regimes(
     bear_volatility_per_bar: float = 0.02,
     drift_per_bar: float = 0.001,
     persistence: float = 0.98,
+    announced: bool = False,
     start_price: float = 100.0,
     symbol: str = "SYNTH",
 ) -> MarketData:
@@ -135,7 +159,8 @@ def regimes(
     on.
 
     Bull: log returns of mean +`drift_per_bar` and deviation `volatility_per_bar`. Bear: mean
-    -`drift_per_bar` and deviation `bear_volatility_per_bar`. Business days; no news.
+    -`drift_per_bar` and deviation `bear_volatility_per_bar`. Business days. No news, or where they
+    are `announced` the news of every bar says which state the coming return is of.
 
     Raises:
         ConfigError: a setting outside its bounds.
@@ -145,12 +170,13 @@ def regimes(
     _check_probability("persistence", persistence)
     state = _persistent_signs(rng, days - 1, persistence)  # (T-1,) +1 bull, -1 bear
     deviation = np.where(state > 0, volatility_per_bar, bear_volatility_per_bar)
-    return _synthetic(
-        drift_per_bar * state + deviation * rng.standard_normal(days - 1),
-        start,
-        start_price,
-        symbol,
-    )
+    returns = drift_per_bar * state + deviation * rng.standard_normal(days - 1)
+    # the last bar, whose return is not shown, repeats the state before
+    news = [
+        (NewsItem(*((_BULL_NEWS, "positive") if up else (_BEAR_NEWS, "negative"))),)
+        for up in np.append(state, state[-1]) > 0
+    ]
+    return _synthetic(returns, start, start_price, symbol, news if announced else None)
 
 
 def news_leads_price(
@@ -199,6 +225,40 @@ def news_leads_price(
     )
 
 
+def graded_news(
+    days: int = 500,
+    seed: int = 0,
+    *,
+    accuracy: float = 0.9,
+    start: str = "2020-01-01",
+    volatility_per_bar: float = 0.01,
+    start_price: float = 100.0,
+    symbol: str = "SYNTH",
+) -> MarketData:
+    """News of four grades, each as likely as the others, drawn anew for every bar: a market in
+    which small moves may not be worth their cost.
+
+    The news of bar t foretells the return from t + 1 to t + 2, which an order decided at t earns
+    when it fills at the next price: its sign with probability `accuracy`, its size `volatility`
+    times the grade's times m > 0 with E m = MEAN_SIZE. Business days.
+
+    Raises:
+        ConfigError: a setting outside its bounds.
+    """
+    rng = _generator(days, seed, volatility_per_bar)
+    _check_probability("accuracy", accuracy)
+    grades = list(GRADES.values())
+    drawn = rng.integers(len(grades), size=days + 1)  # the first foretells the first return
+    right = np.where(rng.random(days - 1) < accuracy, 1, -1)
+    foretold = np.array([grades[g].sign * grades[g].size for g in drawn[: days - 1]])
+    returns = volatility_per_bar * right * foretold * _positive_sizes(rng, days - 1)
+    news = [
+        (NewsItem(grades[g].text, "positive" if grades[g].sign > 0 else "negative"),)
+        for g in drawn[1:]
+    ]
+    return _synthetic(returns, start, start_price, symbol, news)
+
+
 def _announcement(up: bool, which: int) -> NewsItem:
     return NewsItem(_UP_NEWS[which], "positive") if up else NewsItem(_DOWN_NEWS[which], "negative")
 
@@ -214,12 +274,8 @@ def _persistent_signs(rng: np.random.Generator, count: int, persistence: float) 
 
 
 def _positive_sizes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) sizes m = (a + b |z|) / c with E m^2 = 1. The floor a / c keeps the sign of every
-    return beyond rounding.
-    """
-    floor, slope = 0.2, 0.8
-    rms = math.sqrt(floor**2 + 2 * floor * slope * math.sqrt(2 / math.pi) + slope**2)
-    return (floor + slope * np.abs(rng.standard_normal(count))) / rms
+    """(count,) sizes m = (a + b |z|) / c with E m^2 = 1 and E m = MEAN_SIZE."""
+    return (_FLOOR + _SLOPE * np.abs(rng.standard_normal(count))) / _ROOT_MEAN_SQUARE
 
 
 def _autoregression(noise: np.ndarray, decay: float) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.adapters import REFERENCE, decoder_layers, same_trainable, use_adapter
 from flagtrl.policy.batch import PromptBatch
+from flagtrl.policy.beginnings import beginnings
 from flagtrl.policy.boundary import Boundary, Past
 from flagtrl.policy.padding import left_mask, pad_left, positions_of, rounded_up
 from flagtrl.policy.scoring import ChainRun
@@ -222,9 +223,11 @@ class Backbone(nn.Module):
         self, boundaries: Sequence[Boundary], device: torch.device, past: Past | None = None
     ) -> Iterator[Tensor]:
         """Per chain, the hidden states (B, 1 + len(chain), D) from the prompt's end on, from the
-        trunk's states.
+        trunk's states; what they begin with alike is run once, unless `past` has it.
         """
         assert self.split is not None, "call use_split() before a forward with boundaries"
+        # only now: under the adapter that is in force when the runs begin
+        past = past or beginnings(self.split, boundaries, len(self.chains[0]), device)
         for number, chain in enumerate(self.chains):
             states = [boundary.states[number] for boundary in boundaries]
             counts = past.counts if past else [0] * len(states)

@@ -111,7 +111,8 @@ def described(record: RunRecord, model: ActorCritic, encoder: PromptEncoder) -> 
         base=base,
         action_paths=model.action_paths,
         prompt_fingerprint=encoder.fingerprint(),
-        split_engine=model.engine_settings(),
+        # of a run that went on, its Resumption says it
+        split_engine=record.split_engine if record.resumed else model.engine_settings(),
     )
 
 
@@ -213,7 +214,7 @@ def read_settings(directory: str | Path) -> SavedSettings:
             )
     try:
         check_adapter_config(directory)
-        trunk = record.split_engine
+        trunk = record.latest.split_engine
         return SavedSettings(
             PolicySettings(**record.policy),
             PromptSettings(**record.prompt),

@@ -153,18 +153,29 @@ class SplitDecoder:
                 self._run(self._last, states[:, :body], mask[:, :-keep], positions[:, :body], last)
         return self._run(self._last, states[:, body:], mask, positions[:, body:], last)
 
-    @torch.no_grad()
-    def top_keys_values(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(1, P, D) boundary states of a prompt's first part -> the top layers' keys and values
-        there.
+    def top_keys_values(
+        self, states: Tensor, mask: Tensor | None = None, past: KeysValues | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The top layers' keys and values, where nothing is asked yet.
+
+        Args:
+            states: (B, S, D) boundary states.
+            mask: (B, C + S) int64, where C positions come before `states`; None: all are there.
+            past: the keys and values at the C positions; None where C is 0.
+
+        Returns:
+            per layer, of all C + S positions.
         """
+        past = past or []
         states = states.to(self._dtype)
-        mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
-        cache, last = LayerCache(self.depth), LayerCache(self.layers - 1)
+        if mask is None:
+            mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
+        positions = positions_of(mask)[:, -states.shape[1] :]
+        cache, last = LayerCache(self.depth, past[:-1]), LayerCache(self.layers - 1, past[-1:])
         if self.depth < self.layers - 1:
-            states = self._run(self._middle, states, mask, positions_of(mask), cache)
+            states = self._run(self._middle, states, mask, positions, cache)
         with last.filling(), _without_queries(self._last):
-            self._run(self._last, states, mask, positions_of(mask), last)
+            self._run(self._last, states, mask, positions, last)
         return cache.keys_values() + last.keys_values()
 
     def logits(self, hidden: Tensor, tokens: tuple[int, ...] | None = None) -> Tensor:

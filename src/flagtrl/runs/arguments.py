@@ -8,6 +8,7 @@ records that do (`stages.py`), so that what is refused early is refused in the s
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from trl import TrlParser
@@ -24,14 +25,15 @@ from flagtrl.errors import ConfigError, in_one_line
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.inherited import as_dataclass, inherited_fields
 from flagtrl.learning.settings import PPOSettings
-from flagtrl.market.download import checked_symbol
-from flagtrl.market.embedded import embedded, ships
+from flagtrl.market.download import INVESTORBENCH, checked_symbol
+from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import find_reward
 from flagtrl.market.values import check_file
 from flagtrl.places import check_output_dir
 from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.data import DataSettings
+from flagtrl.runs.kinds import as_its_kind
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
 
@@ -56,11 +58,21 @@ AddOptions = Callable[[argparse.ArgumentParser], None]
 
 
 class _Parser(TrlParser):
-    """TRL's parser, without its usage of a hundred lines before an error."""
+    """TRL's parser, without its usage of a hundred lines before an error, and with the YAML file's
+    values held to their options' types.
+    """
 
     def error(self, message: str) -> NoReturn:
         """ConfigError, which the program prints in one line."""
         raise ConfigError(f"{message}; --help explains every option")
+
+    def set_defaults_with_config(self, **settings: Any) -> list[str]:
+        """TRL's; argparse converts texts alone, and takes all else as it is."""
+        kinds = {
+            n: kind for each in self.dataclass_types for n, kind in get_type_hints(each).items()
+        }
+        checked = {n: as_its_kind(n, value, kinds.get(n, Any)) for n, value in settings.items()}
+        return super().set_defaults_with_config(**checked)
 
 
 def parsed(
@@ -87,7 +99,7 @@ def parsed(
 
     Raises:
         ConfigError: an unknown option or key, a file that is missing or no YAML, or what a record
-            refuses.
+            refuses, or a value in the file of another type than its option's.
     """
     words = _separate_config(sys.argv[1:] if args is None else args)
     if words.count("--config") > 1:
@@ -139,12 +151,13 @@ def check_run(
         return
     if ppo.output_dir:
         check_output_dir(os.path.expanduser(ppo.output_dir))
-    if data.data is None and not data.news_text and ships(data.symbol):
-        data.windows(embedded(data.symbol))
-    elif data.data is None:
+    if data.source == SHIPPED_SOURCE:
+        with _unwarned():
+            data.windows(embedded(data.symbol))
+    elif data.source == INVESTORBENCH:
         checked_symbol(data.symbol)
-    elif not data.data.startswith("hub:"):
-        check_file(Path(data.data))
+    elif not data.source.startswith("hub:"):
+        check_file(Path(data.source))
     find_reward(market.reward)
     if ppo.eval_strategy != "no":
         data.validation_days()
@@ -239,6 +252,18 @@ def _same_environment() -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Warnings of the data are left to the run, which reads them again: each is said once."""
+    log = logging.getLogger("flagtrl.market")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _separate_config(args: Sequence[str]) -> list[str]:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flagtrl.errors import ConfigError
-from flagtrl.market.data import MarketData, Window
+from flagtrl.errors import ConfigError, DataError
+from flagtrl.market.data import MarketData, Window, parse_date
+from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
+from flagtrl.market.embedded import SHIPPED_SOURCE, embedded, ships
+from flagtrl.market.sources import load
+
+_DATES = ("train_start", "train_end", "test_start", "test_end", "valid_start", "valid_end")
 
 
 @dataclass
@@ -96,6 +101,20 @@ class DataSettings:
                 f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own "
                 "texts are read anyway), or leave --data out, for InvestorBench's"
             )
+        for name in _DATES:
+            if (day := getattr(self, name)) is None and name.startswith("valid_"):
+                continue
+            try:
+                setattr(self, name, str(parse_date(day)))
+            except DataError as error:
+                raise ConfigError(f"{name}: {error}") from error
+
+    @property
+    def source(self) -> str:
+        """Where the data are from, as the run's files say it."""
+        return self.data or (
+            SHIPPED_SOURCE if ships(self.symbol) and not self.news_text else INVESTORBENCH
+        )
 
     def windows(self, market: MarketData) -> tuple[Window, Window]:
         """The windows of `market` that a run trains on and is judged on.
@@ -119,16 +138,30 @@ class DataSettings:
         """The first and the last day to evaluate on while training.
 
         Raises:
-            ConfigError: none are given, or days of the test window are among them: choosing a
-                policy by those would be cheating.
+            ConfigError: none are given, or days of the test window or after it are among them:
+                choosing a policy by those would be cheating.
         """
         if self.valid_start is None or self.valid_end is None:
             raise ConfigError(
                 "eval_strategy is set, but no validation window; give --valid_start and --valid_end"
             )
-        if self.valid_start <= self.test_end and self.test_start <= self.valid_end:
+        if self.valid_end >= self.test_start:  # ISO dates
+            where = "lies after" if self.valid_start > self.test_end else "holds days of"
             raise ConfigError(
-                f"the validation window {self.valid_start} to {self.valid_end} holds days of the "
-                f"test window {self.test_start} to {self.test_end}; choose days before it"
+                f"the validation window {self.valid_start} to {self.valid_end} {where} the test "
+                f"window {self.test_start} to {self.test_end}; choose days before it"
             )
         return self.valid_start, self.valid_end
+
+
+def market_of(source: str, symbol: str) -> MarketData:
+    """The market that `source` names as a run's files do: shipped with flagtrl, InvestorBench's
+    (downloaded), or else a file or `hub:REPO`.
+
+    Raises:
+        DataError: what cannot be found or used.
+    """
+    if source == SHIPPED_SOURCE:
+        return embedded(symbol)
+    place = str(fetch_investorbench(symbol)) if source == INVESTORBENCH else source
+    return load(place, symbol=symbol)

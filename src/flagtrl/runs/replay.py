@@ -14,14 +14,14 @@ from flagtrl.countdown import Say
 from flagtrl.errors import AdapterError, ConfigError, DataError
 from flagtrl.evidence.report import POLICY_MODES, Report
 from flagtrl.market.data import MarketData, Window
-from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
-from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
+from flagtrl.market.download import INVESTORBENCH
+from flagtrl.market.embedded import SHIPPED_SOURCE
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
-from flagtrl.market.sources import load
 from flagtrl.policy.bases import device_or_gpu
 from flagtrl.policy.saving import load_policy, read_settings
 from flagtrl.record import RECORD_FILE, DataFacts, RunRecord, days
+from flagtrl.runs.data import market_of
 from flagtrl.runs.judging import judge
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def _how_it_was_traded(
 
 
 def _say_what_differs(window: Window, known: DataFacts, trained: tuple[str, str, int]) -> None:
-    """Warn of other data than those of training, and of training days in the window."""
+    """Warn of other data than those of training, and of a window that is not after training's."""
     found = window.market.fingerprint()
     if found != known.sha256:
         logger.warning(
@@ -123,18 +123,17 @@ def _say_what_differs(window: Window, known: DataFacts, trained: tuple[str, str,
             found[:12],
             known.sha256[:12],
         )
-    if str(window.dates[0]) <= trained[1] and str(window.dates[-1]) >= trained[0]:
+    if str(window.dates[0]) <= trained[1]:
+        where = "overlaps" if str(window.dates[-1]) >= trained[0] else "lies before"
         logger.warning(
-            "the window overlaps that of training, %s to %s: it shows no skill there", *trained[:2]
+            "the window %s that of training, %s to %s: it shows no skill there", where, *trained[:2]
         )
 
 
 def _market(data: str | None, known: DataFacts) -> MarketData:
-    if data is None and known.source == SHIPPED_SOURCE:
-        return embedded(known.symbol)
-    if data is None and known.source != INVESTORBENCH:
+    if data is None and known.source not in (SHIPPED_SOURCE, INVESTORBENCH):
         raise DataError(
             f"the policy was trained on {known.source!r}; only InvestorBench's data are found "
             "unasked: give --data FILE"
         )
-    return load(data or str(fetch_investorbench(known.symbol)), symbol=known.symbol)
+    return market_of(data or known.source, known.symbol)

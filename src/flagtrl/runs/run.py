@@ -10,6 +10,7 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
 from flagtrl.runs.stages import (
     Arguments,
+    Overwriting,
     begin,
     build_policy,
     checkpoint_to_resume,
@@ -51,7 +52,7 @@ def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> Non
             publisher=Publisher.of(arguments.ppo),
         )
         shown(trainer, valid)
-        clear()  # of a run that is overwritten; only now: what could be refused has been read
+        trainer.add_callback(Overwriting(clear))  # once training begins, not before
         trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
         trainer.save_model()
         trainer.save_state()  # the learning curve: trainer_state.json

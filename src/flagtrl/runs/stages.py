@@ -13,7 +13,13 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
-from transformers import set_seed
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import AdapterError, ConfigError
@@ -24,10 +30,7 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
-from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
-from flagtrl.market.embedded import SHIPPED_SOURCE, embedded, ships
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.sources import load
 from flagtrl.places import check_output_dir
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
@@ -37,7 +40,7 @@ from flagtrl.policy.provenance import base_probe
 from flagtrl.policy.settings import EngineSettings
 from flagtrl.record import DataFacts, RunRecord, days
 from flagtrl.runs.arguments import OF_THE_MODEL, parsed
-from flagtrl.runs.data import DataSettings
+from flagtrl.runs.data import DataSettings, market_of
 from flagtrl.runs.directory import claimed
 from flagtrl.runs.judging import judge
 from flagtrl.runs.settings import PRESETS
@@ -50,22 +53,12 @@ logger = logging.getLogger(__name__)
 class DataArguments(DataSettings):
     """What is traded, when, and by which model; and where the data are."""
 
-    @property
-    def source(self) -> str:
-        """What the run's files name as the source of its data."""
-        return self.data or (
-            SHIPPED_SOURCE if ships(self.symbol) and not self.news_text else INVESTORBENCH
-        )
-
     def load(self) -> MarketData:
-        """The market: of --data, shipped, or downloaded (by one process of each machine; the others
-        find it in the cache).
+        """The market; where it is downloaded, one process of each machine does, and the others find
+        it in the cache.
         """
-        if not self.data and self.source == SHIPPED_SOURCE:
-            return embedded(self.symbol)
         with PartialState().local_main_process_first():
-            path = self.data or str(fetch_investorbench(self.symbol))
-        return load(path, symbol=self.symbol)
+            return market_of(self.source, self.symbol)
 
 
 @dataclass(frozen=True)
@@ -192,8 +185,8 @@ def validation(
 
 @contextmanager
 def claimed_output_dir(arguments: Arguments) -> Iterator[Callable[[], None]]:
-    """Within it `output_dir` is this run's own; one process sees to that. What it gives removes a
-    run that it overwrites.
+    """Within it `output_dir` is this run's own; one process sees to that. It yields the function
+    that removes the run to be overwritten, for `Overwriting`.
 
     Raises:
         ConfigError: it cannot be written, another run is at work there, or one is there that is
@@ -246,6 +239,26 @@ def checkpoint_to_resume(config: PPOConfig) -> str | None:
             "or true"
         )
     return wanted
+
+
+class Overwriting(TrainerCallback):
+    """Removes the run that is to be overwritten once training begins, and not before: the trainer
+    still refuses settings, checkpoints and models while it prepares to train.
+
+    Args:
+        clear: removes it, as `claimed_output_dir` yields it.
+    """
+
+    def __init__(self, clear: Callable[[], None]):
+        self.clear: Callable[[], None] | None = clear
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remove it, the first time: what is there later is the new run's."""
+        if self.clear is not None:
+            self.clear()
+        self.clear = None
 
 
 def shown(trainer: PPOTrainer, valid: Validation | None) -> None:
