@@ -140,7 +140,7 @@ def test_many_machines(tmp_path, short):
     machines = [
         start("multi_node", [*launcher, "--machine_rank", rank], options) for rank in range(2)
     ]
-    reports = [finish(machine).count("agent_greedy") for machine in machines]
+    reports = [finish(machine).count("│ agent_greedy ") for machine in machines]
     assert reports == [1, 0]
     assert load_policy(tmp_path).record.training["num_envs"] == 2
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
@@ -40,7 +41,7 @@ class Asking:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it the policy is in evaluation mode."""
+        """Within it the policy is in evaluation mode; after it, sharded as it was."""
         module = self.wrapped()
         was_training = module.training
         module.eval()
@@ -48,6 +49,11 @@ class Asking:
             yield
         finally:
             module.train(was_training)
+            # FSDP2 keeps its root's weights whole from a forward to the backward, which none
+            # follows here: the optimizer's are the sharded ones, and so must be those that are
+            # saved.
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     @torch.no_grad()
     def act(self, prompts: Sequence[EncodedPrompt], legal: np.ndarray) -> ActorCriticOutput:
