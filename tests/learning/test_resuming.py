@@ -236,6 +236,7 @@ def test_who_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones(
     load_policy(tmp_path / "checkpoint-24")
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_keeps_the_one_it_went_on_from(
     small_model, tmp_path, monkeypatch
 ):
@@ -252,6 +253,7 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_the_one_it_went_on_from(
     check_checkpoint(tmp_path / "checkpoint-6")
 
 
+@pytest.mark.slow
 def test_another_runs_checkpoints_are_left_alone(small_model, tmp_path):
     """A run that goes on in another directory than its checkpoint's removes none there."""
     tiny_trainer(small_model, tmp_path / "a", rollouts=3, **SAVING).train()
@@ -276,6 +278,7 @@ def test_the_checkpoint_just_written_is_never_among_the_old_ones(tmp_path, caplo
 # -------------------------------------------------------------------------------------- old runs
 
 
+@pytest.mark.slow
 def test_a_run_of_before_todays_entries_goes_on(small_model, tmp_path):
     tiny_trainer(small_model, tmp_path, rollouts=2, **SAVING).train()
     checkpoint = tmp_path / f"checkpoint-{STEPS}"

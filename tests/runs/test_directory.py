@@ -115,6 +115,7 @@ def test_all_that_is_pushed_is_removed_with_a_run(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {LOCK_FILE}
 
 
+@pytest.mark.slow
 def test_a_second_live_run_is_kept_out_and_a_killed_one_is_not_missed(tmp_path):
     """Neither resuming nor overwriting gets past the lock; it dies with its process."""
     with subprocess.Popen(
