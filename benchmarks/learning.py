@@ -35,8 +35,8 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.metrics import standard
 from flagtrl.market.policy import Policy
-from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market
-from flagtrl.market.transitions import FLAT, POSITIONS, seen_at, transitions
+from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market, walked
+from flagtrl.market.transitions import POSITIONS, seen_at, transitions
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import context_length, load_base
@@ -51,16 +51,11 @@ PROMPT = PromptSettings(prompt_style="markov", news_token_budget=24)
 # Of a random Llama, where the preset's own are for pretrained weights.
 TINY = {"trainable_layers": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-3, "head_width": 64}
 SAMPLED = {"num_envs": 8, "num_steps": 40, "max_episode_steps": 40, "minibatch_size": 64}
-# Name to the preset that it begins with, and what differs. Peers are as their authors have them,
-# but for the prior and the prompts, which are ours.
+# Name to the preset that it begins with, and what differs; prompts are `markov` in all.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "flagtrl": ("flagtrl", {}),
     "paper": ("paper", {"reward": "sharpe_difference"}),
     "gae_calibrated": ("paper", {"prior": "calibrated", **SAMPLED}),
-    "reinforce": (
-        "paper",
-        {"prior": "calibrated", **SAMPLED, "gae_lambda": 1.0, "vf_coef": 0.0, "clip_coef": 0.99},
-    ),
     "leave_one_out": ("paper", {"prior": "calibrated", **SAMPLED, "advantage": "leave_one_out"}),
 }
 
@@ -142,13 +137,10 @@ class Curve(TrainerCallback):
         logprobs = torch.cat(parts)
         chances = logprobs.exp()
         uncertain = -(chances * logprobs.masked_fill(logprobs.isinf(), 0.0)).sum(-1).mean()
-        position, earned = FLAT, []
-        for bar, chosen in enumerate(logprobs.view(-1, len(POSITIONS), 3).argmax(-1).tolist()):
-            action = chosen[position]
-            earned.append(self.table.rewards[bar, position, action])
-            position = self.table.after[bar, position, action]
-        self.returns = np.expm1(earned)
-        return float(np.sum(earned)), float(uncertain)
+        chosen = logprobs.view(len(self.table.rewards), len(POSITIONS), -1).argmax(-1).tolist()
+        paid = walked(self.table, lambda bar, position: chosen[bar][position])
+        self.returns = np.expm1(paid)
+        return float(paid.sum()), float(uncertain)
 
 
 def run(

@@ -1,6 +1,7 @@
 """Errors that a user can act on. Each message states the value, the bound and the remedy."""
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Collection, Iterator
@@ -82,6 +83,18 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
 def unknown(name: str, value: object, known: Collection[str], other: str = "") -> ConfigError:
     """The error of a name that means nothing; `other` says what else could be given."""
     return ConfigError(f"{name} {value!r} is unknown; use one of {', '.join(known)}{other}")
+
+
+@contextmanager
+def only_errors(logger_name: str) -> Iterator[None]:
+    """Within it a logger passes over its warnings."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def disk_trouble(error: BaseException | None) -> str | None:

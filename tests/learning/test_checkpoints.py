@@ -1,5 +1,6 @@
 """A checkpoint is whole, readable and of the same run, or resuming says what it is not."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from flagtrl.learning.checkpoints import (
     check_same_sharding,
     checkpoint_to_go_on_from,
     last_checkpoint,
+    not_written,
     written_whole,
 )
 from flagtrl.learning.resuming import check_same_run
@@ -379,3 +381,13 @@ def test_an_episode_cannot_continue_outside_its_window():
         ConfigError, match="stands at bar 30 of SYNTH, this window has the bars 0 to 20"
     ):
         shorter.load_state_dict(env.state_dict())
+
+
+def test_what_is_no_disks_fault_is_named_by_its_kind(tmp_path):
+    """`KeyError(18)` was told as `18`, with the advice to make room."""
+    told = str(not_written(tmp_path / "checkpoint-1", tmp_path, KeyError(18)))
+    assert "(KeyError: 18; " in told and "else report this" in told
+    full = str(
+        not_written(tmp_path / "c", tmp_path, OSError(errno.ENOSPC, "No space left on device"))
+    )
+    assert "else report this" not in full and "make room, or lower --save_total_limit" in full

@@ -21,6 +21,7 @@ from flagtrl.errors import (
     CheckpointError,
     FlagtrlError,
     disk_trouble,
+    kind_and_words,
     reason,
 )
 from flagtrl.files import sha256_of
@@ -100,10 +101,15 @@ def not_written(directory: Path, run: Path, error: BaseException) -> CheckpointE
     """What `error` says, how much room there is, and which checkpoint of the run is whole."""
     free = shutil.disk_usage(run).free / 2**20
     last = last_checkpoint(run)
-    forbidden = disk_trouble(error) in [os.strerror(code) for code in FORBIDDEN]
-    remedy = "allow it" if forbidden else "make room, or lower --save_total_limit"
+    trouble = disk_trouble(error)
+    if trouble is None:  # as far as is known: the disk, or a fault of the program
+        told, remedy = kind_and_words(error), "make room if that is little, else report this"
+    elif trouble in [os.strerror(code) for code in FORBIDDEN]:
+        told, remedy = reason(error), "allow it"
+    else:
+        told, remedy = reason(error), "make room, or lower --save_total_limit"
     return CheckpointError(
-        f"{directory} could not be written ({reason(error)}; {free:.0f} MiB are free there); "
+        f"{directory} could not be written ({told}; {free:.0f} MiB are free there); "
         f"the last whole checkpoint is {last or 'none'}; {remedy}, and resume from it"
     )
 

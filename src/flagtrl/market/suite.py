@@ -29,11 +29,11 @@ from flagtrl.market.synthetic import (
     news_leads_price,
     regimes,
 )
-from flagtrl.market.transitions import FLAT, seen_at, transitions
+from flagtrl.market.transitions import FLAT, Transitions, seen_at, transitions
 
 LOOKBACK = 3
 HALF_LIFE = 1.0  # of the reversion, bars: what two moves foretell best
-VOLATILITY = 0.01  # of every market's daily log return, but `costly`'s
+VOLATILITY = 0.01  # of the markets' daily log returns; of `costly`'s, before their grade
 COST_BPS = 100.0  # of `costly`, where the smaller moves are worth less than a trade
 
 
@@ -58,7 +58,6 @@ class KnownMarket:
         make: (days, seed) -> the market.
         best: the best rule on what a prompt shows; None where no rule earns anything.
         settings: how it is traded.
-        news: whether its prompts show news, so that a rule without them is a control.
     """
 
     make: Callable[[int, int], MarketData]
@@ -66,7 +65,6 @@ class KnownMarket:
     settings: MarketSettings = field(
         default_factory=lambda: MarketSettings(reward="log_return", lookback=LOOKBACK)
     )
-    news: bool = True
 
 
 def reversion_rule(half_life: float = HALF_LIFE, lookback: int = LOOKBACK) -> Policy:
@@ -160,12 +158,10 @@ SUITE: Mapping[str, KnownMarket] = {
     "momentum": KnownMarket(
         lambda days, seed: momentum(days, seed, autocorrelation=0.7),
         lambda: rule(follow_last_move),
-        news=False,
     ),
     "reversion": KnownMarket(
         lambda days, seed: mean_reversion(days, seed, half_life_bars=HALF_LIFE),
         reversion_rule,
-        news=False,
     ),
     "regimes": KnownMarket(
         lambda days, seed: regimes(
@@ -207,10 +203,21 @@ def earned(policy: Policy, window: Window, settings: MarketSettings) -> float:
     times as fast as a backtest, and the same where a policy reads no more of the account than its
     position.
     """
-    table, position, total = transitions(window, settings), FLAT, 0.0
-    for bar, rewards in enumerate(table.rewards):
+
+    def likeliest(bar: int, position: int) -> int:
         seen = seen_at(window, settings, bar, position)
-        action = int(policy([seen]).logprobs[0].argmax())
-        total += float(rewards[position, action])
+        return int(policy([seen]).logprobs[0].argmax())
+
+    return float(walked(transitions(window, settings), likeliest).sum())
+
+
+def walked(table: Transitions, decide: Callable[[int, int], int]) -> np.ndarray:
+    """(T,) rewards along the path of `decide`, from bar and position to an action, flat at
+    first.
+    """
+    position, paid = FLAT, []
+    for bar, rewards in enumerate(table.rewards):
+        action = decide(bar, position)
+        paid.append(float(rewards[position, action]))
         position = int(table.after[bar, position, action])
-    return total
+    return np.array(paid)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +16,7 @@ from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from flagtrl.errors import ConfigError, unknown
+from flagtrl.errors import ConfigError, only_errors, unknown
 from flagtrl.qa import judging
 from flagtrl.qa.arms import Switch
 from flagtrl.qa.judging import Judged
@@ -123,7 +121,8 @@ def load_tasks(names: Sequence[str], data: str | Path) -> dict[str, Any]:
         found = find_spec("lm_eval.tasks")
         assert found is not None and found.submodule_search_locations
         include.append(Path(next(iter(found.submodule_search_locations))) / MMLU / "default")
-    with _quiet():
+    # not lm-eval's warnings of what is meant: a model passed in, data sets read by a function
+    with only_errors("lm_eval"):
         manager = TaskManager(
             include_path=[str(path) for path in include],
             include_defaults=False,
@@ -154,7 +153,7 @@ def run_arm(
         task.set_fewshot_seed(seed)
         if task.config.num_fewshot is None:
             task.config.num_fewshot = 0
-    with _quiet():
+    with only_errors("lm_eval"):
         results = evaluator.evaluate(lm, tasks, limit=limit, bootstrap_iters=0, log_samples=True)
     assert results is not None
     return {name: _samples(samples) for name, samples in results["samples"].items()}
@@ -322,17 +321,3 @@ def _gold(samples: Sequence[Mapping[str, Any]]) -> tuple[tuple[tuple[str, int], 
     return tuple(("", int(target)) for target, _ in known), np.array(
         [float(many) for _, many in known]
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without lm-eval's warnings of what is meant here: a model passed in, a data set read by a
-    function.
-    """
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -8,7 +8,6 @@ records that do (`stages.py`), so that what is refused early is refused in the s
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from trl import TrlParser
 
-from flagtrl.errors import ConfigError, in_one_line
+from flagtrl.errors import ConfigError, in_one_line, only_errors
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.inherited import as_dataclass, inherited_fields
 from flagtrl.learning.settings import PPOSettings
@@ -152,7 +151,8 @@ def check_run(
     if ppo.output_dir:
         check_output_dir(os.path.expanduser(ppo.output_dir))
     if data.source == SHIPPED_SOURCE:
-        with _unwarned():
+        # warnings of the data are left to the run, which reads them again: each is said once
+        with only_errors("flagtrl.market"):
             data.windows(embedded(data.symbol))
     elif data.source == INVESTORBENCH:
         checked_symbol(data.symbol)
@@ -252,18 +252,6 @@ def _same_environment() -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Warnings of the data are left to the run, which reads them again: each is said once."""
-    log = logging.getLogger("flagtrl.market")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def _separate_config(args: Sequence[str]) -> list[str]:
