@@ -15,20 +15,21 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import peers
 import torch
 from transformers import TrainerCallback, set_seed
 
 from flagtrl.cpu import cpu_tuning, one_thread
 from flagtrl.demo import demo_language_model, demo_tokenizer
 from flagtrl.language.settings import PromptSettings
-from flagtrl.language.tokens import PromptEncoder
+from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import Window
@@ -37,27 +38,34 @@ from flagtrl.market.metrics import standard
 from flagtrl.market.policy import Policy
 from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market, walked
 from flagtrl.market.transitions import POSITIONS, seen_at, transitions
+from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import find_pretrained
-from flagtrl.policy.settings import PolicySettings
+from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.settings import preset_settings
 
 BUDGET = 13_860  # environment steps of the paper's Table 3
 LEVELS = (50, 80, 90)  # percent of the best rule
 POINTS = 24  # of a learning curve
-PROMPT = PromptSettings(prompt_style="markov", news_token_budget=24)
+# A budget of one headline: older ones foretell nothing, and would be learnt by heart.
+PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 # Of a random Llama, where the preset's own are for pretrained weights.
 TINY = {"trainable_layers": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-3, "head_width": 64}
 SAMPLED = {"num_envs": 8, "num_steps": 40, "max_episode_steps": 40, "minibatch_size": 64}
+# Williams (1992): whole episodes' returns, around their mean and in units of their deviation; the
+# value head, which begins at 0, stays there, and a rollout is one step.
+REINFORCE = {"gae_lambda": 1.0, "vf_coef": 0.0, "minibatch_size": 320, "kl_coef": 0.0}
 # Name to the preset that it begins with, and what differs; prompts are `markov` in all.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "flagtrl": ("flagtrl", {}),
     "paper": ("paper", {"reward": "sharpe_difference"}),
     "gae_calibrated": ("paper", {"prior": "calibrated", **SAMPLED}),
     "leave_one_out": ("paper", {"prior": "calibrated", **SAMPLED, "advantage": "leave_one_out"}),
+    "reinforce": ("paper", {"prior": "calibrated", **SAMPLED, **REINFORCE}),
 }
+SB3 = "sb3"  # Stable-Baselines3's PPO on numbers, in peers.py
 
 
 @dataclass(frozen=True)
@@ -90,57 +98,69 @@ class Task:
         )
 
 
-class Curve(TrainerCallback):
-    """The greedy policy on the unseen bars, now and then while it learns.
+class Curve:
+    """What a policy's likeliest actions earn on the unseen bars, now and then while it learns.
 
     Attributes:
-        points: (environment steps, processor seconds of training, log return, mean entropy).
-        returns: (T,) simple returns of the last evaluation.
+        seen: the unseen bars, each in both positions.
+        points: (environment steps, processor seconds of learning, log return, mean entropy).
+        returns: (T,) simple returns of the last look.
     """
 
-    def __init__(self, trainer: PPOTrainer, task: Task, began: float):
-        self.trainer, self.began, self.spent = trainer, began, 0.0
+    def __init__(self, task: Task):
         self.table = transitions(task.test, task.settings)
-        bars = range(len(self.table.rewards))
-        self.prompts = [
-            trainer.encoder.encode(seen_at(task.test, task.settings, bar, position))
+        bars = range(len(self.table.returns))
+        self.seen = [
+            seen_at(task.test, task.settings, bar, position)
             for bar in bars
             for position in POSITIONS
         ]
-        self.legal = np.tile(self.table.legal, (len(bars), 1))
-        rollouts = trainer.args.num_rollouts
-        self.due = set(np.linspace(0, rollouts, POINTS + 1).round().astype(int)[1:].tolist())
+        self.legal = np.stack([seen.legal for seen in self.seen])
         self.points: list[tuple[int, float, float, float]] = []
         self.returns = np.zeros(0)
+        self.began, self.spent = time.process_time(), 0.0
 
-    def on_step_end(self, args: PPOConfig, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate where it is due; its time is not training's."""
-        rollout, within = divmod(state.global_step, args.steps_per_rollout)
-        if within or rollout not in self.due:
-            return
+    def look(self, steps: int, ask: Callable[[], np.ndarray]) -> None:
+        """After so many environment steps; `ask` gives the log-probabilities (N, A) of `seen`, and
+        its time is not learning's.
+        """
         now = time.process_time()
-        earned, uncertain = self._evaluated()
-        steps, seconds = rollout * args.rollout_samples, now - self.began - self.spent
-        self.points.append((steps, seconds, earned, uncertain))
-        self.spent += time.process_time() - now
-
-    @torch.no_grad()
-    def _evaluated(self) -> tuple[float, float]:
-        model, each = self.trainer.model, 256
-        model.eval()
-        parts = [
-            model(
-                **model.inputs(self.prompts[i : i + each], self.legal[i : i + each], "cpu")
-            ).logprobs
-            for i in range(0, len(self.prompts), each)
-        ]
-        logprobs = torch.cat(parts)
-        chances = logprobs.exp()
-        uncertain = -(chances * logprobs.masked_fill(logprobs.isinf(), 0.0)).sum(-1).mean()
-        chosen = logprobs.view(len(self.table.rewards), len(POSITIONS), -1).argmax(-1).tolist()
+        logprobs = ask()
+        chances = np.exp(logprobs)
+        uncertain = -(chances * np.where(np.isinf(logprobs), 0.0, logprobs)).sum(-1).mean()
+        chosen = logprobs.reshape(len(self.table.returns), len(POSITIONS), -1).argmax(-1).tolist()
         paid = walked(self.table, lambda bar, position: chosen[bar][position])
         self.returns = np.expm1(paid)
-        return float(paid.sum()), float(uncertain)
+        seconds = now - self.began - self.spent
+        self.points.append((steps, seconds, float(paid.sum()), float(uncertain)))
+        self.spent += time.process_time() - now
+
+
+class Looking(TrainerCallback):
+    """Has a curve look at a trainer's model at the ends of POINTS rollouts."""
+
+    def __init__(self, trainer: PPOTrainer, curve: Curve):
+        self.trainer, self.curve = trainer, curve
+        rollouts = trainer.args.num_rollouts
+        self.due = set(np.linspace(0, rollouts, POINTS + 1).round().astype(int)[1:].tolist())
+        self.prompts: list[EncodedPrompt] = []
+
+    def on_step_end(self, args: PPOConfig, state: Any, control: Any, **kwargs: Any) -> None:
+        """Where it is due."""
+        rollout, within = divmod(state.global_step, args.steps_per_rollout)
+        if not within and rollout in self.due:
+            self.curve.look(rollout * args.rollout_samples, self._ask)
+
+    @torch.no_grad()
+    def _ask(self) -> np.ndarray:
+        self.prompts = self.prompts or list(map(self.trainer.encoder.encode, self.curve.seen))
+        model, each, legal = self.trainer.model, 256, self.curve.legal
+        model.eval()
+        parts = [
+            model(**model.inputs(self.prompts[i : i + each], legal[i : i + each], "cpu")).logprobs
+            for i in range(0, len(self.prompts), each)
+        ]
+        return torch.cat(parts).double().numpy()
 
 
 def run(
@@ -148,9 +168,14 @@ def run(
 ) -> dict[str, Any]:
     """Train once; the record of it."""
     task = Task.of(market, seed, options.train_bars, options.test_bars)
+    if preset == SB3:
+        curve = Curve(task)
+        with one_thread():
+            peers.learn(task.train, task.settings, seed, options.steps, POINTS, curve)
+        return recorded(market, preset, "gae", seed, task, curve)
     begins, overrides = PRESETS[preset]
     settings = {**preset_settings(begins), "reward": "log_return", **overrides}
-    settings |= {"total_timesteps": options.steps, "seed": seed}
+    settings |= {"total_timesteps": options.steps, "seed": seed, "logging_steps": None}
     if estimator is not None:
         settings["advantage"] = estimator
     if options.model == "tiny":
@@ -163,6 +188,8 @@ def run(
         }
     )
     own = {f.name for f in fields(PolicySettings)}
+    # a pretrained model's states of a market are kept for the next run
+    engine = EngineSettings(trunk_disk_mb=0 if options.model == "tiny" else 2048)
     policy = PolicySettings(**{name: value for name, value in settings.items() if name in own})
     training = {f.name for f in fields(PPOConfig)}
     set_seed(seed)
@@ -173,20 +200,26 @@ def run(
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            logging_strategy="no",
             train_dtype="float32",
         )
-        began = time.process_time()
+        curve = Curve(task)
         model, encoder = built(options.model, task, policy)
         trainer = PPOTrainer(
             model,
             config,
             lambda: TradingEnv(task.train, trading, config.max_episode_steps),
             encoder,
+            engine=engine,
         )
-        curve = Curve(trainer, task, began)
-        trainer.add_callback(curve)
+        before = time.process_time()
+        read_ahead(model, encoder, task.train, trading, lambda line: None, "training")
+        read = time.process_time() - before
+        trainer.add_callback(Looking(trainer, curve))
         trainer.train()
-    return recorded(market, preset, config.advantage, seed, task, curve)
+    record = recorded(market, preset, config.advantage, seed, task, curve)
+    # of cpu_seconds, what the frozen layers took: once, and kept on disk where that pays
+    return {**record, "trunk_cpu_seconds": round(read, 1)}
 
 
 def built(model: str, task: Task, policy: PolicySettings) -> tuple[ActorCritic, PromptEncoder]:
@@ -279,7 +312,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--markets", nargs="+", choices=list(SUITE), default=list(SUITE))
-    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["flagtrl"])
+    parser.add_argument("--presets", nargs="+", choices=[*PRESETS, SB3], default=["flagtrl"])
     parser.add_argument("--estimators", nargs="+", choices=("gae", "leave_one_out", "exact"))
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], metavar="0,1,2")
     parser.add_argument("--model", default="tiny", help="tiny, or as --model_name_or_path")

@@ -50,7 +50,7 @@ from flagtrl.policy.linear import PackedLinear, one_dnn_helps
 from flagtrl.policy.padding import positions_of
 from flagtrl.policy.scoring import masked_log_softmax
 from flagtrl.policy.settings import EngineSettings
-from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.policy.trunk_settings import TrunkSettings
 
 ENGINES = ("split", "split_mkl", "plain", "per_action")
 SPLIT = ("split", "split_mkl")

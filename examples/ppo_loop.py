@@ -112,7 +112,7 @@ def main() -> None:
     adapted = attach_adapter(demo.demo_language_model(tokenizer), demo.POLICY)
     model = ActorCritic(adapted, encoder.action_paths, demo.POLICY)
     fewer = {"output_dir": "runs/loop", "total_timesteps": 1_280, "use_cpu": True}
-    config = PPOConfig(**{**demo.PPO, **fewer})
+    config = PPOConfig(**{**demo.PPO, **fewer, "advantage": "gae", "num_envs": 8})
     train(model, encoder, lambda: TradingEnv(window, demo.MARKET, config.max_episode_steps), config)
 
 

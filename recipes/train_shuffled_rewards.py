@@ -46,8 +46,9 @@ class ShuffledRewards(TradingEnv):
     def transitions(self) -> Transitions:
         """The window's tables, the days' rewards in another order, the same one for all seeds."""
         table = transitions(self.window, self.settings)
-        order = np.random.default_rng(0).permutation(len(table.rewards))
-        return replace(table, rewards=table.rewards[order])
+        order = np.random.default_rng(0).permutation(len(table.returns))
+        rewards = None if table.rewards is None else table.rewards[order]
+        return replace(table, returns=table.returns[order], rewards=rewards)
 
     def state_dict(self) -> dict[str, Any]:
         """The pool and its generator too, so that a resumed run is the same."""

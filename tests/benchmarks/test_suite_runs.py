@@ -4,11 +4,17 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.suite import SUITE
+from flagtrl.market.transitions import POSITIONS, seen_at
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import peers
+import risk
 
 import learning
 
@@ -16,7 +22,7 @@ KEYS = {
     *("market", "preset", "estimator", "seed", "share", "text_blind_share", "cpu_seconds"),
     *("steps_to_50", "steps_to_80", "steps_to_90"),
 }
-SHORT = [*("--steps", "50", "--train_bars", "80", "--test_bars", "12")]
+SHORT = [*("--steps", "40", "--train_bars", "80", "--test_bars", "12")]
 
 
 def records(monkeypatch, path, *words):
@@ -31,7 +37,7 @@ def test_a_run_leaves_a_record_and_measuring_again_replaces_it(tmp_path, monkeyp
     (first,) = records(monkeypatch, path, *words, "--seeds", "0")
     assert first.keys() >= KEYS
     assert (first["market"], first["preset"], first["estimator"]) == ("news90", "flagtrl", "exact")
-    assert [steps for steps, _ in first["curve"]] == [50] and first["cpu_seconds"] > 0
+    assert [steps for steps, _ in first["curve"]] == [40] and first["cpu_seconds"] > 0
     (again,) = records(monkeypatch, path, *words, "--seeds", "0")
     assert again["share"] == first["share"], "a seed's run is one run"
     assert "| news90 | flagtrl | exact | 1 |" in capsys.readouterr().out
@@ -44,7 +50,7 @@ def test_where_nothing_can_be_earned_there_is_no_share(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", [name for name in learning.PRESETS if name != "flagtrl"])
+@pytest.mark.parametrize("preset", [*list(learning.PRESETS)[1:], learning.SB3])
 def test_every_peer_can_be_run(preset, tmp_path, monkeypatch):
     (record,) = records(
         monkeypatch,
@@ -56,9 +62,59 @@ def test_every_peer_can_be_run(preset, tmp_path, monkeypatch):
         "--seeds",
         "0",
         "--steps",
-        "320",
+        "512",
     )
     assert record["preset"] == preset and record["share"] is not None
+
+
+def test_reinforce_has_no_critic(tmp_path, monkeypatch):
+    """Its value head stays at exactly 0, so that advantages are whole returns, whitened."""
+    made = []
+    monkeypatch.setattr(
+        learning,
+        "PPOTrainer",
+        lambda *args, **options: made.append(PPOTrainer(*args, **options)) or made[-1],
+    )
+    words = ("--markets", "news90", "--presets", "reinforce", "--seeds", "0", "--steps", "320")
+    records(monkeypatch, tmp_path / "a.json", *words)
+    args = made[0].args
+    assert args.steps_per_rollout == 1 and args.gae_lambda == 1.0 and args.vf_coef == 0.0
+    assert all(not parameter.any() for parameter in made[0].model.value_head[-1].parameters())
+
+
+def test_a_peer_that_reads_numbers_sees_what_the_prompt_shows():
+    task = learning.Task.of("news90", 0, 80, 12)
+    flat, long = (seen_at(task.train, task.settings, 20, position) for position in POSITIONS)
+    row = peers.features(flat)
+    moves = np.diff(np.log(task.train.market.prices[18:21])) / peers.MOVE
+    np.testing.assert_allclose(row[:2], moves, rtol=1e-5)
+    [item] = task.train.market.news[20]
+    assert row[2:].tolist() == [
+        *(float(item.sentiment == label) for label in ("positive", "neutral", "negative")),
+        0.0,
+    ]
+    assert peers.features(long)[-1] == 1.0
+
+
+def test_storms_pay_and_hurt_and_are_announced_when_an_order_earns():
+    market = risk.storms(4000, 3)
+    moves = np.diff(np.log(market.prices))
+    stormy = np.array([each[0].text.startswith("Storms") for each in market.news])
+    # decided on bar t, filled at t + 1, paid by the move after it
+    paid, announced = moves[1:], stormy[: len(moves) - 1]
+    assert paid[announced].std() > 4 * paid[~announced].std()
+    assert paid[announced].mean() > 0 < paid[~announced].mean()
+
+
+def test_what_a_path_had_is_measured_by_hand():
+    task = learning.Task.of("news90", 0, 80, 12)
+    held = np.ones((11, 2, 1), dtype=np.int64)[..., 0]  # Hold
+    held[:, 0] = 2  # Buy when flat
+    found = risk.measured(held, task)
+    moves = np.diff(np.log(task.test.prices))
+    assert found["exposure"] == 1.0 and found["turnover"] == pytest.approx(1 / 11)
+    assert found["return"] == pytest.approx(moves[1:].sum() * 252 / 11)
+    assert found["cvar"] == pytest.approx(-np.expm1(min(moves[1:].min(), 0.0)))
 
 
 def test_the_suite_is_what_can_be_named():

@@ -82,6 +82,11 @@ OUT_OF_BOUNDS = {
     "target_kl": [(0.0, "above 0"), (-1.0, "above 0")],
     "dropout": [(-0.1, "at least 0"), (1.0, "below 1")],
     "advantage": [("grpo", "gae, leave_one_out, exact")],
+    "risk": [("loss", "none, turnover, drawdown, cvar")],
+    "risk_coef": [(-0.1, "at least 0")],
+    "risk_level": [(0.0, "between 0 and 1"), (1.0, "between 0 and 1")],
+    "risk_limit": [(0.0, "above 0"), (-1.0, "above 0")],
+    "risk_rate": [(-0.1, "at least 0")],
     "train_dtype": [("float8", "float16, bfloat16, float32")],
     "gradient_accumulation_steps": [
         (0, "smallest minibatch has 20"),

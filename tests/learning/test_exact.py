@@ -12,8 +12,8 @@ import torch
 
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.learning.advantages import action_values, occupancies
+from flagtrl.learning.exact import exact_targets
 from flagtrl.learning.losses import ppo_loss
-from flagtrl.learning.samples import exact_targets
 from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
@@ -71,7 +71,8 @@ def rollout_of(env, logprobs):
         logprobs=logprobs[:, None].detach(),
         values=torch.zeros(STEPS, 1, 2),
         occupancy=occupancies(logprobs[:, None].detach(), after, START),
-        rewards=torch.from_numpy(table.rewards)[:, None],
+        returns=torch.from_numpy(table.returns)[:, None],
+        rewards=None if table.rewards is None else torch.from_numpy(table.rewards)[:, None],
         after=after,
         counts=torch.ones(STEPS, dtype=torch.float64),
     )
@@ -205,7 +206,7 @@ def test_windows_are_the_rollouts_own_and_all_processes_share_them_out(small_mod
     def drawn(windows, number):
         return [prompt.ids.tobytes() for prompt in windows.collect(number, uniform).prompts]
 
-    windows = trainer.windows
+    windows = trainer.exact.windows
     whole = drawn(windows, 3)
     assert whole == drawn(windows, 3) != drawn(windows, 4)
     positions = len(POSITIONS)
@@ -223,7 +224,7 @@ def test_a_windows_record_is_of_its_own_bars(small_model, tmp_path, execution):
     """Every action in every position is tried in the environment, on the window's own bars."""
     trainer = tiny_trainer(small_model, tmp_path, **EXACT)
     market = MarketSettings(reward="log_return", lookback=3, execution=execution, cost_bps=20.0)
-    env = TradingEnv(Window(trainer.windows.window.market, 3, 20), market)
+    env = TradingEnv(Window(trainer.exact.windows.window.market, 3, 20), market)
     windows = Windows(env, trainer.encoder, trainer.args, range(0, 2))
     record = windows.collect(5, uniform)
     texts = {}
@@ -254,7 +255,7 @@ def test_equal_prompts_of_overlapping_windows_are_asked_once(small_model, tmp_pa
     trainer = tiny_trainer(small_model, tmp_path, days=9, **EXACT | {"num_envs": 4})
     asked, act = [], trainer.asking.act
     trainer.asking.act = lambda prompts, legal: asked.extend(prompts) or act(prompts, legal)
-    record = trainer.windows.collect(0, trainer.asking.act_on_many)
+    record = trainer.exact.windows.collect(0, trainer.asking.act_on_many)
     assert (
         len(asked) == len({prompt.ids.tobytes() for prompt in record.prompts}) < len(record.prompts)
     )
@@ -311,7 +312,7 @@ def test_a_minibatch_of_decisions_that_earn_nothing_teaches_nothing(small_model,
 
 def test_a_price_that_grows_evenly_has_no_deviation_to_measure_in(small_model, tmp_path):
     trainer = tiny_trainer(small_model, tmp_path, **EXACT)
-    market = replace(trainer.windows.window.market, prices=100 * 1.01 ** np.arange(40))
+    market = replace(trainer.exact.windows.window.market, prices=100 * 1.01 ** np.arange(40))
     windows = Windows(
         TradingEnv(market.window(), MarketSettings(reward="log_return")),
         trainer.encoder,
@@ -349,3 +350,63 @@ def test_what_it_cannot_do_is_refused(small_model, tmp_path):
         match=r"advantage is exact, but prompts of the style 'compact' tell more of the account",
     ):
         trainer.train()
+
+
+WHOLE = EXACT | {
+    "minibatch_size": 12,
+    "gradient_accumulation_steps": 1,
+    "update_epochs": 2,
+    "kl_coef": 0.0,
+    "adam_epsilon": 1e-4,
+    "rollouts": 4,
+}
+
+
+def test_the_updates_first_forward_is_the_one_that_acts(small_model, tmp_path):
+    """And gives what a forward of its own would."""
+    ours, theirs = (tiny_trainer(small_model, tmp_path / name, **WHOLE) for name in "ab")
+    theirs._one_pass = False
+    forwards = {}
+    for trainer in (ours, theirs):
+        counted = forwards.setdefault(trainer, [])
+        trainer.model.register_forward_hook(
+            lambda module, args, kwargs, output, counted=counted: counted.append(
+                torch.is_grad_enabled()
+            ),
+            with_kwargs=True,
+        )
+        trainer.train()
+    learning, acting = (forwards[ours].count(kind) for kind in (True, False))
+    assert learning == forwards[theirs].count(True) == 4 * 2
+    assert acting < forwards[theirs].count(False)
+    for name, value in weights(theirs).items():
+        torch.testing.assert_close(weights(ours)[name], value, atol=2e-5, rtol=0, msg=name)
+    for one, other in zip(entries(ours)[:-1], entries(theirs)[:-1], strict=True):
+        for name in ("policy_loss", "entropy", "kl", "reward"):
+            assert one.get(name) == pytest.approx(other.get(name), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"minibatch_size": 6}, {"gradient_accumulation_steps": 2}, {"dropout": 0.1}],
+)
+def test_where_it_cannot_be_a_forward_of_its_own_acts(small_model, tmp_path, options):
+    assert tiny_trainer(small_model, tmp_path / "whole", **WHOLE)._one_pass
+    assert not tiny_trainer(small_model, tmp_path / "other", **WHOLE | options)._one_pass
+
+
+def test_a_reference_that_costs_nothing_is_asked_where_its_kl_is_logged(small_model, tmp_path):
+    asked = {}
+    for coefficient in (0.0, 0.1):
+        options = WHOLE | {"kl_coef": coefficient, "logging_steps": 4}  # of 8, two a rollout
+        trainer = tiny_trainer(small_model, tmp_path / str(coefficient), **options)
+        reference, rollouts = trainer.asking.reference, asked.setdefault(coefficient, [])
+
+        def noted(*args, reference=reference, rollouts=rollouts, trainer=trainer):
+            rollouts.append(trainer._rollout_number())
+            return reference(*args)
+
+        trainer.asking.reference = noted
+        trainer.train()
+        assert ["kl" in entry for entry in entries(trainer)[:-1]] == [True, True]
+    assert asked == {0.0: [1, 3], 0.1: [0, 1, 2, 3]}

@@ -97,5 +97,7 @@ def test_an_environment_that_changes_what_a_step_pays_says_what_its_tables_are()
 
 def test_a_reward_that_does_not_add_up_is_refused():
     window = random_walk(days=30, seed=1).window()
-    with pytest.raises(ConfigError, match=r"is not known to be of one step alone; .*: log_return"):
+    with pytest.raises(
+        ConfigError, match=r"is known neither to be of one step alone nor .*: log_return, sharpe_"
+    ):
         transitions(window, MarketSettings(reward="sharpe_difference"))

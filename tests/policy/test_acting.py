@@ -61,7 +61,7 @@ def test_prompts_are_known_ahead_where_they_tell_the_position_alone(small_model,
         assert encoder.encode(env.observe()).ids.tobytes() in known
         *_, terminated, truncated, _ = env.step(int(generator.choice(np.flatnonzero(env.legal))))
         over = terminated or truncated
-    assert len(known) == 2 * len(WINDOW) - 1
+    assert len(known) == 2 * len(WINDOW)
 
 
 def test_reading_ahead_leaves_nothing_to_read_and_says_whether_it_could(calibrated, small_model):

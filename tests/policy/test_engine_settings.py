@@ -4,11 +4,12 @@ import pytest
 
 from flagtrl.errors import ConfigError
 from flagtrl.policy.settings import EngineSettings
-from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.policy.trunk_settings import TrunkSettings
 
 REFUSED = {
     "engine": [("fast", "auto, split, plain")],
     "trunk_cache_mb": [(-1, "at least 0"), (float("nan"), "finite"), ([1], "finite")],
+    "trunk_disk_mb": [(-1, "at least 0"), (float("inf"), "finite")],
     "trunk_dtype": [("int4", "auto, float32, bfloat16, float16")],
     "boundary_dtype": [("float64", "auto, float32, bfloat16, float16")],
     "boundary_device": [("disk", "auto, cpu")],
@@ -26,5 +27,7 @@ def test_a_value_outside_its_bounds_is_refused_with_the_bound(name):
 
 
 def test_the_split_engine_is_told_all_that_concerns_it():
-    engine = EngineSettings("split", 1.5, "bfloat16", "float16", "cpu", 7)
-    assert TrunkSettings.of(engine) == TrunkSettings(3 << 19, "bfloat16", "float16", "cpu")
+    engine = EngineSettings("split", 1.5, 0.5, "bfloat16", "float16", "cpu", 7)
+    assert TrunkSettings.of(engine) == TrunkSettings(
+        3 << 19, "bfloat16", "float16", "cpu", disk_bytes=1 << 19
+    )

@@ -20,7 +20,7 @@ from flagtrl.policy.bases import load_base
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import load_policy, save_policy
 from flagtrl.policy.settings import FINETUNING, PolicySettings
-from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.policy.trunk_settings import TrunkSettings
 from training import random_llama, weights
 
 KINDS = {"8bit": Linear8bitLt, "4bit": Linear4bit}

@@ -23,7 +23,7 @@ from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.lru import LruCache
 from flagtrl.policy.padding import TOKENS_PER_PASS, batches, left_mask, pad_left
 from flagtrl.policy.settings import FINETUNING, NORMALISATIONS, PolicySettings
-from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.policy.trunk_settings import TrunkSettings
 
 # PEFT plans for DeepSeek's fused experts, which a plain LoRA leaves alone.
 pytestmark = pytest.mark.filterwarnings(

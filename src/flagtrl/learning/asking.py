@@ -38,6 +38,7 @@ class Asking:
         self.policy, self.wrapped = policy, wrapped
         self.accelerator, self.sharded = accelerator, sharded
         self.device = accelerator.device
+        self._begun: ActorCriticOutput | None = None
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -73,6 +74,39 @@ class Asking:
             some = rows[start : start + size]
             parts.append(self.act([prompts[row] for row in some], legal[some]))
         return ActorCriticOutput(*(torch.cat(each)[place] for each in zip(*parts, strict=True)))
+
+    def act_to_learn(
+        self, prompts: Sequence[EncodedPrompt], legal: np.ndarray
+    ) -> ActorCriticOutput:
+        """`act`, by the forward that the update begins with: before its first step the policy that
+        acts and the one that learns are the same.
+        """
+        with self.accelerator.autocast():
+            self.policy().keep(prompts, self.device)
+        self._begun = self.wrapped().train()(**self.inputs(prompts, legal))
+        parts = (self._begun.logprobs, self._begun.values)
+        return ActorCriticOutput(*(part.detach().float().cpu() for part in parts))
+
+    def learn(
+        self,
+        module: nn.Module,
+        prompts: Sequence[EncodedPrompt],
+        legal: np.ndarray,
+        rows: Tensor,
+    ) -> ActorCriticOutput:
+        """Policy and value of prompts, with their graph.
+
+        Args:
+            module: the policy as the Trainer calls it.
+            prompts: of a micro-batch.
+            legal: (n, A).
+            rows: (n,) which of the rollout's prompts they are.
+        """
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            rows = rows.to(self.device)
+            return ActorCriticOutput(begun.logprobs[rows], begun.values[rows])
+        return module(**self.inputs(prompts, legal))
 
     @torch.no_grad()
     def reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:

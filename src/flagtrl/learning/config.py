@@ -114,6 +114,12 @@ class PPOConfig(PPOSettings, TrainingArguments):
         """Samples of one step in one environment: exact advantages have one for every position."""
         return len(POSITIONS) if self.advantage == "exact" else 1
 
+    @property
+    def rollout_is_one_pass(self) -> bool:
+        """Whether an update's first forward is of a whole rollout, and as the policy acts."""
+        whole = self.num_minibatches == self.gradient_accumulation_steps == 1
+        return self.advantage == "exact" and whole and not self.dropout
+
     def _choose_precision(self) -> None:
         if self.train_dtype == "float32":
             return

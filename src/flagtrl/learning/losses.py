@@ -35,7 +35,7 @@ class Targets(NamedTuple):
 def ppo_loss(
     output: ActorCriticOutput,
     old: ActorCriticOutput,
-    reference: Tensor,
+    reference: Tensor | None,
     targets: Targets,
     config: PPOConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,7 +44,7 @@ def ppo_loss(
     Args:
         output: policy and values of N samples now.
         old: the same of the policy that acted.
-        reference: (N, A) log pi_ref.
+        reference: (N, A) log pi_ref; None where it was not asked, which needs a kl_coef of 0.
         targets: of the same samples.
         config: the coefficients, and the clipping.
 
@@ -61,14 +61,16 @@ def ppo_loss(
         ).sum(-1),
         "value_loss": visited * value_loss(output.values, old.values, targets.returns, clip_value),
         "entropy": visited * entropy(output.logprobs),
-        "kl": visited * exact_kl(output.logprobs, reference),
     }
+    if reference is not None:
+        terms["kl"] = visited * exact_kl(output.logprobs, reference)
     per_sample = (
         terms["policy_loss"]
         + config.vf_coef * terms["value_loss"]
         - config.ent_coef * terms["entropy"]
-        + config.kl_coef * terms["kl"]
     )
+    if config.kl_coef:
+        per_sample = per_sample + config.kl_coef * terms["kl"]
     with torch.no_grad():
         terms |= {
             "ratio": visited * _mean(ratio, targets.weights),

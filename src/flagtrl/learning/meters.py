@@ -28,6 +28,8 @@ LOGGED = (
     "kl_first_update",
     "ratio",
     "clip_fraction",
+    "risk",
+    "risk_multiplier",
 )
 
 
@@ -87,7 +89,7 @@ class Meters:
     def add_windows(self, rollout: WindowRollout, targets: Targets) -> None:
         """What the policy expects on its windows; no action was sampled."""
         joint, decisions = rollout.joint, rollout.occupancy.sum()
-        self.add("reward", (joint * rollout.rewards).sum(), decisions)
+        self.add("reward", rollout.value(joint, 1.0).sum(), decisions)
         for action in Action:
             self.add(f"action_share/{action.word}", joint[..., action].sum(), decisions)
         variance = explained_variance(rollout.values.flatten(), targets.returns, targets.visits)

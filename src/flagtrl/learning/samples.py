@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flagtrl.language.tokens import EncodedPrompt
-from flagtrl.learning.advantages import action_values, generalised_advantages, leave_one_out, whiten
+from flagtrl.learning.advantages import generalised_advantages, leave_one_out, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import Targets
 from flagtrl.learning.rollout import Rollout
@@ -30,11 +30,13 @@ class Samples:
     prompts: Sequence[EncodedPrompt]
     legal: Tensor  # (N, A) bool
     old: ActorCriticOutput  # of the policy that acted
-    reference: Tensor  # (N, A) log pi_ref
+    reference: Tensor | None  # (N, A) log pi_ref, where it was asked
     targets: Targets
 
     @classmethod
-    def of(cls, rollout: Rollout | WindowRollout, reference: Tensor, targets: Targets) -> Samples:
+    def of(
+        cls, rollout: Rollout | WindowRollout, reference: Tensor | None, targets: Targets
+    ) -> Samples:
         """A rollout's steps, environments and positions as one axis."""
         old = ActorCriticOutput(rollout.logprobs.flatten(0, -2), rollout.values.flatten())
         return cls(rollout.prompts, rollout.legal.flatten(0, -2), old, reference, targets)
@@ -49,7 +51,7 @@ class Samples:
             [part[rows].to(device) for part in parts] for parts in (self.old, self.targets)
         )
         prompts = [self.prompts[row] for row in rows.tolist()]
-        reference = self.reference[rows].to(device)
+        reference = None if self.reference is None else self.reference[rows].to(device)
         return Samples(
             prompts, self.legal[rows], ActorCriticOutput(*old), reference, Targets(*targets)
         )
@@ -89,29 +91,6 @@ def sampled_targets(
         advantages.dtype
     )
     return Targets(taken * advantages[:, None], taken, returns, torch.ones_like(returns))
-
-
-def exact_targets(rollout: WindowRollout, config: PPOConfig, unit: float) -> Targets:
-    """Of every action in every position: the policy gradient of the expected return, without
-    sampling.
-
-    grad J = sum_t gamma^t sum_h d_t(h) sum_a grad pi(a | t, h) A_t(h, a), A = Q - V (Sutton et al.
-    2000, theorem 1). The weights gamma^t d_t(h) pi_old(a | t, h) turn the ratio's gradient into
-    that of pi; the number of positions multiplies them, since a loss is a mean over samples, and a
-    last decision that earns nothing has none.
-
-    Args:
-        rollout: of this process.
-        config: discount, and whether advantages are in units of `unit`.
-        unit: the deviation of what a bar pays.
-    """
-    q, v = action_values(rollout.logprobs.double(), rollout.rewards, rollout.after, config.gamma)
-    discounts = config.gamma ** torch.arange(len(q), dtype=q.dtype) * rollout.counts
-    weights = discounts[:, None, None, None] * rollout.joint * q.shape[2]
-    visits = rollout.counts[:, None, None] * rollout.occupancy * q.shape[2]
-    advantages = (q - v[..., None]) / (unit if config.norm_adv else 1.0)
-    rows = (advantages.flatten(0, -2), weights.flatten(0, -2), v.flatten(), visits.flatten())
-    return Targets(*(each.float() for each in rows))
 
 
 def _states(prompts: Sequence[EncodedPrompt]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flagtrl.bounds import COUNT, SHARE, WEIGHT, Bound, among, check_bounds
 from flagtrl.errors import ConfigError
+from flagtrl.learning.risks import RISK_BOUNDS, check_risk
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments as Inherited
@@ -36,6 +37,7 @@ BOUNDS: Mapping[str, Bound] = {
     "dropout": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda x: isinstance(x, int) and 0 <= x < 2**32, "a whole number from 0 to 2**32 - 1"),
     "advantage": among(ADVANTAGES),
+    **RISK_BOUNDS,
     "train_dtype": among(TRAIN_DTYPES),
 }
 
@@ -109,6 +111,43 @@ class PPOSettings(Inherited):
                 "asked for). The last two need prompts that tell of the account no more than its "
                 "position (markov)"
             )
+        },
+    )
+    risk: str = field(
+        default="none",
+        metadata={
+            "help": (
+                "what is taken off the objective of exact advantages: turnover, the share of bars "
+                "with a trade; drawdown, of the expected log value of a window; cvar, the mean "
+                "loss of its worst bars; or none"
+            )
+        },
+    )
+    risk_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "what a unit of risk costs: of turnover, daily volatilities a trade; of drawdown "
+                "and cvar, returns lost for each lost by it. With risk_limit, where it begins"
+            )
+        },
+    )
+    risk_level: float = field(
+        default=0.05, metadata={"help": "the share of bars that cvar calls the worst"}
+    )
+    risk_limit: float | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "hold the risk to this: risk_coef becomes a Lagrange multiplier, which rises while "
+                "a rollout's risk is above"
+            )
+        },
+    )
+    risk_rate: float = field(
+        default=0.05,
+        metadata={
+            "help": "the multiplier's step: a rollout adds risk_rate x (risk / risk_limit - 1)"
         },
     )
     norm_adv: bool = field(
@@ -279,6 +318,7 @@ class PPOSettings(Inherited):
                 f"advantage is leave_one_out, but num_envs is {self.num_envs}, so that there is no "
                 "other; set num_envs to 8 or more, or advantage to gae"
             )
+        check_risk(self)
         if self.total_timesteps < self.rollout_samples:
             raise ConfigError(
                 f"total_timesteps is {self.total_timesteps}, one rollout takes num_steps x "

@@ -90,6 +90,17 @@ def _together(group: list[MicroBatch]) -> list[MicroBatch]:
     return [*nothing, last._replace(rows=rows, counted=len(rows)) if len(rows) else last]
 
 
+def is_logged(args: PPOConfig, state: TrainerState) -> bool:
+    """Whether a line of the log falls due within the steps of the rollout that begins."""
+    first, last = state.global_step, state.global_step + args.steps_per_rollout
+    if (
+        args.logging_strategy == "steps"
+        and first // state.logging_steps < last // state.logging_steps
+    ):
+        return True
+    return last >= state.max_steps or (args.logging_first_step and not first)
+
+
 class MicroSteps(Dataset):
     """The numbers 0..count-1: the Trainer counts batches, the rollouts carry the data."""
 

@@ -25,14 +25,15 @@ from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.asking import Asking
 from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.exact import Exact
 from flagtrl.learning.finite import asking_for_finite, check_loss, check_norm
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
 from flagtrl.learning.rollout import Collector, Rollout
-from flagtrl.learning.samples import Samples, Targets, exact_targets, sampled_targets
+from flagtrl.learning.samples import Samples, Targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
-from flagtrl.learning.steps import MicroBatch, MicroSteps, merged, micro_batches
+from flagtrl.learning.steps import MicroBatch, MicroSteps, is_logged, merged, micro_batches
 from flagtrl.learning.watch import Watch
 from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.learning.wiring import (
@@ -50,7 +51,7 @@ from flagtrl.policy.acting import Ask, read_ahead, reading
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.settings import EngineSettings
-from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.policy.trunk_settings import TrunkSettings
 from flagtrl.record import RunRecord
 
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
@@ -104,9 +105,9 @@ class PPOTrainer(PersistentTrainer):
         envs = VectorTradingEnv([make_env() for _ in self._own])
         self.collector = Collector(envs, args.seed, self._own.start, args.num_envs, self._anywhere)
         self.record = recorded(record, args, self.engine, envs.trading_envs[0])
-        self.windows = (
-            Windows(make_env(), encoder, args, self._own) if args.advantage == "exact" else None
-        )
+        self.exact: Exact | None = None
+        if args.advantage == "exact":
+            self.exact = Exact(Windows(make_env(), encoder, args, self._own), args)
         self._micro_steps = MicroSteps(
             args.max_steps * args.gradient_accumulation_steps * args.world_size
         )
@@ -134,6 +135,8 @@ class PPOTrainer(PersistentTrainer):
         self.asking = Asking(
             self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded
         )
+        # an update of one forward begins with the policy that acts
+        self._one_pass = args.rollout_is_one_pass and not self.sharded
         check_engine(self.engine, self.sharded)
         with self.accelerator.autocast():
             name = "plain" if self.sharded else self.engine.engine
@@ -163,7 +166,8 @@ class PPOTrainer(PersistentTrainer):
                 )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        self.record = replace(self.record, watch=self.watch.state())
+        risk = {} if self.exact is None else self.exact.state()
+        self.record = replace(self.record, watch={**self.watch.state(), **risk})
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(
@@ -173,6 +177,8 @@ class PPOTrainer(PersistentTrainer):
         watch = RunRecord.read(resume_from_checkpoint).watch
         if watch is not None:  # not in flagtrl 0.1.0's first runs
             self.watch.load(watch)
+            if self.exact is not None:
+                self.exact.load(watch)
 
     # -- where the Trainer asks for data: a row is the number of a micro-step
 
@@ -245,9 +251,10 @@ class PPOTrainer(PersistentTrainer):
             return_freed_memory()
         self._policy().begin_rollout()
         with self.asking.evaluating():
-            gather = self._sampled if self.windows is None else self._expected
-            rollout, targets = gather()
-            reference = self.asking.reference(rollout.prompts, rollout.legal.flatten(0, -2))
+            rollout, targets = self._sampled() if self.exact is None else self._expected(self.exact)
+            reference = None
+            if self.args.kl_coef or is_logged(self.args, self.state):
+                reference = self.asking.reference(rollout.prompts, rollout.legal.flatten(0, -2))
         samples = Samples.of(rollout, reference, targets)
         for name, (total, count) in self._policy().measured().items():
             self._meters.add(name, total, count)
@@ -263,13 +270,10 @@ class PPOTrainer(PersistentTrainer):
         self._meters.add_rollout(rollout, targets.returns)
         return rollout, targets
 
-    def _expected(self) -> tuple[WindowRollout, Targets]:
-        windows = self.windows
-        assert windows is not None, "advantages are exact"
-        rollout = windows.collect(self._rollout_number(), self._ask(self.asking.act_on_many))
-        targets = exact_targets(rollout, self.args, windows.unit)
-        self._meters.add_windows(rollout, targets)
-        return rollout, targets
+    def _expected(self, exact: Exact) -> tuple[WindowRollout, Targets]:
+        act = self.asking.act_to_learn if self._one_pass else self.asking.act_on_many
+        number = self._rollout_number()
+        return exact.gather(number, self._ask(act), self._everyones, self._meters)
 
     def _rollout_number(self) -> int:
         return self._micro_step // self._micro_per_rollout
@@ -317,10 +321,10 @@ class PPOTrainer(PersistentTrainer):
         """
         assert self._samples is not None, "a micro-batch is handed out only after a rollout"
         batch = self._samples.chosen(inputs["rows"], self.args.device)
-        output = model(**self.asking.inputs(batch.prompts, batch.legal.numpy()))
+        rows, counted = inputs["rows"], inputs["counted"]
+        output = self.asking.learn(model, batch.prompts, batch.legal.numpy(), rows)
         per_sample, terms = ppo_loss(output, batch.old, batch.reference, batch.targets, self.args)
         check_loss(per_sample, terms, self.state.global_step + 1)
-        counted = inputs["counted"]
         count = batch.targets.visits[:counted].sum()
         for name, values in terms.items():
             self._meters.add(name, values.detach()[:counted].sum(), count)

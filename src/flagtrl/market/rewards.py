@@ -25,6 +25,9 @@ PRIOR_STD = 0.01
 DIFFERENTIAL_RATE = 0.04
 # Rewards of one step alone: they add up over steps whatever came before.
 ADDITIVE = ("log_return",)
+# Rewards of the mean and the mean square of an episode's returns: what they come to is known where
+# those are.
+OF_MOMENTS = ("sharpe_difference_prior",)
 
 
 @dataclass(frozen=True)

@@ -212,12 +212,12 @@ def earned(policy: Policy, window: Window, settings: MarketSettings) -> float:
 
 
 def walked(table: Transitions, decide: Callable[[int, int], int]) -> np.ndarray:
-    """(T,) rewards along the path of `decide`, from bar and position to an action, flat at
+    """(T,) log returns along the path of `decide`, from bar and position to an action, flat at
     first.
     """
     position, paid = FLAT, []
-    for bar, rewards in enumerate(table.rewards):
+    for bar, gains in enumerate(np.log1p(table.returns)):
         action = decide(bar, position)
-        paid.append(float(rewards[position, action]))
+        paid.append(float(gains[position, action]))
         position = int(table.after[bar, position, action])
     return np.array(paid)

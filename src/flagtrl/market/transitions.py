@@ -16,7 +16,7 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import NUM_ACTIONS, Account, legal_actions, step_account
 from flagtrl.market.observation import EpisodeSoFar, Observation, observation
-from flagtrl.market.rewards import ADDITIVE, EpisodeHistory, load_reward
+from flagtrl.market.rewards import ADDITIVE, OF_MOMENTS, EpisodeHistory, load_reward
 
 FLAT, LONG = POSITIONS = (0, 1)
 
@@ -26,14 +26,17 @@ class Transitions:
     """T decisions in H positions, by A actions.
 
     legal: (H, A) bool.
-    rewards: (T, H, A) float64 of the step; where illegal, as Hold's.
+    returns: (T, H, A) float64, what the account gains in the step, a fraction; where illegal, as
+        Hold's.
+    rewards: (T, H, A) float64, the reward of the step; None for one that is not of one step alone.
     after: (T, H, A) int64, the next position; where illegal, the same one.
     last_counts: whether the last decision can earn anything: an order that fills at the next bar's
     price only costs there.
     """
 
     legal: np.ndarray
-    rewards: np.ndarray
+    returns: np.ndarray
+    rewards: np.ndarray | None
     after: np.ndarray
     last_counts: bool
 
@@ -42,18 +45,20 @@ def transitions(window: Window, settings: MarketSettings) -> Transitions:
     """The tables of a window's decisions, one fewer than it has bars, by the ledger itself.
 
     Raises:
-        ConfigError: a reward that is not of one step alone.
+        ConfigError: a reward that is neither of one step alone nor of an episode's moments.
     """
-    if settings.reward not in ADDITIVE:
+    if settings.reward not in (*ADDITIVE, *OF_MOMENTS):
         raise ConfigError(
-            f"reward is {settings.reward!r}, which is not known to be of one step alone; exact "
-            f"advantages need one that is: {', '.join(ADDITIVE)}"
+            f"reward is {settings.reward!r}, which is known neither to be of one step alone nor "
+            "of the moments of an episode's returns; exact advantages need one that is: "
+            f"{', '.join((*ADDITIVE, *OF_MOMENTS))}"
         )
-    reward = load_reward(settings.reward)
     now, then = window.prices[:-1], window.prices[1:]
     shape = (len(now), len(POSITIONS), NUM_ACTIONS)
-    rewards, after, legal = (
+    reward = load_reward(settings.reward) if settings.reward in ADDITIVE else None
+    returns, rewards, after, legal = (
         np.zeros(shape),
+        np.full(shape, np.nan),
         np.zeros(shape, dtype=np.int64),
         np.zeros(shape[1:], dtype=bool),
     )
@@ -65,17 +70,21 @@ def transitions(window: Window, settings: MarketSettings) -> Transitions:
                 account, np.full(len(now), action), now, then, settings.execution, settings.costs
             )
             after[:, position, action] = new.shares > 0
-            for t, value in enumerate(new.value(then)):
+            returns[:, position, action] = new.value(then) - 1  # of a value of 1
+            if reward is None:
+                continue
+            for t, gain in enumerate(returns[:, position, action]):
                 shares = np.array([account.shares[t], new.shares[t]])
                 step = EpisodeHistory(
-                    np.array([value - 1]),
-                    np.array([1, value]),
+                    np.array([gain]),
+                    np.array([1, 1 + gain]),
                     shares,
                     np.array([action]),
                     settings.risk_free_rate,
                 )
                 rewards[t, position, action] = reward(step)
-    return Transitions(legal, rewards, after, settings.execution == "same_price")
+    paid = rewards if reward else None
+    return Transitions(legal, returns, paid, after, settings.execution == "same_price")
 
 
 def transitions_of(env: TradingEnv) -> Transitions:

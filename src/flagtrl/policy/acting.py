@@ -17,6 +17,7 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.observation import Observation
 from flagtrl.market.policy import Policy, PolicyOutput, legal_of
+from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.prior import visits
@@ -86,7 +87,11 @@ def prompts_known_ahead(
     one, other = (visits(env, PROBED_BARS, seed) for seed in (0, 1))
     if [encoder.prompt(seen) for seen in one] != [encoder.prompt(seen) for seen in other]:
         return []
-    return [encoder.encode(seen) for seen in visits(env, len(window))]
+    return [
+        encoder.encode(seen_at(window, settings, bar, position))
+        for bar in range(len(window))
+        for position in POSITIONS
+    ]
 
 
 def read_ahead(

@@ -26,7 +26,8 @@ from flagtrl.policy.boundary import Boundary, Past
 from flagtrl.policy.padding import left_mask, pad_left, positions_of, rounded_up
 from flagtrl.policy.scoring import ChainRun
 from flagtrl.policy.split import SplitDecoder
-from flagtrl.policy.trunk import DTYPES, Trunk, TrunkSettings
+from flagtrl.policy.trunk import Trunk
+from flagtrl.policy.trunk_settings import DTYPES, TrunkSettings
 
 # Prompts per pass where nothing is learnt. On a split model most of a prompt is known.
 BATCH, BATCH_SPLIT = 8, 32

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flagtrl.policy.boundary import Boundary, Past
 from flagtrl.policy.cache import KeysValues
-from flagtrl.policy.padding import common_beginning, left_mask, pad_left, rounded_up, stacked
+from flagtrl.policy.padding import common_beginning, left_mask, pad_left, stacked
 from flagtrl.policy.split import SplitDecoder
 
 LEAST_SAVED = 0.1  # of a pass's tokens; below it the further passes cost more than they save
@@ -40,7 +40,7 @@ def beginnings(
     firsts = {text: row for row, text in enumerate(shared)}
     days = list(firsts.values())  # a row of each shared part
     texts = [prompts[row].ids[: prompts[row].shared_length] for row in days]
-    longest = rounded_up(max(prompt.own_length for prompt in prompts) + answer) - answer
+    longest = max(prompt.own_length for prompt in prompts)
     counts = [len(prompt.ids) - longest for prompt in prompts]
     alike = common_beginning(texts)
     whole = sum(len(prompt.ids) for prompt in prompts)
@@ -85,10 +85,9 @@ def _without_ends(part: Tensor, rows: Sequence[int], cut: Sequence[int]) -> Tens
     """(D, heads, W, width) -> (B, heads, W, width): row `rows[b]` without its last `cut[b]`
     positions, moved to the right by as many.
     """
-    chosen = part[torch.tensor(rows, device=part.device)]
-    if not any(cut):
-        return chosen
-    width = part.shape[-2]
+    chosen, width = part[torch.tensor(rows, device=part.device)], part.shape[-2]
+    if len(set(cut)) == 1:
+        return chosen[..., : width - cut[0], :]
     places = torch.arange(width)[None] - torch.tensor(cut)[:, None]
     index = places.clamp(min=0).to(part.device)[:, None, :, None].expand_as(chosen)
     return chosen.gather(2, index)

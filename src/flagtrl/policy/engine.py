@@ -12,7 +12,7 @@ from flagtrl.errors import ConfigError, kind_and_words
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.batch import PromptBatch
-from flagtrl.policy.trunk import DTYPES, TrunkSettings
+from flagtrl.policy.trunk_settings import DTYPES, TrunkSettings
 
 logger = logging.getLogger(__name__)
 

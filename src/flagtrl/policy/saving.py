@@ -27,7 +27,7 @@ from flagtrl.policy.provenance import (
     is_hub_name,
     saved_base,
 )
-from flagtrl.policy.trunk import TrunkSettings
+from flagtrl.policy.trunk_settings import TrunkSettings
 from flagtrl.record import RECORD_FILE, RunRecord
 
 logger = logging.getLogger(__name__)

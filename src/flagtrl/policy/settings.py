@@ -121,6 +121,15 @@ class EngineSettings:
         default=2048,
         metadata={"help": "bound on the split engine's cache of prompts and shared prefixes, MiB"},
     )
+    trunk_disk_mb: float = field(
+        default=2048,
+        metadata={
+            "help": (
+                "bound on what the frozen layers made of whole windows on a CPU, kept in flagtrl's "
+                "cache directory for the next run, MiB; 0: nothing is kept there"
+            )
+        },
+    )
     trunk_dtype: str = field(
         default="auto",
         metadata={
@@ -156,7 +165,7 @@ class EngineSettings:
             asdict(self),
             {
                 "engine": among(ENGINES),
-                "trunk_cache_mb": WEIGHT,
+                **dict.fromkeys(("trunk_cache_mb", "trunk_disk_mb"), WEIGHT),
                 "merge_tokens": WHOLE,
                 "trunk_dtype": types,
                 "boundary_dtype": types,

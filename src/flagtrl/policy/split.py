@@ -40,6 +40,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
@@ -191,6 +192,15 @@ class SplitDecoder:
             return self._heads[tokens](
                 inputs_embeds=hidden.contiguous()[None], use_cache=False
             ).logits[0]
+
+    def trunk_weights(self) -> dict[str, Tensor]:
+        """All tensors that the trunk's states are computed from."""
+        return self._trunk.state_dict()
+
+    def trunk_config(self) -> str:
+        """What else they are computed from, as text."""
+        config: Any = self._trunk.config
+        return f"{config.to_json_string()} {self._one_dnn} {transformers.__version__}"
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -6,17 +6,17 @@ once, the rest in batches.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.errors import ConfigError, one_of
 from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.market.download import cache_root
 from flagtrl.policy.boundary import (
     ENTRY_BYTES,
     Boundary,
@@ -36,49 +36,13 @@ from flagtrl.policy.padding import (
     stacked,
     tokens_per_pass,
 )
-from flagtrl.policy.settings import DEVICES, TRUNK_DTYPES, EngineSettings
 from flagtrl.policy.split import SplitDecoder
+from flagtrl.policy.stored import StoredStates, named
+from flagtrl.policy.trunk_settings import DTYPES, TrunkSettings
 
-DTYPES = {name: None if name == "auto" else getattr(torch, name) for name in TRUNK_DTYPES}
 PREFILL_BARS = 8
+STORED_AFTER = 2.0  # seconds of reading; what is read sooner is read again
 PREFILL_SHARE = 0.9  # of the cache's bound that prompts known ahead may take
-
-
-@dataclass(frozen=True)
-class TrunkSettings:
-    """How the split engine keeps the trunk's states.
-
-    Raises:
-        ConfigError: a negative bound or an unknown dtype or device.
-    """
-
-    cache_bytes: int = 2 << 30  # bound on all that is kept between rollouts
-    dtype: str = "auto"  # of the trunk's weights and arithmetic; auto: the model's
-    boundary_dtype: str = "auto"  # of stored states; auto: the trunk's
-    boundary_device: str = "auto"  # where they are stored; auto: where the model is
-    one_dnn: bool = True  # on a CPU, multiply matrices through oneDNN where that helps
-
-    @classmethod
-    def of(cls, engine: EngineSettings) -> TrunkSettings:
-        """What a user's settings mean here."""
-        return cls(
-            int(engine.trunk_cache_mb * 2**20),
-            engine.trunk_dtype,
-            engine.boundary_dtype,
-            engine.boundary_device,
-        )
-
-    def __post_init__(self) -> None:
-        if self.cache_bytes < 0:
-            raise ConfigError(
-                f"the trunk's cache is bounded by {self.cache_bytes} bytes; it must be at least 0"
-            )
-        for name, allowed in (
-            ("dtype", DTYPES),
-            ("boundary_dtype", DTYPES),
-            ("boundary_device", DEVICES),
-        ):
-            one_of(f"the trunk's {name}", getattr(self, name), allowed)
 
 
 class Trunk:
@@ -103,6 +67,7 @@ class Trunk:
         self.cache = LruCache(settings.cache_bytes)
         self.lookups: Counter[str] = Counter()
         self.tokens = 0
+        self._disk = StoredStates(cache_root() / "states", settings.disk_bytes)
 
     def __call__(
         self, prompts: Sequence[EncodedPrompt], device: torch.device | str = "cpu"
@@ -138,7 +103,8 @@ class Trunk:
         each one's own part. Bars are taken PREFILL_BARS at a time, in the order given: on a CPU,
         where last bits depend on what else is in a pass, a resumed run repeats an undisturbed one
         if both prefill the same. So nothing is done where not all can be kept, and what else comes
-        into the cache later displaces none of it.
+        into the cache later displaces none of it. What took long on a CPU is kept on disk, bit for
+        bit.
         """
         missing = {
             key: p
@@ -153,8 +119,38 @@ class Trunk:
         room = PREFILL_SHARE * self.settings.cache_bytes - self.cache.pinned_bytes
         if not missing or states + len(missing) * ENTRY_BYTES > room:
             return 0
+        prompts, name = list(missing.values()), None
+        known: list[Boundary] | None = None
+        if self.settings.disk_bytes and torch.device(device).type == "cpu":
+            name = self._name(prompts, device)
+            known = self._disk.load(name, prompts, list(map(len, self.chains)))
+        began = time.perf_counter()
+        boundaries = list(self._read(prompts, device, tell)) if known is None else known
+        for boundary in boundaries:
+            key = cache_key("prompt", boundary.prompt.ids, device)
+            self.cache.pin(key, boundary, boundary.nbytes + ENTRY_BYTES)
+        if name and known is None and time.perf_counter() - began > STORED_AFTER:
+            self._disk.save(name, boundaries)
+        return len(missing)
+
+    def _name(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> str:
+        facts = (
+            self.split.trunk_config(),
+            self.chains,
+            self.settings,
+            cache_key("", prompts[0].ids, device),
+        )
+        return named(self.split.trunk_weights(), facts, prompts)
+
+    def _read(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        device: torch.device | str,
+        tell: Callable[[int, int], None],
+    ) -> Iterator[Boundary]:
+        """The boundaries of prompts, a few bars a pass."""
         bars: dict[bytes, list[EncodedPrompt]] = {}
-        for prompt in missing.values():
+        for prompt in prompts:
             bars.setdefault(prompt.ids[: prompt.shared_length].tobytes(), []).append(prompt)
         shared = [of_bar[0].ids[: of_bar[0].shared_length] for of_bar in bars.values()]
         begun = self._begin(shared[0][: common_beginning(shared)], device)
@@ -166,14 +162,8 @@ class Trunk:
                 for of_bar, prefix in zip(list(bars.values())[chunk], prefixes, strict=True)
                 for p in of_bar
             ]
-            for boundary in self._run([p for p, _ in own], [prefix for _, prefix in own], device):
-                self.cache.pin(
-                    cache_key("prompt", boundary.prompt.ids, device),
-                    boundary,
-                    boundary.nbytes + ENTRY_BYTES,
-                )
+            yield from self._run([p for p, _ in own], [prefix for _, prefix in own], device)
             tell(min(start + PREFILL_BARS, len(shared)), len(shared))
-        return len(missing)
 
     def reference_scores(self, prompt: EncodedPrompt, device: torch.device) -> Tensor | None:
         """(A,) what `keep_reference_scores` kept for a prompt."""

@@ -1,0 +1,95 @@
+"""The peer that reads numbers: Stable-Baselines3's PPO, with its own defaults, on the facts that a
+`markov` prompt shows.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from flagtrl.market.data import Window
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.ledger import Action
+from flagtrl.market.observation import Observation, count_sentiments
+
+if TYPE_CHECKING:
+    from learning import Curve
+
+EPISODE, ROLLOUT = 40, 512  # decisions; n_steps of 2,048 would leave six updates to the budget
+MOVE = 0.01  # a move of 1%, as the suite's markets have
+
+
+def features(seen: Observation) -> np.ndarray:
+    """The last moves in percent, the day's news by its sentiment, and the position."""
+    moves = np.diff(np.log(seen.prices)) / MOVE
+    position = float(seen.shares > 0)
+    return np.array([*moves, *count_sentiments(seen.news[-1]), position], dtype=np.float32)
+
+
+class Numbers(gymnasium.ObservationWrapper):
+    """TradingEnv with `features` in place of its observation; moves before the first price are
+    0.
+    """
+
+    def __init__(self, env: TradingEnv):
+        super().__init__(env)
+        self.moves = env.settings.lookback - 1
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.moves + 4,))
+
+    def observation(self, observation: dict) -> np.ndarray:
+        """What gymnasium's wrapper asks for."""
+        return padded(features(self.env.unwrapped.observe()), self.moves + 4)  # type: ignore[attr-defined]
+
+
+def padded(row: np.ndarray, width: int) -> np.ndarray:
+    """Zeros for the moves that a window's first bars do not have."""
+    return np.concatenate([np.zeros(width - len(row), dtype=np.float32), row])
+
+
+class _Looking(BaseCallback):
+    def __init__(self, curve: Curve, every: int):
+        super().__init__()
+        self.curve, self.every, self.next = curve, every, every
+        width = max(len(features(seen)) for seen in curve.seen)
+        self.rows = torch.from_numpy(
+            np.stack([padded(features(seen), width) for seen in curve.seen])
+        )
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self.next:
+            self.look()
+
+    def look(self) -> None:
+        self.next = self.num_timesteps + self.every
+        self.curve.look(self.num_timesteps, self._ask)
+
+    @torch.no_grad()
+    def _ask(self) -> np.ndarray:
+        chances = self.model.policy.get_distribution(self.rows).distribution.probs.double().numpy()
+        legal = self.curve.legal
+        # an order that can do nothing is to hold
+        chances[:, Action.HOLD] += np.where(legal, 0.0, chances).sum(-1)
+        with np.errstate(divide="ignore"):
+            return np.log(np.where(legal, chances, 0.0))
+
+
+def learn(
+    train: Window, settings: MarketSettings, seed: int, steps: int, looks: int, curve: Curve
+) -> None:
+    """Train for `steps` environment steps, to whole rollouts."""
+    logging.getLogger("stable_baselines3").setLevel(logging.WARNING)
+    trading = MarketSettings(**{**vars(settings), "episode_start": "random"})
+    env = Numbers(TradingEnv(train, trading, EPISODE))
+    model = PPO("MlpPolicy", env, n_steps=ROLLOUT, gamma=1.0, seed=seed, device="cpu")
+    looking = _Looking(curve, steps // looks)
+    model.learn(steps - steps % ROLLOUT, callback=looking)
+    looking.look()

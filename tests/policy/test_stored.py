@@ -1,0 +1,128 @@
+"""The trunk's states on disk: the very states, under a name of all that they come from, and never
+in the way.
+"""
+
+import logging
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_split import policy_of
+
+from architectures import CONFIGS
+from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.policy import trunk as trunk_module
+from flagtrl.policy.boundary import Boundary
+from flagtrl.policy.stored import StoredStates, named
+from flagtrl.policy.trunk_settings import TrunkSettings
+
+
+def prompts(*lengths):
+    generator = np.random.default_rng(0)
+    begin = generator.integers(3, 90, 6)
+    return [
+        EncodedPrompt(np.concatenate([begin, generator.integers(3, 90, n)]), 6 + n // 2)
+        for n in lengths
+    ]
+
+
+def boundaries(of, width=4, answers=(0, 1)):
+    return [
+        Boundary(prompt, tuple(torch.randn(len(prompt.ids) + answer, width) for answer in answers))
+        for prompt in of
+    ]
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    kept, asked = StoredStates(tmp_path, 1 << 20), prompts(5, 9, 7)
+    saved = boundaries(asked)
+    assert kept.load("a", asked, [0, 1]) is None
+    kept.save("a", saved)
+    found = kept.load("a", asked, [0, 1])
+    for one, other in zip(saved, found, strict=True):
+        assert one.prompt is other.prompt
+        assert all(map(torch.equal, one.states, other.states))
+
+
+def test_the_least_recently_used_go_first_and_what_does_not_fit_is_not_kept(tmp_path):
+    asked = prompts(5)
+    size = boundaries(asked)[0].nbytes
+    kept = StoredStates(tmp_path, int(3.5 * size))
+    for number, name in enumerate("ab"):
+        kept.save(name, boundaries(asked))
+        os.utime(tmp_path / f"{name}.safetensors", (number, number))
+    assert kept.load("a", asked, [0, 1])  # used now
+    kept.save("c", boundaries(asked))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
+    StoredStates(tmp_path, size - 1).save("d", boundaries(asked))
+    assert not (tmp_path / "d.safetensors").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_a_file_that_does_not_fit_is_said_and_computed_again(tmp_path, caplog, content):
+    kept, asked = StoredStates(tmp_path, 1 << 20), prompts(5, 9)
+    kept.save("a", boundaries(asked[:1] if content is None else asked))
+    if content is not None:
+        (tmp_path / "a.safetensors").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert kept.load("a", asked, [0, 1]) is None
+    assert "cannot be read, and is computed again" in caplog.text
+    kept.save("a", boundaries(asked))
+    assert kept.load("a", asked, [0, 1]) is not None
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING):
+        StoredStates(tmp_path / "file" / "states", 1 << 20).save("a", boundaries(prompts(5)))
+    assert "is not kept in" in caplog.text
+
+
+def test_a_name_is_of_weights_facts_and_prompts_in_their_order():
+    weights, asked = {"w": torch.ones(3), "b": torch.zeros(2, dtype=torch.bfloat16)}, prompts(5, 9)
+    names = {
+        named(weights, ("f",), asked),
+        named({**weights, "w": torch.tensor([1.0, 1.0, 1.0001])}, ("f",), asked),
+        named({"v": weights["w"], "b": weights["b"]}, ("f",), asked),
+        named({**weights, "b": torch.zeros(2, dtype=torch.float16)}, ("f",), asked),
+        named(weights, ("g",), asked),
+        named(weights, ("f",), asked[::-1]),
+        named(weights, ("f",), asked[:1]),
+        named(weights, ("f",), [EncodedPrompt(asked[0].ids, 7), asked[1]]),
+    }
+    assert len(names) == 8 and named(dict(weights), ("f",), list(asked)) in names
+
+
+def test_a_window_read_before_is_not_read_again_and_its_states_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAGTRL_CACHE", str(tmp_path))
+    monkeypatch.setattr(trunk_module, "STORED_AFTER", 0.0)
+    settings, asked = TrunkSettings(disk_bytes=1 << 20), prompts(5, 9, 8)
+
+    def read(change=None, settings=settings):
+        torch.manual_seed(0)
+        trunk = policy_of(CONFIGS["llama"]).use_split(settings)
+        if change is not None:
+            with torch.no_grad():
+                change(trunk.split.trunk_weights())
+        told = []
+        assert trunk.prefill(asked, "cpu", lambda *done: told.append(done)) == 3
+        return trunk.tokens, [trunk(asked)[n].states[0] for n in range(3)], told
+
+    computed, states, told = read()
+    assert computed > 0 and told[-1] == (3, 3)
+    found, again, _ = read()
+    assert found == 0 and all(map(torch.equal, states, again))
+    moved, *_ = read(lambda weights: next(iter(weights.values()))[50, 0].add_(1.0))
+    assert moved == computed
+    assert read(settings=replace(settings, boundary_dtype="bfloat16"))[0] == computed
+    off = read(settings=replace(settings, disk_bytes=0))
+    assert off[0] == computed and all(map(torch.equal, states, off[1]))
+
+
+def test_what_is_read_at_once_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAGTRL_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    policy_of(CONFIGS["llama"]).use_split(TrunkSettings(disk_bytes=1 << 20)).prefill(prompts(5, 9))
+    assert not list(tmp_path.rglob("*.safetensors"))
