@@ -6,7 +6,7 @@ A run trains on the first bars of a market of `flagtrl.market.suite` and trades 
 after them. Its share is the log return of the greedy policy there over that of the best rule on
 what the prompt shows. A record says after how many environment steps and processor seconds it
 first reached 50, 80 and 90% of that rule. Records of the file that are measured again are
-replaced, the others stay.
+replaced, the others stay; the picture beside it is of all.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import peers
 import torch
+from suite_table import LEVELS, draw, summary
 from transformers import TrainerCallback, set_seed
 
 from flagtrl.cpu import cpu_tuning, one_thread
@@ -47,7 +47,6 @@ from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.settings import preset_settings
 
 BUDGET = 13_860  # environment steps of the paper's Table 3
-LEVELS = (50, 80, 90)  # percent of the best rule
 POINTS = 24  # of a learning curve
 # A budget of one headline: older ones foretell nothing, and would be learnt by heart.
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
@@ -170,6 +169,8 @@ def run(
     task = Task.of(market, seed, options.train_bars, options.test_bars)
     if preset == SB3:
         curve = Curve(task)
+        import peers  # Stable-Baselines3 is an extra
+
         with one_thread():
             peers.learn(task.train, task.settings, seed, options.steps, POINTS, curve)
         return recorded(market, preset, "gae", seed, task, curve)
@@ -267,40 +268,6 @@ def _defined(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 3)
 
 
-def summary(records: Sequence[dict[str, Any]]) -> str:
-    """A row for each market, preset and estimator: medians over seeds, and the range of shares."""
-    lines = [
-        "| market | preset | estimator | seeds | share | lowest | steps to 80% | CPU s | blind |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        key = (record["market"], record["preset"], record["estimator"])
-        groups.setdefault(key, []).append(record)
-    for key, rows in groups.items():
-        steps = sorted(row["steps_to_80"] or math.inf for row in rows)
-        middle = steps[len(steps) // 2]
-        cells = (
-            str(len(rows)),
-            _median(row["share"] for row in rows),
-            _number(min((row["share"] for row in rows if row["share"] is not None), default=None)),
-            "-" if math.isinf(middle) else f"{middle:,.0f}",
-            _median((row["cpu_seconds"] for row in rows), 0),
-            _median(row["text_blind_share"] for row in rows),
-        )
-        lines.append(f"| {' | '.join((*key, *cells))} |")
-    return "\n".join(lines)
-
-
-def _median(values: Any, digits: int = 2) -> str:
-    known = [value for value in values if value is not None]
-    return _number(float(np.median(known)) if known else None, digits)
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def numbers(text: str) -> list[int]:
     """`0,1,2` -> [0, 1, 2]."""
     return [int(word) for word in text.split(",")]
@@ -323,6 +290,7 @@ def main() -> None:
     options = parser.parse_args()
     cpu_tuning()
     known = json.loads(options.json.read_text()) if options.json.is_file() else []
+    kept: list[dict[str, Any]] = []
     made: list[dict[str, Any]] = []
     for market in options.markets:
         for preset in options.presets:
@@ -340,6 +308,7 @@ def main() -> None:
                     text = json.dumps([*kept, *made], indent=1)
                     options.json.write_text(text + "\n", encoding="utf-8")
     print(summary(made))
+    draw([*kept, *made], options.json.with_suffix(".png"))
 
 
 def _name(record: dict[str, Any]) -> tuple:

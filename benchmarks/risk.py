@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from risk_table import summary
 from transformers import set_seed
 
 import learning
@@ -51,7 +50,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"risk": "turnover", "risk_limit": 0.2, "risk_rate": 0.05},
     ),
 }
-MEASURED = ("return", "exposure", "storm_exposure", "drawdown", "cvar", "turnover")
 
 
 def storms(days: int, seed: int) -> MarketData:
@@ -137,25 +135,6 @@ def measured(decide: np.ndarray, task: learning.Task) -> dict[str, float]:
         "cvar": float(-np.expm1(worst).mean()),
         "turnover": float(trades.mean()),
     }
-
-
-def summary(records: Sequence[dict[str, Any]]) -> str:
-    """A row for each case: means over seeds, and half the width of their 95% interval."""
-    lines = ["| case | seeds | " + " | ".join(MEASURED) + " |", "|---|---:" + "|---:" * 6 + "|"]
-    for case in dict.fromkeys(record["case"] for record in records):
-        rows = [record for record in records if record["case"] == case]
-        cells = [interval([row[name] for row in rows]) for name in MEASURED]
-        lines.append(f"| {case} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def interval(values: Sequence[float]) -> str:
-    """`mean +- half width`, by Student's t."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-    return f"{mean:.3f} ± {half:.3f}"
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def written(name: str) -> Any:
 def texts() -> Texts:
     """The text of each place, by its name."""
     parts = (
-        *(demo, synthetic, presets, learning, start, speech, commands),
+        *(demo, synthetic, presets, learning, suite, start, speech, commands),
         *(throughput, step_profile, scaling, qa, qa_forms, qa_speed, excerpts),
     )
     return {name: text for part in parts for name, text in part().items()}
@@ -175,6 +175,19 @@ def learning() -> Texts:
         "learning.paper_markov_steps": option(rows, "paper_markov", "--total_timesteps"),
         "learning.paper_steps": option(rows, "paper", "--total_timesteps"),
         "learning.paper_test_end": option(rows, "paper", "--test_end"),
+    }
+
+
+def suite() -> Texts:
+    """Markets whose best policy is known, and what risk changes."""
+    import risk_table
+    import suite_table
+
+    records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
+    return {
+        "suite.table": suite_table.summary(records),
+        "suite.nothing": suite_table.no_signal(records),
+        "risk.table": risk_table.summary(written("risk")),
     }
 
 
@@ -414,8 +427,11 @@ def draw() -> None:
     """
     import main_job
     import scaling
+    import suite_table
     import throughput
 
+    records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
+    suite_table.draw(records, DOCS / "suite.png")
     main_job.draw(written("learning"), DOCS)
     throughput.draw(written("throughput")["rows"], "cpu").savefig(DOCS / "throughput.png", dpi=150)
     scaling.draw(written("scaling")["rows"]).savefig(DOCS / "scaling.png", dpi=150)

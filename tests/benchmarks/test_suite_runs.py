@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import peers
 import risk
+import suite_table
 
 import learning
 
@@ -115,6 +116,29 @@ def test_what_a_path_had_is_measured_by_hand():
     assert found["exposure"] == 1.0 and found["turnover"] == pytest.approx(1 / 11)
     assert found["return"] == pytest.approx(moves[1:].sum() * 252 / 11)
     assert found["cvar"] == pytest.approx(-np.expm1(min(moves[1:].min(), 0.0)))
+
+
+def record(**fields):
+    curve = [[40, 0.5], [80, fields.get("share", 0.9)]]
+    steps = {f"steps_to_{level}": None for level in (50, 80, 90)}
+    named = {"model": "tiny", "market": "news90", "preset": "flagtrl", "estimator": "exact"}
+    some = {"share": 0.9, "cpu_seconds": 10.0, "text_blind_share": 0.1, "sharpe": 0.5}
+    return {**named, **some, **steps, "curve": curve, **fields}
+
+
+def test_a_tables_medians_and_intervals_by_hand(tmp_path):
+    shares, steps = (0.7, 0.9, 1.0), (40, 80, None)
+    rows = [record(share=a, steps_to_80=b) for a, b in zip(shares, steps, strict=True)]
+    rows += [record(market="nosignal", share=None, sharpe=each) for each in (1.0, -1.0, 0.5, -0.5)]
+    known, nothing = suite_table.summary(rows).splitlines()[2:]
+    half = np.std(shares, ddof=1) / np.sqrt(3) * 4.30265  # t of 2 degrees of freedom
+    mean = f"{np.mean(shares):.2f} ± {half:.2f}"
+    assert known.split(" | ")[4:8] == ["3", "0.90", mean, "-"]
+    assert known.split(" | ")[8:] == ["80", "-", "10", "0.10 |"]
+    assert " | 4 | - | - |" in nothing
+    assert suite_table.no_signal(rows).splitlines()[-1].endswith("| 1.00 |"), "a mean of 0"
+    suite_table.draw(rows, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_the_suite_is_what_can_be_named():

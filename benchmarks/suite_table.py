@@ -1,0 +1,118 @@
+"""The learning suite's table and picture, of the records that learning.py writes; without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+LEVELS = (50, 80, 90)  # percent of the best rule
+Record = dict[str, Any]
+
+
+def grouped(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
+    """Records by model, market, preset and estimator, in the order in which they first come."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        key = tuple(record[name] for name in ("model", "market", "preset", "estimator"))
+        groups.setdefault(key, []).append(record)
+    return groups
+
+
+def summary(records: Sequence[Record]) -> str:
+    """A row for each model, market, preset and estimator: medians over seeds; the mean share with
+    its 95% interval by Student's t. A level that fewer than half of the seeds reached has no steps.
+    """
+    lines = [
+        "| model | market | preset | estimator | seeds | share, median | mean, 95% interval | "
+        "steps to 50% | 80% | 90% | CPU s | without text |",
+        "|---|---|---|---|" + "---:|" * 8,
+    ]
+    for key, rows in grouped(records).items():
+        shares = [row["share"] for row in rows if row["share"] is not None]
+        cells = (
+            str(len(rows)),
+            _median(shares),
+            interval(shares),
+            *(_steps([row[f"steps_to_{level}"] for row in rows]) for level in LEVELS),
+            _median((row["cpu_seconds"] for row in rows), 0),
+            _median(row["text_blind_share"] for row in rows),
+        )
+        lines.append(f"| {' | '.join((*key, *cells))} |")
+    return "\n".join(lines)
+
+
+def interval(values: Sequence[float], digits: int = 2) -> str:
+    """`mean ± half width` of the 95% interval by Student's t; of one value itself."""
+    if not values:
+        return "-"
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def no_signal(records: Sequence[Record]) -> str:
+    """Whether the Sharpe ratios where nothing can be learnt differ from 0 on average: Student's
+    t-test over seeds, which are independent markets.
+    """
+    lines = ["| preset | seeds | Sharpe ratio, mean and 95% interval | p |", "|---|---:|---:|---:|"]
+    for (_, market, preset, _), rows in grouped(records).items():
+        found = [row["sharpe"] for row in rows if row["sharpe"] is not None]
+        if market == "nosignal" and len(found) > 1:
+            p = float(stats.ttest_1samp(found, 0.0).pvalue)
+            lines.append(f"| {preset} | {len(found)} | {interval(found)} | {p:.2f} |")
+    return "\n".join(lines)
+
+
+def draw(records: Sequence[Record], path: Path, model: str = "tiny") -> None:
+    """The median share over environment steps, a panel for each market that has a best rule, a line
+    for each preset.
+    """
+    groups = {key: rows for key, rows in grouped(records).items() if key[0] == model}
+    markets = [each for each in dict.fromkeys(key[1] for key in groups) if each != "nosignal"]
+    if not markets:
+        return
+    across = min(4, len(markets))
+    down = -(-len(markets) // across)
+    figure = Figure(figsize=(3.2 * across, 2.6 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    presets = list(dict.fromkeys(key[2] for key in groups))
+    for panel, market in zip(panels.flat, markets, strict=False):
+        for (_, name, preset, _), rows in groups.items():
+            if name != market:
+                continue
+            steps = [step for step, _ in rows[0]["curve"]]
+            curves = [[share for _, share in row["curve"]] for row in rows]
+            shortest = min(map(len, curves))
+            middle = np.median([curve[:shortest] for curve in curves], axis=0)
+            panel.plot(steps[:shortest], middle, label=preset, color=f"C{presets.index(preset)}")
+        panel.axhline(1.0, color="0.5", linewidth=0.8, linestyle=":")
+        panel.set(title=market, ylim=(-0.5, 1.15))
+    for panel in list(panels.flat)[len(markets) :]:
+        panel.set_axis_off()
+    for panel in panels[-1]:
+        panel.set_xlabel("environment steps")
+    for row in panels:
+        row[0].set_ylabel("share of the best rule")
+    handles: dict[str, Any] = {}
+    for panel in panels.flat:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
+    figure.savefig(path, dpi=110)
+
+
+def _steps(reached: Sequence[int | None]) -> str:
+    middle = float(np.median([math.inf if each is None else each for each in reached]))
+    return "-" if math.isinf(middle) or math.isnan(middle) else f"{middle:,.0f}"
+
+
+def _median(values: Iterable[float | None], digits: int = 2) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.median(known):.{digits}f}" if known else "-"
