@@ -51,7 +51,10 @@ POINTS = 24  # of a learning curve
 # A budget of one headline: older ones foretell nothing, and would be learnt by heart.
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 # Of a random Llama, where the preset's own are for pretrained weights.
-TINY = {"trainable_layers": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-3, "head_width": 64}
+TINY = {
+    **{"trainable_layers": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-3},
+    **{"head_width": 64, "update_epochs": 1},
+}
 SAMPLED = {"num_envs": 8, "num_steps": 40, "max_episode_steps": 40, "minibatch_size": 64}
 # Williams (1992): whole episodes' returns, around their mean and in units of their deviation; the
 # value head, which begins at 0, stays there, and a rollout is one step.

@@ -57,7 +57,8 @@ POLICY = PolicySettings(
 )
 # the second reads prices alone
 RULES = {"follow_news": rule(follow_news), "follow_last_move": rule(follow_last_move)}
-# `preset=flagtrl`, with more steps and a higher learning rate: these weights are small and random.
+# `preset=flagtrl`, with more rollouts, each used once at a higher learning rate: these weights are
+# small and random.
 PPO: Mapping[str, Any] = {
     "total_timesteps": 8_000,
     "advantage": "exact",

@@ -1,0 +1,57 @@
+"""The default estimator learns markets whose best rule is known, in short; and what breaks it is
+seen there.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flagtrl.learning import exact
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import learning
+
+LEAST = 0.6  # of the best rule's log return on unseen bars
+SHORT = argparse.Namespace(steps=1600, train_bars=600, test_bars=300, model="tiny")
+
+
+def share(market):
+    return learning.run(market, "flagtrl", None, 0, SHORT)["share"]
+
+
+@pytest.mark.parametrize("market", ["news90", "momentum"])
+def test_it_learns(market, monkeypatch):
+    monkeypatch.setattr(learning, "POINTS", 1)
+    assert share(market) >= LEAST
+
+
+def flipped(targets):
+    return targets._replace(advantages=-targets.advantages)
+
+
+def a_day_late(targets):
+    """Each decision is paid what the next day's is."""
+    return targets._replace(advantages=targets.advantages.roll(-2, 0))
+
+
+def of_the_other_position(targets):
+    swapped = targets.advantages.view(-1, 2, 3).flip(1).flatten(0, 1)
+    return targets._replace(advantages=swapped)
+
+
+def of_no_action(targets):
+    return targets._replace(weights=torch.zeros_like(targets.weights))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [flipped, a_day_late, of_the_other_position, of_no_action])
+def test_what_is_broken_does_not(broken, monkeypatch):
+    """So the threshold above can fail."""
+    whole = exact.exact_targets
+    monkeypatch.setattr(exact, "exact_targets", lambda *args: broken(whole(*args)))
+    monkeypatch.setattr(learning, "POINTS", 1)
+    assert share("news90") < LEAST
