@@ -711,6 +711,7 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, h
     assert all(pushed[name] == before[name] for name in same), "all else is as it was"
 
 
+@pytest.mark.slow
 def test_a_run_on_the_hub_is_backtested_and_merged_on_the_base_that_the_user_names(
     run_, small_model, data, hub, tmp_path, capsys
 ):

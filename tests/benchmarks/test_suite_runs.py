@@ -68,6 +68,7 @@ def test_every_peer_can_be_run(preset, tmp_path, monkeypatch):
     assert record["preset"] == preset and record["share"] is not None
 
 
+@pytest.mark.slow
 def test_reinforce_has_no_critic(tmp_path, monkeypatch):
     """Its value head stays at exactly 0, so that advantages are whole returns, whitened."""
     made = []

@@ -120,7 +120,9 @@ def test_greedy_takes_the_likeliest_legal_action_and_records_its_probabilities()
     )
 
 
-@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "temperature", [0.6, *(pytest.param(each, marks=pytest.mark.slow) for each in (1.0, 2.0))]
+)
 def test_sampled_actions_have_the_frequencies_of_the_tempered_policy(temperature):
     window = random_walk(300, seed=1).window()
     settings = MarketSettings(reward="log_return")

@@ -81,6 +81,7 @@ def test_the_gradient_of_a_minibatch_does_not_depend_on_its_micro_batches(small_
             torch.testing.assert_close(split[name], whole[name], atol=1e-6 * size, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_curves_and_other_seeds_others(run, small_model, tmp_path):
     again, other = (tiny_trainer(small_model, tmp_path, rollouts=3, seed=seed) for seed in (1, 2))
     again.train()

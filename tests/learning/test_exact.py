@@ -165,6 +165,7 @@ def test_advantages_are_in_the_markets_unit_and_a_decision_that_earns_nothing_ha
 EXACT = {"style": "markov", "advantage": "exact", "num_envs": 2, "num_steps": 6, "gamma": 1.0}
 
 
+@pytest.mark.slow
 def test_the_trainer_learns_what_it_is_paid_for(small_model, tmp_path):
     trainer = tiny_trainer(
         small_model,

@@ -23,7 +23,7 @@ def share(market):
     return learning.run(market, "flagtrl", None, 0, SHORT)["share"]
 
 
-@pytest.mark.parametrize("market", ["news90", "momentum"])
+@pytest.mark.parametrize("market", ["news90", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_it_learns(market, monkeypatch):
     monkeypatch.setattr(learning, "POINTS", 1)
     assert share(market) >= LEAST

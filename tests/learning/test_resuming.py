@@ -172,6 +172,7 @@ def scripted(small_model, out, scores, **overrides):
     return tiny_trainer(small_model, out, validate=validate, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using EarlyStoppingCallback")
 def test_a_resumed_run_is_as_patient_as_it_says(small_model, tmp_path):
     falling = [0.9, 0.5, 0.4, 0.3, 0.2, 0.1]
@@ -194,6 +195,7 @@ def test_a_record_says_what_a_run_trained_in(small_model, tmp_path):
     assert PPOConfig(use_cpu=True, bf16=True).in_force()["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_tells_of_both_its_engines(small_model, tmp_path):
     kind = {"rollouts": 2, **SAVING}
     tiny_trainer(small_model, tmp_path, **kind).train()

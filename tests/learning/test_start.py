@@ -139,6 +139,7 @@ def test_a_damaged_reference_is_named(whole, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_best_model_of_a_baked_run_is_loaded_beside_its_reference(loud_model, tmp_path):
     scores = iter([3.0, 2.0])
     best = {
@@ -170,6 +171,7 @@ def test_the_best_model_of_a_baked_run_is_loaded_beside_its_reference(loud_model
     assert trainer.model.language_model.active_adapter == "default"
 
 
+@pytest.mark.slow
 def test_a_run_from_before_anything_was_measured_stays_without(whole, loud_model, tmp_path):
     """Its heads read the hidden state as it is, and go on so."""
     out, _ = whole(prior="calibrated", finetuning="full_top")

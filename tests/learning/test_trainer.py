@@ -216,6 +216,7 @@ def test_a_nan_after_a_rollouts_last_step_is_a_non_finite_loss_too(small_model, 
         trainer.train()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_due_with_nan_weights_is_refused_and_the_last_one_stays(small_model, tmp_path):
     trainer = tiny_trainer(
         small_model,
@@ -483,6 +484,7 @@ def test_how_far_the_first_update_went_is_logged_once_with_its_rollouts_last_ste
     assert logged[STEPS] == pytest.approx(run.watch.kl_first_update) and logged[STEPS] > 1e-4
 
 
+@pytest.mark.slow
 def test_logged_hit_rates_are_the_rollouts_not_an_evaluations_too(small_model, tmp_path):
     rates = []
     for steps in (None, 6):  # 6 steps are a rollout

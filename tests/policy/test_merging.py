@@ -193,7 +193,10 @@ def test_a_policy_head_is_left_behind_and_that_is_said(saved, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")],
+    [
+        OSError(28, "No space left on device"),
+        pytest.param(Exception("No space left on device (os error 28)"), marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_is_overwritten_and_no_half_model_is_left(saved, tmp_path, monkeypatch, error):
     saved(finetuning="lora")

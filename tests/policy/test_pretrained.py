@@ -473,7 +473,13 @@ def smollm2():
     return load_base(f"package:{PACKAGE}")
 
 
-@pytest.mark.parametrize("question", SAID)
+@pytest.mark.parametrize(
+    "question",
+    [
+        pytest.param(text, marks=pytest.mark.slow if number else ())
+        for number, text in enumerate(SAID)
+    ],
+)
 def test_the_packages_weights_speak_english(smollm2, question):
     model, tokenizer = smollm2
     asked = [{"role": "user", "content": question}]

@@ -225,6 +225,7 @@ def test_wandb_is_shown_pictures_and_settings(small_model, tmp_path, monkeypatch
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/eval/equity_curve*.png"))
 
 
+@pytest.mark.slow
 def test_trackio_is_shown_pictures_and_settings(small_model, tmp_path, monkeypatch):
     trackio = pytest.importorskip("trackio", reason="the extra `trackio` is not installed")
     monkeypatch.setattr("trackio.utils.TRACKIO_DIR", tmp_path / "trackio", raising=False)
