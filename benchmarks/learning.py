@@ -47,7 +47,8 @@ from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.settings import preset_settings
 
 BUDGET = 13_860  # environment steps of the paper's Table 3
-POINTS = 24  # of a learning curve
+# Of the budget, where the policy is looked at: often while it learns.
+LOOKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0)
 # A budget of one headline: older ones foretell nothing, and would be learnt by heart.
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 # Of a random Llama, where the preset's own are for pretrained weights.
@@ -139,12 +140,12 @@ class Curve:
 
 
 class Looking(TrainerCallback):
-    """Has a curve look at a trainer's model at the ends of POINTS rollouts."""
+    """Has a curve look at a trainer's model at the ends of rollouts."""
 
     def __init__(self, trainer: PPOTrainer, curve: Curve):
         self.trainer, self.curve = trainer, curve
         rollouts = trainer.args.num_rollouts
-        self.due = set(np.linspace(0, rollouts, POINTS + 1).round().astype(int)[1:].tolist())
+        self.due = {max(round(share * rollouts), 1) for share in LOOKS}
         self.prompts: list[EncodedPrompt] = []
 
     def on_step_end(self, args: PPOConfig, state: Any, control: Any, **kwargs: Any) -> None:
@@ -175,7 +176,7 @@ def run(
         import peers  # Stable-Baselines3 is an extra
 
         with one_thread():
-            peers.learn(task.train, task.settings, seed, options.steps, POINTS, curve)
+            peers.learn(task.train, task.settings, seed, options.steps, LOOKS, curve)
         return recorded(market, preset, "gae", seed, task, curve)
     begins, overrides = PRESETS[preset]
     settings = {**preset_settings(begins), "reward": "log_return", **overrides}
@@ -288,7 +289,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="tiny, or as --model_name_or_path")
     parser.add_argument("--steps", type=int, default=BUDGET, help="environment steps of a run")
     parser.add_argument("--train_bars", type=int, default=2000)
-    parser.add_argument("--test_bars", type=int, default=600)
+    parser.add_argument("--test_bars", type=int, default=300)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/learning.json"))
     options = parser.parse_args()
     cpu_tuning()

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gymnasium
@@ -53,9 +55,9 @@ def padded(row: np.ndarray, width: int) -> np.ndarray:
 
 
 class _Looking(BaseCallback):
-    def __init__(self, curve: Curve, every: int):
+    def __init__(self, curve: Curve, due: list[float]):
         super().__init__()
-        self.curve, self.every, self.next = curve, every, every
+        self.curve, self.due = curve, due
         width = max(len(features(seen)) for seen in curve.seen)
         self.rows = torch.from_numpy(
             np.stack([padded(features(seen), width) for seen in curve.seen])
@@ -65,11 +67,11 @@ class _Looking(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        if self.num_timesteps >= self.next:
+        if self.num_timesteps >= self.due[0]:
             self.look()
 
     def look(self) -> None:
-        self.next = self.num_timesteps + self.every
+        self.due = [steps for steps in self.due if steps > self.num_timesteps] or [math.inf]
         self.curve.look(self.num_timesteps, self._ask)
 
     @torch.no_grad()
@@ -83,13 +85,18 @@ class _Looking(BaseCallback):
 
 
 def learn(
-    train: Window, settings: MarketSettings, seed: int, steps: int, looks: int, curve: Curve
+    train: Window,
+    settings: MarketSettings,
+    seed: int,
+    steps: int,
+    looks: Sequence[float],
+    curve: Curve,
 ) -> None:
-    """Train for `steps` environment steps, to whole rollouts."""
+    """Train for `steps` environment steps, in whole rollouts; `looks` are shares of them."""
     logging.getLogger("stable_baselines3").setLevel(logging.WARNING)
     trading = MarketSettings(**{**vars(settings), "episode_start": "random"})
     env = Numbers(TradingEnv(train, trading, EPISODE))
     model = PPO("MlpPolicy", env, n_steps=ROLLOUT, gamma=1.0, seed=seed, device="cpu")
-    looking = _Looking(curve, steps // looks)
+    looking = _Looking(curve, [share * steps for share in looks])
     model.learn(steps - steps % ROLLOUT, callback=looking)
     looking.look()

@@ -88,11 +88,10 @@ def draw(records: Sequence[Record], path: Path, model: str = "tiny") -> None:
         for (_, name, preset, _), rows in groups.items():
             if name != market:
                 continue
-            steps = [step for step, _ in rows[0]["curve"]]
-            curves = [[share for _, share in row["curve"]] for row in rows]
-            shortest = min(map(len, curves))
-            middle = np.median([curve[:shortest] for curve in curves], axis=0)
-            panel.plot(steps[:shortest], middle, label=preset, color=f"C{presets.index(preset)}")
+            curves = [dict(row["curve"]) for row in rows]
+            steps = sorted(set(curves[0]).intersection(*curves[1:]))
+            middle = [np.median([curve[step] for curve in curves]) for step in steps]
+            panel.plot(steps, middle, label=preset, color=f"C{presets.index(preset)}")
         panel.axhline(1.0, color="0.5", linewidth=0.8, linestyle=":")
         panel.set(title=market, ylim=(-0.5, 1.15))
     for panel in list(panels.flat)[len(markets) :]:

@@ -25,7 +25,7 @@ def share(market):
 
 @pytest.mark.parametrize("market", ["news90", pytest.param("momentum", marks=pytest.mark.slow)])
 def test_it_learns(market, monkeypatch):
-    monkeypatch.setattr(learning, "POINTS", 1)
+    monkeypatch.setattr(learning, "LOOKS", (1.0,))
     assert share(market) >= LEAST
 
 
@@ -53,5 +53,5 @@ def test_what_is_broken_does_not(broken, monkeypatch):
     """So the threshold above can fail."""
     whole = exact.exact_targets
     monkeypatch.setattr(exact, "exact_targets", lambda *args: broken(whole(*args)))
-    monkeypatch.setattr(learning, "POINTS", 1)
+    monkeypatch.setattr(learning, "LOOKS", (1.0,))
     assert share("news90") < LEAST
