@@ -39,6 +39,7 @@ from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.learning.wiring import (
     check_engine,
     check_prior,
+    check_reference,
     check_states,
     check_wiring,
     own_callbacks,
@@ -138,6 +139,7 @@ class PPOTrainer(PersistentTrainer):
         # an update of one forward begins with the policy that acts
         self._one_pass = args.rollout_is_one_pass and not self.sharded
         check_engine(self.engine, self.sharded)
+        check_reference(model, self.sharded)
         with self.accelerator.autocast():
             name = "plain" if self.sharded else self.engine.engine
             choose_engine(model, name, TrunkSettings.of(self.engine), probe(encoder, envs))

@@ -14,6 +14,8 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.steps import AtRolloutEnd
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.adapters import REFERENCE
 from flagtrl.policy.settings import EngineSettings
 from flagtrl.record import DataFacts, RunRecord, days
 
@@ -61,6 +63,15 @@ def check_states(advantage: str, known: bool, style: str) -> None:
             f"advantage is {advantage}, but prompts of the style {style!r} tell more of the "
             "account than its position, so that the position is not all of the state; use "
             "prompt_style markov, or advantage gae"
+        )
+
+
+def check_reference(model: ActorCritic, sharded: bool) -> None:
+    """Refuse a reference of its own that a model spread over processes cannot have; ConfigError."""
+    if sharded and REFERENCE in model.language_model.peft_config:
+        raise ConfigError(
+            "the policy begins as another run's (init_adapter), whose copy a model spread over "
+            "processes cannot keep; train it with accelerate_configs/multi_gpu.yaml"
         )
 
 

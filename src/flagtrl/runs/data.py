@@ -54,6 +54,15 @@ class DataSettings:
             )
         },
     )
+    init_adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "directory of a run whose policy this one begins with; its KL is measured from "
+                "there. Train on later days alone, or on a window with the older ones in it too"
+            )
+        },
+    )
     offline: bool = field(
         default=False,
         metadata={

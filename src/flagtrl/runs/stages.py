@@ -35,6 +35,7 @@ from flagtrl.places import check_output_dir
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length, load_base
+from flagtrl.policy.continuing import begin_as
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
 from flagtrl.policy.settings import EngineSettings
@@ -216,6 +217,12 @@ def build_policy(
     adapted = attach_adapter(language_model, arguments.policy, arguments.ppo.dropout)
     model = ActorCritic(adapted, encoder.action_paths, arguments.policy, arguments.ppo.dropout)
     model.base_probe = probe
+    begins_as = arguments.data.init_adapter
+    # a checkpoint has all of it, the reference too
+    if begins_as is not None and checkpoint_to_resume(arguments.ppo) is None:
+        begin_as(model, encoder, begins_as)
+        if arguments.ppo.process_index == 0:
+            print(f"the policy begins as that of {begins_as}", flush=True)
     return model, encoder
 
 
