@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from suite_table import interval
+from sensitivity_table import summary
 from torch import Tensor
 
 from flagtrl.cpu import cpu_tuning
@@ -145,27 +145,6 @@ def measured(directory: Path) -> list[dict[str, Any]]:
                 row = {"run": directory.name, "prompt": name, "trained": trained, "prior": how}
                 rows.append({**row, "changed": changed})
     return rows
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """The share of changed decisions, mean over runs and 95% interval by Student's t."""
-    kinds = [(trained, how) for trained in (False, True) for how in ("kept", "measured again")]
-    names = ("untrained", "trained")
-    head = [f"{names[trained]}, prior {how}" for trained, how in kinds]
-    lines = [f"| prompt | {' | '.join(head)} |", "|---|" + "---:|" * len(kinds)]
-    for prompt in list(VARIANTS)[1:]:
-        cells = [
-            interval(
-                [
-                    row["changed"]
-                    for row in rows
-                    if (row["prompt"], row["trained"], row["prior"]) == (prompt, *kind)
-                ]
-            )
-            for kind in kinds
-        ]
-        lines.append(f"| {prompt} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -181,6 +181,7 @@ def learning() -> Texts:
 def suite() -> Texts:
     """Markets whose best policy is known, and what risk changes."""
     import risk_table
+    import sensitivity_table
     import suite_table
 
     records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
@@ -188,6 +189,7 @@ def suite() -> Texts:
         "suite.table": suite_table.summary(records),
         "suite.nothing": suite_table.no_signal(records),
         "risk.table": risk_table.summary(written("risk")),
+        "sensitivity.table": sensitivity_table.summary(written("sensitivity")),
     }
 
 
