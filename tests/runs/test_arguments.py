@@ -230,7 +230,7 @@ OF_ANOTHER_TYPE = {
     "num_steps: 2.5": "2.5; it must be a whole number",
     "anneal_lr: 1": "1; it must be true or false",
     "reward: 3": "3; it must be text (in quotes)",
-    "symbol: 3": "3; it must be text (in quotes)",
+    "symbol: 3": "3; it must be text (in quotes) or null",
     "data: 3": "3; it must be text (in quotes) or null",
     "valid_end: 20200901": "20200901; it must be text (in quotes) or null",
     "save_strategy: no": "false; it must be text (in quotes)",

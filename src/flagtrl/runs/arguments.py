@@ -25,16 +25,16 @@ from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.inherited import as_dataclass, inherited_fields
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.download import INVESTORBENCH, checked_symbol
-from flagtrl.market.embedded import SHIPPED_SOURCE, embedded
+from flagtrl.market.embedded import SHIPPED_SOURCE
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import find_reward
 from flagtrl.market.values import check_file
 from flagtrl.places import check_output_dir
 from flagtrl.policy.settings import EngineSettings, PolicySettings
-from flagtrl.runs.data import DataSettings
+from flagtrl.runs.data import DataSettings, market_of
 from flagtrl.runs.kinds import as_its_kind
 from flagtrl.runs.recipes import RECIPES
-from flagtrl.runs.settings import PRESETS, chosen_preset, preset_settings
+from flagtrl.runs.settings import PRESETS, chosen, chosen_preset, preset_settings
 
 OF_THE_MODEL = (PolicySettings, EngineSettings)
 HELP, WHOLE_HELP = ("-h", "--help"), "--help_all"
@@ -110,6 +110,9 @@ def parsed(
     for name in ("recipe", "preset"):
         parser.add_argument(f"--{name}")
     preset = chosen_preset(words)
+    if chosen(words, "data") is not None and chosen(words, "recipe") is None:
+        # nobody said that the file is of the recipe's asset
+        defaults = {name: value for name, value in defaults.items() if name != "symbol"}
     unknown = parser.set_defaults_with_config(**{**preset_settings(preset), **defaults})
     assert not unknown, f"the recipe or preset sets unknown defaults {unknown}"
     try:
@@ -153,9 +156,9 @@ def check_run(
     if data.source == SHIPPED_SOURCE:
         # warnings of the data are left to the run, which reads them again: each is said once
         with only_errors("flagtrl.market"):
-            data.windows(embedded(data.symbol))
+            data.windows(market_of(data.source, data.symbol))
     elif data.source == INVESTORBENCH:
-        checked_symbol(data.symbol)
+        checked_symbol(str(data.symbol))
     elif not data.source.startswith("hub:"):
         check_file(Path(data.source))
     find_reward(market.reward)

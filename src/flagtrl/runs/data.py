@@ -10,6 +10,7 @@ from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.embedded import SHIPPED_SOURCE, embedded, ships
 from flagtrl.market.sources import load
 
+DEFAULT_SYMBOL = "MSFT"
 _DATES = ("train_start", "train_end", "test_start", "test_end", "valid_start", "valid_end")
 
 
@@ -21,9 +22,14 @@ class DataSettings:
         ConfigError: a value outside its bounds, or two that exclude each other.
     """
 
-    symbol: str = field(
-        default="MSFT",
-        metadata={"help": "the asset's name, in prompts and of InvestorBench's data"},
+    symbol: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "the asset's name, in prompts and of InvestorBench's data; default: of --data what "
+                "its symbol column or its name says, else the recipe's, or MSFT"
+            )
+        },
     )
     data: str | None = field(
         default=None,
@@ -110,6 +116,8 @@ class DataSettings:
                 f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own "
                 "texts are read anyway), or leave --data out, for InvestorBench's"
             )
+        if self.symbol is None and self.data is None:
+            self.symbol = DEFAULT_SYMBOL
         for name in _DATES:
             if (day := getattr(self, name)) is None and name.startswith("valid_"):
                 continue
@@ -121,8 +129,9 @@ class DataSettings:
     @property
     def source(self) -> str:
         """Where the data are from, as the run's files say it."""
+        asset = self.symbol or DEFAULT_SYMBOL
         return self.data or (
-            SHIPPED_SOURCE if ships(self.symbol) and not self.news_text else INVESTORBENCH
+            SHIPPED_SOURCE if ships(asset) and not self.news_text else INVESTORBENCH
         )
 
     def windows(self, market: MarketData) -> tuple[Window, Window]:
@@ -163,14 +172,20 @@ class DataSettings:
         return self.valid_start, self.valid_end
 
 
-def market_of(source: str, symbol: str) -> MarketData:
+def market_of(source: str, symbol: str | None = None) -> MarketData:
     """The market that `source` names as a run's files do: shipped with flagtrl, InvestorBench's
     (downloaded), or else a file or `hub:REPO`.
+
+    Args:
+        source: as it is named.
+        symbol: of the asset; None: what a file says of it, or MSFT.
 
     Raises:
         DataError: what cannot be found or used.
     """
+    asset = symbol or DEFAULT_SYMBOL
     if source == SHIPPED_SOURCE:
-        return embedded(symbol)
-    place = str(fetch_investorbench(symbol)) if source == INVESTORBENCH else source
-    return load(place, symbol=symbol)
+        return embedded(asset)
+    if source == INVESTORBENCH:
+        return load(str(fetch_investorbench(asset)), symbol=asset)
+    return load(source, symbol=symbol)
