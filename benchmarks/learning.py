@@ -51,9 +51,10 @@ BUDGET = 13_860  # environment steps of the paper's Table 3
 LOOKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0)
 # A budget of one headline: older ones foretell nothing, and would be learnt by heart.
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
+LAYERS = 2  # trained, of either model; the presets' own are for real days
 # Of a random Llama, where the preset's own are for pretrained weights.
 TINY = {
-    **{"trainable_layers": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-3},
+    **{"learning_rate": 1e-3, "head_learning_rate": 1e-3},
     **{"head_width": 64, "update_epochs": 1},
 }
 SAMPLED = {"num_envs": 8, "num_steps": 40, "max_episode_steps": 40, "minibatch_size": 64}
@@ -181,6 +182,7 @@ def run(
     begins, overrides = PRESETS[preset]
     settings = {**preset_settings(begins), "reward": "log_return", **overrides}
     settings |= {"total_timesteps": options.steps, "seed": seed, "logging_steps": None}
+    settings |= {"trainable_layers": LAYERS}
     if estimator is not None:
         settings["advantage"] = estimator
     if options.model == "tiny":
