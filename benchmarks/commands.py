@@ -36,6 +36,7 @@ def record(name: str, docs: Path) -> dict[str, Any]:
     # the test data lie beside this check-out, not beside the clone
     env = {"FLAGTRL_SHARED": str(ROOT.parent / "shared"), **os.environ}
     with tempfile.TemporaryDirectory() as folder:
+        env["FLAGTRL_CACHE"] = str(Path(folder) / "cache")  # a newcomer's has nothing in it
         clone = Path(folder) / "flagtrl"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=clone)

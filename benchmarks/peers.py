@@ -27,11 +27,22 @@ EPISODE, ROLLOUT = 40, 512  # decisions; n_steps of 2,048 would leave six update
 MOVE = 0.01  # a move of 1%, as the suite's markets have
 
 
-def features(seen: Observation) -> np.ndarray:
-    """The last moves in percent, the day's news by its sentiment, and the position."""
+def features(seen: Observation, texts: Sequence[str] = ()) -> np.ndarray:
+    """The last moves in percent, the day's news by its sentiment, which of `texts` it is, and the
+    position.
+    """
     moves = np.diff(np.log(seen.prices)) / MOVE
+    said = [item.text for item in seen.news[-1]]
+    which = [float(text in said) for text in texts]
     position = float(seen.shares > 0)
-    return np.array([*moves, *count_sentiments(seen.news[-1]), position], dtype=np.float32)
+    row = [*moves, *count_sentiments(seen.news[-1]), *which, position]
+    return np.array(row, dtype=np.float32)
+
+
+def headlines(window: Window) -> list[str]:
+    """The different texts of a window's news."""
+    news = window.market.news[window.start : window.stop]
+    return sorted({item.text for day in news for item in day})
 
 
 class Numbers(gymnasium.ObservationWrapper):
@@ -39,14 +50,15 @@ class Numbers(gymnasium.ObservationWrapper):
     0.
     """
 
-    def __init__(self, env: TradingEnv):
+    def __init__(self, env: TradingEnv, texts: Sequence[str]):
         super().__init__(env)
-        self.moves = env.settings.lookback - 1
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.moves + 4,))
+        self.texts, self.width = texts, env.settings.lookback - 1 + 4 + len(texts)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.width,))
 
     def observation(self, observation: dict) -> np.ndarray:
         """What gymnasium's wrapper asks for."""
-        return padded(features(self.env.unwrapped.observe()), self.moves + 4)  # type: ignore[attr-defined]
+        seen = self.env.unwrapped.observe()  # type: ignore[attr-defined]
+        return padded(features(seen, self.texts), self.width)
 
 
 def padded(row: np.ndarray, width: int) -> np.ndarray:
@@ -55,13 +67,12 @@ def padded(row: np.ndarray, width: int) -> np.ndarray:
 
 
 class _Looking(BaseCallback):
-    def __init__(self, curve: Curve, due: list[float]):
+    def __init__(self, curve: Curve, due: list[float], texts: Sequence[str]):
         super().__init__()
         self.curve, self.due = curve, due
-        width = max(len(features(seen)) for seen in curve.seen)
-        self.rows = torch.from_numpy(
-            np.stack([padded(features(seen), width) for seen in curve.seen])
-        )
+        rows = [features(seen, texts) for seen in curve.seen]
+        width = max(map(len, rows))
+        self.rows = torch.from_numpy(np.stack([padded(row, width) for row in rows]))
 
     def _on_step(self) -> bool:
         return True
@@ -95,8 +106,9 @@ def learn(
     """Train for `steps` environment steps, in whole rollouts; `looks` are shares of them."""
     logging.getLogger("stable_baselines3").setLevel(logging.WARNING)
     trading = MarketSettings(**{**vars(settings), "episode_start": "random"})
-    env = Numbers(TradingEnv(train, trading, EPISODE))
+    texts = headlines(train)
+    env = Numbers(TradingEnv(train, trading, EPISODE), texts)
     model = PPO("MlpPolicy", env, n_steps=ROLLOUT, gamma=1.0, seed=seed, device="cpu")
-    looking = _Looking(curve, [share * steps for share in looks])
+    looking = _Looking(curve, [share * steps for share in looks], texts)
     model.learn(steps - steps % ROLLOUT, callback=looking)
     looking.look()

@@ -1,12 +1,12 @@
-"""Risk in the objective: does the answer change as it must, on markets where that is known?
+"""Risk in the objective: does the policy change as it should, on markets where that is known?
 
     python benchmarks/risk.py --seeds 0,1,2,3,4 --json docs/risk.json
 
 `storms`: every day's news says whether the coming move is of a calm or a stormy day. Both pay on
-average, so who wants the return alone stays invested; stormy days have six times the deviation, so
-who pays for drawdowns or for the worst days sits them out. `news90`: following the news trades on
-half of all days; a limit on turnover makes most of them not worth it. A tiny random model, exact
-advantages, unseen days.
+average, so a policy that wants the return alone stays invested; stormy days have six times the
+deviation, so one that pays for drawdowns or for the worst days sits them out. `news90`: following
+the news trades on half of all days; a limit on turnover makes most of them not worth it. A tiny
+random model, exact advantages, unseen days.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "storms, return alone": ("storms", {}),
     "storms, drawdown": ("storms", {"risk": "drawdown", "risk_coef": 1.0}),
     "storms, CVaR of 5%": ("storms", {"risk": "cvar", "risk_coef": 0.3}),
-    "storms, drawdown at most 8%": (
+    "storms, drawdown aimed at 8%": (
         "storms",
         {"risk": "drawdown", "risk_limit": 0.08, "risk_rate": 0.05},
     ),
     "news90, return alone": ("news90", {}),
-    "news90, turnover at most 0.2": (
+    "news90, turnover aimed at 0.2": (
         "news90",
         {"risk": "turnover", "risk_limit": 0.2, "risk_rate": 0.05},
     ),
@@ -116,7 +116,7 @@ def likeliest(model: Any, encoder: Any, task: learning.Task) -> np.ndarray:
     return torch.cat(parts).view(len(days), len(POSITIONS), -1).argmax(-1).numpy()
 
 
-def measured(decide: np.ndarray, task: learning.Task) -> dict[str, float]:
+def measured(decide: np.ndarray, task: learning.Task) -> dict[str, float | None]:
     """What a path from flat on had, per year of 252 days where a sum."""
     table, position, held = transitions(task.test, task.settings), FLAT, []
     for day, actions in enumerate(decide):
@@ -131,7 +131,7 @@ def measured(decide: np.ndarray, task: learning.Task) -> dict[str, float]:
     return {
         "return": float(paid.sum() * 252 / len(paid)),
         "exposure": float(np.mean(held)),
-        "storm_exposure": float(np.mean(np.array(held)[stormy])) if stormy.any() else 0.0,
+        "storm_exposure": float(np.mean(np.array(held)[stormy])) if stormy.any() else None,
         "drawdown": float((np.maximum.accumulate(value) - value).max()),
         "cvar": float(-np.expm1(worst).mean()),
         "turnover": float(trades.mean()),
@@ -148,13 +148,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("docs/risk.json"))
     options = parser.parse_args()
     cpu_tuning()
+    known = json.loads(options.json.read_text()) if options.json.is_file() else []
     made: list[dict[str, Any]] = []
     for case in options.cases:
         for seed in options.seeds:
             made.append(run(case, seed))
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in made[-1].items()})
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            names = [(each["case"], each["seed"]) for each in made]
+            kept = [each for each in known if (each["case"], each["seed"]) not in names]
+            text = json.dumps([*kept, *made], indent=1)
+            options.json.write_text(text + "\n", encoding="utf-8")
     print(summary(made))
 
 

@@ -15,6 +15,8 @@ def summary(records: Sequence[dict[str, Any]]) -> str:
     lines = ["| case | seeds | " + " | ".join(MEASURED) + " |", "|---|---:" + "|---:" * 6 + "|"]
     for case in dict.fromkeys(record["case"] for record in records):
         rows = [record for record in records if record["case"] == case]
-        cells = [interval([row[name] for row in rows], 3) for name in MEASURED]
+        cells = [
+            interval([row[name] for row in rows if row[name] is not None], 3) for name in MEASURED
+        ]
         lines.append(f"| {case} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)

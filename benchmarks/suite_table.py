@@ -16,10 +16,13 @@ Record = dict[str, Any]
 
 
 def grouped(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
-    """Records by model, market, preset and estimator, in the order in which they first come."""
+    """Records by model, market, preset, estimator and budget, in the order in which they first
+    come.
+    """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         key = tuple(record[name] for name in ("model", "market", "preset", "estimator"))
+        key += (f"{record['steps']:,}",)
         groups.setdefault(key, []).append(record)
     return groups
 
@@ -29,9 +32,9 @@ def summary(records: Sequence[Record]) -> str:
     its 95% interval by Student's t. A level that fewer than half of the seeds reached has no steps.
     """
     lines = [
-        "| model | market | preset | estimator | seeds | share, median | mean, 95% interval | "
-        "steps to 50% | 80% | 90% | CPU s | without text |",
-        "|---|---|---|---|" + "---:|" * 8,
+        "| model | market | preset | estimator | steps | seeds | share, median | mean, 95% interval"
+        " | steps to 50% | 80% | 90% | CPU s | without text |",
+        "|---|---|---|---|" + "---:|" * 9,
     ]
     for key, rows in grouped(records).items():
         shares = [row["share"] for row in rows if row["share"] is not None]
@@ -62,12 +65,15 @@ def no_signal(records: Sequence[Record]) -> str:
     """Whether the Sharpe ratios where nothing can be learnt differ from 0 on average: Student's
     t-test over seeds, which are independent markets.
     """
-    lines = ["| preset | seeds | Sharpe ratio, mean and 95% interval | p |", "|---|---:|---:|---:|"]
-    for (_, market, preset, _), rows in grouped(records).items():
+    head = "| model | preset | estimator | seeds | Sharpe ratio, mean and 95% interval | p |"
+    lines = [head, "|---|---|---|---:|---:|---:|"]
+    for (model, market, preset, estimator, _), rows in grouped(records).items():
         found = [row["sharpe"] for row in rows if row["sharpe"] is not None]
         if market == "nosignal" and len(found) > 1:
             p = float(stats.ttest_1samp(found, 0.0).pvalue)
-            lines.append(f"| {preset} | {len(found)} | {interval(found)} | {p:.2f} |")
+            lines.append(
+                f"| {model} | {preset} | {estimator} | {len(found)} | {interval(found)} | {p:.2f} |"
+            )
     return "\n".join(lines)
 
 
@@ -85,7 +91,7 @@ def draw(records: Sequence[Record], path: Path, model: str = "tiny") -> None:
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     presets = list(dict.fromkeys(key[2] for key in groups))
     for panel, market in zip(panels.flat, markets, strict=False):
-        for (_, name, preset, _), rows in groups.items():
+        for (_, name, preset, *_), rows in groups.items():
             if name != market:
                 continue
             curves = [dict(row["curve"]) for row in rows]

@@ -111,8 +111,8 @@ def main() -> None:
     encoder = PromptEncoder(tokenizer, demo.PROMPT, max_length=512)
     adapted = attach_adapter(demo.demo_language_model(tokenizer), demo.POLICY)
     model = ActorCritic(adapted, encoder.action_paths, demo.POLICY)
-    fewer = {"output_dir": "runs/loop", "total_timesteps": 1_280, "use_cpu": True}
-    config = PPOConfig(**{**demo.PPO, **fewer, "advantage": "gae", "num_envs": 8})
+    sampled = {"advantage": "gae", "gamma": 0.5, "num_envs": 8, "total_timesteps": 1_280}
+    config = PPOConfig(**{**demo.PPO, **sampled}, output_dir="runs/loop", use_cpu=True)
     train(model, encoder, lambda: TradingEnv(window, demo.MARKET, config.max_episode_steps), config)
 
 

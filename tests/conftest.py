@@ -36,6 +36,14 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_states(tmp_path_factory):
+    """What the frozen layers make of prompts comes from this code, not from a run before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flagtrl.policy.trunk.cache_root", lambda: tmp_path_factory.getbasetemp())
+        yield
+
+
 @pytest.fixture(scope="session")
 def start_seconds() -> float:
     """CPU seconds in which this process has imported the libraries, beside whatever else runs on

@@ -46,7 +46,7 @@ TRAIN_BARS, TEST_BARS = 2000, 200
 TOKENIZER_BARS = 200  # whose prompts the tokenizer is trained on
 NEWS_ACCURACY = 0.9
 PERSISTENCE = 0.5  # of a move's direction: prices tell nothing of what comes, the news does
-MARKET = MarketSettings(reward="log_return", lookback=3)
+MARKET = MarketSettings(reward="log_return", lookback=3, episode_start="random")
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 POLICY = PolicySettings(
     policy="action_tokens",

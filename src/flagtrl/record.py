@@ -144,7 +144,8 @@ class RunRecord:
             differed; None where there is none.
         started, ended: ISO 8601, UTC.
         resumed: each time that it went on from a checkpoint.
-        watch: whether the policy collapsed, and how far the first update went.
+        watch: whether the policy collapsed, how far the first update went, and what a unit of risk
+            costs.
     """
 
     schema: int = SCHEMA

@@ -2,14 +2,19 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flagtrl.learning.rollout import Collector
 from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.ledger import Action
+from flagtrl.market.policy import always, follow_news, rule, uniform
 from flagtrl.market.suite import SUITE
 from flagtrl.market.transitions import POSITIONS, seen_at
+from flagtrl.market.vector import VectorTradingEnv
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -41,7 +46,7 @@ def test_a_run_leaves_a_record_and_measuring_again_replaces_it(tmp_path, monkeyp
     assert [steps for steps, _ in first["curve"]] == [40] and first["cpu_seconds"] > 0
     (again,) = records(monkeypatch, path, *words, "--seeds", "0")
     assert again["share"] == first["share"], "a seed's run is one run"
-    assert "| news90 | flagtrl | exact | 1 |" in capsys.readouterr().out
+    assert "| news90 | flagtrl | exact | 40 | 1 |" in capsys.readouterr().out
 
 
 def test_where_nothing_can_be_earned_there_is_no_share(tmp_path, monkeypatch):
@@ -98,6 +103,36 @@ def test_a_peer_that_reads_numbers_sees_what_the_prompt_shows():
     assert peers.features(long)[-1] == 1.0
 
 
+@pytest.mark.parametrize("market", ["news90", "costly", "regimes"])
+def test_days_that_read_otherwise_are_other_numbers(market):
+    """As far as headlines, their labels and the position go."""
+    task = learning.Task.of(market, 0, 200, 12)
+    texts = peers.headlines(task.train)
+    rows: dict[tuple[str, int], bytes] = {}
+    for bar in range(100):
+        for position in POSITIONS:
+            seen = seen_at(task.train, task.settings, bar, position)
+            numbers = peers.features(seen, texts)[-(4 + len(texts)) :].tobytes()
+            rows.setdefault((seen.news[-1][0].text, position), numbers)
+            assert rows[seen.news[-1][0].text, position] == numbers
+    assert len(set(rows.values())) == len(rows)
+
+
+def test_environments_that_stand_together_see_one_price_path():
+    task = learning.Task.of("news90", 0, 200, 12)
+    trading = replace(task.settings, episode_start="random")
+    envs = VectorTradingEnv([learning.Together(task.train, trading, 10) for _ in range(4)])
+    collector = Collector(envs, seed=3)
+    bars = collector.collect(uniform, 40).bars
+    assert (bars == bars[:, :1]).all() and len(bars[::10, 0].unique()) > 1
+
+
+def test_a_rule_that_earned_next_to_nothing_is_no_measure():
+    task = learning.Task.of("news90", 0, 80, 200)
+    assert learning.best_of(rule(follow_news), task.test, task.settings) == task.best
+    assert learning.best_of(always(Action.BUY), task.test, task.settings) is None
+
+
 def test_storms_pay_and_hurt_and_are_announced_when_an_order_earns():
     market = risk.storms(4000, 3)
     moves = np.diff(np.log(market.prices))
@@ -123,7 +158,13 @@ def record(**fields):
     curve = [[40, 0.5], [80, fields.get("share", 0.9)]]
     steps = {f"steps_to_{level}": None for level in (50, 80, 90)}
     named = {"model": "tiny", "market": "news90", "preset": "flagtrl", "estimator": "exact"}
-    some = {"share": 0.9, "cpu_seconds": 10.0, "text_blind_share": 0.1, "sharpe": 0.5}
+    some = {
+        "steps": 13860,
+        "share": 0.9,
+        "cpu_seconds": 10.0,
+        "text_blind_share": 0.1,
+        "sharpe": 0.5,
+    }
     return {**named, **some, **steps, "curve": curve, **fields}
 
 
@@ -134,8 +175,9 @@ def test_a_tables_medians_and_intervals_by_hand(tmp_path):
     known, nothing = suite_table.summary(rows).splitlines()[2:]
     half = np.std(shares, ddof=1) / np.sqrt(3) * 4.30265  # t of 2 degrees of freedom
     mean = f"{np.mean(shares):.2f} ± {half:.2f}"
-    assert known.split(" | ")[4:8] == ["3", "0.90", mean, "-"]
-    assert known.split(" | ")[8:] == ["80", "-", "10", "0.10 |"]
+    assert known.split(" | ")[4:9] == ["13,860", "3", "0.90", mean, "-"]
+    assert known.split(" | ")[9:] == ["80", "-", "10", "0.10 |"]
+    assert len(suite_table.summary([*rows, record(steps=1600)]).splitlines()) == 5
     assert " | 4 | - | - |" in nothing
     assert suite_table.no_signal(rows).splitlines()[-1].endswith("| 1.00 |"), "a mean of 0"
     suite_table.draw(rows, tmp_path / "a.png")

@@ -47,8 +47,16 @@ def of_no_action(targets):
     return targets._replace(weights=torch.zeros_like(targets.weights))
 
 
+def of_illegal_actions(targets):
+    """Weights of what is legal in the other position."""
+    swapped = targets.weights.view(-1, 2, 3).flip(1).flatten(0, 1)
+    return targets._replace(weights=swapped.where(targets.weights == 0, 0.0))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", [flipped, a_day_late, of_the_other_position, of_no_action])
+@pytest.mark.parametrize(
+    "broken", [flipped, a_day_late, of_the_other_position, of_no_action, of_illegal_actions]
+)
 def test_what_is_broken_does_not(broken, monkeypatch):
     """So the threshold above can fail."""
     whole = exact.exact_targets

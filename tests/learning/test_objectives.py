@@ -25,6 +25,7 @@ from flagtrl.learning.objectives import (
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.metrics import standard
 from flagtrl.market.synthetic import random_walk
+from flagtrl.market.transitions import transitions
 from training import entries, equal, tiny_trainer, weights
 
 RISKS = ("turnover", "drawdown", "cvar")
@@ -74,6 +75,41 @@ def test_the_gradient_of_the_moments_ratio_is_nearly_that_of_the_mean_sharpe(exe
         rollout = type(rollout)(**{**vars(rollout), "risk_free_rate": 1e-4})
         targets = exact_targets(rollout, SimpleNamespace(gamma=gamma, norm_adv=False), unit=1.0)
         assert cosine(gradient_of_targets(rollout, logprobs, logits, targets), wanted) > 0.99
+
+
+@pytest.mark.slow
+def test_it_is_on_windows_of_40_days_too():
+    """Against sampled paths: grad E[SR] = E[(SR - b) sum of grad log pi]."""
+    days, paths = 40, 200_000
+    settings = MarketSettings(reward="sharpe_difference_prior", cost_bps=10.0)
+    window = random_walk(days=days + 1, seed=4, volatility_per_bar=0.02).window()
+    table = transitions(window, settings)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(days, 2, 3, dtype=torch.float64, generator=generator)
+    logits.requires_grad_()
+    allowed = torch.from_numpy(table.legal)
+    logprobs = logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+    after, gains = torch.from_numpy(table.after), torch.from_numpy(table.returns)
+    start = torch.full((2,), 0.5, dtype=torch.float64)
+    visited = occupancies(logprobs[:, None], after[:, None], start)
+    joint = visited[..., None] * logprobs[:, None].exp()
+    [found] = torch.autograd.grad(sharpe(joint, gains[:, None]).sum(), logits, retain_graph=True)
+
+    position = torch.randint(2, (paths,), generator=generator)
+    taken, earned = [], []
+    for day in range(days):
+        chances = logprobs[day].detach().exp()[position]
+        action = torch.multinomial(chances, 1, generator=generator).squeeze(1)
+        taken.append((position, action))
+        earned.append(gains[day, position, action])
+        position = after[day, position, action]
+    paid = torch.stack(earned)
+    mean, square = paid.sum(0) / (days + 10), ((paid**2).sum(0) + 10 * 0.01**2) / (days + 10)
+    ratio = mean / (square - mean**2).sqrt()
+    weight = (ratio - ratio.mean()) / paths
+    likely = sum((logprobs[day][where] * weight).sum() for day, where in enumerate(taken))
+    [wanted] = torch.autograd.grad(likely, logits)
+    assert cosine(found, wanted) > 0.97
 
 
 def test_of_a_policy_that_does_not_vary_the_moments_ratio_is_the_rewards_sum():
@@ -228,6 +264,8 @@ def test_a_resumed_run_goes_on_at_the_same_price(small_model, tmp_path):
         ({"risk_limit": 0.5}, r"risk_limit is 0.5, but risk is none"),
         ({"risk": "cvar"}, r"risk_coef is 0 and there is no risk_limit"),
         ({"risk": "cvar", "risk_coef": 1.0, "advantage": "gae"}, r"set advantage to exact"),
+        ({"risk": "turnover", "risk_limit": 1.0}, r"turnover is a share of days; use one below 1"),
+        ({"risk": "turnover", "risk_limit": 0.1, "risk_rate": 0.0}, r"set risk_rate to 0.05"),
         ({"risk": "loss", "risk_coef": 1.0}, r"risk.*loss.*turnover"),
         ({"risk": "cvar", "risk_coef": 1.0, "risk_level": 0.0}, r"risk_level.*between 0 and 1"),
     ],

@@ -14,8 +14,9 @@ from test_split import policy_of
 from architectures import CONFIGS
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy import trunk as trunk_module
+from flagtrl.policy.adapters import add_reference
 from flagtrl.policy.boundary import Boundary
-from flagtrl.policy.stored import StoredStates, named
+from flagtrl.policy.stored import StoredStates, fingerprint, named
 from flagtrl.policy.trunk_settings import TrunkSettings
 
 
@@ -55,7 +56,7 @@ def test_the_least_recently_used_go_first_and_what_does_not_fit_is_not_kept(tmp_
         os.utime(tmp_path / f"{name}.safetensors", (number, number))
     assert kept.load("a", asked, [0, 1])  # used now
     kept.save("c", boundaries(asked))
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"], "nothing partial either"
     StoredStates(tmp_path, size - 1).save("d", boundaries(asked))
     assert not (tmp_path / "d.safetensors").exists()
 
@@ -80,23 +81,45 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path, caplog):
     assert "is not kept in" in caplog.text
 
 
-def test_a_name_is_of_weights_facts_and_prompts_in_their_order():
-    weights, asked = {"w": torch.ones(3), "b": torch.zeros(2, dtype=torch.bfloat16)}, prompts(5, 9)
-    names = {
-        named(weights, ("f",), asked),
-        named({**weights, "w": torch.tensor([1.0, 1.0, 1.0001])}, ("f",), asked),
-        named({"v": weights["w"], "b": weights["b"]}, ("f",), asked),
-        named({**weights, "b": torch.zeros(2, dtype=torch.float16)}, ("f",), asked),
-        named(weights, ("g",), asked),
-        named(weights, ("f",), asked[::-1]),
-        named(weights, ("f",), asked[:1]),
-        named(weights, ("f",), [EncodedPrompt(asked[0].ids, 7), asked[1]]),
+def test_a_fingerprint_is_of_every_weight():
+    weights = {"w": torch.ones(3), "b": torch.zeros(2, dtype=torch.bfloat16)}
+    prints = {
+        fingerprint(weights),
+        fingerprint({**weights, "w": torch.tensor([1.0, 1.0, 1.0001])}),
+        fingerprint({"v": weights["w"], "b": weights["b"]}),
+        fingerprint({**weights, "b": torch.zeros(2, dtype=torch.float16)}),
     }
-    assert len(names) == 8 and named(dict(weights), ("f",), list(asked)) in names
+    assert len(prints) == 4 and fingerprint(dict(weights)) in prints
+
+
+def test_a_name_is_of_facts_and_prompts_in_their_order():
+    asked = prompts(5, 9)
+    names = {
+        named(("f",), asked),
+        named(("g",), asked),
+        named(("f",), asked[::-1]),
+        named(("f",), asked[:1]),
+        named(("f",), [EncodedPrompt(asked[0].ids, 7), asked[1]]),
+    }
+    assert len(names) == 5 and named(("f",), list(asked)) in names
+
+
+@pytest.mark.parametrize("finetuning", ["full_top", "lora"])
+def test_another_seeds_adapter_and_a_reference_are_the_same_trunk(finetuning):
+    """PEFT's anchor below the trained layers is random, and changes nothing."""
+    models = [policy_of(CONFIGS["llama"], finetuning) for _ in range(2)]
+    for number, model in enumerate(models):
+        torch.manual_seed(number)
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name and not parameter.requires_grad:
+                torch.nn.init.normal_(parameter)
+    add_reference(models[1].language_model)
+    prints = {fingerprint(model.use_split().split.trunk_weights()) for model in models}
+    assert len(prints) == 1
 
 
 def test_a_window_read_before_is_not_read_again_and_its_states_are_the_same(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLAGTRL_CACHE", str(tmp_path))
+    monkeypatch.setattr(trunk_module, "cache_root", lambda: tmp_path)
     monkeypatch.setattr(trunk_module, "STORED_AFTER", 0.0)
     settings, asked = TrunkSettings(disk_bytes=1 << 20), prompts(5, 9, 8)
 
@@ -122,7 +145,7 @@ def test_a_window_read_before_is_not_read_again_and_its_states_are_the_same(tmp_
 
 
 def test_what_is_read_at_once_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLAGTRL_CACHE", str(tmp_path))
+    monkeypatch.setattr(trunk_module, "cache_root", lambda: tmp_path)
     torch.manual_seed(0)
     policy_of(CONFIGS["llama"]).use_split(TrunkSettings(disk_bytes=1 << 20)).prefill(prompts(5, 9))
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -83,7 +83,9 @@ class Asking:
         """
         with self.accelerator.autocast():
             self.policy().keep(prompts, self.device)
-        self._begun = self.wrapped().train()(**self.inputs(prompts, legal))
+        module = self.wrapped().train()
+        self._begun = module(**self.inputs(prompts, legal))
+        module.eval()
         parts = (self._begun.logprobs, self._begun.values)
         return ActorCriticOutput(*(part.detach().float().cpu() for part in parts))
 

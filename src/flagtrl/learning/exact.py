@@ -37,7 +37,7 @@ def exact_targets(
     that of pi; the number of positions multiplies them, since a loss is a mean over samples, and a
     last decision that earns nothing has none. A reward of moments, or a penalty, makes J another
     functional of the joint d_t(h) pi(a | t, h): then rewards are its slopes, which have the
-    discount in them.
+    discount in them, as has what the critic learns.
 
     Args:
         rollout: of this process.

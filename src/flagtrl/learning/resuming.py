@@ -77,6 +77,8 @@ def _allowed(name: str, was: Any, value: Any, saved: RunRecord, ours: RunRecord)
     part, _, setting = name.partition(".")
     if part == "engine":
         return setting not in TYPES
+    if name == "options.init_adapter":  # the run began with that policy
+        return False
     if part == "options":
         return setting not in ("valid_start", "valid_end") or not (
             _evaluates(saved) and _evaluates(ours)

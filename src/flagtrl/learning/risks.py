@@ -34,6 +34,15 @@ def check_risk(settings: Any) -> None:
             f"risk is {settings.risk}, which needs the policy's own frequencies, but advantage is "
             f"{settings.advantage}; set advantage to exact"
         )
+    if settings.risk == "turnover" and settings.risk_limit is not None and settings.risk_limit >= 1:
+        raise ConfigError(
+            f"risk_limit is {settings.risk_limit}, but turnover is a share of days; use one below 1"
+        )
+    if settings.risk_limit is not None and not settings.risk_rate:
+        raise ConfigError(
+            f"risk_limit is {settings.risk_limit}, but risk_rate is 0, so that risk_coef never "
+            "follows; set risk_rate to 0.05"
+        )
     if not settings.risk_coef and settings.risk_limit is None:
         raise ConfigError(
             f"risk is {settings.risk}, but risk_coef is 0 and there is no risk_limit, so that it "

@@ -128,7 +128,8 @@ class PPOSettings(Inherited):
         metadata={
             "help": (
                 "what a unit of risk costs: of turnover, daily volatilities a trade; of drawdown "
-                "and cvar, returns lost for each lost by it. With risk_limit, where it begins"
+                "and cvar, how many units of return one unit of them costs. With risk_limit, where "
+                "it begins"
             )
         },
     )

@@ -151,8 +151,14 @@ class Backbone(nn.Module):
         return found
 
     def engine_settings(self) -> dict[str, Any] | None:
-        """Settings of the split engine as it runs; None where it does not."""
-        return None if self.trunk is None else asdict(self.trunk.settings)
+        """Settings of the split engine as it runs, but for what this machine's disk may hold; None
+        where it does not.
+        """
+        if self.trunk is None:
+            return None
+        settings = asdict(self.trunk.settings)
+        del settings["disk_bytes"]
+        return settings
 
     def inputs(
         self,
@@ -234,8 +240,7 @@ class Backbone(nn.Module):
             counts = past.counts if past else [0] * len(states)
             rest = [state[count:] for state, count in zip(states, counts, strict=True)]
             length = max(map(len, rest))
-            # After a past there is no room for padding between the two; its rows are of a rounded
-            # length already.
+            # After a past there is no room for padding between the two.
             padded = pad_left(rest, length if past else rounded_up(length), device)
             mask = left_mask(
                 [len(state) for state in states], max(counts) + padded.shape[1], device

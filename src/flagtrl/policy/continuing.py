@@ -7,14 +7,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from flagtrl.errors import AdapterError, in_one_line
+from flagtrl.errors import AdapterError
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import adapter_tensors, add_reference, same_trainable
-from flagtrl.policy.saving import ADAPTER_FILE, load_heads, read_settings
+from flagtrl.policy.adapters import add_reference, same_trainable
+from flagtrl.policy.saving import ADAPTER_FILE, fitting_adapter, load_heads, read_settings
 
 
 def begin_as(model: ActorCritic, encoder: PromptEncoder, directory: str | Path) -> None:
@@ -51,26 +49,10 @@ def begin_as(model: ActorCritic, encoder: PromptEncoder, directory: str | Path) 
             f"{directory} was trained on prompts that read otherwise; use its own prompt settings: "
             f"--prompt_style {saved.prompt.prompt_style}"
         )
-    _load_adapter(model, directory)
+    adapted = model.language_model
+    with fitting_adapter(model, directory / ADAPTER_FILE) as state, same_trainable(adapted):
+        set_peft_model_state_dict(adapted, state, adapter_name=adapted.active_adapter)
     load_heads(model, directory)
     if model.policy_head is not None and model.reference_head is not None:
         model.reference_head.load_state_dict(model.policy_head.state_dict())
-    add_reference(model.language_model)
-
-
-def _load_adapter(model: ActorCritic, directory: Path) -> None:
-    path, adapted = directory / ADAPTER_FILE, model.language_model
-    name = adapted.active_adapter
-    try:
-        state = load_file(path)
-        # PEFT would not say
-        if odd := adapter_tensors(adapted, name).keys() ^ state.keys():
-            raise AdapterError(
-                f"{path} is damaged or of another policy ({min(odd)} is in one of the two alone)"
-            )
-        with same_trainable(adapted):
-            set_peft_model_state_dict(adapted, state, adapter_name=name)
-    except (SafetensorError, RuntimeError) as error:
-        raise AdapterError(
-            f"{path} is damaged or of another policy ({in_one_line(error)})"
-        ) from error
+    add_reference(adapted)

@@ -5,6 +5,8 @@ trained for.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -162,16 +164,26 @@ def load_reference(model: ActorCritic, directory: str | Path) -> None:
     path = Path(directory) / REFERENCE_FILE
     if not path.is_file():
         return
+    with fitting_adapter(model, path) as state:
+        add_reference(model.language_model, state)
+
+
+@contextmanager
+def fitting_adapter(model: ActorCritic, path: Path) -> Iterator[dict[str, Tensor]]:
+    """The tensors of a file that are to be put in the place of `model`'s adapter's.
+
+    Raises:
+        AdapterError: a damaged file, or tensors of other names or shapes.
+    """
     adapted = model.language_model
     try:
         state = load_file(path)
         # PEFT would not say
-        if missing := adapter_tensors(adapted, adapted.active_adapter).keys() ^ state.keys():
+        if odd := adapter_tensors(adapted, adapted.active_adapter).keys() ^ state.keys():
             raise AdapterError(
-                f"{path} is damaged or of another policy ({min(missing)} is in one of the two "
-                "alone)"
+                f"{path} is damaged or of another policy ({min(odd)} is in one of the two alone)"
             )
-        add_reference(adapted, state)
+        yield state
     except (SafetensorError, RuntimeError) as error:
         raise AdapterError(
             f"{path} is damaged or of another policy ({in_one_line(error)})"

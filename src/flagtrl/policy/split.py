@@ -194,13 +194,28 @@ class SplitDecoder:
             ).logits[0]
 
     def trunk_weights(self) -> dict[str, Tensor]:
-        """All tensors that the trunk's states are computed from."""
-        return self._trunk.state_dict()
+        """All tensors that the trunk's states are computed from: without an adapter that changes
+        nothing, as PEFT's random anchor of `full_top`.
 
-    def trunk_config(self) -> str:
-        """What else they are computed from, as text."""
+        The frozen base is not asked for a state_dict(), which changes bitsandbytes' 4-bit layers
+        on a CPU.
+        """
+        found = {**dict(self._trunk.named_parameters()), **dict(self._trunk.named_buffers())}
+        if not any(tensor.any() for name, tensor in found.items() if "lora_B" in name):
+            found = {name: tensor for name, tensor in found.items() if "lora_" not in name}
+        return found
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the trunk has weights of which the tensors alone do not say all."""
+        return not all(tensor.is_floating_point() for tensor in self._trunk.parameters())
+
+    def trunk_facts(self) -> tuple[object, ...]:
+        """What else they are computed from."""
         config: Any = self._trunk.config
-        return f"{config.to_json_string()} {self._one_dnn} {transformers.__version__}"
+        attention = config._attn_implementation
+        facts = (config.to_json_string(), attention, self._one_dnn, self.trunk_dtype)
+        return *facts, transformers.__version__
 
     @property
     def _dtype(self) -> torch.dtype:

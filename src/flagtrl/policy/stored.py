@@ -7,9 +7,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,12 +27,15 @@ from flagtrl.policy.boundary import Boundary
 
 logger = logging.getLogger(__name__)
 
+FORMAT = 1  # another one where what is stored changes its meaning
+PARTIAL, ABANDONED = "partial-", 3600.0  # seconds
+
 
 class StoredStates:
     """A directory of safetensors files, one for each list of prompts that was read at once.
 
     A file that cannot be read, or does not fit its prompts, is computed again; a directory that
-    cannot be written is said once, and nothing else changes.
+    cannot be written is said, and nothing else changes.
 
     Args:
         directory: made where it is not there.
@@ -53,7 +60,8 @@ class StoredStates:
             return None
         try:
             found = load_file(path)
-            os.utime(path)  # used now
+            with suppress(OSError):  # of a cache that is somebody else's
+                os.utime(path)  # used now
             parts = [
                 found[str(number)].split([len(prompt.ids) + answer for prompt in prompts])
                 for number, answer in enumerate(answers)
@@ -73,22 +81,23 @@ class StoredStates:
         size = sum(tensor.nbytes for tensor in joined.values())
         if size > self.limit_bytes:
             return
-        path = self._path(name)
-        partial = path.with_suffix(f".{os.getpid()}")  # another process may write the same
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
-            save_file(joined, partial)
-            partial.replace(path)
+            # another process may write the same
+            with TemporaryDirectory(prefix=PARTIAL, dir=self.directory) as partial:
+                save_file(joined, Path(partial) / "states")
+                (Path(partial) / "states").replace(self._path(name))
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             logger.warning("what was read is not kept in %s: %s", self.directory, reason(error))
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.safetensors"
 
     def _make_room(self, size: int) -> None:
+        for left in self.directory.glob(f"{PARTIAL}*"):  # by processes that were killed
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
         kept = sorted(self.directory.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         sizes = [path.stat().st_size for path in kept]
         over = sum(sizes) + size - self.limit_bytes
@@ -99,16 +108,20 @@ class StoredStates:
             over -= freed
 
 
-def named(
-    trunk: Mapping[str, Tensor], facts: Iterable[object], prompts: Sequence[EncodedPrompt]
-) -> str:
-    """A name of a list of prompts' states: of every weight of the trunk, of what else decides their
-    last bits, and of the prompts in their order.
-    """
+def fingerprint(trunk: Mapping[str, Tensor]) -> str:
+    """SHA-256 of every weight of the trunk, by its name."""
     digest = hashlib.sha256()
     for name, weights in trunk.items():
         digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}".encode())
         digest.update(_bytes(weights))
+    return digest.hexdigest()
+
+
+def named(facts: Iterable[object], prompts: Sequence[EncodedPrompt]) -> str:
+    """A name of a list of prompts' states: of all that decides their last bits, and of the prompts
+    in their order.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {version('flagtrl')}".encode())
     machine = (torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability())
     digest.update(repr((*facts, *machine)).encode())
     for prompt in prompts:

@@ -37,7 +37,7 @@ from flagtrl.policy.padding import (
     tokens_per_pass,
 )
 from flagtrl.policy.split import SplitDecoder
-from flagtrl.policy.stored import StoredStates, named
+from flagtrl.policy.stored import StoredStates, fingerprint, named
 from flagtrl.policy.trunk_settings import DTYPES, TrunkSettings
 
 PREFILL_BARS = 8
@@ -68,6 +68,7 @@ class Trunk:
         self.lookups: Counter[str] = Counter()
         self.tokens = 0
         self._disk = StoredStates(cache_root() / "states", settings.disk_bytes)
+        self._weights: str | None = None
 
     def __call__(
         self, prompts: Sequence[EncodedPrompt], device: torch.device | str = "cpu"
@@ -121,7 +122,8 @@ class Trunk:
             return 0
         prompts, name = list(missing.values()), None
         known: list[Boundary] | None = None
-        if self.settings.disk_bytes and torch.device(device).type == "cpu":
+        on_cpu = torch.device(device).type == "cpu"
+        if self.settings.disk_bytes and on_cpu and not self.split.quantised:
             name = self._name(prompts, device)
             known = self._disk.load(name, prompts, list(map(len, self.chains)))
         began = time.perf_counter()
@@ -134,13 +136,12 @@ class Trunk:
         return len(missing)
 
     def _name(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> str:
-        facts = (
-            self.split.trunk_config(),
-            self.chains,
-            self.settings,
-            cache_key("", prompts[0].ids, device),
-        )
-        return named(self.split.trunk_weights(), facts, prompts)
+        if self._weights is None:  # half a gigabyte of SmolLM2's
+            self._weights = fingerprint(self.split.trunk_weights())
+        stored = (self.settings.boundary_dtype, self.settings.boundary_device)
+        passes = (PREFILL_BARS, cache_key("", prompts[0].ids, device))
+        facts = (self._weights, *self.split.trunk_facts(), self.chains, *stored, *passes)
+        return named(facts, prompts)
 
     def _read(
         self,

@@ -25,7 +25,7 @@ class TrunkSettings:
     boundary_dtype: str = "auto"  # of stored states; auto: the trunk's
     boundary_device: str = "auto"  # where they are stored; auto: where the model is
     one_dnn: bool = True  # on a CPU, multiply matrices through oneDNN where that helps
-    disk_bytes: int = 0  # bound on what a CPU read ahead, kept in flagtrl's cache directory
+    disk_bytes: int = 2 << 30  # bound on what a CPU read ahead, kept in flagtrl's cache directory
 
     @classmethod
     def of(cls, engine: EngineSettings) -> TrunkSettings:
