@@ -53,7 +53,9 @@ LOOKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3, 0.4, 0.55, 0.75, 1.
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 # Where a rule earns little for what it risks, it takes more bars to show.
 TEST_BARS = {"news60": 1500, "costly": 1500}
-LAYERS = 2  # trained, of either model; the presets' own are for real days
+# Of a window, and layers that are trained, of either model; the preset's own are for the 64 days on
+# which the main job trains.
+DAYS, LAYERS = 40, 2
 # Of a random Llama, where the preset's own are for pretrained weights.
 TINY = {
     **{"learning_rate": 1e-3, "head_learning_rate": 1e-3},
@@ -65,7 +67,7 @@ SAMPLED = {"num_envs": 8, "num_steps": 40, "max_episode_steps": 40, "minibatch_s
 REINFORCE = {"gae_lambda": 1.0, "vf_coef": 0.0, "minibatch_size": 320, "kl_coef": 0.0}
 # Name to the preset that it begins with, and what differs; prompts are `markov` in all.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "flagtrl": ("flagtrl", {}),
+    "flagtrl": ("flagtrl", {"num_steps": DAYS, "minibatch_size": DAYS}),
     "paper": ("paper", {"reward": "sharpe_difference"}),
     "gae_calibrated": ("paper", {"prior": "calibrated", **SAMPLED}),
     "leave_one_out": ("paper", {"prior": "calibrated", **SAMPLED, "advantage": "leave_one_out"}),

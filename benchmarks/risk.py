@@ -76,7 +76,8 @@ def run(case: str, seed: int) -> dict[str, Any]:
     settings = MarketSettings(reward="log_return", lookback=LOOKBACK)
     task = learning.Task(train, test, settings, None, 0.0)
     preset = {**learning.preset_settings("flagtrl"), **learning.TINY, **risk}
-    preset["trainable_layers"] = learning.LAYERS
+    days = learning.DAYS
+    preset |= {"trainable_layers": learning.LAYERS, "num_steps": days, "minibatch_size": days}
     own, training = PolicySettings.__dataclass_fields__, PPOConfig.__dataclass_fields__
     policy = PolicySettings(**{key: value for key, value in preset.items() if key in own})
     chosen = {key: value for key, value in preset.items() if key in training}
