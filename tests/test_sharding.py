@@ -105,6 +105,8 @@ def assert_same_curve(log, trainer):
             "ratio",
             "reward",
             "action_share/Buy",
+            "risk",
+            "risk_multiplier",
         ):
             assert (name in ours) == (name in theirs)
             assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), abs=2e-5, rel=1e-4), (
@@ -125,12 +127,19 @@ def assert_learnt_the_same(out, log, single):
 
 EXACT = {"advantage": "exact", "style": "markov"}
 SHORT = {"rollouts": 1, "learning_rate": 2e-3}  # 4 updates
+# A rollout is one forward, which acts and learns; and the price of risk is the same in all.
+ONE_PASS = {
+    **EXACT,
+    **{"minibatch_size": 24, "gradient_accumulation_steps": 1, "rollouts": 2},
+    **{"learning_rate": 2e-3, "risk": "turnover", "risk_limit": 0.05, "risk_rate": 0.5},
+}
 
 
 @pytest.mark.parametrize(
     ("options", "forked"),
     [
-        pytest.param(EXACT | SHORT, True, id="exact, short"),
+        pytest.param(ONE_PASS, True, id="exact, one pass"),
+        pytest.param(EXACT | SHORT, True, id="exact, short", marks=pytest.mark.slow),
         pytest.param(EXACT, False, id="exact, launched", marks=pytest.mark.slow),
         pytest.param({}, False, id="sampled, launched", marks=pytest.mark.slow),
     ],
