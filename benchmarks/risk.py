@@ -81,7 +81,7 @@ def run(case: str, seed: int) -> dict[str, Any]:
     own, training = PolicySettings.__dataclass_fields__, PPOConfig.__dataclass_fields__
     policy = PolicySettings(**{key: value for key, value in preset.items() if key in own})
     chosen = {key: value for key, value in preset.items() if key in training}
-    chosen |= {"total_timesteps": STEPS, "seed": seed, "logging_steps": 1}
+    chosen |= {"total_timesteps": STEPS, "seed": seed, "logging_steps": 50}
     set_seed(seed)
     with TemporaryDirectory() as out, one_thread():
         config = PPOConfig(
