@@ -551,6 +551,7 @@ def test_a_backtest_gives_the_very_numbers_that_training_ended_with(
     assert not caplog.records, "nothing to warn of"
 
 
+@pytest.mark.slow
 def test_another_window_and_one_way_to_act(finished, data, tmp_path, capsys, caplog):
     window = ("--start", "2021-01-04", "--end", "2021-01-20")
     backtest(

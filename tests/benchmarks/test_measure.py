@@ -48,6 +48,7 @@ def prompts(shared):
     ]
 
 
+@pytest.mark.slow
 def test_one_sequence_per_action_gives_the_plain_engines_policy_values_and_gradients(
     shared, prompts
 ):

@@ -203,6 +203,7 @@ def test_a_checkpoint_of_other_settings_is_refused(run, small_model, tmp_path):
             trainer.train(resume_from_checkpoint=newest)
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_for_longer_and_say_and_keep_more(run, small_model, tmp_path):
     """From its end, with what does not change its course changed."""
     last = checkpoints(run)[-1]
@@ -249,6 +250,7 @@ def test_a_run_may_go_on_for_longer_and_say_and_keep_more(run, small_model, tmp_
     assert [each.step for each in again.record.resumed] == [18, 30]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_goes_on_and_what_it_says_is_compared(run, small_model, tmp_path):
     old = shutil.copytree(checkpoints(run)[0], tmp_path / "checkpoint-6")
     made_old(old)

@@ -285,6 +285,7 @@ def test_a_resumed_run_is_the_undisturbed_one(small_model, tmp_path, engine):
     assert entries(whole, step + 1)[:-1] == entries(again, step + 1)[:-1]
 
 
+@pytest.mark.slow
 def test_engines_agree(small_model, tmp_path):
     split, plain = (
         tiny_trainer(small_model, tmp_path / engine, engine=engine, **EXACT)

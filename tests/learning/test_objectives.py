@@ -243,6 +243,7 @@ def test_a_trainer_logs_the_risk_and_raises_its_price(small_model, tmp_path):
         assert after["risk_multiplier"] == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_at_the_same_price(small_model, tmp_path):
     whole = tiny_trainer(
         small_model, tmp_path / "whole", save_strategy="steps", save_steps=1, **RISKY

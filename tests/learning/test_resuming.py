@@ -216,6 +216,7 @@ def steps_of(run):
     return sorted(int(path.name.split("-")[1]) for path in run.glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_who_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones(
     small_model, tmp_path, caplog
 ):

@@ -98,6 +98,7 @@ def test_a_resumed_run_equals_the_undisturbed_one_and_measures_nothing_anew(
         )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_baked_run_is_a_policy_like_any(whole):
     out, _ = whole(prior="baked", finetuning="lora")
     last, final = load_policy(out / f"checkpoint-{2 * STEPS}").model, load_policy(out).model

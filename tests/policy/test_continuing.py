@@ -15,7 +15,11 @@ from flagtrl.record import RECORD_FILE
 from training import entries, equal, tiny_trainer, weights
 
 OPTIONS = {"style": "markov", "prior": "calibrated", "update_epochs": 1, "kl_coef": 0.1}
-KINDS = [("action_tokens", "full_top"), ("action_tokens", "lora"), ("head", "lora")]
+KINDS = [
+    ("action_tokens", "full_top"),
+    pytest.param("action_tokens", "lora", marks=pytest.mark.slow),
+    pytest.param("head", "lora", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,7 @@ def test_it_begins_with_the_policy_and_measures_its_kl_from_there(
     torch.testing.assert_close(still, wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_its_reference_from_its_checkpoint(small_model, ended, tmp_path):
     options = {**OPTIONS, "rollouts": 2}
     whole = tiny_trainer(

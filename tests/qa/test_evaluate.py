@@ -470,6 +470,7 @@ def test_vllm_is_one_engine_whose_requests_name_an_adapter_or_none(
         load_vllm(None, [str(loras[0])])
 
 
+@pytest.mark.slow
 def test_texts_are_measured_without_prompts_and_what_is_not_is_said(
     small_model, loras, data, tmp_path
 ):

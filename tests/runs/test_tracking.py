@@ -109,6 +109,7 @@ def scripted(small_model, out, scores, **overrides):
     )
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_loaded(small_model, tmp_path):
     trainer = scripted(small_model, tmp_path, [0.1, 0.9, math.nan, 0.5], save_total_limit=2)
     trainer.train()
