@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flagtrl.errors import NonFiniteLossError
 from flagtrl.learning import exact
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -54,12 +55,20 @@ def of_illegal_actions(targets):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "broken", [flipped, a_day_late, of_the_other_position, of_no_action, of_illegal_actions]
-)
+@pytest.mark.parametrize("broken", [flipped, a_day_late, of_the_other_position, of_no_action])
 def test_what_is_broken_does_not(broken, monkeypatch):
     """So the threshold above can fail."""
+    break_it(broken, monkeypatch)
+    assert share("news90") < LEAST
+
+
+def test_weights_of_illegal_actions_stop_it_at_once(monkeypatch):
+    break_it(of_illegal_actions, monkeypatch)
+    with pytest.raises(NonFiniteLossError):
+        share("news90")
+
+
+def break_it(broken, monkeypatch):
     whole = exact.exact_targets
     monkeypatch.setattr(exact, "exact_targets", lambda *args: broken(whole(*args)))
     monkeypatch.setattr(learning, "LOOKS", (1.0,))
-    assert share("news90") < LEAST
