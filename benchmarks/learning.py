@@ -36,7 +36,7 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.metrics import standard
 from flagtrl.market.policy import Policy
-from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market, walked
+from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market, paid, walked
 from flagtrl.market.transitions import POSITIONS, seen_at, transitions
 from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic
@@ -106,13 +106,8 @@ def best_of(best: Policy, test: Window, settings: MarketSettings) -> float | Non
     """What the best rule earns on the unseen bars; None where that is less than twice its standard
     error, so that a share of it would mean nothing.
     """
-    table = transitions(test, settings)
-
-    def likeliest(bar: int, position: int) -> int:
-        return int(best([seen_at(test, settings, bar, position)]).logprobs[0].argmax())
-
-    paid = walked(table, likeliest)
-    return float(paid.sum()) if paid.sum() > 2 * paid.std() * math.sqrt(len(paid)) else None
+    gains = paid(best, test, settings)
+    return float(gains.sum()) if gains.sum() > 2 * gains.std() * math.sqrt(len(gains)) else None
 
 
 class Together(TradingEnv):
@@ -158,10 +153,10 @@ class Curve:
         chances = np.exp(logprobs)
         uncertain = -(chances * np.where(np.isinf(logprobs), 0.0, logprobs)).sum(-1).mean()
         chosen = logprobs.reshape(len(self.table.returns), len(POSITIONS), -1).argmax(-1).tolist()
-        paid = walked(self.table, lambda bar, position: chosen[bar][position])
-        self.returns = np.expm1(paid)
+        gains = walked(self.table, lambda bar, position: chosen[bar][position])
+        self.returns = np.expm1(gains)
         seconds = now - self.began - self.spent
-        self.points.append((steps, seconds, float(paid.sum()), float(uncertain)))
+        self.points.append((steps, seconds, float(gains.sum()), float(uncertain)))
         self.spent += time.process_time() - now
 
 

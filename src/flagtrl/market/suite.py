@@ -199,25 +199,29 @@ def halves(market: MarketData, train_bars: int) -> tuple[Window, Window]:
 
 
 def earned(policy: Policy, window: Window, settings: MarketSettings) -> float:
-    """The log return of a policy's likeliest actions over a window, by the window's tables: many
-    times as fast as a backtest, and the same where a policy reads no more of the account than its
-    position.
+    """The log return of a policy's likeliest actions over a window: the sum of `paid`."""
+    return float(paid(policy, window, settings).sum())
+
+
+def paid(policy: Policy, window: Window, settings: MarketSettings) -> np.ndarray:
+    """(T,) log returns of a policy's likeliest actions, by the window's tables: many times as fast
+    as a backtest, and the same where a policy reads no more of the account than its position.
     """
 
     def likeliest(bar: int, position: int) -> int:
         seen = seen_at(window, settings, bar, position)
         return int(policy([seen]).logprobs[0].argmax())
 
-    return float(walked(transitions(window, settings), likeliest).sum())
+    return walked(transitions(window, settings), likeliest)
 
 
 def walked(table: Transitions, decide: Callable[[int, int], int]) -> np.ndarray:
     """(T,) log returns along the path of `decide`, from bar and position to an action, flat at
     first.
     """
-    position, paid = FLAT, []
+    position, earnings = FLAT, []
     for bar, gains in enumerate(np.log1p(table.returns)):
         action = decide(bar, position)
-        paid.append(float(gains[position, action]))
+        earnings.append(float(gains[position, action]))
         position = int(table.after[bar, position, action])
-    return np.array(paid)
+    return np.array(earnings)
