@@ -138,7 +138,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        return _product(inputs, weight, bias)
+        product = _product(inputs, weight, bias)
+        # oneDNN's is a view, which autograd lets nobody change in place, as OLMo does
+        return torch.ops.aten._unsafe_view(product, product.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
