@@ -15,6 +15,7 @@ import ast
 import json
 import re
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ PLACE = re.compile(r"<!-- (?P<name>[\w.]+) -->(?P<content>.*?)<!-- / -->", re.DO
 WIDTH = 120  # of a line of output, beyond which it is cut
 # what this project wants plain / split to be, by prompt
 RATIO_GOALS = {"paper": 4.5, "compact": 6.5, "markov": 12}
-sys.path.insert(0, str(ROOT / "benchmarks"))  # scripts, no package
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # scripts, no packages
 
 Texts = dict[str, str]
 
@@ -48,7 +49,7 @@ def texts() -> Texts:
     """The text of each place, by its name."""
     parts = (
         *(demo, synthetic, presets, learning, suite, start, speech, commands),
-        *(throughput, step_profile, scaling, qa, qa_forms, qa_speed, excerpts),
+        *(throughput, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
     )
     return {name: text for part in parts for name, text in part().items()}
 
@@ -421,6 +422,27 @@ def excerpts() -> Texts:
         "excerpt.loop": code(textwrap.dedent("\n".join(lines)), "python"),
         "excerpt.claims": claims[0].replace("](../", "]("),
     }
+
+
+def exports() -> Texts:
+    """What files in the shapes of known exports give, from the tests' own."""
+    from exports import EXPORTS  # of tests/
+    from flagtrl.market.reading import ReadingSettings
+    from flagtrl.market.sources import load
+    from flagtrl.market.summary import Summary
+
+    rows = []
+    for name, export in EXPORTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path, how = export.write(Path(folder), name), ReadingSettings(**export.options)
+            found = Summary.of(load(str(path), export.symbol, how))
+        given = {**({"symbol": export.symbol} if export.symbol else {}), **export.options}
+        asked = " ".join(f"`--{name} {value}`" for name, value in given.items())
+        read = ", ".join(f"{what} `{name or '(no name)'}`" for what, name in found.columns.items())
+        said = "; ".join([*found.words, *found.warnings]).replace("|", "\\|")
+        rows.append((export.about, asked, read, found.symbol, found.periods_per_year, said))
+    head = ("file", "options", "read", "symbol", "bars a year", "said")
+    return {"exports.table": table(head, rows, words=len(head))}
 
 
 def draw() -> None:

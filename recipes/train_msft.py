@@ -25,7 +25,7 @@ def main() -> None:
     stages.begin(arguments)
     with stages.claimed_output_dir(arguments) as clear:
         # data
-        market = arguments.data.load()
+        market = arguments.data.load(arguments.reading)
         train, test = arguments.data.windows(market)
 
         # environment

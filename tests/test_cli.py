@@ -96,6 +96,7 @@ def words_of(command):
         "pull": "a/b",
         "completion": "bash",
         "qa prepare": "x y",
+        "data check": "x.csv",
         "data download": "MSFT",
     }
     return [*command.split(), *needed.get(command, "").split()]
@@ -136,6 +137,8 @@ def test_a_crash_exits_with_1_and_a_traceback():
         ["push", "{nothing}", REPO],
         ["pull", "a/b/c"],
         ["data", "download", "NOPE"],
+        ["data", "check", "{nothing}.csv"],
+        ["data", "check", "{nothing}", "--timezone", "Mars"],
     ],
     ids=lambda args: " ".join(args[:3]),
 )
@@ -611,7 +614,7 @@ def test_other_data_than_those_of_training_are_pointed_out(
     )
 
 
-def test_investorbenchs_data_are_found_again_and_a_path_in_a_file_never_is(
+def test_the_data_of_training_are_found_again_only_as_they_were(
     run_, data, tmp_path, capsys, monkeypatch
 ):
     fetched = []
@@ -621,9 +624,14 @@ def test_investorbenchs_data_are_found_again_and_a_path_in_a_file_never_is(
     told = json.loads((run_ / "run.json").read_text())["data"]
     assert told["source"] == str(data)
     options = ("backtest", "--adapter", run_, "--output_dir", tmp_path / "out")
-    assert "give --data FILE" in refused(capsys, *options) and not fetched
+    days = ("--start", "2021-01-04", "--end", "2021-01-08")
+    backtest(capsys, *options[1:], *days)  # the file is as it was
+    for source, why in ((data, "no longer holds what"), (tmp_path / "gone.csv", "is not here")):
+        edit(run_ / "run.json", data={**told, "source": str(source), "sha256": "0" * 64})
+        line = refused(capsys, *options, *days)
+        assert why in line and "give --data FILE" in line and not fetched
     edit(run_ / "run.json", data={**told, "source": "InvestorBench"})
-    backtest(capsys, *options[1:], "--start", "2021-01-04", "--end", "2021-01-08")
+    backtest(capsys, *options[1:], *days)
     assert fetched == ["MSFT"]
 
 

@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def _backtest(options: argparse.Namespace) -> None:
         report, record = backtest_saved(
             local_or_pulled(options.adapter, options.revision),
             data=options.data,
+            symbol=options.symbol,
+            reading=_reading(options),
             start=options.start,
             end=options.end,
             modes=options.policy_mode,
@@ -186,6 +189,31 @@ def _demo(options: argparse.Namespace) -> None:
     print(f"adapter, results.json, trades.csv and equity_curve.png: {out}")
 
 
+def _data_check(options: argparse.Namespace) -> None:
+    from flagtrl.files import write_json
+    from flagtrl.language.prompts import prompt_style
+    from flagtrl.market.sources import load
+    from flagtrl.market.summary import Summary
+
+    prompt_style(options.prompt_style)
+    market = load(options.file, options.symbol, _reading(options))
+    summary = Summary.of(market)
+    if options.json:
+        write_json(options.json, summary.told())
+    print("\n".join(summary.lines()))
+    if options.model_name_or_path:
+        from flagtrl.runs.checking import first_prompt
+
+        named = (options.model_name_or_path, options.prompt_style, options.offline)
+        print("\n".join(first_prompt(market, *named)))
+
+
+def _reading(options: argparse.Namespace) -> Any:
+    from flagtrl.market.reading import ReadingSettings
+
+    return ReadingSettings(**{f.name: getattr(options, f.name) for f in fields(ReadingSettings)})
+
+
 def _download(options: argparse.Namespace) -> None:
     from flagtrl.market.download import fetch_investorbench
     from flagtrl.market.sources import investorbench_json
@@ -271,6 +299,7 @@ _COMMANDS = {
     "merge": _merge,
     "push": _push,
     "pull": _pull,
+    "data check": _data_check,
     "data download": _download,
     "completion": _completion,
     "qa": _qa,

@@ -1,9 +1,12 @@
-"""What a file holds."""
+"""Files: what they hold, and writing them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+
+from flagtrl.errors import ConfigError
 
 
 def sha256_of(path: Path) -> str:
@@ -13,3 +16,13 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write `content` as JSON; ConfigError where the file cannot be written."""
+    try:
+        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror or error}); name another file"
+        ) from error

@@ -20,6 +20,7 @@ from typing import Any
 
 from flagtrl.errors import AdapterError
 from flagtrl.market.data import MarketData, Window
+from flagtrl.market.summary import Summary
 
 logger = logging.getLogger(__name__)
 _warn_once = cache(logger.warning)
@@ -55,16 +56,18 @@ class DataFacts:
         symbol: the asset's name.
         source: where prices and news came from, as the user named it.
         sha256: of prices and news (`MarketData.fingerprint`).
+        summary: what it holds (`market/summary.py`); None where an older flagtrl wrote it.
     """
 
     symbol: str
     source: str
     sha256: str
+    summary: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, market: MarketData, source: str) -> DataFacts:
         """Of a market that is at hand."""
-        return cls(market.symbol, source, market.fingerprint())
+        return cls(market.symbol, source, market.fingerprint(), Summary.of(market).told())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from flagtrl.errors import DataError
 from flagtrl.market import sources
 from flagtrl.market.data import MarketData
+from flagtrl.market.reading import ReadingSettings as Reading
 
 
 def labels(market: MarketData) -> Counter:
@@ -113,7 +114,10 @@ def test_a_label_moves_from_the_text_to_the_item(tmp_path, label):
 def test_bars_on_a_weekend_make_a_year_of_365(tmp_path):
     week = write_json(tmp_path, {"2024-01-05": bar(), "2024-01-08": bar()})
     assert sources.investorbench_json(week).periods_per_year == 252
-    assert sources.investorbench_json(week, periods_per_year=12).periods_per_year == 12
+    assert (
+        sources.investorbench_json(week, reading=Reading(periods_per_year=12)).periods_per_year
+        == 12
+    )
     daily = write_json(tmp_path, {"2024-01-05": bar(), "2024-01-06": bar()})
     assert sources.investorbench_json(daily).periods_per_year == 365
 
@@ -243,7 +247,7 @@ def test_common_column_names_are_found(tmp_path, date, price):
 def test_the_adjusted_close_goes_before_the_close(tmp_path):
     path = write_csv(tmp_path, "Date,Close,Adj Close\n2024-01-02,10,1\n2024-01-03,20,2")
     assert sources.table(path).prices.tolist() == [1, 2]
-    assert sources.table(path, price_column="Close").prices.tolist() == [10, 20]
+    assert sources.table(path, reading=Reading(price_column="Close")).prices.tolist() == [10, 20]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +320,7 @@ def test_of_several_symbols_one_must_be_named(tmp_path):
         "date,ticker,close\n2024-01-02,AA,1\n2024-01-02,BB,5\n2024-01-03,AA,2\n2024-01-03,BB,6",
     )
     with pytest.raises(
-        DataError, match=r"abc_daily\.csv: holds 2 symbols: AA, BB; name one, as in symbol='AA'"
+        DataError, match=r"abc_daily\.csv: holds 2 symbols: AA, BB; name one, as in --symbol AA"
     ):
         sources.table(path)
     with pytest.raises(DataError, match=r"the symbol 'CC' does not occur; the file holds AA, BB"):
@@ -340,8 +344,8 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
         (
             "day,close\n2024-01-02,1",
             {},
-            r"no date column; columns found: day, close; names accepted: date, ds, timestamp, "
-            r"time, datetime; .*date_column=",
+            r"no date column; columns found: day, close; names accepted: date, tradedate, .*"
+            r"say which with --date_column",
         ),
         (
             "date,open\n2024-01-02,1",
@@ -349,16 +353,16 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
             r"no price column; columns found: date, open; names accepted: adjclose, ",
         ),
         (
-            "date,time,close\n2024-01-02,9,1",
+            "timestamp,time,close\n2024-01-02,9,1",
             {},
-            r"2 date columns \(date, time\); columns found: date, time, close",
+            r"2 date columns \(timestamp, time\); columns found: timestamp, time, close",
         ),
         ("date,close,last\n2024-01-02,9,1", {}, r"2 price columns \(close, last\)"),
         ("date,close,close\n2024-01-02,9,1", {}, r"2 price columns \(close, close\)"),
         (
-            "date,close,news,text\n2024-01-02,9,a,b",
+            "date,close,news,title\n2024-01-02,9,a,b",
             {},
-            r"2 news columns \(news, text\).*with news_column=",
+            r"2 news columns \(news, title\).*with --news_column",
         ),
         ("date,close,ticker,symbol\n2024-01-02,9,a,b", {}, r"2 symbol columns \(ticker, symbol\)"),
         (
@@ -371,21 +375,55 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
         (
             "date,close\n01/02/2024,1",
             {},
-            r"csv: date of row 0: '01/02/2024' is not a date; write it as",
+            r"csv: date: '01/02/2024' may be day or month first, .*; give --date_format %d/",
         ),
-        ("date,close\n1704153600,1", {}, r"date of row 0: '1704153600' is not a date"),
         (
-            "date,close\n2024-01-02,$1",
+            "date,close\n13/02/2024,1\n02/14/2024,1",
             {},
-            r"-02: the price is '\$1'; it must be a plain number above 0, without",
+            r"date: '13/02/2024' has the day first and '02/14/2024' the month; write all dates in",
         ),
-        ('date,close\n2024-01-02,"1,200"', {}, r"the price is '1,200'"),
+        (
+            "date,close\n2024-01-02,1\n03/01/2024,1",
+            {},
+            r"date of row 1: '03/01/2024' is not a date as '2024-01-02' of row 0 is; write it as",
+        ),
+        ("date,close\n17041536,1", {}, r"date of row 0: '17041536' is not a date; write it as"),
+        ("date,close\n2024-02-30,1", {}, r"date of row 0: '2024-02-30' is not a date"),
+        ("date,close\n,1", {}, r"date of row 0 is empty; every bar needs a date, as YYYY-MM-DD"),
+        ("2024-01-02,1.5\n2024-01-03,2", {}, r"csv has no header line: its first is '2024-01-02, "),
+        (
+            "date,close\n2024-01-02,1%",
+            {},
+            r"-02: the price is '1%'; it must be a plain number above 0, without",
+        ),
+        ('date;close\n2024-01-02;"1,200"', {}, r"the price '1,200' may be thousands or a dec"),
+        ('date,close\n2024-01-02,"1,2.5"', {}, r"the price is '1,2.5', whose separators part no"),
+        ("date,close\n2024-01-02,1_000", {}, r"the price is '1_000'; it must be a plain number"),
         (
             "date,close\n2024-01-02 09:30,1\n2024-01-02 10:30,1",
             {},
-            r"the date 2024-01-02 occurs twice",
+            r"ABC: 2024-01-02 has 2 bars \(09:30:00, 10:30:00, .*\): these are intraday data; keep",
         ),
-        ("date,close\n2024-01-03,1\n2024-01-02,1", {}, r"dates are not sorted"),
+        (
+            "date,time,close\n2024-01-02,09:30,1\n2024-01-02,10:30,1",
+            {},
+            r"2024-01-02 has 2 bars \(09:30, 10:30, .*intraday",
+        ),
+        (
+            "date,close\n2024-01-02,1\n2024-01-02,1",
+            {},
+            r"2024-01-02 occurs twice or more, with one",
+        ),
+        (
+            "date,close,news\n2024-01-02,1,a\n2024-01-02,2,b",
+            {},
+            r"the date 2024-01-02 occurs twice or more, with prices 1\.0, 2\.0; keep one bar a day",
+        ),
+        (
+            "date,close\n2024-01-03,1\n2024-01-02,1\n2024-01-04,1",
+            {},
+            r"dates are not sorted: 2024-01-02 \(row 1\) follows 2024-01-03; sort the file",
+        ),
         (
             "date,close,news,sentiment\n2024-01-02,1,x,good",
             {},
@@ -403,15 +441,14 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
 def test_a_bad_table_is_refused_in_one_line(tmp_path, text, options, message):
     path = write_csv(tmp_path, text)
     with pytest.raises(DataError, match=message) as caught:
-        sources.table(path, **options)
+        sources.table(path, reading=Reading(**options))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_columns_can_be_named(tmp_path):
     path = write_csv(tmp_path, "day,date,vwap,close,body\n2024-01-02,x,1,9,hi\n2024-01-03,y,2,9,")
-    market = sources.table(
-        path, date_column="day", price_column="vwap", news_column="body", periods_per_year=7
-    )
+    named = Reading(date_column="day", price_column="vwap", news_column="body", periods_per_year=7)
+    market = sources.table(path, reading=named)
     assert (market.prices.tolist(), market.periods_per_year, market.news[0][0].text) == (
         [1, 2],
         7,
@@ -437,7 +474,7 @@ def test_parquet_that_is_none_or_holds_numbers_for_news_is_refused(tmp_path):
     (tmp_path / "c.xls").write_text("no")
     with pytest.raises(
         DataError,
-        match=r"c\.xls: the suffix '\.xls' is unknown; a table is a \.csv or \.parquet file",
+        match=r"c\.xls: the suffix '\.xls' is unknown; a table is a file of \.csv, \.tsv",
     ):
         sources.table(tmp_path / "c.xls")
 
@@ -468,7 +505,7 @@ def test_a_dataset_is_read_by_the_same_rules(local_dataset):
             r"hub:.*abc-market\[train\]: no column 'open'; columns found: Date, Ticker, Adj Close"
         ),
     ):
-        sources.hub_dataset(str(local_dataset), price_column="open")
+        sources.hub_dataset(str(local_dataset), reading=Reading(price_column="open"))
 
 
 def test_a_dataset_that_cannot_be_loaded_is_refused(local_dataset):
@@ -492,14 +529,18 @@ def test_load_goes_by_the_suffix(tmp_path):
     path = write_json(tmp_path, TWO, "abc.JSON")
     assert sources.load(str(path)).fingerprint() == sources.investorbench_json(path).fingerprint()
     path = write_csv(tmp_path, "date,close\n2024-01-02,1\n2024-01-03,2")
-    assert sources.load(str(path), "X", periods_per_year=365).periods_per_year == 365
-    for spec in ("prices.xlsx", "prices", str(tmp_path)):
-        with pytest.raises(
-            DataError,
-            match=(
-                r"the suffix '.*' is unknown; give a \.json, \.csv or \.parquet file, or hub:REPO"
-            ),
-        ):
+    assert sources.load(str(path), "X", Reading(periods_per_year=365)).periods_per_year == 365
+    (tmp_path / "prices.xlsx").write_text("no")
+    for spec, message in (
+        (
+            str(tmp_path / "prices.xlsx"),
+            r"the suffix '\.xlsx' is unknown; give a \.json file, one of",
+        ),
+        ("prices", "prices does not exist; check the path"),
+        (str(tmp_path), "is a directory; give one file in it"),
+        ("https://example.org/a.csv", "is an address; download it, and give the file"),
+    ):
+        with pytest.raises(DataError, match=message):
             sources.load(spec)
 
 

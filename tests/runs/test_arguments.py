@@ -339,9 +339,9 @@ def test_flagtrls_own_options_come_first_and_transformers_last():
     short, long = (run_help(words, {}, "x") for words in ([], ["--help_all"]))
     own = [f"--{name}" for name in OWN]
     assert [name for name in explained(short) if name in own] == own
-    assert titles(short)[1:] == titles(long)[1:7]
+    assert titles(short)[1:] == titles(long)[1:8]
     assert [title.split(":")[0] for title in titles(long)] == [
-        *("options", "data", "market", "prompt", "policy", "PPO", "engine"),
+        *("options", "data", "file", "market", "prompt", "policy", "PPO", "engine"),
         "options of transformers' TrainingArguments",
     ]
     inherited = [f"--{f.name}" for f in fields(TrainingArguments) if f.name not in OWN]

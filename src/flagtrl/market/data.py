@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flagtrl.errors import DataError
+from flagtrl.market.reading import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class MarketData:
         prices: (T,) float64, adjusted close, currency per share, finite and positive.
         news: T tuples of NewsItem; a bar without news has an empty one.
         periods_per_year: bars in a year: 252, or 365 for markets that trade every day.
+        reading: what reading its file found; None where there was none.
 
     Raises:
         DataError: naming the first offending bar, the bound, and the remedy.
@@ -54,6 +56,7 @@ class MarketData:
     prices: np.ndarray
     news: tuple[tuple[NewsItem, ...], ...] = field(repr=False)
     periods_per_year: int = 252
+    reading: Reading | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         dates = _as_days(self.dates, self.symbol)

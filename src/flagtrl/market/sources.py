@@ -1,19 +1,30 @@
 """Where markets come from: one function per source, each returning a MarketData.
 
-Files are read as they are: nothing is sorted, filled, de-duplicated or repaired. What cannot be
-used is a DataError of one line that names the file, the value, and what to do about it.
+Nothing is filled or repaired, and what is sorted, gathered or left out is said. What cannot be used
+is a DataError of one line that names the file, the value, and what to do about it.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from flagtrl.errors import DataError, reason
 from flagtrl.market.data import MarketData, NewsItem
-from flagtrl.market.tables import market_from_frame, read_frame
+from flagtrl.market.importing import market_from_table, oldest_first
+from flagtrl.market.reading import Reading, ReadingSettings
+from flagtrl.market.tables import (
+    TABLE_SUFFIXES,
+    Table,
+    read_bytes,
+    read_table,
+    stem_of,
+    suffix_of,
+)
 from flagtrl.market.values import (
     check_file,
     listed,
@@ -25,33 +36,42 @@ from flagtrl.market.values import (
     symbol_of,
 )
 
+_FROM = {"date": "the keys", "price": "prices", "news": "news"}  # of InvestorBench's JSON
+
 
 def load(
-    spec: str, symbol: str | None = None, *, periods_per_year: int | None = None
+    spec: str, symbol: str | None = None, reading: ReadingSettings | None = None
 ) -> MarketData:
-    """The market that `spec` names: a .json, .csv or .parquet file, or `hub:REPO` for a dataset on
-    the Hub.
+    """The market that `spec` names: a .json, .csv, .tsv, .txt or .parquet file, the text files
+    also as .gz, or `hub:REPO` for a dataset on the Hub.
+
+    Args:
+        spec: the path, or `hub:REPO`.
+        symbol: see `table` and `investorbench_json`.
+        reading: how the file is read, where it leaves that open.
 
     Raises:
         DataError: an unknown suffix, or whatever the source itself refuses.
     """
     if spec.startswith("hub:"):
-        return hub_dataset(
-            spec.removeprefix("hub:"), symbol=symbol, periods_per_year=periods_per_year
-        )
-    suffix = Path(spec).suffix.lower()
+        return hub_dataset(spec.removeprefix("hub:"), symbol=symbol, reading=reading)
+    if re.match(r"\w+://", spec):
+        raise DataError(f"{spec} is an address; download it, and give the file")
+    path = Path(spec)
+    check_file(path)
+    suffix = suffix_of(path)
     if suffix == ".json":
-        return investorbench_json(spec, symbol, periods_per_year)
-    if suffix in (".csv", ".parquet"):
-        return table(spec, symbol, periods_per_year=periods_per_year)
+        return investorbench_json(spec, symbol, reading)
+    if suffix in TABLE_SUFFIXES:
+        return table(spec, symbol, reading)
     raise DataError(
-        f"{spec}: the suffix {suffix!r} is unknown; give a .json, .csv or .parquet file, or "
-        "hub:REPO"
+        f"{spec}: the suffix {suffix!r} is unknown; give a .json file, one of "
+        f"{listed(TABLE_SUFFIXES)}, or hub:REPO"
     )
 
 
 def investorbench_json(
-    path: str | Path, symbol: str | None = None, periods_per_year: int | None = None
+    path: str | Path, symbol: str | None = None, reading: ReadingSettings | None = None
 ) -> MarketData:
     """A market in InvestorBench's format: `{date: {"prices": float, "news": [str], "10k": [str],
     "10q": [str]}}`.
@@ -64,7 +84,7 @@ def investorbench_json(
         path: the file.
         symbol: default: the file name up to its first underscore, in capitals (`msft.json` is
             MSFT).
-        periods_per_year: default: 365 where a bar falls on a weekend, else 252.
+        reading: of it, periods_per_year alone; all else is the format's.
 
     Raises:
         DataError: a file that is missing, malformed, or holds a date, price or label that cannot be
@@ -84,50 +104,45 @@ def investorbench_json(
         days.append(read_day(key, str(path)))
         prices.append(_json_price(bar["prices"], where))
         news.append(_json_news(bar.get("news", []), where))
+    halves = sum("\ufffd" in item.text for items in news for item in items)
+    words = (f"{halves} items of news hold U+FFFD for what is no character",) if halves else ()
+    order, warnings = oldest_first(days)
     return market_of(
         str(path),
-        symbol_of(path.stem) if symbol is None else symbol,
-        days,
-        prices,
-        news,
-        periods_per_year,
+        symbol_of(stem_of(path)) if symbol is None else symbol,
+        [days[i] for i in order],
+        [prices[i] for i in order],
+        [news[i] for i in order],
+        reading.periods_per_year if reading else None,
+        Reading(
+            {"date": "the keys", "price": "prices", "news": "news"}, words=words, warnings=warnings
+        ),
     )
 
 
 def table(
-    path: str | Path,
-    symbol: str | None = None,
-    *,
-    date_column: str | None = None,
-    price_column: str | None = None,
-    news_column: str | None = None,
-    periods_per_year: int | None = None,
+    path: str | Path, symbol: str | None = None, reading: ReadingSettings | None = None
 ) -> MarketData:
-    """A market in a CSV or Parquet file with one row per bar.
+    """A market in a CSV or Parquet file with one row per bar, or per news item of a bar.
 
-    Columns are found by name, in any case and spelling of blanks: DATE_COLUMNS; ADJUSTED_COLUMNS
-    before CLOSE_COLUMNS; optionally NEWS_COLUMNS (a text, or in Parquet a list of texts),
-    SENTIMENT_COLUMNS (read beside news only; without it a label that ends the text counts, as in
-    InvestorBench) and SYMBOL_COLUMNS. Dates are ISO: YYYY-MM-DD or YYYYMMDD; a time behind them is
-    dropped, in the zone in which it is written.
+    Columns are found by name (`importing.py`): a date, an adjusted close before a close; optionally
+    news (a text, or in Parquet a list of texts), sentiments (read beside news only; without them a
+    label that ends the text counts, as in InvestorBench) and a symbol. Dates are ISO, seconds to
+    nanoseconds since 1970, or in words or numbers whose order the column itself tells.
 
     Args:
-        path: the file; its suffix is .csv or .parquet.
-        symbol: which asset, where a symbol column holds several; default: the one there, or else
-            the file name up to its first underscore, in capitals.
-        date_column: exact name of the date column, where the rule above finds none or several.
-        price_column: the same for the price.
-        news_column: the same for the news.
-        periods_per_year: default: 365 where a bar falls on a weekend, else 252.
+        path: the file.
+        symbol: which asset, where a column holds several, or each has a column of prices; default:
+            the only one there, or else the file name up to its first underscore, in capitals.
+        reading: columns by their exact names, and what else the file leaves open.
 
     Raises:
         DataError: a file that cannot be read, columns that are absent or ambiguous, several symbols
             and none named, or a date, price or label that cannot be used.
     """
     path = Path(path)
-    frame = read_frame(path)
-    columns = (date_column, price_column, news_column)
-    return market_from_frame(frame, str(path), symbol, path.stem, columns, periods_per_year)
+    found = read_table(path)
+    return market_from_table(found, str(path), symbol, stem_of(path), reading or ReadingSettings())
 
 
 def hub_dataset(
@@ -137,10 +152,7 @@ def hub_dataset(
     *,
     symbol: str | None = None,
     name: str | None = None,
-    date_column: str | None = None,
-    price_column: str | None = None,
-    news_column: str | None = None,
-    periods_per_year: int | None = None,
+    reading: ReadingSettings | None = None,
 ) -> MarketData:
     """A market in one split of a dataset on the Hugging Face Hub, or in a local directory; columns
     as in `table`.
@@ -151,10 +163,7 @@ def hub_dataset(
         revision: branch, tag or commit; pin a commit to make a run repeatable.
         symbol: as in `table`; the last default is the name of the repository.
         name: the dataset's configuration, where it has several.
-        date_column: as in `table`.
-        price_column: as in `table`.
-        news_column: as in `table`.
-        periods_per_year: as in `table`.
+        reading: as in `table`.
 
     Raises:
         DataError: a dataset that cannot be loaded, or rows that `table` would refuse.
@@ -171,10 +180,9 @@ def hub_dataset(
             f"hub:{repo_id}: split {split!r} cannot be loaded ({why}); check the name, the split, "
             "the network and HF_TOKEN"
         ) from error
-    columns = (date_column, price_column, news_column)
-    where = f"hub:{repo_id}[{split}]"
-    return market_from_frame(
-        rows.to_pandas(), where, symbol, Path(repo_id).name, columns, periods_per_year
+    where, stem = f"hub:{repo_id}[{split}]", Path(repo_id).name
+    return market_from_table(
+        Table(rows.to_pandas()), where, symbol, stem, reading or ReadingSettings()
     )
 
 
@@ -185,7 +193,7 @@ class _Pairs(list[tuple[str, Any]]):
 def _parse_json(path: Path) -> Any:
     check_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+        return json.loads(read_bytes(path).decode("utf-8"), object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; this is not valid "
@@ -195,7 +203,12 @@ def _parse_json(path: Path) -> Any:
         raise DataError(
             f"{path}: nested too deeply; the format is {{date: {{'prices': float, ...}}}}"
         ) from error
-    except (OSError, ValueError) as error:  # ValueError: bytes that are not UTF-8
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zlib.error,
+    ) as error:  # ValueError: bytes that are not UTF-8
         raise DataError(
             f"{path} cannot be read as UTF-8 text ({reason(error)}); repair or reload the file"
         ) from error

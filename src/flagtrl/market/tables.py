@@ -1,209 +1,244 @@
-"""A market in a table with one row per bar: which columns it is in, and what their cells hold."""
+"""Files that hold a table, as people have them: CSV of any delimiter and encoding, packed or not,
+and Parquet.
+"""
 
 from __future__ import annotations
 
-import math
+import csv
+import gzip
+import io
 import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from flagtrl.errors import DataError, reason
-from flagtrl.market.data import MarketData, NewsItem
-from flagtrl.market.values import (
-    check_file,
-    listed,
-    market_of,
-    read_day,
-    read_news_item,
-    read_price,
-    read_sentiment,
-    shown,
-    symbol_of,
-)
+from flagtrl.market.values import check_file, listed, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Column names are compared in lower case without blanks and punctuation: "Adj. Close" and
-# "adj_close" are "adjclose".
-DATE_COLUMNS = ("date", "ds", "timestamp", "time", "datetime")
-ADJUSTED_COLUMNS = ("adjclose", "adjustedclose")
-CLOSE_COLUMNS = ("close", "c", "price", "last")
-NEWS_COLUMNS = ("news", "headline", "text")
-SENTIMENT_COLUMNS = ("sentiment",)
-SYMBOL_COLUMNS = ("ticker", "symbol")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+MOST_BYTES = 1 << 29  # of a file, unpacked: more is no market's daily bars
+_DELIMITERS = ",;\t|"
+_LOOKED_AT = 50  # rows that tell a file's delimiter and where its header is
+# What vendors call a bar's fields, as `plain` has them.
+FIELDS = ("open", "high", "low", "close", "adjclose", "volume")
 
 
-def read_frame(path: Path) -> pd.DataFrame:
-    """The file as a table. CSV cells stay text, so that a headline 'NA' is one and a bad price is
-    shown as written.
+@dataclass(frozen=True)
+class Table:
+    """A table of a user's.
+
+    Attributes:
+        frame: its cells, text where the file is; names of columns may repeat.
+        delimiter: of a text file.
+        owners: where each column is of one asset, as in yfinance's files, whose; "" for all of
+            them.
+        words: see Reading.
     """
-    import pandas as pd
 
+    frame: pd.DataFrame
+    delimiter: str = ","
+    owners: tuple[str, ...] | None = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns."""
+        return [str(name) for name in self.frame.columns]
+
+
+def suffix_of(path: Path) -> str:
+    """Its suffix in lower case, without the .gz of a packed file."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its suffixes."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem
+
+
+def read_table(path: Path) -> Table:
+    """The table in a file. Cells of text files stay text, so that a headline 'NA' is one and a bad
+    price is shown as written.
+
+    Raises:
+        DataError: a file that is none, or no table, or larger than MOST_BYTES.
+    """
     check_file(path)
     try:
-        if path.suffix.lower() == ".csv":
-            # header=None: pandas would rename a repeated column, and shift rows that are longer
-            # than the header.
-            cells = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-            )
-            return cells.iloc[1:].set_axis(list(cells.iloc[0]), axis=1)
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet
-
-            # Not pandas.read_parquet: it would turn a stored date index back into an index, out of
-            # the columns.
-            return pyarrow.parquet.read_table(path).to_pandas(ignore_metadata=True)
-    except (OSError, ValueError) as error:
+        if suffix_of(path) in TEXT_SUFFIXES:
+            return _text_table(path)
+        if suffix_of(path) == ".parquet":
+            return _with_owners(Table(_parquet(path)))
+    except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read as a table ({reason(error)}); repair the file, or save it anew"
         ) from error
     raise DataError(
-        f"{path}: the suffix {path.suffix!r} is unknown; a table is a .csv or .parquet file"
+        f"{path}: the suffix {path.suffix!r} is unknown; a table is a file of "
+        f"{listed(TABLE_SUFFIXES)}"
     )
 
 
-def market_from_frame(
-    frame: pd.DataFrame,
-    where: str,
-    symbol: str | None,
-    stem: str,
-    columns: tuple[str | None, str | None, str | None],
-    periods_per_year: int | None,
-) -> MarketData:
-    """The market in a table with one row per bar; `columns` overrides the names of date, price and
-    news.
+def read_bytes(path: Path) -> bytes:
+    """What a file holds, unpacked where it is a .gz.
+
+    Raises:
+        DataError: more than MOST_BYTES.
+        OSError, EOFError, zlib.error: it cannot be read.
     """
-    date_column, price_column, news_column = columns
-    frame, symbol = _one_symbol(frame, where, symbol, stem)
-    names = [str(name) for name in frame.columns]
-    date_at = _find(names, (DATE_COLUMNS,), date_column, "date", where)
-    price_at = _find(names, (ADJUSTED_COLUMNS, CLOSE_COLUMNS), price_column, "price", where)
-    news_at = _find_optional(names, NEWS_COLUMNS, news_column, "news", where)
-    label_at = _find_optional(names, SENTIMENT_COLUMNS, None, "sentiment", where)
-    days = [
-        read_day(cell, f"{where}: {names[date_at]} of row {row}")
-        for row, cell in enumerate(frame.iloc[:, date_at])
-    ]
-    rows = [f"{where}: {day}" for day in days]
-    prices = [
-        _cell_price(cell, row) for cell, row in zip(frame.iloc[:, price_at], rows, strict=True)
-    ]
-    texts = [()] * len(days) if news_at is None else frame.iloc[:, news_at]
-    labels = [()] * len(days) if label_at is None else frame.iloc[:, label_at]
-    news = [
-        _cell_news(text, label, row) for text, label, row in zip(texts, labels, rows, strict=True)
-    ]
-    return market_of(where, symbol, days, prices, news, periods_per_year)
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path, "rb") if packed else path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    _check_size(len(content), path)
+    return content
 
 
-def _one_symbol(
-    frame: pd.DataFrame, where: str, symbol: str | None, stem: str
-) -> tuple[pd.DataFrame, str]:
-    """The rows of one asset, and its name."""
-    column = _find_optional(
-        [str(name) for name in frame.columns], SYMBOL_COLUMNS, None, "symbol", where
-    )
-    if column is None:
-        return frame, symbol_of(stem) if symbol is None else symbol
-    owners = [str(cell) for cell in frame.iloc[:, column]]
-    found = sorted(set(owners))
-    if symbol is None and len(found) > 1:
+def _check_size(size: int, path: Path) -> None:
+    if size > MOST_BYTES:
         raise DataError(
-            f"{where}: holds {len(found)} symbols: {listed(found)}; name one, as in "
-            f"symbol={found[0]!r}"
+            f"{path} holds more than {MOST_BYTES >> 20} MB; keep the rows and columns of one asset"
         )
-    wanted = symbol if symbol is not None else [*found, symbol_of(stem)][0]
-    mine = [owner.upper() == wanted.upper() for owner in owners]
-    if owners and not any(mine):
-        raise DataError(
-            f"{where}: the symbol {wanted!r} does not occur; the file holds {listed(found)}"
-        )
-    return frame.loc[mine], wanted
 
 
-def _find(
-    names: list[str],
-    tiers: tuple[tuple[str, ...], ...],
-    override: str | None,
-    what: str,
-    where: str,
-) -> int:
-    """The position of the only column that bears a name of the first tier that occurs, or exactly
-    `override`.
-    """
-    accepted = [name for tier in tiers for name in tier]
-    remedy = (
-        f"columns found: {listed(names)}; names accepted: {listed(accepted)}; or say which with "
-        f"{what}_column="
-    )
-    if override is not None:
-        groups = [[i for i, name in enumerate(names) if name == override]]
-    else:
-        groups = [[i for i, name in enumerate(names) if _plain(name) in tier] for tier in tiers]
-    matches: list[int] = next((group for group in groups if group), [])
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        missing = f"no column {override!r}" if override is not None else f"no {what} column"
-        raise DataError(f"{where}: {missing}; {remedy}")
-    raise DataError(
-        f"{where}: {len(matches)} {what} columns ({listed(names[i] for i in matches)}); {remedy}"
-    )
-
-
-def _find_optional(
-    names: list[str], accepted: tuple[str, ...], override: str | None, what: str, where: str
-) -> int | None:
-    if override is None and not any(_plain(name) in accepted for name in names):
-        return None
-    return _find(names, (accepted,), override, what, where)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _cell_price(cell: Any, where: str) -> float:
-    missing = cell is None or (isinstance(cell, str) and not cell.strip())
-    # MarketData refuses the NaN, and says why
-    return math.nan if missing else read_price(cell, where)
-
-
-def _cell_news(cell: Any, label_cell: Any, where: str) -> tuple[NewsItem, ...]:
-    """The items of one cell. Labels of their own column count only beside a text: they label
-    nothing without it.
-    """
-    texts, labels = _texts(cell, where), _texts(label_cell, where)
-    if not texts:
-        return ()
-    if not labels:
-        return tuple(read_news_item(text, where) for text in texts)
-    if len(labels) != len(texts):
-        raise DataError(
-            f"{where}: {len(texts)} news items but {len(labels)} sentiments; give one for each, or "
-            "none"
-        )
-    return tuple(
-        NewsItem(text, read_sentiment(label, where))
-        for text, label in zip(texts, labels, strict=True)
-    )
-
-
-def _texts(cell: Any, where: str) -> list[str]:
-    """The texts in a cell: one, a list of them, or none where it is empty."""
+def _text_table(path: Path) -> Table:
     import pandas as pd
 
-    if isinstance(cell, (list, tuple, np.ndarray)):
-        return [text for entry in cell for text in _texts(entry, where)]
-    if isinstance(cell, str):
-        return [cell] if cell.strip() else []
-    if pd.isna(cell):
-        return []
-    raise DataError(
-        f"{where}: a news or sentiment cell is {shown(cell)} ({type(cell).__name__}); it must be "
-        "text, or empty"
+    text, words = _decoded(read_bytes(path))
+    delimiter, before = _layout(text)
+    words += tuple(f"line {n + 1} ({shown(line)}) is before the table" for n, line in before)
+    # header=None: pandas would rename a repeated column, and shift rows that are longer than the
+    # header.
+    cells = pd.read_csv(
+        io.StringIO(text),
+        sep=delimiter,
+        header=None,
+        dtype=str,
+        keep_default_na=False,
+        skiprows=[n for n, _ in before],
+        skipinitialspace=True,
     )
+    cells = cells.dropna(axis=1, how="all")
+    header = [str(cell).strip() for cell in cells.iloc[0]]
+    table = Table(cells.iloc[1:].set_axis(header, axis=1), delimiter, words=words)
+    table = _with_owners(table)
+    _check_header(table.names, path)
+    return table
+
+
+def _decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16"), ("text is UTF-16",)
+    try:
+        return content.decode("utf-8-sig"), ()
+    except UnicodeDecodeError:
+        return content.decode("cp1252"), ("text is not UTF-8, and is read as Windows-1252",)
+
+
+def _layout(text: str) -> tuple[str, list[tuple[int, str]]]:
+    """The delimiter by which most rows have equally many fields, and the lines before the first
+    such row.
+    """
+    if told := re.match(r'"?sep=(.)"?\r?\n', text):  # as Excel writes and reads it
+        return told[1], [(0, told[0].strip())]
+    best: tuple[tuple[int, int], str, int] = ((0, 0), ",", 1)
+    for delimiter in _DELIMITERS:
+        rows = list(islice(csv.reader(io.StringIO(text), delimiter=delimiter), _LOOKED_AT))
+        widths = Counter(len(row) for row in rows if len(row) > 1)
+        if widths:
+            width, count = widths.most_common(1)[0]
+            best = max(best, ((count, width), delimiter, width), key=lambda found: found[0])
+    _, delimiter, width = best
+    before = []
+    for n, line in enumerate(islice(io.StringIO(text), _LOOKED_AT)):
+        fields = next(csv.reader([line], delimiter=delimiter), [])
+        if len(fields) >= width or width == 1:
+            break
+        if line.strip():
+            before.append((n, line.strip()))
+    else:
+        before = []
+    return delimiter, before
+
+
+def _with_owners(table: Table) -> Table:
+    """A table as yfinance writes it, whose header has a row of fields and one of tickers."""
+    names = table.names
+    pairs = [re.fullmatch(r"\('(.*)', '(.*)'\)", name) for name in names]
+    if any(pairs):  # Parquet makes one text of a column's two names
+        both = [(m[1], m[2]) if m else (n, "") for m, n in zip(pairs, names, strict=True)]
+        return _owned(table, [name for name, _ in both], [name for _, name in both])
+    if len(table.frame) < 2:
+        return table
+    second, third = (
+        [cell.strip() if isinstance(cell, str) else "" for cell in table.frame.iloc[row]]
+        for row in (0, 1)
+    )
+    corner = (plain(names[0]), plain(second[0]))
+    dated = bool(third[0]) and not any(third[1:])  # a row that names the dates alone
+    if corner not in (("price", "ticker"), ("ticker", "price"), ("", "")) or not (
+        dated or any(corner)
+    ):
+        return table
+    body = replace(table, frame=table.frame.iloc[2 if dated else 1 :])
+    date = third[0] if dated else "date"
+    return _owned(body, [date, *names[1:]], ["", *second[1:]])
+
+
+def _owned(table: Table, fields: Sequence[str], owners: Sequence[str]) -> Table:
+    """The same by fields alone; the two rows of the header come in either order."""
+    if not _are_fields(fields):
+        # the dates' name stands in the first row
+        fields, owners = [fields[0], *owners[1:]], ["", *fields[1:]]
+    return replace(
+        table,
+        frame=table.frame.set_axis(list(fields), axis=1),
+        owners=tuple(owners),
+        words=(*table.words, "columns are named by field and ticker, as yfinance writes them"),
+    )
+
+
+def _are_fields(names: Sequence[str]) -> bool:
+    return any(plain(name) in FIELDS for name in names)
+
+
+def _check_header(names: Sequence[str], path: Path) -> None:
+    """DataError where the first row is a bar like the others."""
+    numbers = [name for name in names if re.fullmatch(r"[$€£]?-?\d+([.,]\d+)?", name)]
+    dates = [
+        name for name in names if re.fullmatch(r"\d{1,4}[-/.]\d\d?[-/.]\d{1,4}.*|\d{8,19}", name)
+    ]
+    if dates and (len(numbers) > len(names) / 3 or len(dates) + len(numbers) == len(names)):
+        raise DataError(
+            f"{path} has no header line: its first is {shown(', '.join(names))}; put the columns' "
+            "names above it, as in date,close"
+        )
+
+
+def plain(name: str) -> str:
+    """A column's name to compare: in lower case, without blanks, punctuation and a number before
+    it: "Adj. Close", "adj_close" and "5. Adj Close" are "adjclose".
+    """
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"^\s*\d+\.\s*", "", name).lower())
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    """Read a few rows at a time, so that a small file of repeated values cannot fill the memory."""
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    batches, size = [], 0
+    for batch in file.iter_batches(batch_size=1024):
+        size += batch.nbytes
+        _check_size(size, path)
+        batches.append(batch)
+    # Not pandas.read_parquet: it would turn a stored date index back into an index, out of the
+    # columns.
+    return pyarrow.Table.from_batches(batches, file.schema_arrow).to_pandas(ignore_metadata=True)

@@ -13,8 +13,11 @@ import numpy as np
 
 from flagtrl.errors import DataError
 from flagtrl.market.data import SENTIMENTS, MarketData, NewsItem, parse_date
+from flagtrl.market.frequency import frequency_of
+from flagtrl.market.reading import Reading
 
 _LABEL = re.compile(r"\(\s*sentiment\s*:\s*([^()]*?)\s*\)\s*$", re.IGNORECASE)
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
 _ISO_DAY = re.compile(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?=$|[ T])")
 
 
@@ -36,6 +39,10 @@ def read_day(value: object, where: str) -> np.datetime64:
 def read_price(value: Any, where: str) -> float:
     """The number that a price cell or JSON value is."""
     try:
+        if isinstance(value, (bool, np.bool_)):  # which float() takes for 0 and 1
+            raise TypeError
+        if isinstance(value, str) and "_" in value:  # which float() takes for a separator
+            raise ValueError
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
@@ -45,7 +52,11 @@ def read_price(value: Any, where: str) -> float:
 
 
 def read_news_item(text: str, where: str) -> NewsItem:
-    """The item without its closing `(Sentiment: label)`, which becomes its sentiment."""
+    """The item without its closing `(Sentiment: label)`, which becomes its sentiment.
+
+    Half of a surrogate pair, which is no character, and which no tokenizer takes, becomes U+FFFD.
+    """
+    text = _SURROGATE.sub("\ufffd", text)
     match = _LABEL.search(text)
     if match is None:
         return NewsItem(text)
@@ -81,19 +92,16 @@ def market_of(
     prices: Sequence[float],
     news: Sequence[tuple[NewsItem, ...]],
     periods_per_year: int | None,
+    reading: Reading | None = None,
 ) -> MarketData:
     """MarketData, whose own complaints are given the file they are about."""
     dates = np.array(days, dtype="datetime64[D]")
-    periods = _bars_per_year(dates) if periods_per_year is None else periods_per_year
+    periods = periods_per_year or frequency_of(dates).periods_per_year
+    values = np.array(prices, dtype=np.float64)
     try:
-        return MarketData(symbol, dates, np.array(prices, dtype=np.float64), tuple(news), periods)
+        return MarketData(symbol, dates, values, tuple(news), periods, reading)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-
-
-def _bars_per_year(dates: np.ndarray) -> int:
-    """365 where a bar falls on a weekend (the market trades every day), else 252."""
-    return 252 if np.is_busday(dates).all() else 365
 
 
 def symbol_of(stem: str) -> str:

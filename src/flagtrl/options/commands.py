@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flagtrl.options.words import Commands, add_command, path, preset, saved_run
+from flagtrl.options.words import Commands, add_command, path, preset, reading, saved_run
 
 MODES = ("greedy", "sampled")
 
@@ -117,9 +117,13 @@ def backtest(commands: Commands) -> None:
         command,
         "--data",
         help=(
-            "JSON, CSV or Parquet file, or hub:REPO (default: InvestorBench's, where training had "
-            "it, shipped or downloaded)"
+            "JSON, CSV or Parquet file, or hub:REPO (default: those of training, where they are "
+            "found unchanged on this machine, or are InvestorBench's)"
         ),
+    )
+    command.add_argument(
+        "--symbol",
+        help="the asset in --data (default: what the file says of it)",
     )
     command.add_argument(
         "--start", help="first day, YYYY-MM-DD (default: of the saved test window)"
@@ -157,6 +161,7 @@ def backtest(commands: Commands) -> None:
         directory=True,
         help="where to write (default: runs/backtest-1, or the next number)",
     )
+    reading(command)
 
 
 def merge(commands: Commands) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shtab
 
-from flagtrl.options.words import EXIT_CODES, Commands, add_command, path
+from flagtrl.options.words import EXIT_CODES, Commands, add_command, path, reading
 
 
 def push(commands: Commands) -> None:
@@ -47,13 +47,44 @@ def pull(commands: Commands) -> None:
 
 
 def data(commands: Commands) -> None:
-    """`flagtrl data download`."""
-    description = "Market data: fetched, checked by SHA-256, and kept in a cache."
+    """`flagtrl data check` and `flagtrl data download`."""
+    description = "Market data: your own files looked at, InvestorBench's fetched."
     group = commands.add_parser(
         "data", help="market data", description=description, epilog=EXIT_CODES
-    )
+    ).add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _check(group)
+    _download(group)
+
+
+def _check(commands: Commands) -> None:
     command = add_command(
-        group.add_subparsers(title="commands", required=True, metavar="COMMAND"),
+        commands,
+        "data check",
+        "say what a file of yours holds, and what may be wrong with it",
+        "Read a market file as `flagtrl train --data FILE` would, and say what was understood: "
+        "symbol, days, prices, bars a year, news and labels, the columns that are read and those "
+        "that are not; and what to look at: gaps, splits, days on a weekend, order and zone of "
+        "dates.",
+    )
+    path(command, "file", help="JSON, CSV (also .tsv, .txt, .gz) or Parquet file, or hub:REPO")
+    command.add_argument("--symbol", help="which asset, where the file holds several")
+    path(command, "--json", metavar="OUT", help="write it as JSON too")
+    path(
+        command,
+        "--model_name_or_path",
+        directory=True,
+        help="show the first prompt that this model would read, and its length in tokens",
+    )
+    command.add_argument(
+        "--prompt_style", default="markov", help="of that prompt (default: %(default)s)"
+    )
+    command.add_argument("--offline", action="store_true", help="ask the Hub for no model")
+    reading(command)
+
+
+def _download(commands: Commands) -> None:
+    command = add_command(
+        commands,
         "data download",
         "fetch an InvestorBench file, with its news texts, into the cache",
         "Fetch InvestorBench's public file of an asset (prices and news texts) into the cache, "

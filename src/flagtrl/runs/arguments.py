@@ -25,10 +25,9 @@ from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.inherited import as_dataclass, inherited_fields
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.download import INVESTORBENCH, checked_symbol
-from flagtrl.market.embedded import SHIPPED_SOURCE
 from flagtrl.market.env import MarketSettings
+from flagtrl.market.reading import ReadingSettings
 from flagtrl.market.rewards import find_reward
-from flagtrl.market.values import check_file
 from flagtrl.places import check_output_dir
 from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.data import DataSettings, market_of
@@ -41,6 +40,7 @@ HELP, WHOLE_HELP = ("-h", "--help"), "--help_all"
 # Title to the record whose fields are explained under it.
 GROUPS: Mapping[str, type] = {
     "data: what is traded, when, and by which model": DataSettings,
+    "file: how the file of --data is read": ReadingSettings,
     "market: how it is traded and rewarded": MarketSettings,
     "prompt: how a day is put into words": PromptSettings,
     "policy: what of the model is trained, and how it acts": PolicySettings,
@@ -146,21 +146,21 @@ def check_run(
         ConfigError: an option, a value or a directory.
         DataError: data that are not there.
     """
-    kinds = (DataSettings, _training(), MarketSettings, PromptSettings, *OF_THE_MODEL)
+    kinds = (DataSettings, ReadingSettings, _training(), MarketSettings, PromptSettings)
     with _same_environment():
-        _, (data, ppo, market, *_) = parsed(kinds, RECIPES[recipe], args, recipe, others)
+        _, (data, reading, ppo, market, *_) = parsed(
+            (*kinds, *OF_THE_MODEL), RECIPES[recipe], args, recipe, others
+        )
     if only_shown:
         return
     if ppo.output_dir:
         check_output_dir(os.path.expanduser(ppo.output_dir))
-    if data.source == SHIPPED_SOURCE:
-        # warnings of the data are left to the run, which reads them again: each is said once
-        with only_errors("flagtrl.market"):
-            data.windows(market_of(data.source, data.symbol))
-    elif data.source == INVESTORBENCH:
+    if data.source == INVESTORBENCH:
         checked_symbol(str(data.symbol))
     elif not data.source.startswith("hub:"):
-        check_file(Path(data.source))
+        # warnings of the data are left to the run, which reads them again: each is said once
+        with only_errors("flagtrl.market"):
+            data.windows(market_of(data.source, data.symbol, reading))
     find_reward(market.reward)
     if ppo.eval_strategy != "no":
         data.validation_days()

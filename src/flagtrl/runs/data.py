@@ -8,6 +8,7 @@ from flagtrl.errors import ConfigError, DataError
 from flagtrl.market.data import MarketData, Window, parse_date
 from flagtrl.market.download import INVESTORBENCH, fetch_investorbench
 from flagtrl.market.embedded import SHIPPED_SOURCE, embedded, ships
+from flagtrl.market.reading import ReadingSettings
 from flagtrl.market.sources import load
 
 DEFAULT_SYMBOL = "MSFT"
@@ -172,13 +173,16 @@ class DataSettings:
         return self.valid_start, self.valid_end
 
 
-def market_of(source: str, symbol: str | None = None) -> MarketData:
+def market_of(
+    source: str, symbol: str | None = None, reading: ReadingSettings | None = None
+) -> MarketData:
     """The market that `source` names as a run's files do: shipped with flagtrl, InvestorBench's
     (downloaded), or else a file or `hub:REPO`.
 
     Args:
         source: as it is named.
         symbol: of the asset; None: what a file says of it, or MSFT.
+        reading: of a file.
 
     Raises:
         DataError: what cannot be found or used.
@@ -188,4 +192,4 @@ def market_of(source: str, symbol: str | None = None) -> MarketData:
         return embedded(asset)
     if source == INVESTORBENCH:
         return load(str(fetch_investorbench(asset)), symbol=asset)
-    return load(source, symbol=symbol)
+    return load(source, symbol, reading)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH
 from flagtrl.market.embedded import SHIPPED_SOURCE
 from flagtrl.market.env import MarketSettings
+from flagtrl.market.reading import ReadingSettings
 from flagtrl.market.rewards import saved_reward
+from flagtrl.market.summary import Summary
 from flagtrl.policy.bases import device_or_gpu
 from flagtrl.policy.saving import load_policy, read_settings
 from flagtrl.record import RECORD_FILE, DataFacts, RunRecord, days
@@ -31,6 +33,8 @@ def backtest_saved(
     directory: str | Path,
     *,
     data: str | None = None,
+    symbol: str | None = None,
+    reading: ReadingSettings | None = None,
     start: str | None = None,
     end: str | None = None,
     modes: Sequence[str] = POLICY_MODES,
@@ -43,12 +47,15 @@ def backtest_saved(
 ) -> tuple[Report, RunRecord]:
     """Backtest a saved policy as trained: the report, and its record with what is traded now.
 
-    What a run's files name is never opened or run: data are the argument's or InvestorBench's, a
-    reward of the user's own is the argument's.
+    A run's files may be a stranger's: what they name is not run, and a file of data that they name
+    is used only if it holds what training had. A reward of the user's own is the argument's.
 
     Args:
         directory: of the run or of one of its checkpoints.
-        data: JSON, CSV or Parquet file, or hub:REPO; None: InvestorBench's, as training had them.
+        data: JSON, CSV or Parquet file, or hub:REPO; None: those of training, where they are
+            InvestorBench's, or a file that is found unchanged.
+        symbol: of the asset in `data`; None: what the file says of it.
+        reading: of `data`; what it leaves open is read as in training.
         start: first day; None: of the saved test window.
         end: last day; None: of it too.
         modes: of POLICY_MODES, the agent's rows.
@@ -70,7 +77,9 @@ def backtest_saved(
     named = {"reward": saved_reward(str(record.market["reward"]), reward)}
     settings = MarketSettings(**{**record.market, **named})
     periods = volatility_periods or record.options.get("volatility_periods", 252)
-    market = _market(data, data_facts)
+    market = _market(directory, record, data, symbol, reading or ReadingSettings())
+    for line in Summary.of(market).lines():
+        say(line)
     window = market.window(start or test[0], end or test[1])
     _say_what_differs(window, data_facts, trained)
     policy = load_policy(directory, base, accept_base)
@@ -130,10 +139,37 @@ def _say_what_differs(window: Window, known: DataFacts, trained: tuple[str, str,
         )
 
 
-def _market(data: str | None, known: DataFacts) -> MarketData:
+def _market(
+    directory: str | Path,
+    record: RunRecord,
+    data: str | None,
+    symbol: str | None,
+    reading: ReadingSettings,
+) -> MarketData:
+    """The market to trade: of `data`, or else the one of training."""
+    assert record.data is not None
+    known, names = record.data, [each.name for each in fields(ReadingSettings)]
+    given = {name: value for name in names if (value := getattr(reading, name)) is not None}
+    as_trained = {name: record.options[name] for name in names if name in record.options}
+    if data is not None and data != known.source:
+        return market_of(data, symbol, reading)
+    how = ReadingSettings(**{**as_trained, **given})
     if data is None and known.source not in (SHIPPED_SOURCE, INVESTORBENCH):
+        return _unchanged(directory, known, how)
+    return market_of(known.source, symbol or known.symbol, how)
+
+
+def _unchanged(directory: str | Path, known: DataFacts, reading: ReadingSettings) -> MarketData:
+    """The market of a file that the run names; DataError where it is not there, or another."""
+    remedy = "give --data FILE"
+    if not Path(known.source).is_file():
         raise DataError(
-            f"the policy was trained on {known.source!r}; only InvestorBench's data are found "
-            "unasked: give --data FILE"
+            f"{directory}: the policy was trained on {known.source!r}, which is not here; {remedy}"
         )
-    return market_of(data or known.source, known.symbol)
+    market = market_of(known.source, known.symbol, reading)
+    if market.fingerprint() != known.sha256:
+        raise DataError(
+            f"{directory}: {known.source!r} no longer holds what the policy was trained on; to "
+            f"trade it as it is now, {remedy}"
+        )
+    return market

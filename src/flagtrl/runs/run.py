@@ -33,7 +33,7 @@ def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> Non
     begin(arguments)
     with claimed_output_dir(arguments) as clear:
         # data
-        market = arguments.data.load()
+        market = arguments.data.load(arguments.reading)
         train, test = arguments.data.windows(market)
 
         # environment

@@ -31,6 +31,8 @@ from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
+from flagtrl.market.reading import ReadingSettings
+from flagtrl.market.summary import Summary
 from flagtrl.places import check_output_dir
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
@@ -54,12 +56,15 @@ logger = logging.getLogger(__name__)
 class DataArguments(DataSettings):
     """What is traded, when, and by which model; and where the data are."""
 
-    def load(self) -> MarketData:
+    def load(self, reading: ReadingSettings | None = None) -> MarketData:
         """The market; where it is downloaded, one process of each machine does, and the others find
-        it in the cache.
+        it in the cache. The main one prints what it holds.
         """
         with PartialState().local_main_process_first():
-            return market_of(self.source, self.symbol)
+            market = market_of(self.source, self.symbol, reading)
+        if PartialState().is_main_process:
+            print("\n".join(Summary.of(market).lines()), flush=True)
+        return market
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Arguments:
     preset: str
     recipe: str | None
     data: DataArguments
+    reading: ReadingSettings
     ppo: PPOConfig
     market: MarketSettings
     prompt: PromptSettings
@@ -92,7 +98,7 @@ class Arguments:
         """Every setting by concern and name, JSON-serialisable."""
         others = {
             name: asdict(getattr(self, name))
-            for name in ("data", "market", "prompt", "policy", "engine")
+            for name in ("data", "reading", "market", "prompt", "policy", "engine")
         }
         return {"ppo": self.ppo.settings(), **others}
 
@@ -122,7 +128,7 @@ class Arguments:
             prompt=asdict(self.prompt),
             market=asdict(self.market),
             training=self.ppo.recorded(),
-            options=asdict(self.data),
+            options={**asdict(self.data), **asdict(self.reading)},
             engine=asdict(self.engine),
             data=DataFacts.of(market, self.data.source),
             windows={name: days(window) for name, window in windows.items()},
@@ -144,8 +150,8 @@ def parse_arguments(
         ConfigError: an unknown key, a file that is missing or no YAML, or a value outside its
             bounds.
     """
-    kinds = (DataArguments, PPOConfig, MarketSettings, PromptSettings, *OF_THE_MODEL)
-    preset, records = parsed(kinds, defaults, args, recipe)
+    kinds = (DataArguments, ReadingSettings, PPOConfig, MarketSettings, PromptSettings)
+    preset, records = parsed((*kinds, *OF_THE_MODEL), defaults, args, recipe)
     return Arguments(preset, recipe, *records)
 
 

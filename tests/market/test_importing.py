@@ -1,0 +1,228 @@
+"""Files as people have them are read as they are meant, and what was read is said."""
+
+import json
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from exports import BARS, DAYS, EXPORTS, PRICES, Export, lines
+from flagtrl import cli
+from flagtrl.errors import ConfigError, DataError
+from flagtrl.market import tables
+from flagtrl.market.data import MarketData
+from flagtrl.market.frequency import frequency_of
+from flagtrl.market.reading import ReadingSettings
+from flagtrl.market.sources import load
+from flagtrl.market.summary import Summary
+
+PLAIN = Export("", "")
+
+
+def summary(path, export: Export = PLAIN) -> Summary:
+    return Summary.of(load(str(path), export.symbol, ReadingSettings(**export.options)))
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_export_is_read_as_it_is_meant(tmp_path, name):
+    export = EXPORTS[name]
+    found = summary(export.write(tmp_path, name), export)
+    wanted = {
+        **{"bars": BARS, "first": str(DAYS[0]), "last": str(DAYS[-1]), "last_price": PRICES[-1]},
+        **{"periods_per_year": 252, "news": 0, "labelled": 0},
+        **export.wanted,
+    }
+    assert {key: getattr(found, key) for key in wanted} == wanted
+    for parts, told in ((export.says, found.words), (export.warns, found.warnings)):
+        assert bool(parts) == bool(told), told
+        assert all(part in " ".join(told) for part in parts), told
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_news_and_prices_stay_with_their_days(tmp_path, name):
+    """Whatever is sorted or gathered, each day has its own price and its own texts."""
+    export = EXPORTS[name]
+    market = load(
+        str(export.write(tmp_path, name)), export.symbol, ReadingSettings(**export.options)
+    )
+    offset = export.wanted.get("last_price", PRICES[-1]) - PRICES[-1]
+    if name != "split.csv":
+        np.testing.assert_allclose(market.prices, np.array(PRICES) + offset)
+    for n, items in enumerate(market.news):
+        assert all(f" {n} " in f" {item.text} " for item in items)
+
+
+def test_the_cases_that_are_handed_in(shared):
+    folder = shared / "cases/market"
+    wanted = json.loads((folder / "expected.json").read_text())
+    for name, case in wanted.items():
+        words = case.pop("args", [])
+        options = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
+        if "refuse" in case:
+            with pytest.raises(DataError) as caught:
+                summary(folder / name, Export("", "", options=options))
+            assert all(word in str(caught.value) for word in case["refuse"]), name
+            continue
+        found, warned = (
+            summary(folder / name, Export("", "", options=options)),
+            case.pop("warn", []),
+        )
+        assert {key: getattr(found, key) for key in case} == case, name
+        assert all(word in " ".join(found.warnings) for word in warned), (name, found.warnings)
+
+
+def test_newest_first_turns_the_news_of_a_day_too(tmp_path):
+    text = lines("date,close,headline", "{d},{p},First {n}\n{d},{p},Second {n}")
+    head, *rows = text.splitlines()
+    path = Export("", "\n".join([head, *rows[::-1]])).write(tmp_path, "a.csv")
+    market = load(str(path))
+    assert [item.text for item in market.news[3]] == ["First 3", "Second 3"]
+
+
+def test_json_may_be_newest_first_and_hold_half_a_character(tmp_path):
+    bars = {str(day): {"prices": p, "news": ["Up"]} for day, p in zip(DAYS, PRICES, strict=True)}
+    bars[str(DAYS[4])]["news"] = ["Cut \ud83d here"]
+    path = tmp_path / "abc.json"
+    path.write_text(json.dumps(dict(reversed(bars.items()))))
+    found = load(str(path))
+    assert found.prices.tolist() == list(PRICES)
+    assert found.news[4][0].text == "Cut \ufffd here"
+    told = Summary.of(found)
+    assert "newest" in told.warnings[0] and "1 items of news hold U+FFFD" in told.words[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"),
+    [
+        ([1] * 30, ("daily", 365)),
+        ([1] * 28 + [2] * 2, ("daily", 365)),
+        ([1, 1, 1, 1, 3] * 8, ("daily", 252)),
+        ([1, 1, 1, 1, 3, 1, 1, 1, 2, 2], ("daily", 252)),
+        ([7] * 9, ("weekly", 52)),
+        ([7, 6, 8] * 9, ("weekly", 52)),
+        ([31, 28, 31, 30], ("monthly", 12)),
+        ([91, 92, 92], ("quarterly", 4)),
+        ([365, 366], ("yearly", 1)),
+    ],
+)
+def test_frequency(steps, wanted):
+    dates = np.datetime64("2024-01-01") + np.cumsum([0, *steps])
+    found = frequency_of(dates)
+    assert (found.name, found.periods_per_year) == wanted
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 1.5, 20, 1 / 10, 1 / 50])
+def test_a_split_is_suspected_by_its_day_and_its_ratio(ratio):
+    dates = np.array([np.datetime64(day) for day in DAYS])
+    moved = np.where(np.arange(BARS) < 11, 100 * ratio, 100 * 1.01)
+    market = MarketData("A", dates, moved, ((),) * BARS)
+    (warning,) = Summary.of(market).warnings
+    assert str(DAYS[11]) in warning and "split" in warning
+    calm = MarketData("A", dates, np.where(np.arange(BARS) < 11, 100, 120.0), ((),) * BARS)
+    assert Summary.of(calm).warnings == ()
+
+
+def test_what_a_parquet_file_grows_to_is_bounded(tmp_path, monkeypatch):
+    """A column of one long text repeated is small on disk."""
+    path = tmp_path / "abc.parquet"
+    days = [str(date(2000, 1, 1) + timedelta(n)) for n in range(5000)]
+    pd.DataFrame({"date": days, "close": 1.5, "news": "a long text " * 100}).to_parquet(path)
+    assert path.stat().st_size < 100_000 and len(load(str(path))) == 5000
+    monkeypatch.setattr(tables, "MOST_BYTES", 1_000_000)
+    with pytest.raises(DataError, match=r"abc\.parquet holds more than 0 MB; keep the rows and"):
+        load(str(path))
+    packed = EXPORTS["packed.csv.gz"].write(tmp_path, "packed.csv.gz")
+    monkeypatch.setattr(tables, "MOST_BYTES", 100)
+    with pytest.raises(DataError, match=r"packed\.csv\.gz holds more than"):
+        load(str(packed))
+
+
+@pytest.mark.parametrize("column", [[True] * 3, np.array([True] * 3)])
+def test_boolean_prices_are_refused(tmp_path, column):
+    path = tmp_path / "abc.parquet"
+    pd.DataFrame({"date": [str(day) for day in DAYS[:3]], "close": column}).to_parquet(path)
+    with pytest.raises(DataError, match="the price is True; it must be a plain number"):
+        load(str(path))
+
+
+def test_yfinances_parquet_has_one_text_for_a_columns_two_names(tmp_path):
+    frame = pd.DataFrame({("Close", "AAA"): PRICES, ("Open", "AAA"): PRICES}, index=DAYS)
+    frame.index.name = "Date"
+    frame.to_parquet(tmp_path / "abc.parquet")
+    found = summary(tmp_path / "abc.parquet")
+    assert (found.symbol, found.bars, found.last_price) == ("AAA", BARS, PRICES[-1])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"timezone": "Mars/Base"}, r"timezone is 'Mars/Base', which is none of the IANA names"),
+        ({"timezone": "/etc/passwd"}, r"timezone is '/etc/passwd'"),
+        ({"date_format": "YYYY"}, r"date_format is 'YYYY'; write it in strftime's words"),
+        ({"periods_per_year": 0}, r"periods_per_year is 0; use 252"),
+    ],
+)
+def test_a_way_to_read_that_means_nothing_is_refused(option, message):
+    with pytest.raises(ConfigError, match=message):
+        ReadingSettings(**option)
+
+
+def test_a_zone_that_changes_nothing_is_said(tmp_path):
+    path = Export("", lines("Date,Close", "{d},{p}")).write(tmp_path, "a.csv")
+    found = summary(path, Export("", "", options={"timezone": "Asia/Tokyo"}))
+    assert "timezone Asia/Tokyo changes none" in found.warnings[0]
+
+
+# ------------------------------------------------------------------------------- the command line
+
+
+def test_data_check_says_it_and_writes_it(tmp_path, capsys):
+    path = EXPORTS["split.csv"].write(tmp_path, "acme_daily.csv")
+    out = tmp_path / "told.json"
+    cli.main(["data", "check", str(path), "--json", str(out)])
+    said = capsys.readouterr().out
+    told = json.loads(out.read_text())
+    assert told["symbol"] == "ACME" and told["columns"] == {"date": "Date", "price": "Close"}
+    assert f"ACME: {BARS} daily bars, 2023-01-03 at" in said and "as a 4 for 1 split" in said
+    keys = "symbol bars first last last_price periods_per_year news labelled warnings"
+    assert set(keys.split()) <= set(told)
+
+
+def test_data_check_takes_every_way_to_read(tmp_path, capsys):
+    text = lines("when;px;blurb;mood;who", "{d:%d.%m.%Y};{eu};Text {n};bullish;AAA")
+    path = Export("", text).write(tmp_path, "a.csv")
+    named = {
+        **{"date_column": "when", "price_column": "px", "news_column": "blurb"},
+        **{"sentiment_column": "mood", "symbol_column": "who", "date_format": "%d.%m.%Y"},
+        **{"timezone": "UTC", "periods_per_year": "12", "json": str(tmp_path / "o.json")},
+    }
+    cli.main(["data", "check", str(path), *(w for k, v in named.items() for w in (f"--{k}", v))])
+    told = json.loads((tmp_path / "o.json").read_text())
+    assert (told["symbol"], told["labelled"], told["periods_per_year"]) == ("AAA", BARS, 12)
+    assert told["periods_why"] == "as given" and told["ignored"] == []
+
+
+def test_data_check_shows_the_first_prompt(tmp_path, capsys, shared):
+    path = EXPORTS["words.csv"].write(tmp_path, "acme.csv")
+    model = str(shared / "models/stories260K")
+    cli.main(["data", "check", str(path), "--model_name_or_path", model])
+    said = capsys.readouterr().out
+    assert (
+        "first prompt (markov, " in said
+        and " of 512 tokens" in said
+        and "ACME" in said.split("first prompt")[1]
+    )
+
+
+def test_data_check_ends_in_one_line(tmp_path, capsys):
+    path = EXPORTS["yahoo.csv"].write(tmp_path, "a.csv")
+    for words, message in (
+        (["--json", str(tmp_path / "no" / "o.json")], "o.json cannot be written (No such file"),
+        (["--prompt_style", "loud"], "loud"),
+        (["--model_name_or_path", str(tmp_path)], "cannot be loaded"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["data", "check", str(path), *words])
+        said = capsys.readouterr().err.strip()
+        assert caught.value.code == 2 and message in said and "\n" not in said
