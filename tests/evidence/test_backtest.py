@@ -142,7 +142,7 @@ def test_recorded_probabilities_are_those_before_temperature():
 def test_an_illegal_action_is_never_sampled():
     @each
     def rash(seen: Observation) -> np.ndarray:
-        return np.where(seen.legal, np.log([0.495, 0.01, 0.495]), -np.inf)
+        return np.where(seen.legal, np.log([0.99, 0.01, 0.99]), -np.inf)
 
     run = backtest(
         rash, random_walk(200).window(), MarketSettings(reward="log_return"), temperature=1.0

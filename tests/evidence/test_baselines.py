@@ -49,6 +49,13 @@ def values_of(decide, window: Window, settings: MarketSettings) -> np.ndarray:
 # ------------------------------------------------------------------------------------- simple rules
 
 
+def test_a_ruined_account_keeps_its_value_whoever_it_is():
+    window = made([100, 90, 20, 80, 100, 120])
+    settings = MarketSettings(ruin_fraction=0.5, execution="same_price", initial_cash=100.0)
+    assert buy_and_hold(window, settings).tolist() == [100, 90, 20, 20, 20, 20]
+    assert buy_and_hold_by_order(window, settings).tolist() == [100, 90, 20, 20, 20, 20]
+
+
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
 def test_buy_and_hold_is_the_cash_times_the_growth_of_the_price(execution):
     window = random_walk(40, seed=3).window("2020-01-10", "2020-02-10")

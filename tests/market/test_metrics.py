@@ -156,3 +156,19 @@ def test_values_that_no_metric_can_use_are_refused_with_value_and_bar(convention
 
 def test_metrics_are_named_as_in_the_paper():
     assert Metrics(1.0, 2.0, 3.0, 4.0).as_dict() == {"CR": 1.0, "SR": 2.0, "AV": 3.0, "MDD": 4.0}
+
+
+@pytest.mark.parametrize("growth", [1e-3, -1e-3, 0.1, 1e-6, 0.0])
+def test_the_sharpe_ratio_of_constant_growth_is_undefined(growth):
+    """Rounding alone makes its returns vary: unrounded, the ratio would be some 1e13."""
+    values = 1e5 * (1 + growth) ** np.arange(200)
+    assert np.isnan(standard(values).SR) and np.isnan(paper(values).SR)
+    moved = values.copy()
+    moved[100] *= 1 + 1e-6
+    assert np.isfinite(standard(moved).SR) and np.isfinite(paper(moved).SR)
+
+
+def test_the_papers_drawdown_is_undefined_where_it_would_exceed_everything():
+    values = np.array([100.0, 30.0, 60.0, 90.0])
+    assert np.isnan(paper(values).MDD) and pytest.approx(70) == standard(values).MDD
+    assert pytest.approx(100 * -np.log(0.37)) == paper(np.array([100.0, 37.0, 60.0])).MDD

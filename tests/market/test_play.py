@@ -104,7 +104,8 @@ def test_when_all_are_ruined_it_is_over():
 def test_a_thousand_accounts_are_traded_without_making_their_records():
     def blind(seen):
         assert len(seen) == 1000
-        return PolicyOutput.of(np.log(np.where(legal_of(seen), 0.5, 0.0) + 1e-300))
+        with np.errstate(divide="ignore"):
+            return PolicyOutput.of(np.log(np.where(legal_of(seen), 0.5, 0.0)))
 
     world = Accounts(random_walk(100).window(), MarketSettings(), 1000)
     played = play(blind, world, Uniformly(0))
@@ -279,3 +280,22 @@ def test_what_is_no_policy_is_told_why(logprobs, message):
     with pytest.raises(PolicyError, match=message):
         check_policy(each(lambda seen: np.array(logprobs)), [seen_by([1, 2])])
     check_policy(rule(follow_news), [seen_by([1, 2])])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([-np.inf, np.nan, np.nan], "hold NaN"),
+        ([0.0, -np.inf, -np.inf], "may take an illegal action"),
+        ([-np.inf, -1.0, -1.0], "add up to 0.735759, not to 1"),
+        ([-np.inf, 0.0], r"logprobs of shape \(1, 2\)"),
+    ],
+)
+def test_a_policy_that_gives_no_probabilities_stops_at_once(row, message):
+    """An all-NaN policy would read as one that stays flat."""
+
+    def broken(seen):
+        return PolicyOutput.of(np.tile(np.array(row), (len(seen), 1)))
+
+    with pytest.raises(PolicyError, match=message):
+        play(broken, Accounts(MARKET.window(), MarketSettings()), likeliest)

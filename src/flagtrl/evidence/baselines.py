@@ -22,12 +22,16 @@ def buy_and_hold(window: Window, settings: MarketSettings) -> np.ndarray:
     have it.
 
     The entry's costs, where there are any, fall on the first day, so the series starts at the cash
-    before them.
+    before them. Once it is ruined it keeps its value, as every account does.
     """
     account, _ = transition(
         Account.of(settings.initial_cash, 0.0), Action.BUY, window.prices[0], settings.costs
     )
-    return np.concatenate([[settings.initial_cash], account.value(window.prices)[1:]])
+    values = np.concatenate([[settings.initial_cash], account.value(window.prices)[1:]])
+    ruined = np.flatnonzero(values <= settings.ruin_fraction * settings.initial_cash)
+    if len(ruined):
+        values[ruined[0] :] = values[ruined[0]]
+    return values
 
 
 def buy_and_hold_by_order(window: Window, settings: MarketSettings) -> np.ndarray:

@@ -12,13 +12,16 @@ import numpy as np
 
 from flagtrl.errors import DataError
 
+ROUNDING = 1e-9  # of equal returns computed from float64 prices
+
 
 @dataclass(frozen=True)
 class Metrics:
     """Cumulative return CR (percent), Sharpe ratio SR, annualised volatility AV (percent), maximum
     drawdown MDD (percent).
 
-    SR is NaN where the account value never moved: the ratio is undefined.
+    SR is NaN where returns do not vary: the ratio is undefined. So is `paper`'s MDD after a day
+    that loses 63% or more, for it takes a log return of -1 or less for a loss of everything.
     """
 
     CR: float
@@ -42,11 +45,12 @@ def paper(values: np.ndarray, volatility_periods: int = 252) -> Metrics:
     values = _checked(values)
     r = np.diff(np.log(values))
     cr = 100 * float(r.sum())
-    av = 100 * _std(r) * float(np.sqrt(volatility_periods))
-    sr = cr * (252 / len(values)) / av if av > 0 else float("nan")
-    return Metrics(
-        CR=cr, SR=sr, AV=av, MDD=max_drawdown_pct(np.cumprod(np.concatenate([[1.0], 1 + r])))
-    )
+    std = _std(r)
+    av = 100 * std * float(np.sqrt(volatility_periods))
+    sr = cr * (252 / len(values)) / av if _varies(r, std) else float("nan")
+    compounded = np.cumprod(np.concatenate([[1.0], 1 + r]))
+    mdd = max_drawdown_pct(compounded) if (r > -1).all() else float("nan")
+    return Metrics(CR=cr, SR=sr, AV=av, MDD=mdd)
 
 
 def standard(values: np.ndarray, periods_per_year: int = 252) -> Metrics:
@@ -59,7 +63,8 @@ def standard(values: np.ndarray, periods_per_year: int = 252) -> Metrics:
     values = _checked(values)
     returns = values[1:] / values[:-1] - 1
     std = _std(returns)
-    sr = float(returns.mean()) / std * float(np.sqrt(periods_per_year)) if std > 0 else float("nan")
+    per_bar = float(returns.mean()) / std if _varies(returns, std) else float("nan")
+    sr = per_bar * float(np.sqrt(periods_per_year))
     return Metrics(
         CR=100 * float(values[-1] / values[0] - 1),
         SR=sr,
@@ -76,6 +81,11 @@ def max_drawdown_pct(values: np.ndarray) -> float:
 
 def _std(returns: np.ndarray) -> float:
     return float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
+
+
+def _varies(returns: np.ndarray, std: float) -> bool:
+    """Whether returns differ by more than rounding."""
+    return std > max(ROUNDING * float(np.abs(returns).max()), 8 * np.finfo(np.float64).eps)
 
 
 def _checked(values: np.ndarray) -> np.ndarray:

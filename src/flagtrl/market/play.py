@@ -14,7 +14,7 @@ import numpy as np
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, legal_of
+from flagtrl.market.policy import Policy, checked, legal_of
 
 # (B, A) log-probabilities -> (B,) actions
 Choose = Callable[[np.ndarray], np.ndarray]
@@ -115,6 +115,7 @@ def play(
 
     Raises:
         ConfigError: the world is over before the first step.
+        PolicyError: a policy that gives NaN, an illegal action, or no probabilities.
     """
     rows: list[tuple[np.ndarray, ...]] = []
     seen: list[Sequence[Observation]] = []
@@ -122,9 +123,9 @@ def play(
     cut: list[np.ndarray] = []
     while not world.over and (steps is None or len(rows) < steps):
         now = world.observe()
-        output = policy(now)
-        actions = np.asarray(choose(output.logprobs))
         legal = legal_of(now)
+        output = checked(policy(now), legal)
+        actions = np.asarray(choose(output.logprobs))
         step = world.advance(actions)
         seen.append(now)
         read += output.read

@@ -16,6 +16,8 @@ from flagtrl.market.data import count_sentiments
 from flagtrl.market.ledger import ACTION_WORDS, NUM_ACTIONS, Action
 from flagtrl.market.observation import Observation
 
+NORMALISED = 1e-4  # by which a policy's probabilities may miss 1, in whatever precision
+
 
 class PolicyOutput(NamedTuple):
     """Policy and value of B observations.
@@ -148,18 +150,32 @@ def check_policy(policy: Policy, seen: Sequence[Observation]) -> None:
     Raises:
         PolicyError: naming what does not hold.
     """
-    output, legal = policy(seen), legal_of(seen)
+    checked(policy(seen), legal_of(seen))
+
+
+def checked(output: PolicyOutput, legal: np.ndarray) -> PolicyOutput:
+    """The output itself, where it is what `PolicyOutput` says.
+
+    Args:
+        output: of a policy.
+        legal: (B, A) bool: which actions were legal.
+
+    Raises:
+        PolicyError: naming what does not hold.
+    """
     logprobs, values = np.asarray(output.logprobs), np.asarray(output.values)
-    wanted = ((len(seen), NUM_ACTIONS), (len(seen),))
-    if (logprobs.shape, values.shape) != wanted:
+    if (logprobs.shape, values.shape) != (legal.shape, legal.shape[:1]):
         raise PolicyError(
             f"the policy gave logprobs of shape {logprobs.shape} and values of {values.shape} for "
-            f"{len(seen)} observations; they must be {wanted[0]} and {wanted[1]}"
+            f"{len(legal)} observations; they must be {legal.shape} and {legal.shape[:1]}"
         )
     if np.isnan(logprobs).any() or np.isposinf(logprobs).any():
         raise PolicyError("the policy's log-probabilities hold NaN or +inf; check its weights")
     if not np.isneginf(logprobs[~legal]).all():
         raise PolicyError("the policy may take an illegal action; its log-probability must be -inf")
-    total = np.exp(logprobs).sum(-1)
-    if not np.allclose(total, 1, atol=1e-5):
-        raise PolicyError(f"the policy's probabilities add up to {total}, not to 1; normalise them")
+    total = np.exp(logprobs, dtype=np.float64).sum(-1)
+    if (wrong := np.flatnonzero(np.abs(total - 1) > NORMALISED)).size:
+        raise PolicyError(
+            f"the policy's probabilities add up to {total[wrong[0]]:g}, not to 1; normalise them"
+        )
+    return output
