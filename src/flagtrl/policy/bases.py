@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from flagtrl.errors import AdapterError, disk_trouble, reason
+from flagtrl.errors import AdapterError, disk_trouble, in_one_line, kind_and_words
 from flagtrl.policy.adapters import PolicySettings, quantization_config
+from flagtrl.policy.dropouts import known_tokens, switch_off_dropout, without_dropout
 from flagtrl.policy.pretrained import Pretrained, find_pretrained
 from flagtrl.policy.provenance import base_fingerprint, base_probe, same_base
 from flagtrl.record import BaseFacts
 
 logger = logging.getLogger(__name__)
-
-DROPOUTS = (
-    "attention_dropout",
-    "hidden_dropout",
-    "resid_pdrop",
-    "attn_pdrop",
-    "embd_pdrop",
-    "resid_dropout",
-    "dropout",
-)
 
 
 def load_base(
@@ -47,11 +39,9 @@ def load_base(
     With `settings`, its frozen layers are quantised as they say. Code that comes with a model is
     never run, and no pickle is read: weights are safetensors.
 
-    With dropout a policy would not score its own actions twice alike, and the first ratio would not
-    be 1.
-
     Raises:
-        AdapterError: not found, no network, or no such model.
+        AdapterError: not found, no network, no such model, or files that are damaged or do not
+            belong together.
     """
     found = find_pretrained(model, revision=revision) if isinstance(model, str) else model
     try:
@@ -62,34 +52,72 @@ def load_base(
             "trust_remote_code": False,
             "local_files_only": found.local,
         }
-        config = AutoConfig.from_pretrained(found.path, **source)
-        for name in DROPOUTS:
-            if hasattr(config, name):
-                setattr(config, name, 0.0)
+        config = without_dropout(AutoConfig.from_pretrained(found.path, **source))
         quantised = quantization_config(
             settings or PolicySettings(), config.get_text_config().num_hidden_layers
         )
         options = source if quantised is None else {**source, "quantization_config": quantised}
-        loaded = AutoModelForCausalLM.from_pretrained(
-            found.path, config=config, dtype=torch.float32, use_safetensors=True, **options
+        made: Any = AutoModelForCausalLM.from_pretrained(
+            found.path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
         words = source if tokenizer_from is None else {"trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from or found.path, **words)
-    except (OSError, ValueError, RuntimeError) as error:
+    except AdapterError:
+        raise
+    # A stranger's files make transformers, safetensors and tokenizers raise what they like.
+    except Exception as error:
         if trouble := disk_trouble(error):
             raise AdapterError(
                 f"the model {found.id!r} could not be downloaded to {HF_HUB_CACHE}: {trouble}; "
                 "make room there, or set HF_HOME to a directory on another disk"
             ) from error
-        if isinstance(error, RuntimeError):
-            raise
         raise AdapterError(
-            f"the model {found.id!r} cannot be loaded: {reason(error)}; check the name and the "
-            "network, or give a local directory with --model_name_or_path"
+            f"the model {found.id!r} cannot be loaded: {_why(error)}; check the name, its files "
+            "and the network, or give a local directory with --model_name_or_path"
         ) from error
+    loaded: PreTrainedModel = made[0]
+    _check_complete(found.id, made[1])
+    _check_vocabulary(found.id, loaded, tokenizer)
+    switch_off_dropout(loaded)
     # What adapter_config.json will name: never the cache of this machine.
     loaded.name_or_path = loaded.config._name_or_path = found.id
     return loaded, tokenizer
+
+
+def _why(error: Exception) -> str:
+    words = kind_and_words(error)
+    if "deserializing header" in words:  # safetensors'
+        return f"its weights are no safetensors file, but cut off or a Git LFS pointer ({words})"
+    if "ignore_mismatched_sizes" in words:
+        return "its weights have other shapes than its config.json says"
+    return words if isinstance(error, (RuntimeError, TypeError)) else in_one_line(error)
+
+
+def _check_complete(name: str, told: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers has made up; AdapterError."""
+    if missing := sorted(told["missing_keys"]):
+        raise AdapterError(
+            f"the model {name!r} lacks the weights of {len(missing)} tensors, {missing[0]} the "
+            "first: they would be random; restore its files"
+        )
+
+
+def _check_vocabulary(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse a tokenizer whose tokens the model does not know; AdapterError."""
+    rows, ids = known_tokens(model), tokenizer.get_vocab()
+    last = max(ids, key=lambda token: ids[token])
+    if ids[last] >= rows:
+        raise AdapterError(
+            f"the model {name!r} knows {rows} tokens, and its tokenizer has more: {last!r} is "
+            f"number {ids[last]}; take the tokenizer that belongs to the model"
+        )
 
 
 def check_base(

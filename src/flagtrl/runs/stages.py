@@ -38,6 +38,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.continuing import begin_as
+from flagtrl.policy.dropouts import check_repeats
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.provenance import base_probe
 from flagtrl.policy.settings import EngineSettings
@@ -220,6 +221,7 @@ def build_policy(
     for window in windows:
         encoder.check(window, arguments.market)
     probe = base_probe(language_model, tokenizer)
+    check_repeats(language_model)
     adapted = attach_adapter(language_model, arguments.policy, arguments.ppo.dropout)
     model = ActorCritic(adapted, encoder.action_paths, arguments.policy, arguments.ppo.dropout)
     model.base_probe = probe
