@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from flagtrl.policy.manifest import POLICY_MANIFEST
 from flagtrl.record import OLD_RECORD_FILE, RECORD_FILE
 
 COURSE = ("gamma", "learning_rate", "kl_coef")  # of settings, some
@@ -24,6 +25,15 @@ def made_old(directory: Path, without: tuple[str, ...] = (), **changed) -> None:
     (directory / RECORD_FILE).unlink()
     manifest = directory / "manifest.json"  # a checkpoint's, of the files that it has
     manifest.unlink(missing_ok=True)
+    without_manifest(directory)
+
+
+def without_manifest(directory: Path) -> Path:
+    """A policy as flagtrl saved it before it wrote the hashes of its files: they are read as they
+    are.
+    """
+    (directory / POLICY_MANIFEST).unlink(missing_ok=True)
+    return directory
 
 
 def edited(directory: Path, **changed) -> None:
@@ -31,3 +41,4 @@ def edited(directory: Path, **changed) -> None:
     path = directory / RECORD_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     (directory / "manifest.json").unlink(missing_ok=True)
+    without_manifest(directory)

@@ -29,6 +29,7 @@ from flagtrl.runs import data as run_data
 from flagtrl.runs.directory import LOCK_FILE
 from flagtrl.runs.stages import parse_arguments
 from flagtrl.train import run_recipe
+from old_runs import without_manifest
 from short_runs import FAST
 from test_recipes import ROWS, series
 from training import digests
@@ -527,6 +528,7 @@ def run_(finished, tmp_path):
 
 def edit(path, **entries):
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    without_manifest(path.parent)
 
 
 def backtest(capsys, *args):

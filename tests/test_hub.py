@@ -386,6 +386,7 @@ def test_what_flagtrl_did_not_write_is_not_uploaded(run, hub, flagtrl):
             "results.json",
             "trades.csv",
             "README.md",
+            "policy_manifest.json",
         ),
         *(
             "tokenizer.json",

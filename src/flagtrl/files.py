@@ -18,6 +18,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_bytes(content: bytes) -> str:
+    """The SHA-256 of what a file would hold."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Write `content` as JSON; ConfigError where the file cannot be written."""
     try:

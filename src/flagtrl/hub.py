@@ -13,22 +13,24 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from flagtrl.card import model_card
+from flagtrl.card import CARD_FILE, model_card
 from flagtrl.errors import AdapterError, FlagtrlError, kind_and_words
 from flagtrl.patience import patiently
 from flagtrl.places import run_directory
 from flagtrl.policy.adapters import PolicySettings
+from flagtrl.policy.manifest import POLICY_MANIFEST
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import ADAPTER_CONFIG
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
-from flagtrl.pushed import pushed_files, say_what_is_renamed
+from flagtrl.pushed import PUSHED, pushed_files, say_what_is_renamed
 from flagtrl.record import RECORD_FILE, RECORD_FILES, RunRecord
 
 logger = logging.getLogger(__name__)
 
 # transformers' name of the folder that `hub_strategy="checkpoint"` keeps
 LAST_CHECKPOINT = "last-checkpoint"
-NOT_PULLED = ["*.pt", "*.pth", "*.bin", "*.pkl", "*.py", f"{LAST_CHECKPOINT}/*", "checkpoint-*"]
+# Of a repository, whoever wrote it, no more than a run of flagtrl pushes.
+PULLED = [*PUSHED, CARD_FILE, POLICY_MANIFEST]
 
 
 def push(
@@ -200,10 +202,10 @@ def pull(
         _check_is_run(repo_id, {file.rfilename for file in info.siblings or ()}, checkpoint)
         path = Path(
             api.snapshot_download(
-                repo_id, revision=revision, local_dir=directory, ignore_patterns=NOT_PULLED
+                repo_id, revision=revision, local_dir=directory, allow_patterns=PULLED
             )
         )
-        _check_arrived(path, info, None, NOT_PULLED)
+        _check_arrived(path, info, PULLED)
         if checkpoint:
             whole = f"{LAST_CHECKPOINT}/*"
             api.snapshot_download(
@@ -213,7 +215,7 @@ def pull(
                 allow_patterns=whole,
                 ignore_patterns="*.py",
             )
-            _check_arrived(path, info, whole, "*.py")
+            _check_arrived(path, info, [whole], "*.py")
         return path
 
     return patiently(download, f"{repo_id} was not pulled", "pull it again")
@@ -238,7 +240,7 @@ def local_or_pulled(run: str, revision: str | None = None, any_adapter: bool = F
     api = HfApi()
 
     def download() -> Path:
-        return Path(api.snapshot_download(run, revision=revision, ignore_patterns=NOT_PULLED))
+        return Path(api.snapshot_download(run, revision=revision, allow_patterns=PULLED))
 
     path = patiently(download, f"{run} was not pulled", "try again")
     if not any_adapter:
@@ -258,7 +260,7 @@ def _check_is_run(repo_id: str, names: set[str], checkpoint: bool = False) -> No
 
 
 def _check_arrived(
-    directory: Path, info: ModelInfo, allowed: str | None, ignored: list[str] | str
+    directory: Path, info: ModelInfo, allowed: list[str], ignored: str | None = None
 ) -> None:
     """ConnectionError where a file of the Hub's list is not in `directory` as the Hub has it."""
     files = {file.rfilename: file for file in info.siblings or ()}

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from huggingface_hub import CommitOperation, CommitOperationAdd
 
 from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE
+from flagtrl.errors import AdapterError
 from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
+from flagtrl.policy.manifest import (
+    POLICY_MANIFEST,
+    TOKENIZER_FILES,
+    manifest_names,
+    manifest_of,
+)
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
     on_hub,
@@ -26,16 +34,13 @@ logger = logging.getLogger(__name__)
 PUSHED = (
     *(ADAPTER_CONFIG, ADAPTER_FILE, HEADS_FILE, *RECORD_FILES),
     *(RESULTS_FILE, TRADES_FILE, CURVE_FILE, f"{PICTURE}-*.png", QA_FILE, QA_FIGURE),
-    # of the tokenizer, whichever kind it is
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
-    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
+    *TOKENIZER_FILES,
 )
 # What a run writes beside that: checkpoints hold pickles, which can run code where they are loaded;
 # a card is written anew for each push.
 NOT_PUSHED = (
     *(CARD_FILE, "trainer_state.json", "training_args.bin", REFERENCE_FILE, "qa.json"),
-    *("chat_template.json", "checkpoint-[0-9]*", "incomplete-checkpoint-[0-9]*"),
+    *(POLICY_MANIFEST, "checkpoint-[0-9]*", "incomplete-checkpoint-[0-9]*", "incomplete-policy-*"),
 )
 
 
@@ -45,9 +50,27 @@ def pushed_files(directory: Path, card: str) -> list[CommitOperation]:
     """
     cleaned = _cleaned(directory)
     found = sorted(path for pattern in PUSHED for path in directory.glob(pattern) if path.is_file())
+    for path in found:
+        check_no_link(path)
     names = [path.relative_to(directory).as_posix() for path in found]
-    files = [CommitOperationAdd(name, cleaned.get(name, str(directory / name))) for name in names]
-    return [*files, CommitOperationAdd(CARD_FILE, card.encode())]
+    contents = {name: cleaned.get(name, directory / name) for name in names}
+    contents[CARD_FILE] = card.encode()
+    if policy := manifest_names(directory):
+        whole = manifest_of({name: contents[name] for name in policy if name in contents})
+        contents[POLICY_MANIFEST] = whole.encode()
+    return [
+        CommitOperationAdd(name, str(content) if isinstance(content, Path) else content)
+        for name, content in contents.items()
+    ]
+
+
+def check_no_link(path: Path) -> None:
+    """AdapterError where it is a symbolic link: what it leads to is no part of a run."""
+    if path.is_symlink():
+        raise AdapterError(
+            f"{path} is a symbolic link to {os.readlink(path)!r}, which is not the run's; put the "
+            "file itself there"
+        )
 
 
 def _cleaned(directory: Path) -> dict[str, bytes]:

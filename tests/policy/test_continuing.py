@@ -12,6 +12,7 @@ from flagtrl.policy.adapters import REFERENCE
 from flagtrl.policy.continuing import begin_as
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 from flagtrl.record import RECORD_FILE
+from old_runs import without_manifest
 from training import entries, equal, tiny_trainer, weights
 
 OPTIONS = {"style": "markov", "prior": "calibrated", "update_epochs": 1, "kl_coef": 0.1}
@@ -108,7 +109,7 @@ def test_another_base_and_damaged_files_are_refused(small_model, ended, tmp_path
     before = weights(trainer)
 
     def refused(change, said):
-        copy = shutil.copytree(ended(), tmp_path / "copy")
+        copy = without_manifest(shutil.copytree(ended(), tmp_path / "copy"))
         change(copy)
         with pytest.raises(AdapterError, match=said):
             begin_as(trainer.model, trainer.encoder, copy)

@@ -27,7 +27,7 @@ from flagtrl.policy.provenance import (
 )
 from flagtrl.policy.saving import ADAPTER_FILE, load_policy, save_policy
 from flagtrl.policy.settings import FINETUNING, PolicySettings
-from old_runs import made_old
+from old_runs import made_old, without_manifest
 from training import random_llama
 
 
@@ -42,7 +42,7 @@ def saved_run(small_model, tmp_path_factory):
 
 @pytest.fixture
 def run_(saved_run, tmp_path):
-    return shutil.copytree(saved_run, tmp_path / "run")
+    return without_manifest(shutil.copytree(saved_run, tmp_path / "run"))
 
 
 def edit(path: Path, **entries) -> None:

@@ -22,6 +22,7 @@ from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.saving import HEADS_FILE, load_policy, save_policy
 from flagtrl.policy.settings import FINETUNING, POLICIES, PolicySettings
 from flagtrl.record import RECORD_FILE, RunRecord
+from old_runs import without_manifest
 
 KINDS = [(finetuning, policy) for finetuning in FINETUNING for policy in POLICIES]
 PROMPT = PromptSettings("compact", 12)
@@ -82,7 +83,7 @@ def lora_run(small_model, tmp_path_factory):
 
 @pytest.fixture
 def damaged(lora_run, tmp_path):
-    return shutil.copytree(lora_run, tmp_path / "run")
+    return without_manifest(shutil.copytree(lora_run, tmp_path / "run"))
 
 
 # --------------------------------------------------------------------------------------- round trip
@@ -117,7 +118,7 @@ def test_a_loaded_policy_acts_and_values_exactly_as_the_saved_one(
 def test_a_policy_loads_from_a_base_that_has_moved(small_model, lora_run, tmp_path):
     moved = shutil.copytree(small_model, tmp_path / "moved")
     config = lora_run / "adapter_config.json"
-    other = shutil.copytree(lora_run, tmp_path / "run")
+    other = without_manifest(shutil.copytree(lora_run, tmp_path / "run"))
     content = json.loads(config.read_text()) | {"base_model_name_or_path": "/nowhere/at/all"}
     (other / "adapter_config.json").write_text(json.dumps(content))
     with pytest.raises(AdapterError, match="/nowhere/at/all"):

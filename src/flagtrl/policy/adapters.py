@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, in_one_line
 from flagtrl.policy.settings import PolicySettings
 
 # the name of the adapter's frozen copy, where the reference is not the base
@@ -83,7 +83,12 @@ def _with_lora(
         layers_to_transform=list(top),
         fan_in_fan_out=_transposed(model),
     )
-    policy = get_peft_model(model, config)
+    try:
+        policy = get_peft_model(model, config)
+    except ValueError as error:  # it refuses what it cannot adapt, as Mamba's maps
+        raise ConfigError(
+            f"{type(model).__name__} takes no LoRA ({in_one_line(error)}); use finetuning full_top"
+        ) from error
     # PEFT adapts the fused experts of a mixture of experts in every layer, whatever
     # layers_to_transform says.
     own = tuple(f"{prefix}.{i}." for i in top)
@@ -202,5 +207,6 @@ def _linear_names(layer: nn.Module) -> set[str]:
     return {
         name.rpartition(".")[2]
         for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
+        # a router is a linear map by its class, and more by what it gives
+        if isinstance(module, nn.Linear | Conv1D) and "Router" not in type(module).__name__
     }

@@ -50,7 +50,10 @@ def check_repeats(model: PreTrainedModel) -> None:
     count = min(known_tokens(model), 64)
     ids = torch.arange(count, device=model.device)[None]
     was_training = model.training
-    found = [model.train(training)(input_ids=ids).logits.float() for training in (False, True)]
+    found = [
+        model.train(training)(input_ids=ids, use_cache=False).logits.float()
+        for training in (False, True)
+    ]
     model.train(was_training)
     worst = (found[0] - found[1]).abs().max().item()
     if not worst <= SAME * found[0].abs().max().item():
@@ -70,7 +73,7 @@ def known_tokens(model: PreTrainedModel) -> int:
 def _to_zero(holder: object) -> None:
     for name, value in vars(holder).items():
         if _NOISE.search(name) and isinstance(value, (int, float)) and not isinstance(value, bool):
-            setattr(holder, name, 0.0)
+            setattr(holder, name, type(value)(0))
 
 
 def _is_config(value: object) -> bool:

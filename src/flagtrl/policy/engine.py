@@ -50,7 +50,7 @@ def choose_engine(
         return "split"
     model.use_plain()
     architecture = type(model.language_model.get_base_model()).__name__
-    message = f"the split engine is wrong for {architecture}: {fault}"
+    message = f"the split engine does not run {architecture}: {fault}"
     if engine == "split":
         raise ConfigError(f"{message}; use engine=auto or engine=plain")
     logger.warning("%s; training goes on with the plain engine, which is slower", message)
@@ -81,7 +81,7 @@ def _fault(
             model.use_split(settings)
         # whatever an unknown architecture's code raises when it is cut: it is reported, not hidden
         except Exception as error:
-            return kind_and_words(error)
+            return f"its layers are not called as a Llama's are ({kind_and_words(error)})"
     finally:
         model.train(was_training)
     differences = {

@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError
 from flagtrl.places import is_hub_name
+from flagtrl.policy.adapters import PolicySettings, adapter_tensors, decoder_layers
 
 ADAPTER_CONFIG = "adapter_config.json"
 SAMPLED = 64  # weights of each tensor that the fingerprint reads
@@ -146,6 +148,59 @@ def check_adapter_config(directory: str | Path) -> None:
             raise AdapterError(
                 f"{path}: {name} is {str(value)[:100]!r}, which no run of flagtrl has; load it "
                 "with PEFT if you trust it"
+            )
+
+
+def check_adapted_layers(
+    directory: str | Path, model: PreTrainedModel, settings: PolicySettings
+) -> None:
+    """Refuse an adapter that would change other layers than its run trained.
+
+    Raises:
+        AdapterError: naming the entry of its configuration.
+    """
+    path = Path(directory) / ADAPTER_CONFIG
+    config = json.loads(path.read_text())
+    prefix, depth = decoder_layers(model)
+    top = list(range(depth - settings.trainable_layers, depth))
+    layers = sorted(f"{prefix}.{i}" for i in top)
+    wanted: dict[str, Any] = {"modules_to_save": layers}
+    if settings.finetuning == "lora":
+        wanted = {"modules_to_save": None, "layers_to_transform": top}
+    for name, value in wanted.items():
+        found = config.get(name)
+        found = sorted(found) if isinstance(found, list) else found
+        if found != value:
+            raise AdapterError(
+                f"{path}: {name} is {str(found)[:100]}, and the run trained {value}; restore the "
+                "file"
+            )
+
+
+@torch.no_grad()
+def check_adapter_tensors(path: Path, adapted: PeftModel, settings: PolicySettings) -> None:
+    """Refuse an adapter's file with tensors that are not the adapter's, and would stand in place of
+    the frozen base's.
+
+    Args:
+        path: of the file.
+        adapted: the base with the adapter of the file.
+        settings: of the run.
+
+    Raises:
+        AdapterError: naming the tensor.
+    """
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+    own = adapter_tensors(adapted, adapted.active_adapter)
+    if odd := sorted(names ^ own.keys()):
+        told = "is no tensor of the adapter" if odd[0] in names else "is missing"
+        raise AdapterError(f"{path}: {odd[0]} {told}; restore the file")
+    if settings.finetuning == "full_top":  # its LoRA is an anchor that changes nothing
+        anchors = [name for name, tensor in own.items() if ".lora_B." in name and tensor.any()]
+        if anchors:
+            raise AdapterError(
+                f"{path}: {anchors[0]} is not 0, and would change a frozen layer; restore the file"
             )
 
 

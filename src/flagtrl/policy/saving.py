@@ -22,10 +22,13 @@ from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors, add_reference
 from flagtrl.policy.bases import check_base, context_length, load_base
+from flagtrl.policy.manifest import POLICY_MANIFEST, check_manifest, written_beside
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import (
     ADAPTER_CONFIG,
+    check_adapted_layers,
     check_adapter_config,
+    check_adapter_tensors,
     is_hub_name,
     saved_base,
 )
@@ -39,6 +42,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
 # of checkpoints with prior=baked: the adapter as training began with it
 REFERENCE_FILE = "reference_adapter.safetensors"
+_NEEDED = (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG)
 
 
 def save_policy(
@@ -77,25 +81,25 @@ def save_policy(
             f"{broken[0]} holds NaN or infinite weights ({len(broken)} tensors do); nothing was "
             "saved"
         )
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     prefix = "language_model."
-    model.language_model.save_pretrained(
-        str(directory),
-        state_dict={
-            name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)
-        },
-        save_embedding_layers=False,
-        selected_adapters=[model.language_model.active_adapter],
-    )
+    adapter = {
+        name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)
+    }
     heads = {
         name: tensor.contiguous().cpu()
         for name, tensor in state.items()
         if not name.startswith(prefix)
     }
-    save_file(heads, directory / HEADS_FILE)
-    encoder.tokenizer.save_pretrained(directory)
-    described(record or RunRecord.begin(), model, encoder).write(directory)
+    with written_beside(Path(directory)) as beside:
+        model.language_model.save_pretrained(
+            str(beside),
+            state_dict=adapter,
+            save_embedding_layers=False,
+            selected_adapters=[model.language_model.active_adapter],
+        )
+        save_file(heads, beside / HEADS_FILE)
+        encoder.tokenizer.save_pretrained(beside)
+        described(record or RunRecord.begin(), model, encoder).write(beside)
 
 
 def described(record: RunRecord, model: ActorCritic, encoder: PromptEncoder) -> RunRecord:
@@ -216,10 +220,16 @@ def read_settings(directory: str | Path) -> SavedSettings:
         AdapterError: a missing or damaged file, or another kind of adapter.
     """
     directory = Path(directory)
+    if (directory / RECORD_FILE).is_file() and not check_manifest(
+        directory, (*_NEEDED, RECORD_FILE)
+    ):
+        logger.warning(
+            "%s has no %s, as runs of before: its files are not checked", directory, POLICY_MANIFEST
+        )
     record = RunRecord.read(directory)
     if not (record.policy and record.prompt and record.action_paths):
         raise AdapterError(f"{directory}: its {RECORD_FILE} is damaged (it names no policy)")
-    for name in (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG):
+    for name in _NEEDED:
         if not (directory / name).is_file():
             raise AdapterError(
                 f"{directory} has no {name}; give the output directory of a flagtrl run"
@@ -302,8 +312,11 @@ def load_adapted(
             directory,
             name,
         )
+    check_adapted_layers(directory, model, saved.policy)
     try:
-        return PeftModel.from_pretrained(model, str(directory)), tokenizer
+        adapted = PeftModel.from_pretrained(model, str(directory))
+        check_adapter_tensors(directory / ADAPTER_FILE, adapted, saved.policy)
+        return adapted, tokenizer
     except (SafetensorError, RuntimeError) as error:
         raise AdapterError(
             f"{directory}: its adapter cannot be put on the base {name!r} ({in_one_line(error)}); "
