@@ -27,6 +27,7 @@ from flagtrl.policy.acting import language_policy
 from flagtrl.policy.provenance import without_paths
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.record import RECORD_FILE
+from old_runs import edited
 from training import AtStep, digests, entries, equal, tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,6 +162,36 @@ def test_the_card_says_what_was_measured_and_no_local_path(run, small_model):
         assert part in card
     assert str(small_model) not in card and str(run) not in card
     assert "base_model:" not in card, "a local directory is no base that the Hub could link to"
+
+
+def test_the_card_says_of_the_record_what_training_saw_and_escapes_a_users_words(run):
+    record = json.loads((run / "run.json").read_text())
+    first, last, bars = record["windows"]["train"]
+    results = json.loads((run / "results.json").read_text())
+
+    def card_of(test, data=record["data"]):
+        windows = {"train": [first, last, bars], "test": test}
+        (run / "results.json").write_text(json.dumps({**results, "windows": windows}))
+        edited(run, windows=windows, data=data)
+        return model_card(run, REPO)
+
+    after = ["2099-01-01", "2099-01-09", 7]
+    assert f"(7 bars, all after training's last day, {last})" in card_of(after)
+    symbol = "<img src=x>[a](b)|`c`"
+    card = card_of([first, last, bars], {**record["data"], "symbol": symbol})
+    assert "of which training saw some" in card
+    assert "never saw" not in card and "<img" not in card.replace("\\<img", "")
+    assert "\\<img src=x\\>\\[a\\](b)\\|\\`c\\`, from" in card
+
+
+def test_a_link_out_of_the_run_is_not_pushed(run, hub, flagtrl, tmp_path):
+    secret = tmp_path / "secret.md"
+    secret.write_text("a token")
+    (run / "qa.md").symlink_to(secret)
+    assert "a token" not in model_card(run, REPO)
+    done = flagtrl("push", run, REPO)
+    assert done.returncode == 2 and "qa.md is a symbolic link to" in done.stderr
+    assert REPO not in hub.repos or "qa.md" not in hub.repos[REPO]
 
 
 OTHER = {"train": ["2020-01-01", "2020-01-31", 23]}

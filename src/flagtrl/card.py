@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def model_card(directory: str | Path, repo_id: str) -> str:
         ),
         _weights_line(record.base),
         _data_section(record),
-        _result_section(results, has_curve=(directory / CURVE_FILE).is_file()),
+        _result_section(results, record, has_curve=(directory / CURVE_FILE).is_file()),
         _qa_section(directory),
         _LIMITS,
         _loading_section(repo_id, base_name, record, public),
@@ -126,7 +127,7 @@ def _data_section(record: RunRecord) -> str:
         return ""
     shown = Path(data.source).name if os.sep in data.source else data.source
     lines = [
-        f"## Data\n\n{data.symbol}, from {shown} (sha256 of its prices and news: "
+        f"## Data\n\n{escaped(data.symbol)}, from {escaped(shown)} (sha256 of its prices and news: "
         f"`{data.sha256[:16]}`)\n"
     ]
     for name, (begin, end, bars) in record.windows.items():
@@ -135,14 +136,20 @@ def _data_section(record: RunRecord) -> str:
     return "\n".join(lines)
 
 
-def _result_section(results: dict[str, Any], has_curve: bool) -> str:
+def escaped(text: str) -> str:
+    """A user's text as Markdown shows it, on one line: no markup, no control characters."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", plain)
+
+
+def _result_section(results: dict[str, Any], record: RunRecord, has_curve: bool) -> str:
     rows = results.get("test")
     if not rows:
         return "## Result\n\nNothing was measured on a test window."
     verdict = "".join(f"\n- {sentence}" for sentence in results.get("verdict", []))
     picture = f"\n\n![Account value over the test window]({CURVE_FILE})" if has_curve else ""
     return (
-        "## Result\n\nOn the test window, which training never saw, beside Buy and hold, the flat "
+        f"## Result\n\nOn the test window{_how_unseen(record)}, beside Buy and hold, the flat "
         "account and Random policies. CR, AV and MDD are percentages; `paper` is FLAG-Trader's "
         "convention, `standard` the usual one.\n\n"
         + markdown_table(rows)
@@ -151,8 +158,20 @@ def _result_section(results: dict[str, Any], has_curve: bool) -> str:
     )
 
 
+def _how_unseen(record: RunRecord) -> str:
+    """What of the test window training saw, by the windows of the record."""
+    if not {"train", "test"} <= set(record.windows):
+        return ""
+    train, test = record.windows["train"], record.windows["test"]
+    begins = record.options.get("init_adapter")
+    former = "" if begins is None else "; what the run it began from saw is not known here"
+    if train[1] < test[0]:  # ISO dates
+        return f" ({test[2]} bars, all after training's last day, {train[1]}{former})"
+    return f" ({test[2]} bars, of which training saw some, or later ones: no test of skill{former})"
+
+
 def _qa_section(directory: Path) -> str:
-    if not (directory / QA_FILE).is_file():
+    if not (directory / QA_FILE).is_file() or (directory / QA_FILE).is_symlink():
         return ""
     picture = f"\n\n![Adapter minus base]({QA_FIGURE})" if (directory / QA_FIGURE).is_file() else ""
     return (

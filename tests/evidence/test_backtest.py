@@ -363,6 +363,15 @@ def test_the_table_shows_every_row_and_a_dash_for_what_is_undefined(report):
     assert cells == ["flat", "0.000", "-", "0.000", "0.000", "0.000", "-", "0.000", "0.000"]
 
 
+def test_a_symbol_with_markup_or_tex_is_shown_as_it_is():
+    symbol = "[red]$x_{1"  # neither a colour nor a formula, which matplotlib would not draw
+    market = MarketData(symbol, MARKET.dates, MARKET.prices, MARKET.news)
+    shown, out = evaluate(mostly_hold, Window(market, 0, 9), MarketSettings()), io.StringIO()
+    shown.print(Console(width=160, file=out))
+    assert symbol in out.getvalue()
+    shown.figure().savefig(io.BytesIO(), format="png")
+
+
 def test_the_shortest_window_that_is_allowed_can_be_reported():
     assert np.isnan(
         evaluate(mostly_hold, Window(MARKET, 0, 2), MarketSettings())

@@ -253,3 +253,8 @@ def config_without_processes(tmp_path, settings):
     made = object.__new__(PPOConfig)
     made.__dict__.update(settings)
     return made
+
+
+def test_a_token_is_in_no_repr(tmp_path):
+    config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, hub_token="hf_secret")
+    assert "hf_secret" not in repr(config) + str(config) and "gamma" in repr(config)

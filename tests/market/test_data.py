@@ -213,3 +213,12 @@ def test_markets_that_differ_in_their_news_alone_have_fingerprints_of_their_own(
     both, joined = ((A, B), (), (), ()), ((NewsItem("ab"),), (), (), ())
     variants = [((A,), (), (), ()), ((), (A,), (), ()), both, ((A,), (B,), (), ()), joined]
     assert len({market(news=news).fingerprint() for news in variants}) == len(variants)
+
+
+@pytest.mark.parametrize("symbol", ["", " ", "A\nB", "A\x1b[31m", "A\u202eB", "A" * 5000])
+def test_a_symbol_is_one_short_line_of_text(symbol):
+    dates = np.array(["2024-01-02", "2024-01-03"], dtype="datetime64[D]")
+    with pytest.raises(DataError, match="the symbol") as caught:
+        MarketData(symbol, dates, np.array([1.0, 2.0]), ((), ()))
+    said = str(caught.value)
+    assert said.isprintable() and len(said) < 200

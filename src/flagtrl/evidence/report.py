@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flagtrl.countdown import Countdown, Say
@@ -86,7 +87,10 @@ class Report:
         """Both conventions side by side, one row a policy."""
         dates = self.window.dates
         table = Table(
-            title=f"{self.window.market.symbol}, {dates[0]} to {dates[-1]}, {len(dates)} prices"
+            title=(
+                f"{escape(self.window.market.symbol)}, {dates[0]} to {dates[-1]}, {len(dates)} "
+                "prices"
+            )
         )
         table.add_column("")
         for convention in next(iter(self.rows.values())):
@@ -124,7 +128,7 @@ class Report:
         console = console or Console(width=None if Console().is_terminal else 120)
         console.print(self.table())
         for sentence in self.verdict():
-            console.print(sentence, highlight=False)
+            console.print(sentence, highlight=False, markup=False)
 
 
 def curves_figure(
@@ -143,7 +147,7 @@ def curves_figure(
         axes.plot(
             dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row
         )
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     axes.legend(loc="upper left", fontsize="small")
     axes.grid(alpha=0.3)
     figure.autofmt_xdate()

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 FLAGS = {"float16": "fp16", "bfloat16": "bf16"}
 
 
-@dataclass
+@dataclass(repr=False)  # TrainingArguments' own leaves tokens out
 class PPOConfig(PPOSettings, TrainingArguments):
     """Settings of PPO. Everything of TrainingArguments applies too, but the number of steps follows
     from these.

@@ -15,6 +15,7 @@ from flagtrl.market.reading import Reading
 
 logger = logging.getLogger(__name__)
 
+MOST_SYMBOL = 64  # characters
 SENTIMENTS = ("positive", "neutral", "negative")
 
 
@@ -61,8 +62,7 @@ class MarketData:
     def __post_init__(self) -> None:
         dates = _as_days(self.dates, self.symbol)
         prices = _as_prices(self.prices, self.symbol)
-        if not self.symbol.strip():
-            raise DataError("the symbol is empty; name the asset, as in symbol='MSFT'")
+        _check_symbol(self.symbol)
         if dates.ndim != 1 or dates.shape != prices.shape or len(self.news) != len(dates):
             raise DataError(
                 f"{self.symbol}: {dates.shape} dates, {prices.shape} prices and {len(self.news)} "
@@ -179,6 +179,22 @@ def count_sentiments(items: Sequence[NewsItem]) -> tuple[int, int, int]:
     """Number of positive, neutral and negative items; unlabelled ones are not counted."""
     counts = [sum(item.sentiment == label for item in items) for label in SENTIMENTS]
     return counts[0], counts[1], counts[2]
+
+
+def _check_symbol(symbol: str) -> None:
+    """It stands in prompts, tables and pictures: one line of text, and no more."""
+    if not symbol.strip():
+        raise DataError("the symbol is empty; name the asset, as in symbol='MSFT'")
+    if len(symbol) > MOST_SYMBOL:
+        raise DataError(
+            f"the symbol has {len(symbol)} characters, {symbol[:20]!r}...; use {MOST_SYMBOL} at "
+            "most (--symbol)"
+        )
+    if not symbol.isprintable():
+        raise DataError(
+            f"the symbol {symbol!r} holds control characters or line breaks; write it without "
+            "(--symbol)"
+        )
 
 
 def _as_days(dates: np.ndarray, symbol: str) -> np.ndarray:
