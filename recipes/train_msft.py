@@ -20,6 +20,7 @@ def main() -> None:
     from flagtrl.learning.trainer import PPOTrainer
     from flagtrl.market.env import TradingEnv
     from flagtrl.runs import stages
+    from flagtrl.signals import patience
 
     arguments = stages.parse_arguments(RECIPES["msft"], recipe="msft")
     stages.begin(arguments)
@@ -45,9 +46,9 @@ def main() -> None:
         )
         stages.shown(trainer, valid)
         trainer.add_callback(stages.Overwriting(clear))  # once training begins, not before
-        trainer.train(resume_from_checkpoint=stages.checkpoint_to_resume(arguments.ppo))
-        trainer.save_model()
-        trainer.save_state()  # the learning curve: trainer_state.json
+        with patience():  # a signal waits until a checkpoint is written
+            trainer.train(resume_from_checkpoint=stages.checkpoint_to_resume(arguments.ppo))
+        stages.after_training(trainer)
         # evaluation, on the test window and in sample; and report
         report = stages.judged(trainer, arguments, test, train)
         if report is not None:

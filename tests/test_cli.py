@@ -24,6 +24,7 @@ from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.market import download
 from flagtrl.market.sources import investorbench_json
 from flagtrl.options import MODES, parse, parser
+from flagtrl.policy.manifest import POLICY_MANIFEST
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, WEIGHT_DTYPES
 from flagtrl.runs import data as run_data
 from flagtrl.runs.directory import LOCK_FILE
@@ -450,6 +451,8 @@ def test_a_run_is_resumed_from_its_last_checkpoint_or_refused_but_never_begun_an
         *FAST,
         "--save_steps",
         "1",
+        "--symbol",
+        "MSFT",
     ]
     words += ["--save_strategy", "steps", "--resume_from_checkpoint", "true"]
     calm, out = tmp_path / "calm", tmp_path / "out"
@@ -656,7 +659,7 @@ def test_code_that_a_file_names_is_run_only_if_the_user_names_it(run_, data, tmp
 
 @pytest.mark.parametrize("gone", ["windows", "market", "data", "seed"])
 def test_a_run_that_does_not_say_how_it_was_traded_is_refused(run_, data, tmp_path, capsys, gone):
-    content = json.loads((run_ / "run.json").read_text())
+    content = json.loads((without_manifest(run_) / "run.json").read_text())
     del content[gone]
     (run_ / "run.json").write_text(json.dumps(content))
     line = refused(
@@ -715,7 +718,7 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, h
         path.name: path.read_bytes() for path in run_.iterdir() if path.name != "README.md"
     } == before
     rewritten, kept_here = (
-        {"adapter_config.json", "run.json", "results.json"},
+        {"adapter_config.json", "run.json", "results.json", POLICY_MANIFEST},
         {"trainer_state.json", LOCK_FILE},
     )
     same = set(before) - rewritten - kept_here
@@ -759,6 +762,7 @@ def test_a_pulled_directory_is_of_the_hub_too(run_, small_model, hub, tmp_path, 
     hub.repos[REPO]["adapter_config.json"] = json.dumps(
         {**config, "base_model_name_or_path": str(small_model)}
     ).encode()
+    del hub.repos[REPO][POLICY_MANIFEST]
     cli.main(["pull", REPO, "--output_dir", str(tmp_path / "back")])
     line = refused(capsys, "merge", tmp_path / "back", tmp_path / "merged")
     assert re.search("came from the Hub.*never opened.*--base", line)
@@ -770,6 +774,7 @@ def test_a_run_and_its_base_come_from_the_hub_by_name_alone(run_, small_model, d
     training.
     """
     cli.main(["push", str(run_), REPO])
+    del hub.repos[REPO][POLICY_MANIFEST]
     hub.repos["me/base"] = {path.name: path.read_bytes() for path in small_model.iterdir()}
     config = json.loads(hub.repos[REPO]["adapter_config.json"])
     hub.repos[REPO]["adapter_config.json"] = json.dumps(

@@ -87,7 +87,7 @@ def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(
                 )
                 model.use_plain()
                 plain = model(**model.inputs(prompts, legal)).logprobs
-                torch.testing.assert_close(split.exp(), plain.exp(), atol=1e-5, rtol=0)
+                torch.testing.assert_close(split.exp(), plain.exp(), atol=3e-5, rtol=0)
 
 
 @pytest.fixture(scope="module")

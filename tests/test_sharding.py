@@ -109,7 +109,7 @@ def assert_same_curve(log, trainer):
             "risk_multiplier",
         ):
             assert (name in ours) == (name in theirs)
-            assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), abs=2e-5, rel=1e-4), (
+            assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), abs=5e-5, rel=2e-4), (
                 ours["step"],
                 name,
             )

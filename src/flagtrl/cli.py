@@ -17,6 +17,7 @@ import shtab
 
 from flagtrl.errors import one_line_errors
 from flagtrl.options import parse, parser
+from flagtrl.signals import listen
 
 # Options of `flagtrl train` itself, which a mistyped one may have been meant for.
 _LAUNCHING = ("accelerate_config", "num_processes", "show")
@@ -30,6 +31,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if getattr(options, "offline", False):
         _go_offline()
     with one_line_errors():
+        listen()
         _COMMANDS[options.command](options)
 
 

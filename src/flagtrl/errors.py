@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,17 @@ class CheckpointError(FlagtrlError):
 
 class NonFiniteLossError(FlagtrlError):
     """Training produced a NaN or an infinity; nothing was saved after it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the program: one line, and exit code 128 + its number, as a shell has it.
+
+    A KeyboardInterrupt, and so no Exception: what goes on whatever fails does not go on after it.
+    """
+
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message)
+        self.number = number
 
 
 def reason(error: BaseException) -> str:
@@ -113,11 +125,17 @@ def disk_trouble(error: BaseException | None) -> str | None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error that the user can act on into one line on stderr and exit code 2."""
+    """Turn an error that the user can act on into one line on stderr and exit code 2, and a signal
+    into one line and its own code.
+    """
     try:
         yield
     except FlagtrlError as error:
         _exit_with(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        silent = isinstance(error, Interrupted) and not str(error)
+        _exit_with("" if silent else str(error) or "stopped by Ctrl-C", 128 + number)
     except OSError as error:
         if (trouble := disk_trouble(error)) is None:
             raise
@@ -128,6 +146,7 @@ def one_line_errors() -> Iterator[None]:
         )
 
 
-def _exit_with(message: str) -> NoReturn:
-    print(f"flagtrl: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    sys.exit(EXIT_USAGE)
+def _exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
+    if message:
+        print(f"flagtrl: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -8,14 +8,17 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import yaml
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.utils import DistributedType
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from flagtrl.errors import ConfigError
 from flagtrl.runs.recipes import RECIPES, check_launcher, chosen_recipe
+from flagtrl.signals import passed_on
 
 
 def launch(
@@ -41,9 +44,12 @@ def launch(
     # A failing process has said why in one line; the launcher's account of it would only bury that.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        launch_command(launch_command_parser().parse_args(words))
+        with passed_on(psutil.Process().children):
+            launch_command(launch_command_parser().parse_args(words))
     except subprocess.CalledProcessError as error:
         return _exit_code(error.returncode)
+    except SignalException as error:  # torch's launcher has passed it on
+        return 128 + int(error.sigval)
     except ChildFailedError as error:
         return _exit_code(error.get_first_failure()[1].exitcode)
     except (ValueError, TypeError, ImportError, OSError, yaml.YAMLError) as error:

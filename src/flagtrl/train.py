@@ -14,6 +14,7 @@ from flagtrl.errors import one_line_errors
 from flagtrl.market.env import TradingEnv
 from flagtrl.runs.arguments import check_run
 from flagtrl.runs.recipes import RECIPES, chosen_recipe
+from flagtrl.signals import end_with_launcher, listen
 
 
 def run_recipe(
@@ -39,4 +40,6 @@ def run_recipe(
 
 if __name__ == "__main__":
     with one_line_errors():
+        listen()
+        end_with_launcher()
         run_recipe(chosen_recipe(sys.argv[1:]))

@@ -253,9 +253,9 @@ def test_the_profile_divides_a_step_and_counts_its_products(monkeypatch, shared,
     necessary = sum(
         measure.necessary_flops(model, ahead, known=False)[phase] for phase in measure.PHASES[:-1]
     )
-    assert counted == pytest.approx(necessary, rel=0.1), (
-        "attention is left out there, and little in a model so wide"
-    )
+    # attention is left out there, and little in a model so wide; what a minibatch's prompts begin
+    # with alike is run once, which is told here for each
+    assert 0.75 * necessary < counted < 1.05 * necessary
 
 
 @pytest.mark.parametrize("script", [scaling, step_profile, throughput])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from flagtrl.errors import Interrupted
 from flagtrl.learning.config import PPOConfig
+from flagtrl.signals import interrupted, received, saved
 
 
 class MicroBatch(NamedTuple):
@@ -112,6 +116,46 @@ class MicroSteps(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, int]:
         return {"micro_step": index}
+
+
+class StopOnSignal(TrainerCallback):
+    """After SIGTERM or Ctrl-C save a checkpoint at the rollout's end, and end training there.
+
+    Args:
+        steps_per_rollout: optimizer steps.
+        anywhere: whether something that is so here, or not, is so in any process.
+    """
+
+    def __init__(self, steps_per_rollout: int, anywhere: Callable[[bool], bool]):
+        self.steps_per_rollout, self.anywhere = steps_per_rollout, anywhere
+        self.stopped = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Look for a signal, where every process does."""
+        if state.global_step % self.steps_per_rollout:
+            return control
+        if self.anywhere(received() is not None) and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say what a signal leaves from now on."""
+        saved(
+            f"checkpoint-{state.global_step} of {args.output_dir} is whole; go on with "
+            "--resume_from_checkpoint true"
+        )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End the program where training was stopped; the main process says so."""
+        if self.stopped:
+            number = received() or signal.SIGTERM
+            raise interrupted(number) if state.is_world_process_zero else Interrupted(number)
 
 
 class AtRolloutEnd(TrainerCallback):

@@ -126,7 +126,7 @@ class PPOTrainer(PersistentTrainer):
                 eval_dataset=None if validate is None else self._micro_steps,
                 data_collator=default_data_collator,
                 processing_class=encoder.tokenizer,
-                callbacks=[*own_callbacks(args), *callbacks],
+                callbacks=[*own_callbacks(args, self._in_any_process), *callbacks],
             )
         # a setting of TrainingArguments, or a tracker not installed
         except (ValueError, ImportError, RuntimeError) as error:
@@ -304,7 +304,10 @@ class PPOTrainer(PersistentTrainer):
         """Whether it is so in any process where all must run the same forwards, as a sharded
         model's; else whether here.
         """
-        if not self.sharded:
+        return self._in_any_process(here) if self.sharded else here
+
+    def _in_any_process(self, here: bool) -> bool:
+        if self.args.world_size == 1:
             return here
         flag = torch.tensor(float(here), device=self.args.device)
         return bool(self.accelerator.reduce(flag, reduction="sum") > 0)

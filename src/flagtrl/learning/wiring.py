@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.steps import AtRolloutEnd
+from flagtrl.learning.steps import AtRolloutEnd, StopOnSignal
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.policy.actor_critic import ActorCritic
@@ -109,9 +109,15 @@ def recorded(
     )
 
 
-def own_callbacks(args: PPOConfig) -> list[TrainerCallback]:
-    """What every run has, and what `early_stopping_patience` asks for."""
-    own: list[TrainerCallback] = [AtRolloutEnd(args.steps_per_rollout)]
+def own_callbacks(args: PPOConfig, anywhere: Callable[[bool], bool]) -> list[TrainerCallback]:
+    """What every run has, and what `early_stopping_patience` asks for.
+
+    Args:
+        args: settings.
+        anywhere: whether something that is so here, or not, is so in any process.
+    """
+    steps = args.steps_per_rollout
+    own: list[TrainerCallback] = [StopOnSignal(steps, anywhere), AtRolloutEnd(steps)]
     patience = args.early_stopping_patience
     return own if patience is None else [*own, EarlyStoppingCallback(patience)]
 

@@ -11,6 +11,7 @@ from flagtrl.market.env import TradingEnv
 from flagtrl.runs.stages import (
     Arguments,
     Overwriting,
+    after_training,
     begin,
     build_policy,
     checkpoint_to_resume,
@@ -21,6 +22,7 @@ from flagtrl.runs.stages import (
     shown,
     validation,
 )
+from flagtrl.signals import patience
 
 
 def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> None:
@@ -53,9 +55,9 @@ def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> Non
         )
         shown(trainer, valid)
         trainer.add_callback(Overwriting(clear))  # once training begins, not before
-        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
-        trainer.save_model()
-        trainer.save_state()  # the learning curve: trainer_state.json
+        with patience():  # a signal waits until a checkpoint is written
+            trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
+        after_training(trainer)
         # evaluation, on the test window and in sample; and report
         report = judged(trainer, arguments, test, train)
         if report is not None:

@@ -49,6 +49,7 @@ from flagtrl.runs.directory import claimed
 from flagtrl.runs.judging import judge
 from flagtrl.runs.settings import PRESETS
 from flagtrl.runs.tracking import METRICS, Tracking, Validation
+from flagtrl.signals import listen, saved
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +158,11 @@ def parse_arguments(
 
 
 def begin(arguments: Arguments) -> None:
-    """Tune torch to this machine's processor, and print the first line of a run."""
+    """Tune torch to this machine's processor, listen for signals, and print the first line of a
+    run.
+    """
     cpu_tuning()
+    listen()
     if arguments.ppo.process_index == 0:
         print(arguments.announcement(), flush=True)
 
@@ -280,6 +284,14 @@ def shown(trainer: PPOTrainer, valid: Validation | None) -> None:
     """Have the trainer print progress lines, and show trackers settings and equity curves."""
     trainer.add_callback(Tracking(trainer, valid))
     show_progress_lines(trainer)
+
+
+def after_training(trainer: PPOTrainer) -> None:
+    """Save the policy; a signal from here on leaves it."""
+    trainer.save_model()
+    trainer.save_state()  # the learning curve: trainer_state.json
+    out = trainer.args.output_dir
+    saved(f"the policy is in {out}; measure it with flagtrl backtest --adapter {out}")
 
 
 def judged(
