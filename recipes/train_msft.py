@@ -20,7 +20,6 @@ def main() -> None:
     from flagtrl.learning.trainer import PPOTrainer
     from flagtrl.market.env import TradingEnv
     from flagtrl.runs import stages
-    from flagtrl.signals import patience
 
     arguments = stages.parse_arguments(RECIPES["msft"], recipe="msft")
     stages.begin(arguments)
@@ -46,8 +45,7 @@ def main() -> None:
         )
         stages.shown(trainer, valid)
         trainer.add_callback(stages.Overwriting(clear))  # once training begins, not before
-        with patience():  # a signal waits until a checkpoint is written
-            trainer.train(resume_from_checkpoint=stages.checkpoint_to_resume(arguments.ppo))
+        trainer.train(resume_from_checkpoint=stages.checkpoint_to_resume(arguments.ppo))
         stages.after_training(trainer)
         # evaluation, on the test window and in sample; and report
         report = stages.judged(trainer, arguments, test, train)

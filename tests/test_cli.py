@@ -719,7 +719,7 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, h
     } == before
     rewritten, kept_here = (
         {"adapter_config.json", "run.json", "results.json", POLICY_MANIFEST},
-        {"trainer_state.json", LOCK_FILE},
+        {"trainer_state.json", "learning_curves.png", LOCK_FILE},
     )
     same = set(before) - rewritten - kept_here
     assert all(pushed[name] == before[name] for name in same), "all else is as it was"

@@ -1,7 +1,12 @@
 """What errors say, and that they say it in one line."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
+from flagtrl import cli
 from flagtrl.errors import ConfigError, in_one_line, kind_and_words, one_of, reason, unknown
 
 
@@ -28,3 +33,30 @@ def test_an_unknown_name_is_answered_by_those_that_are_known():
 )
 def test_an_errors_own_words_fit_one_line(error, first, whole, kind):
     assert (reason(error), in_one_line(error), kind_and_words(error)) == (first, whole, kind)
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path):
+    data = tmp_path / "abc.csv"
+    data.write_text("date,close\n2024-01-02,1\n2024-01-03,2\n")
+    code = "import sys, flagtrl.cli as c; sys.stdin.read(); c.main(['data', 'check', sys.argv[1]])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(data)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    process.stdin.close()
+    with process:
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("words", [["data", "check"], ["push"], ["train", "--data"]])
+def test_a_name_that_is_too_long_is_one_line(words, capsys):
+    more = ["me/x"] if words == ["push"] else []
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, "a" * 5000, *more])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and len(said.splitlines()) <= 3 and len(said) < 400

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from flagtrl.card import model_card
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import backtest
 from flagtrl.evidence.baselines import buy_and_hold
@@ -118,7 +119,11 @@ def test_a_recipe_writes_a_whole_run(shared, msft_run):
     assert results["seed"] == 42
     assert RunRecord.read(msft_run).recipe == "msft"
     assert results["versions"]["torch"] == version("torch")
-    assert (msft_run / "equity_curve.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("equity_curve.png", "learning_curves.png"):
+        assert (msft_run / picture).read_bytes().startswith(b"\x89PNG")
+    card = (msft_run / "README.md").read_text()
+    assert card == model_card(msft_run, msft_run.name) and "## Result" in card
+    assert results["data"]["summary"]["bars"] == 291
     with open(msft_run / "trades.csv") as file:
         trades = list(csv.DictReader(file))
     bars = results["windows"]["test"][2]

@@ -82,6 +82,11 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     return text
 
 
+def write_card(directory: Path) -> None:
+    """Write a run's card to its directory, under the directory's name."""
+    (directory / CARD_FILE).write_text(model_card(directory, directory.name), encoding="utf-8")
+
+
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object; AdapterError where the file is none."""
     try:

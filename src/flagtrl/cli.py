@@ -191,6 +191,23 @@ def _demo(options: argparse.Namespace) -> None:
     print(f"adapter, results.json, trades.csv and equity_curve.png: {out}")
 
 
+def _runs(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from flagtrl.files import write_json
+    from flagtrl.runs.listing import differences, found_runs, listed_runs, runs_table
+
+    rows = listed_runs(found_runs(options.directories))
+    differing = differences(rows)
+    if options.json:
+        write_json(options.json, {"runs": rows, "differences": differing})
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(runs_table(rows))
+    for name, values in differing.items():
+        told = ", ".join(map(str, values))
+        console.print(f"{name}: {told}", markup=False, highlight=False)
+
+
 def _data_check(options: argparse.Namespace) -> None:
     from flagtrl.files import write_json
     from flagtrl.language.prompts import prompt_style
@@ -298,6 +315,7 @@ _COMMANDS = {
     "demo": _demo,
     "train": _train,
     "backtest": _backtest,
+    "runs": _runs,
     "merge": _merge,
     "push": _push,
     "pull": _pull,

@@ -12,11 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from flagtrl.card import write_card
 from flagtrl.cpu import cpu_tuning, one_thread
 from flagtrl.evidence.report import Report, evaluate
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
@@ -145,6 +147,7 @@ def _synthetic(config: PPOConfig, clear: Callable[[], None], began: float) -> Re
     out = str(config.output_dir)
     told = {**trainer.watch.told(), "seconds": time.perf_counter() - began}
     report.write(out, RunRecord.read(out), **told)  # saving has added what the policy knows
+    write_card(Path(out))
     return report
 
 

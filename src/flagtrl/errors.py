@@ -136,7 +136,12 @@ def one_line_errors() -> Iterator[None]:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         silent = isinstance(error, Interrupted) and not str(error)
         _exit_with("" if silent else str(error) or "stopped by Ctrl-C", 128 + number)
+    except BrokenPipeError:  # who reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit_with("", 128 + signal.SIGPIPE)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _exit_with(f"{str(error.filename)[:40]}... is too long a name; give a shorter one")
         if (trouble := disk_trouble(error)) is None:
             raise
         remedy = "allow it" if trouble in map(os.strerror, FORBIDDEN) else "make room"

@@ -42,6 +42,8 @@ def check_finished(directory: str) -> None:
 
 def check_output_dir(directory: str) -> Path:
     """`directory`, made and found writable; ConfigError else, before hours of work are lost."""
+    if not str(directory).strip():
+        raise ConfigError("output_dir is empty; name a directory, as runs/mine")
     path = Path(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)

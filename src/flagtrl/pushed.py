@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperation, CommitOperationAdd
 
 from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE
 from flagtrl.errors import AdapterError
+from flagtrl.evidence.curves import LEARNING_CURVES
 from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
 from flagtrl.policy.manifest import (
     POLICY_MANIFEST,
@@ -39,7 +40,14 @@ PUSHED = (
 # What a run writes beside that: checkpoints hold pickles, which can run code where they are loaded;
 # a card is written anew for each push.
 NOT_PUSHED = (
-    *(CARD_FILE, "trainer_state.json", "training_args.bin", REFERENCE_FILE, "qa.json"),
+    *(
+        CARD_FILE,
+        LEARNING_CURVES,
+        "trainer_state.json",
+        "training_args.bin",
+        REFERENCE_FILE,
+        "qa.json",
+    ),
     *(POLICY_MANIFEST, "checkpoint-[0-9]*", "incomplete-checkpoint-[0-9]*", "incomplete-policy-*"),
 )
 

@@ -37,8 +37,8 @@ _received = _Received()
 
 
 def listen() -> None:
-    """From now on SIGTERM and Ctrl-C raise Interrupted, or wait for a safe point within
-    `patience`. In a thread, which gets none, nothing changes.
+    """From now on SIGTERM and Ctrl-C raise Interrupted, or wait for a safe point while
+    this process is patient. In a thread, which gets none, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -57,16 +57,11 @@ def saved(told: str) -> None:
     _received.told = told
 
 
-@contextmanager
-def patience() -> Iterator[None]:
-    """Within it the first signal is only noted: who is at work looks for it at its safe points. A
-    second one raises.
+def be_patient(patient: bool) -> None:
+    """While patient, the first signal is only noted: who is at work looks for it at its safe
+    points. A second one raises.
     """
-    _received.patient = True
-    try:
-        yield
-    finally:
-        _received.patient = False
+    _received.patient = patient
 
 
 def interrupted(number: int) -> Interrupted:
@@ -107,6 +102,28 @@ def end_with_launcher() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.environ[LAUNCHER] != str(os.getppid()):  # it died just before
         raise Interrupted(signal.SIGTERM, "stopped: the process that started it is gone")
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError where what is within, in Python, takes longer; in the main thread, and
+    where the system has the timer.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -1,3 +1,4 @@
+import copy
 import pickle
 from dataclasses import replace
 from functools import lru_cache
@@ -10,6 +11,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from flagtrl.errors import ConfigError, PromptError
+from flagtrl.language import tokens
 from flagtrl.language.prompts import ANSWER_PREFIX, Prompt, style_names
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.data import MarketData, NewsItem
@@ -261,7 +263,8 @@ def test_special_tokens_in_news_add_no_special_id(tokenizer, style):
 def test_special_tokens_in_the_symbol_add_no_special_id(tokenizer, style):
     encoder = PromptEncoder(tokenizer, PromptSettings(style), ROOMY)
     plain, evil = (
-        encoder.encode(last_observation([["old"], ["new"]], symbol)) for symbol in ("ACME", EVIL)
+        encoder.encode(last_observation([["old"], ["new"]], symbol))
+        for symbol in ("ACME", EVIL.replace("\n", " ")[:60])
     )
     assert special_counts(tokenizer, evil.ids) == special_counts(tokenizer, plain.ids)
 
@@ -456,3 +459,27 @@ def test_an_encoder_goes_to_another_process_and_reads_the_same(instruct, msft):
     assert encoder.encode(seen).ids.tolist() == again.encode(seen).ids.tolist()
     assert (again.settings, again.max_length) == (encoder.settings, encoder.max_length)
     assert again.fingerprint() == encoder.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for x in %}", "Expected an expression"),
+        ("{{ raise_exception('no users here') }}", "no users here"),
+        ("{{ messages[7].content }}", "fails on a user's message"),
+        ("{{ 'nothing of it' }}", "drops the user's message"),
+        (
+            "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+            "it took longer than 0.5 s",
+        ),
+    ],
+)
+def test_a_chat_template_that_fails_or_never_ends_is_one_line(
+    instruct, monkeypatch, template, said
+):
+    monkeypatch.setattr(tokens, "TEMPLATE_S", 0.5)
+    mine = copy.deepcopy(instruct)
+    mine.chat_template = template
+    with pytest.raises(PromptError, match=said) as caught:
+        PromptEncoder(mine, PromptSettings(), 1024)
+    assert "\n" not in str(caught.value)

@@ -147,8 +147,6 @@ def test_a_window_that_starts_after_its_end_is_refused_with_both_dates():
 @pytest.mark.parametrize(
     ("start", "end", "count"),
     [
-        ("2021-01-01", "2021-02-01", 0),
-        ("2019-01-01", "2019-12-31", 0),
         ("2020-01-04", "2020-01-05", 0),
         (None, "2020-01-02", 1),
     ],
@@ -222,3 +220,17 @@ def test_a_symbol_is_one_short_line_of_text(symbol):
         MarketData(symbol, dates, np.array([1.0, 2.0]), ((), ()))
     said = str(caught.value)
     assert said.isprintable() and len(said) < 200
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "where"),
+    [
+        ("2031-01-01", "2031-02-01", "after"),
+        ("2031-01-01", "2024-01-09", "after"),  # the end is right
+        ("2001-01-01", "2001-02-01", "before"),
+    ],
+)
+def test_a_window_beyond_the_data_is_said_to_be_there(start, end, where):
+    with pytest.raises(DataError, match=rf"lies {where} the data, which cover \d{{4}}-") as caught:
+        market().window(start, end)
+    assert "swap" not in str(caught.value)

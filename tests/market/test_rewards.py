@@ -324,3 +324,17 @@ def test_a_users_own_reward_may_use_a_dataclass(tmp_path):
 def test_a_text_is_no_number():
     with pytest.raises(ConfigError, match="one finite number"):
         checked_reward("1.5", "mine")
+
+
+def test_a_users_reward_that_fails_late_is_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def late(history):\n"
+        "    if len(history.actions) > 5: raise RuntimeError('late\\nand more')\n"
+        "    return 0.0\n"
+    )
+    settings = MarketSettings(reward=f"{tmp_path / 'mine.py'}:late")
+    env = TradingEnv(random_walk(30).window(), settings)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="raised RuntimeError: late and more after 6 steps"):
+        for _ in range(10):
+            env.step(1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from flagtrl.errors import PromptError
+from flagtrl.errors import PromptError, kind_and_words
 from flagtrl.language.prompts import ANSWER_PREFIX, Prompt, prompt_style
 from flagtrl.language.settings import PromptSettings
 from flagtrl.market.accounts import Accounts
@@ -23,8 +23,10 @@ from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.observation import Observation
 from flagtrl.market.play import Uniformly, likeliest, play
 from flagtrl.market.policy import PolicyOutput, always, uniform
+from flagtrl.signals import limited
 
 # stands for the prompt while the chat template is rendered around it
+TEMPLATE_S = 10.0  # that a chat template may take
 _CONTENT = "<<<flagtrl-content>>>"
 
 
@@ -238,11 +240,21 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """
     if not tokenizer.chat_template:
         return "", "\n" + ANSWER_PREFIX
-    rendered = str(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
-        )
-    )
+    try:
+        with limited(TEMPLATE_S):
+            rendered = str(
+                tokenizer.apply_chat_template(
+                    [{"role": "user", "content": _CONTENT}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+            )
+    # a template is a program of whoever made the tokenizer: it raises what it likes, or never ends
+    except Exception as error:
+        raise PromptError(
+            f"the tokenizer's chat template fails on a user's message ({kind_and_words(error)}); "
+            "pass a tokenizer with a usable template"
+        ) from error
     head, found, tail = rendered.partition(_CONTENT)
     if not found:
         raise PromptError(

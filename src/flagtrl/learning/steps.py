@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from flagtrl.errors import Interrupted
 from flagtrl.learning.config import PPOConfig
-from flagtrl.signals import interrupted, received, saved
+from flagtrl.signals import be_patient, interrupted, received, saved
 
 
 class MicroBatch(NamedTuple):
@@ -118,6 +119,15 @@ class MicroSteps(Dataset):
         return {"micro_step": index}
 
 
+def leave_processes() -> None:
+    """Part from the other processes, once all have come this far; without it a process may abort at
+    its exit.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 class StopOnSignal(TrainerCallback):
     """After SIGTERM or Ctrl-C save a checkpoint at the rollout's end, and end training there.
 
@@ -129,6 +139,12 @@ class StopOnSignal(TrainerCallback):
     def __init__(self, steps_per_rollout: int, anywhere: Callable[[bool], bool]):
         self.steps_per_rollout, self.anywhere = steps_per_rollout, anywhere
         self.stopped = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From here on a signal waits for the end of a rollout."""
+        be_patient(True)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -153,8 +169,10 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End the program where training was stopped; the main process says so."""
+        be_patient(False)
         if self.stopped:
             number = received() or signal.SIGTERM
+            leave_processes()
             raise interrupted(number) if state.is_world_process_zero else Interrupted(number)
 
 

@@ -96,6 +96,12 @@ class MarketData:
         """
         first = self.dates[0] if start is None else parse_date(start)
         last = self.dates[-1] if end is None else parse_date(end)
+        if first > self.dates[-1] or last < self.dates[0]:
+            where = "after" if first > self.dates[-1] else "before"
+            raise DataError(
+                f"{self.symbol}: the window {first}..{last} lies {where} the data, which cover "
+                f"{self.dates[0]}..{self.dates[-1]}; choose days of these"
+            )
         if first > last:
             raise DataError(
                 f"{self.symbol}: the window starts on {first}, after its end on {last}; swap the "

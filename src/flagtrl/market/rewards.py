@@ -170,7 +170,17 @@ def load_reward(spec: str) -> Reward:
     if not callable(reward):
         raise ConfigError(f"reward {spec!r}: {path!r} has no function {name!r}")
     check_reward(reward, spec)
-    return reward
+
+    def named(history: EpisodeHistory) -> float:
+        try:
+            return reward(history)
+        except Exception as error:
+            raise ConfigError(
+                f"reward {spec!r} raised {kind_and_words(error)} after {len(history.returns)} "
+                "steps of an episode; mend it"
+            ) from error
+
+    return named
 
 
 def check_reward(reward: Reward, name: str = "reward") -> None:

@@ -46,6 +46,21 @@ def pull(commands: Commands) -> None:
     )
 
 
+def runs(commands: Commands) -> None:
+    """`flagtrl runs`."""
+    command = add_command(
+        commands,
+        "runs",
+        "list runs side by side, and the settings in which they differ",
+        "List runs: what each was trained on, its return on the test window beside the controls', "
+        "and the settings that are not the same in all of them.",
+    )
+    command.add_argument(
+        "directories", nargs="*", default=["runs"], help="runs, or what holds them (default: runs)"
+    )
+    path(command, "--json", metavar="OUT", help="write it as JSON too")
+
+
 def data(commands: Commands) -> None:
     """`flagtrl data check` and `flagtrl data download`."""
     description = "Market data: your own files looked at, InvestorBench's fetched."

@@ -153,7 +153,7 @@ def check_run(
         )
     if only_shown:
         return
-    if ppo.output_dir:
+    if ppo.output_dir is not None:
         check_output_dir(os.path.expanduser(ppo.output_dir))
     if data.source == INVESTORBENCH:
         checked_symbol(str(data.symbol))

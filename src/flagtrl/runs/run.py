@@ -22,7 +22,6 @@ from flagtrl.runs.stages import (
     shown,
     validation,
 )
-from flagtrl.signals import patience
 
 
 def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> None:
@@ -55,8 +54,7 @@ def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> Non
         )
         shown(trainer, valid)
         trainer.add_callback(Overwriting(clear))  # once training begins, not before
-        with patience():  # a signal waits until a checkpoint is written
-            trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments.ppo))
         after_training(trainer)
         # evaluation, on the test window and in sample; and report
         report = judged(trainer, arguments, test, train)

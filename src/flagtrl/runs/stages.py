@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import PartialState
 from transformers import (
@@ -21,13 +20,16 @@ from transformers import (
     set_seed,
 )
 
+from flagtrl.card import write_card
 from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.evidence.curves import LEARNING_CURVES, learning_figure
 from flagtrl.evidence.report import Report
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
-from flagtrl.learning.checkpoints import checkpoint_to_go_on_from
+from flagtrl.learning.checkpoints import checkpoint_to_go_on_from, last_checkpoint
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.progress import show_progress_lines
+from flagtrl.learning.steps import leave_processes
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
@@ -257,6 +259,11 @@ def checkpoint_to_resume(config: PPOConfig) -> str | None:
             f"resume_from_checkpoint: {wanted!r} is no directory; give a checkpoint-N directory, "
             "or true"
         )
+    if (inside := last_checkpoint(wanted)) is not None:
+        raise AdapterError(
+            f"resume_from_checkpoint: {wanted!r} is a run's directory; give one of its "
+            f"checkpoints, as {inside}, or true, for the last one of output_dir"
+        )
     return wanted
 
 
@@ -287,10 +294,13 @@ def shown(trainer: PPOTrainer, valid: Validation | None) -> None:
 
 
 def after_training(trainer: PPOTrainer) -> None:
-    """Save the policy; a signal from here on leaves it."""
+    """Save the policy, how it learnt, and its card; a signal from here on leaves it."""
     trainer.save_model()
-    trainer.save_state()  # the learning curve: trainer_state.json
-    out = trainer.args.output_dir
+    trainer.save_state()
+    out = Path(str(trainer.args.output_dir))
+    if trainer.is_world_process_zero():
+        learning_figure(trainer.state.log_history).savefig(out / LEARNING_CURVES, dpi=120)
+        write_card(out)
     saved(f"the policy is in {out}; measure it with flagtrl backtest --adapter {out}")
 
 
@@ -320,8 +330,14 @@ def publish(trainer: PPOTrainer, report: Report) -> None:
     """Write the report beside the adapter, and print it; push the run where --push_to_hub asks for
     it.
     """
-    report.write(str(trainer.args.output_dir), trainer.record, **trainer.watch.told())
+    out = Path(str(trainer.args.output_dir))
+    report.write(out, trainer.record, **trainer.watch.told())
+    write_card(out)
     report.print()
+    print(
+        f"run: {out} (its card is README.md)\nnext: flagtrl backtest --adapter {out} --start DAY "
+        f"--end DAY; flagtrl runs {out.parent}; flagtrl push {out} OWNER/NAME"
+    )
     if trainer.args.push_to_hub:
         print(f"pushed: {trainer.push_to_hub()}")
 
@@ -330,5 +346,4 @@ def close(trainer: PPOTrainer) -> None:
     """End a run on every process. Without it a multi-process run may abort at exit."""
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_processes()

@@ -1,7 +1,7 @@
 """Which architectures of transformers a policy can be trained on, and by which engine: tiny models
 of each, in both ways of fine-tuning.
 
-    python benchmarks/architectures.py --json docs/architectures.json [--only NAME ...]
+    python benchmarks/which_models.py --json docs/architectures.json [--only NAME ...]
 
 Each is made with random weights, adapted, run by both engines on the same prompts, compared, and
 learns for one step; in training, too, it must answer as it acted. One process each.

@@ -1,0 +1,114 @@
+"""Runs side by side: what each was trained on, what it made, and the settings in which they
+differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.evidence.report import RESULTS_FILE
+from flagtrl.record import RunRecord, has_record
+
+# Of results.json, the rows whose return is listed.
+ROWS = ("agent_greedy", "untrained_calibrated", "buy_and_hold", "random_p5", "random_p95")
+_OF_ITSELF = ("output_dir", "seed", "run_name", "logging_dir", "overwrite_output_dir")
+
+
+def found_runs(places: Sequence[str]) -> list[Path]:
+    """The runs among directories and those in them, checkpoints left out.
+
+    Raises:
+        ConfigError: no such directory, or no run in any.
+    """
+    runs: list[Path] = []
+    for place in map(Path, places):
+        if not place.is_dir():
+            raise ConfigError(
+                f"there is no directory {str(place)!r}; give runs, or what holds them"
+            )
+        inside = sorted(path for path in place.iterdir() if path.is_dir())
+        runs += [path for path in (place, *inside) if has_record(path) and not _is_part(path)]
+    if not runs:
+        raise ConfigError(f"there is no run in {', '.join(places)}; give a run's output_dir")
+    return list(dict.fromkeys(runs))
+
+
+def listed_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Of each run: where it is, data, windows, when it ended, standard returns in percent by row
+    (None where it was not measured), and all its settings. One whose record cannot be read says
+    why.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in runs:
+        try:
+            record, returns = RunRecord.read(path), _returns(path / RESULTS_FILE)
+        except AdapterError as error:
+            rows.append({"run": str(path), "trouble": str(error)})
+            continue
+        rows.append(
+            {
+                "run": str(path),
+                "preset": record.preset,
+                "symbol": record.data and record.data.symbol,
+                "windows": {name: list(days) for name, days in record.windows.items()},
+                "seed": record.seed,
+                "ended": record.ended,
+                "returns_pct": returns,
+                "settings": {
+                    **{n: v for n, v in record.training.items() if n not in _OF_ITSELF},
+                    **record.policy,
+                    **record.prompt,
+                    **record.market,
+                },
+            }
+        )
+    return rows
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Name to value in each run, of the settings that are not the same in all."""
+    known = [row["settings"] for row in rows if "settings" in row]
+    names = sorted({name for settings in known for name in settings})
+    values = {name: [settings.get(name) for settings in known] for name in names}
+    return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Standard returns on the test windows, in percent, a row for each run."""
+    table = Table(title="return on the test window, %")
+    for name in ("run", "preset", "data", "test window", "seed"):
+        table.add_column(name, overflow="fold")
+    for name in ROWS:
+        table.add_column(name, justify="right")
+    for row in rows:
+        if "trouble" in row:
+            table.add_row(escape(row["run"]), escape(row["trouble"]))
+            continue
+        test = row["windows"].get("test")
+        days = f"{test[0]} to {test[1]}" if test else "-"
+        told = [row["run"], row["preset"] or "-", row["symbol"] or "-", days, str(row["seed"])]
+        returns = [row["returns_pct"].get(name) for name in ROWS]
+        cells = ["-" if value is None else f"{value:.1f}" for value in returns]
+        table.add_row(*map(escape, told), *cells)
+    return table
+
+
+def _returns(path: Path) -> dict[str, float | None]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8")).get("test") or {}
+        return {name: rows[name]["standard"]["CR"] for name in ROWS if name in rows}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdapterError(f"{path} is damaged ({error}); restore it") from error
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(("checkpoint-", "incomplete-"))
