@@ -50,6 +50,7 @@ def texts() -> Texts:
     parts = (
         *(demo, synthetic, presets, learning, suite, start, speech, commands),
         *(throughput, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
+        *(architectures, generated),
     )
     return {name: text for part in parts for name, text in part().items()}
 
@@ -443,6 +444,50 @@ def exports() -> Texts:
         rows.append((export.about, asked, read, found.symbol, found.periods_per_year, said))
     head = ("file", "options", "read", "symbol", "bars a year", "said")
     return {"exports.table": table(head, rows, words=len(head))}
+
+
+def architectures() -> Texts:
+    """Which architectures run, and by which engine."""
+    rows = [
+        row
+        for row in written("architectures")
+        if not row["full_top"].startswith("not made")  # transformers makes no tiny one of it
+    ]
+    kinds = {"split": 0, "plain": 0, "refused": 0, "crash": 0}
+    for row in rows:
+        kinds[row["full_top"].partition(":")[0]] += 1
+
+    def told(answer: str) -> str:
+        kind, _, why = answer.partition(": ")
+        return f"{kind}: {why[:110].replace('|', '/')}" if why else kind
+
+    body = [(f"`{r['architecture']}`", told(r["full_top"]), told(r["lora"])) for r in rows]
+    return {
+        "architectures.tried": str(len(rows)),
+        "architectures.split": str(kinds["split"]),
+        "architectures.plain": str(kinds["plain"]),
+        "architectures.refused": str(kinds["refused"]),
+        "architectures.crash": str(kinds["crash"]),
+        "architectures.table": table(("architecture", "full_top", "lora"), body, words=3),
+    }
+
+
+def generated() -> Texts:
+    """How many inputs the tests generate, and from which seed."""
+    module = ast.parse((ROOT / "tests" / "test_generated.py").read_text(encoding="utf-8"))
+    found = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in ("SEED", "COUNTS")
+    }
+    parts = ", ".join(f"{count} {kind}" for kind, count in found["COUNTS"].items())
+    return {
+        "generated.count": str(sum(found["COUNTS"].values())),
+        "generated.parts": parts,
+        "generated.seed": str(found["SEED"]),
+    }
 
 
 def draw() -> None:

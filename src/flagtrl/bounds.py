@@ -12,6 +12,11 @@ from flagtrl.errors import ConfigError
 Bound = tuple[Callable[[Any], bool], str]
 
 COUNT: Bound = (lambda x: isinstance(x, int) and x >= 1, "a whole number of at least 1")
+# Of a tensor's side: a file that is a stranger's may ask for any.
+MODEST: Bound = (
+    lambda x: isinstance(x, int) and 1 <= x <= 65_536,
+    "a whole number from 1 to 65536",
+)
 WHOLE: Bound = (lambda x: isinstance(x, int) and x >= 0, "a whole number of at least 0")
 SHARE: Bound = (lambda x: 0 <= x <= 1, "in [0, 1]")
 WEIGHT: Bound = (lambda x: math.isfinite(x) and x >= 0, "finite and at least 0")

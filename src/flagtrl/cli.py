@@ -1,5 +1,5 @@
 """The command line. Exit codes: 0 done, 1 a crash (a traceback, for a bug report), 2 an error that
-the user can act on.
+the user can act on, 130 and 143 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

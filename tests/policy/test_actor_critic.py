@@ -404,9 +404,9 @@ def test_more_than_ten_layers_train_the_right_ones():
             "length_normalisation is 'word'; it must be one of none",
         ),
         ("trainable_layers", 0, "trainable_layers is 0; it must be a whole number of at least 1"),
-        ("lora_rank", 0, "lora_rank is 0; it must be a whole number of at least 1"),
+        ("lora_rank", 0, "lora_rank is 0; it must be a whole number from 1 to 65536"),
         ("lora_alpha", -1, "lora_alpha is -1; it must be a whole number of at least 1"),
-        ("head_width", 0, "head_width is 0; it must be a whole number of at least 1"),
+        ("head_width", 0, "head_width is 0; it must be a whole number from 1 to 65536"),
     ],
 )
 def test_policy_settings_refuse_what_is_out_of_bounds(name, value, message):

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flagtrl.errors import AdapterError
-from flagtrl.policy.bases import load_base
+from flagtrl.policy.bases import load_base, shapes_that_fit
+from flagtrl.policy.settings import PolicySettings
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n"
 
@@ -95,3 +96,13 @@ def test_a_damaged_model_is_one_line(model, damage):
 def test_the_model_itself_loads(model):
     loaded, tokenizer = load_base(str(model))
     assert loaded.dtype == torch.float32 and len(tokenizer) == 512
+
+
+def test_shapes_that_bitsandbytes_does_not_multiply_are_one_line():
+    with (
+        pytest.raises(AdapterError, match=r"quantization 4bit \(AssertionError: N must be"),
+        shapes_that_fit(PolicySettings(quantization="4bit")),
+    ):
+        raise AssertionError("N must be divisible by block_n")
+    with pytest.raises(AssertionError), shapes_that_fit(PolicySettings()):
+        raise AssertionError("a fault of ours")

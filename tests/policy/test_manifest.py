@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_saving import load_encoder, trained
 
-from flagtrl.errors import AdapterError
+from flagtrl.errors import AdapterError, FlagtrlError
 from flagtrl.policy import manifest, saving
 from flagtrl.policy.manifest import POLICY_MANIFEST, manifest_of
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy, read_settings, save_policy
@@ -152,6 +152,27 @@ def test_an_adapter_changes_the_layers_that_were_trained_alone(copy):
     path.write_text(json.dumps(config))
     seal(copy)
     with pytest.raises(AdapterError, match=rf"adapter_config\.json: {entry} is \["):
+        load_policy(copy)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("target_modules", ".*"), ("target_modules", ["lm_head"]), ("r", 10**9)]
+)
+def test_an_adapter_that_targets_something_else_is_refused(copy, entry, value):
+    path = copy / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), entry: value}))
+    seal(copy)
+    with pytest.raises(AdapterError, match=rf"adapter_config\.json: {entry} is "):
+        load_policy(copy)
+
+
+def test_a_record_with_a_head_of_any_size_is_refused(copy):
+    path = copy / RECORD_FILE
+    record = json.loads(path.read_text())
+    record["policy"]["head_width"] = 10**11
+    path.write_text(json.dumps(record))
+    seal(copy)
+    with pytest.raises(FlagtrlError, match=r"head_width is 100000000000; it must be"):
         load_policy(copy)
 
 

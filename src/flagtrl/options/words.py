@@ -17,7 +17,7 @@ from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 a crash, with a traceback to report; 2 an error to act on, in one line "
-    "that says how"
+    "that says how; 130 and 143 stopped by Ctrl-C or SIGTERM"
 )
 USAGE_WIDTH = 100
 

@@ -79,7 +79,7 @@ def _with_lora(
         lora_alpha=settings.lora_alpha,
         lora_dropout=dropout,
         bias="none",
-        target_modules=sorted(_linear_names(model.get_submodule(f"{prefix}.{top[0]}"))),
+        target_modules=sorted(linear_names(model.get_submodule(f"{prefix}.{top[0]}"))),
         layers_to_transform=list(top),
         fan_in_fan_out=_transposed(model),
     )
@@ -103,7 +103,7 @@ def _with_full_top(model: PreTrainedModel, prefix: str, top: range) -> PeftModel
     # Rather attention's than the MLP's: PEFT takes fused experts of that name too, in every layer,
     # and puts other tensors in the place of their weights at each forward, so that only the last
     # one before a backward would give them gradients.
-    names = _linear_names(model.get_submodule(lowest))
+    names = linear_names(model.get_submodule(lowest))
     anchor = "o_proj" if "o_proj" in names else min(names)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -202,7 +202,7 @@ def _transposed(model: nn.Module) -> bool:
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def _linear_names(layer: nn.Module) -> set[str]:
+def linear_names(layer: nn.Module) -> set[str]:
     """The last name parts of a layer's linear maps: q_proj, down_proj, ..."""
     return {
         name.rpartition(".")[2]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ from flagtrl.policy.provenance import base_fingerprint, base_probe, same_base
 from flagtrl.record import BaseFacts
 
 logger = logging.getLogger(__name__)
+
+# A layer of the decoder, not of what else a model may see or hear with.
+_LAYER = re.compile(r"(?!.*(vision|visual|audio|mtp)).*\.(layers|h)\.\d+\.")
 
 
 def load_base(
@@ -105,6 +110,11 @@ def _check_complete(name: str, told: Mapping[str, Any]) -> None:
             f"the model {name!r} lacks the weights of {len(missing)} tensors, {missing[0]} the "
             "first: they would be random; restore its files"
         )
+    if more := sorted(name for name in told["unexpected_keys"] if _LAYER.match(name)):
+        raise AdapterError(
+            f"the model {name!r} has weights that its config.json has no place for, {more[0]} the "
+            f"first of {len(more)}: as it says, layers would be left out; restore its files"
+        )
 
 
 def _check_vocabulary(
@@ -118,6 +128,23 @@ def _check_vocabulary(
             f"the model {name!r} knows {rows} tokens, and its tokenizer has more: {last!r} is "
             f"number {ids[last]}; take the tokenizer that belongs to the model"
         )
+
+
+@contextmanager
+def shapes_that_fit(settings: PolicySettings) -> Iterator[None]:
+    """Within it, at a model's first forward, a shape that bitsandbytes does not multiply is an
+    AdapterError.
+    """
+    try:
+        yield
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if settings.quantization == "none":
+            raise
+        raise AdapterError(
+            f"the model does not run with quantization {settings.quantization} "
+            f"({kind_and_words(error)}): bitsandbytes does not multiply all of its shapes; use "
+            "--quantization none"
+        ) from error
 
 
 def check_base(

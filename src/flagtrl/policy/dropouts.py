@@ -47,6 +47,8 @@ def check_repeats(model: PreTrainedModel) -> None:
     """
     if any(p.is_meta or p.numel() == 0 for p in model.parameters()):
         return  # on other processes
+    if getattr(model, "is_quantized", False):
+        return  # bitsandbytes' 8-bit maps round otherwise in training, and are never trained
     count = min(known_tokens(model), 64)
     ids = torch.arange(count, device=model.device)[None]
     was_training = model.training

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError
 from flagtrl.places import is_hub_name
-from flagtrl.policy.adapters import PolicySettings, adapter_tensors, decoder_layers
+from flagtrl.policy.adapters import PolicySettings, adapter_tensors, decoder_layers, linear_names
 
 ADAPTER_CONFIG = "adapter_config.json"
 SAMPLED = 64  # weights of each tensor that the fingerprint reads
@@ -151,6 +151,11 @@ def check_adapter_config(directory: str | Path) -> None:
             )
 
 
+def _is_anchor(targets: object, layer: str) -> bool:
+    """Whether an adapter of full_top targets one map of the lowest layer, and no pattern."""
+    return isinstance(targets, list) and len(targets) == 1 and str(targets[0]).startswith(layer)
+
+
 def check_adapted_layers(
     directory: str | Path, model: PreTrainedModel, settings: PolicySettings
 ) -> None:
@@ -164,9 +169,13 @@ def check_adapted_layers(
     prefix, depth = decoder_layers(model)
     top = list(range(depth - settings.trainable_layers, depth))
     layers = sorted(f"{prefix}.{i}" for i in top)
-    wanted: dict[str, Any] = {"modules_to_save": layers}
+    wanted: dict[str, Any] = {"modules_to_save": layers, "r": 1}
     if settings.finetuning == "lora":
-        wanted = {"modules_to_save": None, "layers_to_transform": top}
+        maps = sorted(linear_names(model.get_submodule(f"{prefix}.{top[0]}")))
+        wanted = {"modules_to_save": None, "layers_to_transform": top, "r": settings.lora_rank}
+        wanted["target_modules"] = maps
+    elif not _is_anchor(config.get("target_modules"), f"{prefix}.0."):
+        wanted["target_modules"] = [f"{prefix}.0..."]
     for name, value in wanted.items():
         found = config.get(name)
         found = sorted(found) if isinstance(found, list) else found

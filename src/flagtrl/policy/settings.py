@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from flagtrl.bounds import COUNT, WEIGHT, WHOLE, among, check_bounds
+from flagtrl.bounds import COUNT, MODEST, WEIGHT, WHOLE, among, check_bounds
 
 FINETUNING = ("full_top", "lora")
 POLICIES = ("action_tokens", "head")
@@ -93,8 +93,8 @@ class PolicySettings:
                 "length_normalisation": among(NORMALISATIONS),
                 "prior": among(PRIORS),
                 "quantization": among(QUANTIZATIONS),
-                **dict.fromkeys(("trainable_layers", "lora_rank", "lora_alpha"), COUNT),
-                "head_width": COUNT,
+                **dict.fromkeys(("trainable_layers", "lora_alpha"), COUNT),
+                **dict.fromkeys(("lora_rank", "head_width"), MODEST),
             },
         )
 

@@ -38,7 +38,7 @@ from flagtrl.market.summary import Summary
 from flagtrl.places import check_output_dir
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
-from flagtrl.policy.bases import context_length, load_base
+from flagtrl.policy.bases import context_length, load_base, shapes_that_fit
 from flagtrl.policy.continuing import begin_as
 from flagtrl.policy.dropouts import check_repeats
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
@@ -226,7 +226,8 @@ def build_policy(
     encoder = PromptEncoder(tokenizer, arguments.prompt, context_length(language_model))
     for window in windows:
         encoder.check(window, arguments.market)
-    probe = base_probe(language_model, tokenizer)
+    with shapes_that_fit(arguments.policy):
+        probe = base_probe(language_model, tokenizer)
     check_repeats(language_model)
     adapted = attach_adapter(language_model, arguments.policy, arguments.ppo.dropout)
     model = ActorCritic(adapted, encoder.action_paths, arguments.policy, arguments.ppo.dropout)
