@@ -51,6 +51,17 @@ def test_the_first_signal_waits_for_a_safe_point_and_a_later_one_does_not(listen
         pytest.fail("the second one raises")
 
 
+def test_what_another_processs_end_leaves_behind_is_told_as_the_signal(listening, capsys):
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        signals.be_patient(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("Connection closed by peer")
+    assert stopped.value.code == 143 and "stopped by SIGTERM" in capsys.readouterr().err
+    signals.listen()
+    with pytest.raises(RuntimeError), one_line_errors():
+        raise RuntimeError("a fault of ours")
+
+
 def test_it_is_no_exception_that_something_else_may_catch():
     assert not issubclass(Interrupted, Exception)
 

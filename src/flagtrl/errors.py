@@ -1,11 +1,13 @@
 """Errors that a user can act on. Each message states the value, the bound and the remedy."""
 
+from __future__ import annotations
+
 import errno
 import logging
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -63,6 +65,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
         self.number = number
+
+
+# Of `signals.listen`: the signal that this process was sent, and has not acted on yet.
+waiting_signal: list[Callable[[], Interrupted | None]] = []
 
 
 def reason(error: BaseException) -> str:
@@ -149,6 +155,12 @@ def one_line_errors() -> Iterator[None]:
             f"{error.filename or 'a file'} could not be read or written: {trouble}; {remedy}, or "
             "write elsewhere"
         )
+    except Exception:
+        # what another process of this run, which the same signal has ended, leaves behind here
+        stops = [stop for find in waiting_signal if (stop := find()) is not None]
+        if not stops:
+            raise
+        _exit_with(str(stops[0]), 128 + stops[0].number)
 
 
 def _exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
