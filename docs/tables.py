@@ -467,7 +467,6 @@ def architectures() -> Texts:
         "architectures.split": str(kinds["split"]),
         "architectures.plain": str(kinds["plain"]),
         "architectures.refused": str(kinds["refused"]),
-        "architectures.crash": str(kinds["crash"]),
         "architectures.table": table(("architecture", "full_top", "lora"), body, words=3),
     }
 
