@@ -114,4 +114,4 @@ def test_no_other_module_writes_environment_variables():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if writes_environment(node)
     }
-    assert found == {"cpu.py", "launch.py", "runs/arguments.py"}
+    assert found == {"cpu.py", "launch.py", "runs/arguments.py", "signals.py"}

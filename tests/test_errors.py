@@ -7,7 +7,15 @@ import sys
 import pytest
 
 from flagtrl import cli
-from flagtrl.errors import ConfigError, in_one_line, kind_and_words, one_of, reason, unknown
+from flagtrl.errors import (
+    ConfigError,
+    in_one_line,
+    kind_and_words,
+    one_line_errors,
+    one_of,
+    reason,
+    unknown,
+)
 
 
 def test_only_what_is_allowed_passes():
@@ -51,6 +59,20 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     with process:
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_rank_that_finds_another_gone_says_so_in_one_line(monkeypatch, capsys):
+    gone = "[pair.cc:553] Connection closed by peer [127.0.0.1]:59024. GLHF!"
+    with pytest.raises(RuntimeError), one_line_errors():  # of a run of one process it is a crash
+        raise RuntimeError(gone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        raise RuntimeError(gone)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and said.count("\n") == 1 and "process 1 ends" in said
+    with pytest.raises(ValueError, match="mine"), one_line_errors():
+        raise ValueError("mine")
 
 
 @pytest.mark.parametrize("words", [["data", "check"], ["push"], ["train", "--data"]])

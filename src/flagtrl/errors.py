@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 EXIT_USAGE = 2
+# what gloo and NCCL say where a process of the same run is gone
+_PEER_GONE = re.compile(r"by peer|remote process (exited|has terminated)|remote side|Broken pipe")
 # A file that this user may not touch; a disk that is full, over its quota, or may not be written
 # to.
 FORBIDDEN = (errno.EACCES, errno.EPERM)
@@ -155,15 +158,24 @@ def one_line_errors() -> Iterator[None]:
             f"{error.filename or 'a file'} could not be read or written: {trouble}; {remedy}, or "
             "write elsewhere"
         )
-    except Exception:
+    except Exception as error:
         # what another process of this run, which the same signal has ended, leaves behind here
         stops = [stop for find in waiting_signal if (stop := find()) is not None]
-        if not stops:
+        if stops:
+            _exit_with(str(stops[0]), 128 + stops[0].number)
+        if os.environ.get("WORLD_SIZE", "1") == "1" or not _PEER_GONE.search(str(error)):
             raise
-        _exit_with(str(stops[0]), 128 + stops[0].number)
+        # the process that failed has said why, and these words of another would bury it
+        rank = os.environ.get("RANK", "?")
+        _exit_with(
+            f"process {rank} ends, as another of this run has ended; see what that one says", 1
+        )
 
 
 def _exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
     if message:
-        print(f"flagtrl: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        line = " ".join(message.split())
+        # a file's or a stranger's words are quoted, and may hold what a terminal obeys
+        shown = "".join(c if c.isprintable() else "?" for c in line)
+        print(f"flagtrl: {shown}", file=sys.stderr, flush=True)
     sys.exit(code)

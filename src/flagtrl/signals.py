@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+import psutil
 
 from flagtrl.errors import Interrupted, waiting_signal
 
@@ -85,7 +87,8 @@ def passed_on(children: Callable[[], list]) -> Iterator[None]:
     def pass_on(number: int, frame: FrameType | None) -> None:
         started = children()
         for child in started:
-            child.send_signal(number)
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):  # it has ended just now
+                child.send_signal(number)
         if not started:
             raise Interrupted(number, f"stopped by {signal.Signals(number).name}, before it began")
 

@@ -123,14 +123,19 @@ def test_a_split_is_suspected_by_its_day_and_its_ratio(ratio):
     assert Summary.of(calm).warnings == ()
 
 
-def test_what_a_parquet_file_grows_to_is_bounded(tmp_path, monkeypatch):
-    """A column of one long text repeated is small on disk."""
+def test_what_a_file_grows_to_is_bounded(tmp_path, monkeypatch):
+    """A column of one long text repeated is small on disk, and stays small."""
     path = tmp_path / "abc.parquet"
-    days = [str(date(2000, 1, 1) + timedelta(n)) for n in range(5000)]
-    pd.DataFrame({"date": days, "close": 1.5, "news": "a long text " * 100}).to_parquet(path)
-    assert path.stat().st_size < 100_000 and len(load(str(path))) == 5000
-    monkeypatch.setattr(tables, "MOST_BYTES", 1_000_000)
+    days = [str(date(2000, 1, 1) + timedelta(n)) for n in range(2000)]
+    frame = pd.DataFrame({"date": days, "close": 1.5, "news": "a long text " * 1000})
+    frame.to_parquet(path)
+    monkeypatch.setattr(tables, "MOST_BYTES", 1_000_000)  # as text it would be 24 MB
+    assert path.stat().st_size < 100_000 and len(load(str(path))) == 2000
+    frame.assign(news=[f"{n} " * 1000 for n in range(2000)]).to_parquet(path)
     with pytest.raises(DataError, match=r"abc\.parquet holds more than 0 MB; keep the rows and"):
+        load(str(path))
+    monkeypatch.setattr(tables, "MOST_ROWS", 1999)
+    with pytest.raises(DataError, match=r"abc\.parquet has 2,000 rows; keep those of one asset"):
         load(str(path))
     packed = EXPORTS["packed.csv.gz"].write(tmp_path, "packed.csv.gz")
     monkeypatch.setattr(tables, "MOST_BYTES", 100)
@@ -226,3 +231,101 @@ def test_data_check_ends_in_one_line(tmp_path, capsys):
             cli.main(["data", "check", str(path), *words])
         said = capsys.readouterr().err.strip()
         assert caught.value.code == 2 and message in said and "\n" not in said
+
+
+# ------------------------------------------------------------------ what was read as nobody meant
+
+NEVER = {
+    "0 and 1 as sentiments": (
+        lines("date,close,news,sentiment", "{d},{p},Text {n},1").replace(",1\n", ",0\n", 3),
+        "sentiments are 0 and 1 alone",
+    ),
+    "two currencies": (lines("date,close", "{d},USD {p}").replace("USD", "EUR", 1), "one currency"),
+    "thousands or decimals, in tabs": (lines("date\tclose", "{d}\t1,234"), "may be thousands or"),
+    "points that may part thousands": (
+        lines("date;close", "{d};1.000").replace("1.000", "999", 1),
+        "may be thousands or a decimal",
+    ),
+    "years first or last": (lines("date,close", "{d:%y-%m-%d},{p}"), "year or the day"),
+    "a zone that there is not": (lines("date,close", "{d} 23:00+99:99,{p}"), "is not a date"),
+    "a symbol that is a field": (lines("date,open,low", "{d},{p},{p}"), "no price column"),
+    "a row of no asset": (
+        lines("date,symbol,close", "{d},A,{p}").replace(",A,", ",B,", 1).replace(",A,", ",,", 1),
+        "has no symbol",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path, name):
+    content, message = NEVER[name]
+    path = Export("", content).write(tmp_path, "low.csv")
+    with pytest.raises(DataError, match=message):
+        load(str(path), {"a symbol that is a field": "LOW", "a row of no asset": "A"}.get(name))
+
+
+RIGHT = {
+    "a field that is called as the symbol is": (
+        lines("Date,Open,Low,Close", "{d},1,2,{p}"),
+        {"symbol": "LOW"},
+    ),
+    "a volume that is called as the symbol is": (lines("v,c,t", "9,{p},{ms}"), {"symbol": "V"}),
+    "a decimal comma below 1": (
+        lines("Date\tClose", "{d}\t0,{n}5").replace("\t0,05", "\t1,5"),
+        {"last_price": 0.395},
+    ),
+    "an adjusted close by another name": (lines("date,close,closeadj", "{d},{twice},{p}"), {}),
+    "Adjusted Price": (lines("date,Close,Adjusted Price", "{d},{twice},{p}"), {}),
+    "minutes in a row of digits": (lines("time,close", "{d:%Y%m%d}1600,{p}"), {}),
+    "an index last": (lines("Close,__index_level_0__", "{p},{d}"), {}),
+    "FRED": (lines("observation_date,SP500", "{d},{p}"), {"symbol": "SP500"}),
+    "a preamble as wide as the table": (lines("Ticker,AAPL\nDate,Close", "{d},{p}"), {}),
+    "a dividend's row": (
+        lines("date,close", "{d},{p}").replace("\n", "\n2023-01-03,\n", 1),
+        {},
+    ),
+    "lists as text": (
+        lines("date,close,news", "{d},{p},\"['One {n}', 'Two {n}']\"").replace(
+            "\"['One 3', 'Two 3']\"", "[]"
+        ),
+        {"news": 2 * BARS - 2},
+    ),
+    "old line ends": (lines("date,close", "{d},{p}").replace("\n", "\r"), {}),
+    "close beside last": (lines("date,last,close", "{d},{twice},{p}"), {}),
+    "an empty symbol": (lines("date,symbol,close", "{d},A,{p}").replace(",A,", ",,", 1), {}),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_was_read_otherwise_is_right(tmp_path, name):
+    content, wanted = RIGHT[name]
+    path = Export("", content).write(tmp_path, "sp500.csv")
+    found = Summary.of(load(str(path), wanted.get("symbol")))
+    known = {"bars": BARS, "first": "2023-01-03", "last_price": PRICES[-1], **wanted}
+    assert {key: getattr(found, key) for key in known} == known
+
+
+@pytest.mark.parametrize(
+    ("days", "periods"),
+    [
+        ([n for n in range(365) if n % 8], 365),
+        ([n for n in range(200) if n % 7 != 5], 313),  # 2024-01-01 was a Monday: no Saturdays
+        ([14 * n for n in range(30)], 26),
+        ([182 * n for n in range(20)], 2),
+    ],
+)
+def test_bars_a_year_of_odd_calendars(days, periods):
+    found = frequency_of(np.datetime64("2024-01-01") + np.array(days))
+    assert found.periods_per_year == periods
+
+
+def test_a_year_that_does_not_fit_the_dates_is_said():
+    dates = np.datetime64("2020-01-01") + 2 * np.arange(60)
+    found = Summary.of(MarketData("A", dates, np.full(60, 9.0), ((),) * 60))
+    assert "bars come 182 times in 365 days" in " ".join(found.warnings)
+    far = np.datetime64("today", "D") + np.arange(60)
+    found = Summary.of(MarketData("A", far, np.full(60, 9.0), ((),) * 60))
+    assert "lies in the future" in " ".join(found.warnings)
+    jumpy = np.where(np.arange(60) < 30, 999.0, 1.024)
+    found = Summary.of(MarketData("A", dates, jumpy, ((),) * 60))
+    assert "are they all in one unit" in " ".join(found.warnings)

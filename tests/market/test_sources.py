@@ -357,12 +357,12 @@ def test_a_missing_price_is_refused_never_filled(tmp_path):
             {},
             r"2 date columns \(timestamp, time\); columns found: timestamp, time, close",
         ),
-        ("date,close,last\n2024-01-02,9,1", {}, r"2 price columns \(close, last\)"),
+        ("date,price,last\n2024-01-02,9,1", {}, r"2 price columns \(price, last\)"),
         ("date,close,close\n2024-01-02,9,1", {}, r"2 price columns \(close, close\)"),
         (
-            "date,close,news,title\n2024-01-02,9,a,b",
+            "date,close,news,headline\n2024-01-02,9,a,b",
             {},
-            r"2 news columns \(news, title\).*with --news_column",
+            r"2 news columns \(news, headline\).*with --news_column",
         ),
         ("date,close,ticker,symbol\n2024-01-02,9,a,b", {}, r"2 symbol columns \(ticker, symbol\)"),
         (

@@ -4,42 +4,32 @@ names of the exports that people have, and how rows become bars.
 
 from __future__ import annotations
 
+import ast
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flagtrl.errors import DataError
-from flagtrl.market.cells import read_days, read_labels, read_prices
+from flagtrl.market.cells import read_labels, read_prices
+from flagtrl.market.columns import (
+    SYMBOL_COLUMNS,
+    Columns,
+    columns_of,
+    find_optional,
+    is_wide,
+    some,
+    tier_of,
+)
 from flagtrl.market.data import MarketData, NewsItem
+from flagtrl.market.days import read_days
 from flagtrl.market.reading import Reading, ReadingSettings
-from flagtrl.market.tables import FIELDS, Table, plain
+from flagtrl.market.tables import Table, plain
 from flagtrl.market.values import listed, market_of, read_news_item, shown, symbol_of
 
-# Names as `plain` has them, in tiers: a later tier counts only where no name of an earlier one
-# occurs.
-DATE_COLUMNS = (
-    ("date", "tradedate", "tradingdate"),
-    ("datetime", "timestamp", "ds", "time", "opentime", "windowstart", "t", "unix"),
-)
-PRICE_COLUMNS = (
-    ("adjclose", "adjustedclose", "adjcloseprice", "adjclosingprice"),
-    ("close", "c", "price", "last", "closelast", "closeprice", "closingprice"),
-)
-NEWS_COLUMNS = (
-    ("news", "headline", "headlines", "title", "articletitle", "newstitle"),
-    ("text", "summary", "article", "content", "body"),
-)
-SENTIMENT_COLUMNS = (
-    ("sentiment", "sentimentlabel", "overallsentimentlabel"),
-    ("sentimentscore", "overallsentimentscore"),
-)
-SYMBOL_COLUMNS = (("ticker", "symbol", "tic"),)
-_TICKER = re.compile(r"[A-Z][A-Z0-9.^=/-]*")
 _TIME_COLUMNS = ("time",)  # beside a date: the time of day
 
 
@@ -50,23 +40,6 @@ class _Row(NamedTuple):
     time: str
     price: float
     news: tuple[NewsItem, ...]
-
-
-Tiers = tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Where in a table each part of a market is; None: nowhere."""
-
-    date: int
-    price: int
-    news: int | None
-    sentiment: int | None
-
-    def named(self, names: Sequence[str]) -> dict[str, str]:
-        found = {name: getattr(self, name) for name in ("date", "price", "news", "sentiment")}
-        return {what: names[at] for what, at in found.items() if at is not None}
 
 
 def market_from_table(
@@ -88,7 +61,7 @@ def market_from_table(
     """
     table, symbol, by_symbol = _one_asset(table, where, symbol, stem, reading)
     names = table.names
-    at = _columns(table, where, reading, by_symbol and symbol)
+    at = columns_of(table, where, reading, by_symbol and symbol)
     cells = [table.frame.iloc[:, i].tolist() for i in range(len(names))]
     found = read_days(cells[at.date], f"{where}: {names[at.date]}", reading)
     rows = [f"{where}: {day}" for day in found.days]
@@ -99,6 +72,11 @@ def market_from_table(
     order, order_warnings = oldest_first(found.days)
     bars = _bars([lines[i] for i in order], at.news is not None, f"{where}: {symbol}")
     used = {*at.named(names).values(), *_symbol_name(names, reading)}
+    if at.news is None and len(bars) < len(lines):
+        notes = (
+            f"{len(lines) - len(bars)} rows without a price, beside one of their day, are left out"
+        )
+        order_warnings = (*order_warnings, notes)
     result = Reading(
         at.named(names),
         tuple(name for name in names if name not in used),
@@ -128,122 +106,51 @@ def _one_asset(
         mine = [not owner or owner.upper() == wanted.upper() for owner in table.owners]
         owners = tuple(o for o, kept in zip(table.owners, mine, strict=True) if kept)
         return replace(table, frame=table.frame.loc[:, mine], owners=owners), wanted, False
-    column = _find_optional(names, SYMBOL_COLUMNS, reading.symbol_column, "symbol", where)
-    if column is None and symbol is None and _is_wide(names, reading.price_column):
+    column = find_optional(names, SYMBOL_COLUMNS, reading.symbol_column, "symbol", where)
+    if column is None and symbol is None and is_wide(names, reading.price_column):
         return table, str(reading.price_column), True
     if column is None:
         return table, symbol_of(stem) if symbol is None else symbol, symbol is not None
-    cells = [str(cell).strip() for cell in table.frame.iloc[:, column]]
-    if not cells:
+    cells = [_owner(cell) for cell in table.frame.iloc[:, column]]
+    if not any(cells):
         return table, symbol or symbol_of(stem), False
-    wanted = _chosen(cells, where, symbol)
-    mine = [cell.upper() == wanted.upper() for cell in cells]
+    wanted = _chosen([cell for cell in cells if cell], where, symbol)
+    if "" in cells and len({cell.upper() for cell in cells if cell}) > 1:
+        raise DataError(
+            f"{where}: row {cells.index('')} has no symbol, and the file holds several; fill it in"
+        )
+    mine = [not cell or cell.upper() == wanted.upper() for cell in cells]
     return replace(table, frame=table.frame.loc[mine]), wanted, False
 
 
-def _is_wide(names: Sequence[str], price_column: str | None) -> bool:
-    """Whether a table has a column of prices for each asset, and this is one."""
-    fields = {*FIELDS, *(name for tier in PRICE_COLUMNS for name in tier)}
-    tickers = [n for n in names if _TICKER.fullmatch(n) and plain(n) not in fields]
-    return price_column in tickers and len(tickers) > 1
+def _owner(cell: Any) -> str:
+    """The asset that a cell names; "" where it is empty."""
+    return "" if cell is None or cell is not cell or cell != cell else str(cell).strip()
 
 
 def _chosen(owners: Sequence[str], where: str, symbol: str | None) -> str:
     """The asset that is meant, as the file spells it."""
-    found = sorted(set(owners))
+    found = sorted({owner.upper(): owner for owner in owners}.values())
     if symbol is None and len(found) > 1:
         raise DataError(
-            f"{where}: holds {len(found)} symbols: {_some(found)}; name one, as in "
+            f"{where}: holds {len(found)} symbols: {some(found)}; name one, as in "
             f"--symbol {found[0]}"
         )
     named = [owner for owner in found if symbol is None or owner.upper() == symbol.upper()]
     if not named:
         raise DataError(
-            f"{where}: the symbol {symbol!r} does not occur; the file holds {_some(found)}"
+            f"{where}: the symbol {symbol!r} does not occur; the file holds {some(found)}"
         )
     return named[0]
 
 
-def _some(names: Sequence[str]) -> str:
-    """Names for a message, a dozen at most."""
-    return listed(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def _columns(table: Table, where: str, reading: ReadingSettings, symbol: str | bool) -> _Columns:
-    names = table.names
-    date = _date_column(table, where, reading)
-    price = _price_column(names, where, reading, symbol, date)
-    return _Columns(
-        date,
-        price,
-        _find_optional(names, NEWS_COLUMNS, reading.news_column, "news", where),
-        _find_optional(names, SENTIMENT_COLUMNS, reading.sentiment_column, "sentiment", where),
-    )
-
-
-def _date_column(table: Table, where: str, reading: ReadingSettings) -> int:
-    names = table.names
-    unnamed = names and (not names[0].strip() or plain(names[0]) in ("unnamed0", "indexlevel0"))
-    if reading.date_column is None and unnamed and _tier(names, DATE_COLUMNS) == []:
-        return 0  # pandas writes an index without a name so
-    return _find(names, DATE_COLUMNS, reading.date_column, "date", where)
-
-
-def _price_column(
-    names: Sequence[str], where: str, reading: ReadingSettings, symbol: str | bool, date: int
-) -> int:
-    if reading.price_column is None and symbol:
-        own = [i for i, name in enumerate(names) if name.upper() == str(symbol).upper()]
-        if len(own) == 1 and own[0] != date:
-            return own[0]
-    return _find(names, PRICE_COLUMNS, reading.price_column, "price", where)
-
-
-def _tier(names: Sequence[str], tiers: Tiers) -> list[int]:
-    """Where the names of the first tier that occurs are."""
-    groups = [[i for i, name in enumerate(names) if plain(name) in tier] for tier in tiers]
-    return next((group for group in groups if group), [])
-
-
-def _find(names: Sequence[str], tiers: Tiers, override: str | None, what: str, where: str) -> int:
-    """The position of the only column that bears a name of the first tier that occurs, or exactly
-    `override`.
-    """
-    accepted = [name for tier in tiers for name in tier]
-    remedy = (
-        f"columns found: {_some(names)}; names accepted: {listed(accepted)}; or say which with "
-        f"--{what}_column{' (or --symbol, where each asset has one)' if what == 'price' else ''}"
-    )
-    matches = (
-        [i for i, name in enumerate(names) if name == override.strip()]
-        if override is not None
-        else _tier(names, tiers)
-    )
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        missing = f"no column {override!r}" if override is not None else f"no {what} column"
-        raise DataError(f"{where}: {missing}; {remedy}")
-    raise DataError(
-        f"{where}: {len(matches)} {what} columns ({listed(names[i] for i in matches)}); {remedy}"
-    )
-
-
-def _find_optional(
-    names: Sequence[str], tiers: Tiers, override: str | None, what: str, where: str
-) -> int | None:
-    if override is None and not _tier(names, tiers):
-        return None
-    return _find(names, tiers, override, what, where)
-
-
 def _symbol_name(names: Sequence[str], reading: ReadingSettings) -> list[str]:
-    at = _tier(names, SYMBOL_COLUMNS)
+    at = tier_of(names, SYMBOL_COLUMNS)
     return [reading.symbol_column] if reading.symbol_column else [names[i] for i in at]
 
 
 def _times(
-    times: Sequence[str], cells: Sequence[Sequence[Any]], names: Sequence[str], at: _Columns
+    times: Sequence[str], cells: Sequence[Sequence[Any]], names: Sequence[str], at: Columns
 ) -> list[str]:
     """The times of day, which may have a column of their own."""
     beside = [i for i, name in enumerate(names) if plain(name) in _TIME_COLUMNS and i != at.date]
@@ -282,8 +189,10 @@ def _bars(rows: Sequence[_Row], has_news: bool, where: str) -> list[_Row]:
 
 def _check_one_bar(rows: Sequence[_Row], has_news: bool, where: str) -> None:
     day, times = rows[0].day, list(dict.fromkeys(row.time or "00:00:00" for row in rows))
-    prices = sorted({row.price for row in rows if not math.isnan(row.price)})
-    if len(prices) <= 1 and has_news:
+    priced = [row.price for row in rows if not math.isnan(row.price)]
+    prices = sorted(set(priced))
+    # without news, rows beside the priced one are a vendor's notes, as of a dividend
+    if len(prices) <= 1 and (has_news or len(priced) == 1):
         return
     if len(times) > 1:
         raise DataError(
@@ -298,7 +207,7 @@ def _check_one_bar(rows: Sequence[_Row], has_news: bool, where: str) -> None:
 
 
 def _news(
-    cells: Sequence[Sequence[Any]], at: _Columns, rows: Sequence[str]
+    cells: Sequence[Sequence[Any]], at: Columns, rows: Sequence[str]
 ) -> tuple[list[tuple[NewsItem, ...]], tuple[str, ...], tuple[str, ...]]:
     """The items of each row. Labels of their own column count only beside a text: they label
     nothing without it.
@@ -306,6 +215,9 @@ def _news(
     if at.news is None:
         unused = ("sentiments are not read: there is no news for them to label",)
         return [()] * len(rows), (), unused if at.sentiment is not None else ()
+    written = [_list_in(cell) for cell in cells[at.news]]
+    if not any(each is None for each in written):  # lists, as pandas writes them to CSV
+        cells = [*cells[: at.news], written, *cells[at.news + 1 :]]
     texts = [_entries(cell, row) for cell, row in zip(cells[at.news], rows, strict=True)]
     if at.sentiment is None:
         news = [
@@ -320,6 +232,23 @@ def _news(
     labels, words, warnings = read_labels(given, rows)
     news = [_labelled(*each) for each in zip(texts, labels, rows, strict=True)]
     return news, words, warnings
+
+
+def _list_in(cell: Any) -> list[str] | None:
+    """The texts of a list that was written as text; none of an empty cell; None: it is no list."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return []
+    if not isinstance(cell, str):
+        return None
+    if not cell.strip():
+        return []
+    if not (cell.strip().startswith("[") and cell.strip().endswith("]")):
+        return None
+    try:
+        found = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if all(isinstance(each, str) for each in found) else None
 
 
 def _labelled(texts: list[str], labels: list[str], row: str) -> tuple[NewsItem, ...]:
@@ -351,7 +280,7 @@ def _entries(cell: Any, row: str, numbers: bool = False) -> list[Any]:
 
 
 def _unread_texts(
-    cells: Sequence[Sequence[Any]], names: Sequence[str], at: _Columns, used: set[str]
+    cells: Sequence[Sequence[Any]], names: Sequence[str], at: Columns, used: set[str]
 ) -> list[str]:
     """A warning of each column that is not read, though it may be the news."""
     if at.news is not None:

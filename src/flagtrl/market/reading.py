@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
@@ -57,6 +58,13 @@ class ReadingSettings:
             raise ConfigError(
                 f"date_format is {self.date_format!r}; write it in strftime's words, as "
                 "%d/%m/%Y for 31/12/2023"
+            )
+        if self.date_format is not None and not all(
+            re.search(f"%-?[{part}]", self.date_format) for part in ("Yyc", "mbBjc", "djc")
+        ):
+            raise ConfigError(
+                f"date_format is {self.date_format!r}, which lacks year, month or day; write all "
+                "three, as %d/%m/%Y"
             )
         if self.timezone is not None:
             try:

@@ -12,13 +12,21 @@ from typing import Any
 import numpy as np
 
 from flagtrl.market.data import SENTIMENTS, MarketData
-from flagtrl.market.frequency import frequency_of, odd_days, weekdays_missing
+from flagtrl.market.frequency import (
+    bars_in_365_days,
+    frequency_of,
+    is_gap,
+    odd_days,
+    weekdays_missing,
+)
 from flagtrl.market.reading import Reading
 
 # Shares for one, and one for shares: the ratios of usual splits.
-SPLITS = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
-SPLIT_TOLERANCE = 0.05  # of a log return: what the price may have done itself on that day
-_GAP_STEPS, _GAP_DAYS = 5, 10  # a gap is longer than both: so many usual steps, so many days
+SPLITS = (1.25, 4 / 3, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
+# Of a log return: what the price may have done itself on that day; less where a day may do as much.
+SPLIT_TOLERANCE, SMALL_SPLIT, SMALL_TOLERANCE = 0.05, 1.5, 0.01
+LARGEST_STEP = 3  # of a price, up or down by this factor: beyond it something else is at work
+RATE_OFF = 0.15  # by which bars may come more or less often than their number a year says
 _SHOWN = 3  # of gaps, splits and days in one warning
 
 
@@ -88,7 +96,10 @@ class Summary:
             columns=dict(reading.columns),
             ignored=reading.ignored,
             words=reading.words,
-            warnings=(*reading.warnings, *_calendar(market), *_gaps(market), *_splits(market)),
+            warnings=(
+                *(*reading.warnings, *_calendar(market), *_rate(market)),
+                *(*_gaps(market), *_splits(market)),
+            ),
         )
 
     def told(self) -> dict[str, Any]:
@@ -132,9 +143,26 @@ def _calendar(market: MarketData) -> list[str]:
     return []
 
 
+def _rate(market: MarketData) -> list[str]:
+    """Bars that come more or less often than the number of them in a year says; and from the
+    future.
+    """
+    warnings = []
+    rate, periods = bars_in_365_days(market.dates), market.periods_per_year
+    # trading days without holidays are 261 a year
+    if len(market) >= 20 and abs(np.log(rate / periods)) > RATE_OFF:
+        warnings.append(
+            f"bars come {rate:.0f} times in 365 days, and a year is taken to have {periods} "
+            "(--periods_per_year)"
+        )
+    if market.dates[-1] > np.datetime64("today", "D") + 1:
+        warnings.append(f"the last bar, {market.dates[-1]}, lies in the future")
+    return warnings
+
+
 def _gaps(market: MarketData) -> list[str]:
     steps = np.diff(market.dates).astype(np.int64)
-    at = np.flatnonzero(steps > max(_GAP_STEPS * float(np.median(steps)), _GAP_DAYS))
+    at = np.flatnonzero(is_gap(steps))
     if not len(at):
         return []
     largest = at[np.argsort(-steps[at], kind="stable")]
@@ -148,15 +176,25 @@ def _splits(market: MarketData) -> list[str]:
     returns = np.diff(np.log(market.prices))
     logs = np.log(np.array([*SPLITS, *(1 / ratio for ratio in SPLITS)]))
     nearest = np.abs(returns[:, None] + logs[None, :])  # (T - 1, ratios)
-    steps = np.diff(market.dates).astype(np.int64)
-    usual = steps <= max(_GAP_STEPS * float(np.median(steps)), _GAP_DAYS)
-    at = np.flatnonzero((nearest.min(axis=1) < SPLIT_TOLERANCE) & usual)
+    usual = ~is_gap(np.diff(market.dates).astype(np.int64))
+    small = np.abs(logs) < np.log(SMALL_SPLIT)
+    fits = nearest < np.where(small, SMALL_TOLERANCE, SPLIT_TOLERANCE)
+    at = np.flatnonzero(fits.any(axis=1) & usual)
     told = []
     for i in at:
         ratio = float(np.exp(logs[int(nearest[i].argmin())]))
         words = f"{ratio:g} for 1" if ratio >= 1 else f"1 for {1 / ratio:g}"
         before, after = market.prices[i], market.prices[i + 1]
         told.append(f"{market.dates[i + 1]} ({before:g} to {after:g}, as a {words} split)")
+    jumps = np.flatnonzero((np.abs(returns) > np.log(LARGEST_STEP)) & usual)
+    others = [i for i in jumps if i not in at]
+    if others:
+        i = others[0]
+        return [
+            f"{len(others)} prices jump by more than {LARGEST_STEP} times, as from "
+            f"{market.prices[i]:g} to {market.prices[i + 1]:g} on {market.dates[i + 1]}: are they "
+            "all in one unit?"
+        ]
     if not told:
         return []
     return [f"prices jump as at a split that they are not adjusted for: {_some(told)}"]

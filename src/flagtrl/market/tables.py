@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
-MOST_BYTES = 1 << 29  # of a file, unpacked: more is no market's daily bars
+MOST_BYTES = 1 << 28  # of a file, unpacked: more is no market's daily bars
 _DELIMITERS = ",;\t|"
+MOST_ROWS = 5_000_000
 _LOOKED_AT = 50  # rows that tell a file's delimiter and where its header is
 # What vendors call a bar's fields, as `plain` has them.
 FIELDS = ("open", "high", "low", "close", "adjclose", "volume")
@@ -76,7 +77,9 @@ def read_table(path: Path) -> Table:
         if suffix_of(path) in TEXT_SUFFIXES:
             return _text_table(path)
         if suffix_of(path) == ".parquet":
-            return _with_owners(Table(_parquet(path)))
+            frame = _parquet(path)
+            names = [_shown_name(name) for name in frame.columns]
+            return _with_owners(Table(frame.set_axis(names, axis=1)))
     except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read as a table ({reason(error)}); repair the file, or save it anew"
@@ -112,6 +115,8 @@ def _text_table(path: Path) -> Table:
     import pandas as pd
 
     text, words = _decoded(read_bytes(path))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    csv.field_size_limit(MOST_BYTES)
     delimiter, before = _layout(text)
     words += tuple(f"line {n + 1} ({shown(line)}) is before the table" for n, line in before)
     # header=None: pandas would rename a repeated column, and shift rows that are longer than the
@@ -126,7 +131,7 @@ def _text_table(path: Path) -> Table:
         skipinitialspace=True,
     )
     cells = cells.dropna(axis=1, how="all")
-    header = [str(cell).strip() for cell in cells.iloc[0]]
+    header = [_shown_name(cell) for cell in cells.iloc[0]]
     table = Table(cells.iloc[1:].set_axis(header, axis=1), delimiter, words=words)
     table = _with_owners(table)
     _check_header(table.names, path)
@@ -156,16 +161,25 @@ def _layout(text: str) -> tuple[str, list[tuple[int, str]]]:
             width, count = widths.most_common(1)[0]
             best = max(best, ((count, width), delimiter, width), key=lambda found: found[0])
     _, delimiter, width = best
-    before = []
-    for n, line in enumerate(islice(io.StringIO(text), _LOOKED_AT)):
-        fields = next(csv.reader([line], delimiter=delimiter), [])
-        if len(fields) >= width or width == 1:
-            break
-        if line.strip():
-            before.append((n, line.strip()))
-    else:
-        before = []
-    return delimiter, before
+    lines = list(islice(io.StringIO(text), _LOOKED_AT))
+    fields = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
+    named = [n for n, names in enumerate(fields) if _names_a_bar(names)]
+    full = [n for n, names in enumerate(fields) if len(names) >= width]
+    header = next(iter(named or full), 0) if width > 1 else 0
+    return delimiter, [(n, line.strip()) for n, line in enumerate(lines[:header]) if line.strip()]
+
+
+def _names_a_bar(names: Sequence[str]) -> bool:
+    """Whether a line names a date and a close, and so is a header whatever its width."""
+    known = {plain(name) for name in names}
+    return bool(known & {"date", "datetime", "timestamp", "time"}) and bool(
+        known & {"close", "price", "adjclose", "closelast", "last"}
+    )
+
+
+def _shown_name(cell: object) -> str:
+    """A column's name as it may be shown: one line, and no control characters."""
+    return "".join(c if c.isprintable() else " " for c in str(cell)).strip()
 
 
 def _with_owners(table: Table) -> Table:
@@ -189,7 +203,10 @@ def _with_owners(table: Table) -> Table:
         return table
     body = replace(table, frame=table.frame.iloc[2 if dated else 1 :])
     date = third[0] if dated else "date"
-    return _owned(body, [date, *names[1:]], ["", *second[1:]])
+    first, other = [date, *names[1:]], ["", *second[1:]]
+    if corner[0] == "ticker":
+        first, other = [date, *second[1:]], ["", *names[1:]]
+    return _owned(body, first, other)
 
 
 def _owned(table: Table, fields: Sequence[str], owners: Sequence[str]) -> Table:
@@ -206,7 +223,8 @@ def _owned(table: Table, fields: Sequence[str], owners: Sequence[str]) -> Table:
 
 
 def _are_fields(names: Sequence[str]) -> bool:
-    return any(plain(name) in FIELDS for name in names)
+    known = [plain(name) in FIELDS for name in names if name]
+    return sum(known) > len(known) / 2
 
 
 def _check_header(names: Sequence[str], path: Path) -> None:
@@ -233,7 +251,17 @@ def _parquet(path: Path) -> pd.DataFrame:
     """Read a few rows at a time, so that a small file of repeated values cannot fill the memory."""
     import pyarrow.parquet
 
-    file = pyarrow.parquet.ParquetFile(path)
+    plain_file = pyarrow.parquet.ParquetFile(path)
+    if (rows := plain_file.metadata.num_rows) > MOST_ROWS:
+        raise DataError(f"{path} has {rows:,} rows; keep those of one asset, {MOST_ROWS:,} at most")
+    schema = plain_file.schema
+    texts = [
+        schema.column(i).path
+        for i in range(len(schema))
+        if schema.column(i).physical_type == "BYTE_ARRAY"
+    ]
+    # a text that is repeated stays one text, however often it is
+    file = pyarrow.parquet.ParquetFile(path, read_dictionary=texts)
     batches, size = [], 0
     for batch in file.iter_batches(batch_size=1024):
         size += batch.nbytes

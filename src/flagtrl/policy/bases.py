@@ -122,7 +122,9 @@ def _check_vocabulary(
 ) -> None:
     """Refuse a tokenizer whose tokens the model does not know; AdapterError."""
     rows, ids = known_tokens(model), tokenizer.get_vocab()
-    last = max(ids, key=lambda token: ids[token])
+    last = max(ids, key=lambda token: ids[token], default=None)
+    if last is None:
+        raise AdapterError(f"the model {name!r} has a tokenizer without tokens; restore its files")
     if ids[last] >= rows:
         raise AdapterError(
             f"the model {name!r} knows {rows} tokens, and its tokenizer has more: {last!r} is "

@@ -31,6 +31,8 @@ def written_beside(directory: Path) -> Iterator[Path]:
     file, its manifest last. Where that breaks off, the manifest fits no longer, and says so.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    for broken_off in directory.glob("incomplete-policy-*"):  # of a process that was killed
+        shutil.rmtree(broken_off, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(prefix="incomplete-policy-", dir=directory))
     try:
         yield beside
@@ -38,8 +40,11 @@ def written_beside(directory: Path) -> Iterator[Path]:
         files = {name: path for name, path in files.items() if name not in _NOT_READ}
         sums = {name: sha256_of(path) for name, path in sorted(files.items())}
         (beside / POLICY_MANIFEST).write_text(manifest(sums), encoding="utf-8")
+        former = set(manifest_names(directory)) - files.keys()
+        for name in former:  # of a tokenizer that was saved with other files
+            (directory / name).unlink(missing_ok=True)
         for name in (*files, POLICY_MANIFEST):
-            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
             _to_disk(beside / name)
             os.replace(beside / name, directory / name)
     finally:
@@ -99,7 +104,7 @@ def check_manifest(directory: Path, needed: tuple[str, ...]) -> bool:
             )
     beside = {
         found.relative_to(directory).as_posix()
-        for pattern in TOKENIZER_FILES
+        for pattern in (*TOKENIZER_FILES, "config.json")
         for found in directory.glob(pattern)
     }
     if extra := sorted(beside - sums.keys()):

@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.errors import AdapterError, ConfigError, kind_and_words
 from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.record import RunRecord, has_record
 
@@ -48,36 +48,45 @@ def listed_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in runs:
         try:
-            record, returns = RunRecord.read(path), _returns(path / RESULTS_FILE)
+            rows.append(_listed(path))
         except AdapterError as error:
             rows.append({"run": str(path), "trouble": str(error)})
-            continue
-        rows.append(
-            {
-                "run": str(path),
-                "preset": record.preset,
-                "symbol": record.data and record.data.symbol,
-                "windows": {name: list(days) for name, days in record.windows.items()},
-                "seed": record.seed,
-                "ended": record.ended,
-                "returns_pct": returns,
-                "settings": {
-                    **{n: v for n, v in record.training.items() if n not in _OF_ITSELF},
-                    **record.policy,
-                    **record.prompt,
-                    **record.market,
-                },
-            }
-        )
+        # a record may be a stranger's, and say anything
+        except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            trouble = f"its record or results are damaged ({kind_and_words(error)})"
+            rows.append({"run": str(path), "trouble": trouble})
     return rows
 
 
+def _listed(path: Path) -> dict[str, Any]:
+    record = RunRecord.read(path)
+    data, windows = record.data, {name: list(days) for name, days in record.windows.items()}
+    return {
+        "run": str(path),
+        "preset": str(record.preset or "-"),
+        "symbol": "-" if data is None else str(data.symbol),
+        "windows": windows,
+        "test": " to ".join(map(str, windows["test"][:2])) if "test" in windows else "-",
+        "seed": record.seed,
+        "ended": record.ended,
+        "returns_pct": _returns(path / RESULTS_FILE),
+        "settings": {
+            **{n: v for n, v in record.training.items() if n not in _OF_ITSELF},
+            **record.policy,
+            **record.prompt,
+            **record.market,
+        },
+    }
+
+
 def differences(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Name to value in each run, of the settings that are not the same in all."""
+    """Name to value in each run, in the order of `rows`, of the settings that are not the same in
+    all; None for a run whose record cannot be read.
+    """
     known = [row["settings"] for row in rows if "settings" in row]
     names = sorted({name for settings in known for name in settings})
-    values = {name: [settings.get(name) for settings in known] for name in names}
-    return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
+    differing = [n for n in names if any(k.get(n) != known[0].get(n) for k in known)]
+    return {name: [row.get("settings", {}).get(name) for row in rows] for name in differing}
 
 
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -91,9 +100,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         if "trouble" in row:
             table.add_row(escape(row["run"]), escape(row["trouble"]))
             continue
-        test = row["windows"].get("test")
-        days = f"{test[0]} to {test[1]}" if test else "-"
-        told = [row["run"], row["preset"] or "-", row["symbol"] or "-", days, str(row["seed"])]
+        told = [row["run"], row["preset"], row["symbol"], row["test"], str(row["seed"])]
         returns = [row["returns_pct"].get(name) for name in ROWS]
         cells = ["-" if value is None else f"{value:.1f}" for value in returns]
         table.add_row(*map(escape, told), *cells)
@@ -103,7 +110,8 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _returns(path: Path) -> dict[str, float | None]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8")).get("test") or {}
-        return {name: rows[name]["standard"]["CR"] for name in ROWS if name in rows}
+        found = {name: rows[name]["standard"]["CR"] for name in ROWS if name in rows}
+        return {name: None if value is None else float(value) for name, value in found.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

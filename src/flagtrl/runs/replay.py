@@ -55,7 +55,7 @@ def backtest_saved(
         data: JSON, CSV or Parquet file, or hub:REPO; None: those of training, where they are
             InvestorBench's, or a file that is found unchanged.
         symbol: of the asset in `data`; None: what the file says of it.
-        reading: of `data`; what it leaves open is read as in training.
+        reading: of `data`; what it leaves open of the file of training is read as then.
         start: first day; None: of the saved test window.
         end: last day; None: of it too.
         modes: of POLICY_MODES, the agent's rows.
@@ -151,12 +151,16 @@ def _market(
     known, names = record.data, [each.name for each in fields(ReadingSettings)]
     given = {name: value for name in names if (value := getattr(reading, name)) is not None}
     as_trained = {name: record.options[name] for name in names if name in record.options}
-    if data is not None and data != known.source:
+    if data is not None and not _same_place(data, known.source):
         return market_of(data, symbol, reading)
     how = ReadingSettings(**{**as_trained, **given})
     if data is None and known.source not in (SHIPPED_SOURCE, INVESTORBENCH):
         return _unchanged(directory, known, how)
     return market_of(known.source, symbol or known.symbol, how)
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def _unchanged(directory: str | Path, known: DataFacts, reading: ReadingSettings) -> MarketData:

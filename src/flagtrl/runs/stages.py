@@ -51,7 +51,7 @@ from flagtrl.runs.directory import claimed
 from flagtrl.runs.judging import judge
 from flagtrl.runs.settings import PRESETS
 from flagtrl.runs.tracking import METRICS, Tracking, Validation
-from flagtrl.signals import listen, saved
+from flagtrl.signals import interrupted, listen, received, saved
 
 logger = logging.getLogger(__name__)
 
@@ -303,6 +303,8 @@ def after_training(trainer: PPOTrainer) -> None:
         learning_figure(trainer.state.log_history).savefig(out / LEARNING_CURVES, dpi=120)
         write_card(out)
     saved(f"the policy is in {out}; measure it with flagtrl backtest --adapter {out}")
+    if (number := received()) is not None:  # in the last rollout, after which training ended
+        raise interrupted(number)
 
 
 def judged(
