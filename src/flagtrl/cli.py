@@ -186,9 +186,9 @@ def _demo(options: argparse.Namespace) -> None:
 
     if options.synthetic:
         run_synthetic_demo(out, **overrides).print()
+        print(f"adapter, results.json, trades.csv and equity_curve.png: {out}")
     else:
         run_demo(out, options.preset, **overrides)
-    print(f"adapter, results.json, trades.csv and equity_curve.png: {out}")
 
 
 def _runs(options: argparse.Namespace) -> None:
