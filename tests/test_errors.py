@@ -1,5 +1,6 @@
 """What errors say, and that they say it in one line."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -82,3 +83,20 @@ def test_a_name_that_is_too_long_is_one_line(words, capsys):
         cli.main([*words, "a" * 5000, *more])
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and len(said.splitlines()) <= 3 and len(said) < 400
+
+
+def test_bitsandbytes_fetches_no_code_while_it_is_imported(tmp_path):
+    """A stand-in for each: on a processor with bfloat16 the real one asks for `kernels`."""
+    (tmp_path / "kernels.py").write_text("print('fetched')")
+    (tmp_path / "bitsandbytes.py").write_text(
+        "try:\n    import kernels\nexcept ImportError as error:\n    print(error)\n"
+    )
+    code = "import flagtrl, bitsandbytes, kernels"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.stdout.split("\n")[0] == "flagtrl has no code fetched from the Hub"
+    assert done.stdout.split("\n")[1] == "fetched", "whoever else asks for it has it"

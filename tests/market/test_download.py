@@ -338,3 +338,12 @@ def test_a_full_disk_is_named(upstream, tmp_path):
     ):
         fetch_investorbench("msft", progress=False)
     assert cached(tmp_path) == ["msft.json.part", "msft.json.part.etag"]
+
+
+def test_a_file_that_does_not_end_is_refused_before_the_disk_is_full(
+    upstream, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(download, "MOST_BYTES", len(BODY) - 1)
+    with pytest.raises(DataError, match="the server sends more than 0 MB, which is none of these"):
+        fetch_investorbench("MSFT", cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.part"))

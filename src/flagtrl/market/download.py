@@ -32,6 +32,7 @@ CHECKSUMS: dict[str, str | None] = {
 ATTEMPTS = 3
 BACKOFF_S = 0.5  # before the second attempt; doubled before each later one
 CHUNK_BYTES = 1 << 13  # an interruption loses less than one chunk
+MOST_BYTES = 1 << 28  # InvestorBench's largest file has 20 MB
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two reads
 
 _REMEDY = "check the network and the address, or pass a local file with --data FILE"
@@ -188,7 +189,8 @@ def _stream(url: str, part: Path, progress: bool) -> None:
         have = have if response.status_code == 206 else 0
         _keep_etag(part, response.headers.get("ETag", ""))
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length is not None else None
+        total = have + int(length) if length is not None and length.isdigit() else None
+        _check_bound(url, part, total or have)
         bar = tqdm(
             desc=part.stem,
             total=total,
@@ -200,9 +202,20 @@ def _stream(url: str, part: Path, progress: bool) -> None:
         with bar, part.open("ab" if have else "wb") as file:
             for chunk in response.iter_content(CHUNK_BYTES):
                 have += file.write(chunk)
+                _check_bound(url, part, have)
                 bar.update(len(chunk))
     if total is not None and have != total:
         raise requests.ConnectionError(f"the connection closed after {have} of {total} bytes")
+
+
+def _check_bound(url: str, part: Path, size: int) -> None:
+    """Refuse more than any of these files holds, before the disk is full; DataError."""
+    if size > MOST_BYTES:
+        _discard(part)
+        raise DataError(
+            f"{url}: the server sends more than {MOST_BYTES >> 20} MB, which is none of these "
+            f"files; {_REMEDY}"
+        )
 
 
 def _headers(part: Path, have: int) -> dict[str, str]:
