@@ -733,6 +733,7 @@ def test_a_run_on_the_hub_is_backtested_and_merged_on_the_base_that_the_user_nam
     window = ("--start", "2021-01-04", "--end", "2021-01-08")
     options = ("--data", data, "--output_dir", tmp_path / "out", *window)
     # The repository's owner names a directory of this machine, which is there.
+    del hub.repos[REPO][POLICY_MANIFEST]
     for path in (str(small_model), small_model.name, "../../" + small_model.name):
         config = json.loads(hub.repos[REPO]["adapter_config.json"])
         hub.repos[REPO]["adapter_config.json"] = json.dumps(

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +28,7 @@ from flagtrl.market.metrics import paper
 from flagtrl.market.sources import investorbench_json
 from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.saving import load_policy
-from flagtrl.record import RunRecord
+from flagtrl.record import DataFacts, RunRecord
 from flagtrl.runs import data as run_data
 from flagtrl.runs import replay
 from flagtrl.runs.directory import LOCK_FILE
@@ -196,7 +197,7 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
         monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST
     )
     results = json.loads((tmp_path / "results.json").read_text())
-    facts = {"symbol": "BTC", "source": SHIPPED_SOURCE, "sha256": embedded("BTC").fingerprint()}
+    facts = asdict(DataFacts.of(embedded("BTC"), SHIPPED_SOURCE))
     assert results["data"] == facts == json.loads((tmp_path / "run.json").read_text())["data"]
     assert results["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(21.821, abs=0.001)
     report, record = replay.backtest_saved(tmp_path)

@@ -292,8 +292,8 @@ def test_micro_batches_that_are_run_together_train_alike(small_model, tmp_path, 
     for apart, together in zip(*logs, strict=True):
         # rows of another length are summed in another order, by oneDNN more so than by MKL
         norms = apart.pop("grad_norm"), together.pop("grad_norm")
-        assert norms[0] == pytest.approx(norms[1], rel=0.02), apart["step"]
-        assert apart == pytest.approx(together, abs=3e-4, rel=1e-3), apart["step"]
+        assert norms[0] == pytest.approx(norms[1], abs=1e-3, rel=0.05), apart["step"]
+        assert apart == pytest.approx(together, abs=1e-3, rel=5e-3), apart["step"]
 
 
 @pytest.mark.slow
