@@ -94,7 +94,10 @@ def draw(records: Sequence[Record], path: Path, model: str = "tiny") -> None:
         for (_, name, preset, *_), rows in groups.items():
             if name != market:
                 continue
-            curves = [dict(row["curve"]) for row in rows]
+            # of seeds whose unseen bars have a best rule to compare with
+            curves = [dict(row["curve"]) for row in rows if row["share"] is not None]
+            if not curves:
+                continue
             steps = sorted(set(curves[0]).intersection(*curves[1:]))
             middle = [np.median([curve[step] for curve in curves]) for step in steps]
             panel.plot(steps, middle, label=preset, color=f"C{presets.index(preset)}")
