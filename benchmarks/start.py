@@ -27,7 +27,8 @@ from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.policy.prior import LabelPrior, Survey, visits
 from flagtrl.policy.scoring import masked_log_softmax
-from flagtrl.runs.stages import build_policy, parse_arguments
+from flagtrl.runs.parsing import parse_arguments
+from flagtrl.runs.stages import build_policy
 
 ASSETS = ("msft", "jnj", "hon", "btc")
 BATCH = 4

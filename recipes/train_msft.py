@@ -8,7 +8,7 @@ it is: real SmolLM2-135M-Instruct, 5 minutes on 2 CPU cores, in sample +56%, els
 
 import sys
 
-from flagtrl.errors import one_line_errors
+from flagtrl.program import one_line_errors
 from flagtrl.runs.arguments import check_run
 from flagtrl.runs.recipes import RECIPES
 
@@ -19,9 +19,9 @@ def main() -> None:
     from flagtrl.hub import Publisher
     from flagtrl.learning.trainer import PPOTrainer
     from flagtrl.market.env import TradingEnv
-    from flagtrl.runs import stages
+    from flagtrl.runs import parsing, stages
 
-    arguments = stages.parse_arguments(RECIPES["msft"], recipe="msft")
+    arguments = parsing.parse_arguments(RECIPES["msft"], recipe="msft")
     stages.begin(arguments)
     with stages.claimed_output_dir(arguments) as clear:
         # data
@@ -45,7 +45,7 @@ def main() -> None:
         )
         stages.shown(trainer, valid)
         trainer.add_callback(stages.Overwriting(clear))  # once training begins, not before
-        trainer.train(resume_from_checkpoint=stages.checkpoint_to_resume(arguments.ppo))
+        trainer.train(resume_from_checkpoint=parsing.checkpoint_to_resume(arguments.ppo))
         stages.after_training(trainer)
         # evaluation, on the test window and in sample; and report
         report = stages.judged(trainer, arguments, test, train)

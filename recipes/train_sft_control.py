@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from flagtrl.cpu import cpu_tuning
-from flagtrl.errors import ConfigError, one_line_errors
+from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
@@ -34,6 +34,7 @@ from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import check_base, context_length, device_or_gpu, load_base
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import check_adapter_config, saved_base
+from flagtrl.program import one_line_errors
 from flagtrl.qa.arms import arm
 from flagtrl.qa.divergence import Prompt, divergence
 from flagtrl.qa.paired import PairedLM

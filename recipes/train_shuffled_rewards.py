@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from flagtrl.errors import one_line_errors
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.transitions import Transitions, transitions
+from flagtrl.program import one_line_errors
 from flagtrl.train import run_recipe
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 from flagtrl.card import CARD_FILE, model_card
-from flagtrl.errors import ConfigError, one_line_errors
+from flagtrl.errors import ConfigError
 from flagtrl.hub import push
+from flagtrl.program import one_line_errors
 from flagtrl.qa.evaluate import load_tasks
 from flagtrl.qa.report import write
 from flagtrl.qa.run import Comparison, run
-from flagtrl.runs.stages import parse_arguments
+from flagtrl.runs.parsing import parse_arguments
 from flagtrl.train import run_recipe
 
 

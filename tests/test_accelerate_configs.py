@@ -11,7 +11,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 
 from flagtrl.learning.config import PPOConfig
-from flagtrl.runs.stages import parse_arguments
+from flagtrl.runs.parsing import parse_arguments
 from test_readme import shell_commands
 from training import tiny_trainer
 

@@ -28,7 +28,7 @@ from flagtrl.policy.manifest import POLICY_MANIFEST
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, WEIGHT_DTYPES
 from flagtrl.runs import data as run_data
 from flagtrl.runs.directory import LOCK_FILE
-from flagtrl.runs.stages import parse_arguments
+from flagtrl.runs.parsing import parse_arguments
 from flagtrl.train import run_recipe
 from old_runs import without_manifest
 from short_runs import FAST

@@ -12,11 +12,11 @@ from flagtrl.errors import (
     ConfigError,
     in_one_line,
     kind_and_words,
-    one_line_errors,
     one_of,
     reason,
     unknown,
 )
+from flagtrl.program import one_line_errors
 
 
 def test_only_what_is_allowed_passes():

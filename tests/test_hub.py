@@ -17,7 +17,7 @@ import pytest
 from fake_hub import CUT
 from flagtrl.card import model_card
 from flagtrl.cli import main
-from flagtrl.errors import AdapterError, one_line_errors
+from flagtrl.errors import AdapterError
 from flagtrl.evidence.report import evaluate
 from flagtrl.hub import Publisher
 from flagtrl.market.env import MarketSettings
@@ -26,6 +26,7 @@ from flagtrl.patience import LONGEST_WAIT, _seconds
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.provenance import without_paths
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.program import one_line_errors
 from flagtrl.record import RECORD_FILE
 from old_runs import edited
 from training import AtStep, digests, entries, equal, tiny_trainer, weights

@@ -14,7 +14,7 @@ from flagtrl.demo import PPO
 from flagtrl.language.prompts import style_names
 from flagtrl.launch import RECIPES
 from flagtrl.options import parse
-from flagtrl.runs.stages import parse_arguments
+from flagtrl.runs.parsing import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))

@@ -22,7 +22,8 @@ from flagtrl.policy.acting import language_policy, read_ahead
 from flagtrl.policy.pretrained import INSTALL, PACKAGE
 from flagtrl.policy.prior import visits
 from flagtrl.policy.saving import load_policy
-from flagtrl.runs.stages import build_policy, parse_arguments
+from flagtrl.runs.parsing import parse_arguments
+from flagtrl.runs.stages import build_policy
 from flagtrl.train import run_recipe
 
 pytestmark = pytest.mark.skipif(

@@ -32,8 +32,8 @@ from flagtrl.record import DataFacts, RunRecord
 from flagtrl.runs import data as run_data
 from flagtrl.runs import replay
 from flagtrl.runs.directory import LOCK_FILE
+from flagtrl.runs.parsing import DataArguments, parse_arguments
 from flagtrl.runs.recipes import RECIPES
-from flagtrl.runs.stages import DataArguments, parse_arguments
 from short_runs import FAST, FILES, run_msft, run_recipe
 from training import digests
 
@@ -74,7 +74,11 @@ def test_a_recipe_shows_the_stages_that_the_command_runs():
             if isinstance(each, ast.FunctionDef) and each.name == function
         )
         text = ast.unparse(next(each for each in found.body if isinstance(each, ast.With)))
-        return text.replace("stages.", "").replace("return environment(", "return TradingEnv(")
+        return (
+            text.replace("stages.", "")
+            .replace("parsing.", "")
+            .replace("return environment(", "return TradingEnv(")
+        )
 
     recipe = "recipes/train_msft.py"
     assert body(recipe, "main") == body("src/flagtrl/runs/run.py", "run")

@@ -11,6 +11,7 @@ import pytest
 
 from flagtrl import record as module
 from flagtrl.errors import AdapterError
+from flagtrl.made_with import commit
 from flagtrl.market.synthetic import random_walk
 from flagtrl.record import (
     OLD_RECORD_FILE,
@@ -19,7 +20,6 @@ from flagtrl.record import (
     BaseFacts,
     DataFacts,
     RunRecord,
-    commit,
     days,
     has_record,
     may_change,

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from flagtrl import signals
-from flagtrl.errors import Interrupted, one_line_errors
+from flagtrl.errors import Interrupted
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
+from flagtrl.program import one_line_errors
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 STEPS = 60

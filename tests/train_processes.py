@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import cpu_sharding  # noqa: F401 (before accelerate's state is made)
-from flagtrl.errors import one_line_errors
+from flagtrl.program import one_line_errors
 from flagtrl.runs.stages import close
 from training import tiny_trainer
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import shtab
 
-from flagtrl.errors import one_line_errors
 from flagtrl.options import parse, parser
+from flagtrl.program import one_line_errors
 from flagtrl.signals import listen
 
 # Options of `flagtrl train` itself, which a mistyped one may have been meant for.
@@ -74,8 +74,8 @@ def _explain(words: Sequence[str], defaults: Mapping[str, Any]) -> None:
 
 
 def _show(words: Sequence[str], recipe: str) -> None:
+    from flagtrl.runs.parsing import parse_arguments
     from flagtrl.runs.recipes import RECIPES
-    from flagtrl.runs.stages import parse_arguments
 
     print(parse_arguments(RECIPES.get(recipe, {}), words, recipe).shown())
 

@@ -5,16 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
-import signal
-import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
-EXIT_USAGE = 2
-# what gloo and NCCL say where a process of the same run is gone
-_PEER_GONE = re.compile(r"by peer|remote process (exited|has terminated)|remote side|Broken pipe")
 # A file that this user may not touch; a disk that is full, over its quota, or may not be written
 # to.
 FORBIDDEN = (errno.EACCES, errno.EPERM)
@@ -68,10 +61,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
         self.number = number
-
-
-# Of `signals.listen`: the signal that this process was sent, and has not acted on yet.
-waiting_signal: list[Callable[[], Interrupted | None]] = []
 
 
 def reason(error: BaseException) -> str:
@@ -130,52 +119,3 @@ def disk_trouble(error: BaseException | None) -> str | None:
                 return os.strerror(code)
         error = error.__cause__ or error.__context__
     return None
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an error that the user can act on into one line on stderr and exit code 2, and a signal
-    into one line and its own code.
-    """
-    try:
-        yield
-    except FlagtrlError as error:
-        _exit_with(f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-        silent = isinstance(error, Interrupted) and not str(error)
-        _exit_with("" if silent else str(error) or "stopped by Ctrl-C", 128 + number)
-    except BrokenPipeError:  # who reads what is printed has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit_with("", 128 + signal.SIGPIPE)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            _exit_with(f"{str(error.filename)[:40]}... is too long a name; give a shorter one")
-        if (trouble := disk_trouble(error)) is None:
-            raise
-        remedy = "allow it" if trouble in map(os.strerror, FORBIDDEN) else "make room"
-        _exit_with(
-            f"{error.filename or 'a file'} could not be read or written: {trouble}; {remedy}, or "
-            "write elsewhere"
-        )
-    except Exception as error:
-        # what another process of this run, which the same signal has ended, leaves behind here
-        stops = [stop for find in waiting_signal if (stop := find()) is not None]
-        if stops:
-            _exit_with(str(stops[0]), 128 + stops[0].number)
-        if os.environ.get("WORLD_SIZE", "1") == "1" or not _PEER_GONE.search(str(error)):
-            raise
-        # the process that failed has said why, and these words of another would bury it
-        rank = os.environ.get("RANK", "?")
-        _exit_with(
-            f"process {rank} ends, as another of this run has ended; see what that one says", 1
-        )
-
-
-def _exit_with(message: str, code: int = EXIT_USAGE) -> NoReturn:
-    if message:
-        line = " ".join(message.split())
-        # a file's or a stranger's words are quoted, and may hold what a terminal obeys
-        shown = "".join(c if c.isprintable() else "?" for c in line)
-        print(f"flagtrl: {shown}", file=sys.stderr, flush=True)
-    sys.exit(code)

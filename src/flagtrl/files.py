@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from flagtrl.errors import ConfigError
@@ -21,6 +22,21 @@ def sha256_of(path: Path) -> str:
 def sha256_of_bytes(content: bytes) -> str:
     """The SHA-256 of what a file would hold."""
     return hashlib.sha256(content).hexdigest()
+
+
+def sums_of(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file in a directory and those in it, by its name from there."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or a directory's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | Path, content: object) -> None:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from flagtrl.errors import AdapterError
+from flagtrl.made_with import commit, now, versions
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.summary import Summary
 
@@ -27,7 +25,6 @@ _warn_once = cache(logger.warning)
 RECORD_FILE, OLD_RECORD_FILE = "run.json", "flagtrl.json"
 RECORD_FILES = (RECORD_FILE, OLD_RECORD_FILE)
 SCHEMA = 1  # raised when an older flagtrl would read a record wrongly
-PACKAGES = ("flagtrl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 # What may change when a run is resumed: where it writes and what it says, keeps and evaluates, and
 # how its sums are shared out. By name, or by how the name begins; all else determines the course of
 # training.
@@ -274,32 +271,6 @@ def days(window: Window) -> tuple[str, str, int]:
 def has_record(directory: str | Path) -> bool:
     """Whether a run, or a checkpoint of one, lies there."""
     return any((Path(directory) / name).is_file() for name in RECORD_FILES)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def commit() -> str | None:
-    """The commit of the git repository of the working directory, `+` after it where files that git
-    tracks differ; None where there is no git or no repository.
-    """
-    found = _git("rev-parse", "HEAD")
-    return found and found + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def now() -> str:
-    """The time, ISO 8601, UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _record(content: dict[str, Any], path: Path) -> RunRecord:

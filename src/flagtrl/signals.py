@@ -16,7 +16,7 @@ from types import FrameType
 
 import psutil
 
-from flagtrl.errors import Interrupted, waiting_signal
+from flagtrl.errors import Interrupted
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 # The terminal sends Ctrl-C to parent and child, and the parent passes it on: that is one signal.
@@ -47,7 +47,6 @@ def listen() -> None:
     _received.__init__()  # type: ignore[misc]
     for number in STOPPING:
         signal.signal(number, _note)
-    waiting_signal[:] = [_waiting]
 
 
 def received() -> int | None:
@@ -70,10 +69,6 @@ def be_patient(patient: bool) -> None:
 def interrupted(number: int) -> Interrupted:
     """The end of this process by a signal, with what it leaves."""
     return Interrupted(number, f"stopped by {signal.Signals(number).name}; {_received.told}")
-
-
-def _waiting() -> Interrupted | None:
-    return None if _received.number is None else interrupted(_received.number)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flagtrl.errors import one_line_errors
 from flagtrl.market.env import TradingEnv
+from flagtrl.program import one_line_errors
 from flagtrl.runs.arguments import check_run
 from flagtrl.runs.recipes import RECIPES, chosen_recipe
 from flagtrl.signals import end_with_launcher, listen
@@ -32,8 +32,8 @@ def run_recipe(
     """
     words = sys.argv[1:] if args is None else args
     check_run(words, recipe)
+    from flagtrl.runs.parsing import parse_arguments
     from flagtrl.runs.run import run
-    from flagtrl.runs.stages import parse_arguments
 
     run(parse_arguments(RECIPES[recipe], words, recipe), environment)
 

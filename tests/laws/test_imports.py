@@ -13,7 +13,7 @@ import flagtrl
 ROOT = Path(flagtrl.__file__).parent
 # A module may import from its own package and from packages before it.
 ORDER = (
-    ("bounds", "countdown", "files", "places", "signals", "market"),
+    ("bounds", "countdown", "files", "made_with", "places", "program", "signals", "market"),
     ("record",),
     ("evidence",),
     ("language",),
@@ -33,7 +33,7 @@ LATE_IMPORTS = {
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
     "flagtrl.policy.dequantised": {"gguf"},  # an extra
     # not before a run that cannot be is refused
-    "flagtrl.train": {"flagtrl.runs.run", "flagtrl.runs.stages"},
+    "flagtrl.train": {"flagtrl.runs.run", "flagtrl.runs.parsing"},
     "flagtrl.cli": None,  # any
 }
 HEAVY = (

@@ -21,7 +21,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.data import DataSettings
-from flagtrl.runs.stages import DataArguments
+from flagtrl.runs.parsing import DataArguments
 from reading import Code
 
 ROOT = Path(flagtrl.__file__).parent

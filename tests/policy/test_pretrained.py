@@ -36,7 +36,7 @@ from flagtrl.policy.pretrained import (
 from flagtrl.policy.provenance import base_probe, bits_per_byte, saved_base
 from flagtrl.policy.saving import load_policy, save_policy
 from flagtrl.record import BaseFacts, RunRecord
-from flagtrl.runs.stages import parse_arguments
+from flagtrl.runs.parsing import parse_arguments
 
 if find_spec("gguf") is None:
     pytest.skip("the package gguf is not installed", allow_module_level=True)

@@ -23,9 +23,9 @@ from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs import stages
 from flagtrl.runs.arguments import check_run, run_help
 from flagtrl.runs.data import DataSettings
+from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.settings import PRESETS
-from flagtrl.runs.stages import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 # of this check-out, wherever the process stands

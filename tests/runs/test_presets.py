@@ -14,8 +14,8 @@ from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.env import MarketSettings
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.runs.data import DataSettings
+from flagtrl.runs.parsing import DataArguments, parse_arguments
 from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS, chosen_preset, preset_settings
-from flagtrl.runs.stages import DataArguments, parse_arguments
 
 RECORDS = (PPOConfig, MarketSettings, PromptSettings, PolicySettings, DataArguments)
 OWN = (PPOSettings, MarketSettings, PromptSettings, PolicySettings, DataSettings)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flagtrl.errors import DataError
+from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.recipes import RECIPES
-from flagtrl.runs.stages import parse_arguments
 
 DAYS = np.datetime64("2023-02-13") + np.arange(300)
 

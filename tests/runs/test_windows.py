@@ -4,7 +4,7 @@ import pytest
 
 from flagtrl.errors import ConfigError
 from flagtrl.market.embedded import embedded
-from flagtrl.runs.stages import parse_arguments
+from flagtrl.runs.parsing import parse_arguments
 
 
 def windows(tmp_path, *options):

@@ -24,11 +24,12 @@ from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
 from flagtrl.evidence.verdict import behaviour, verdict
+from flagtrl.made_with import versions
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import Metrics, paper, standard
 from flagtrl.market.policy import Policy
-from flagtrl.record import RunRecord, versions
+from flagtrl.record import RunRecord
 
 RESULTS_FILE, TRADES_FILE, CURVE_FILE = "results.json", "trades.csv", "equity_curve.png"
 # of each evaluation in training: its name in trackers, and its place in the run's directory

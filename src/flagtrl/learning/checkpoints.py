@@ -24,7 +24,7 @@ from flagtrl.errors import (
     kind_and_words,
     reason,
 )
-from flagtrl.files import sha256_of
+from flagtrl.files import sha256_of, sums_of, to_disk, write_json
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE
 from flagtrl.record import RunRecord
 
@@ -74,27 +74,16 @@ def written_whole(directory: Path, main: bool, barrier: Callable[[], None]) -> I
         if directory.exists():
             os.replace(directory, beside.with_name(beside.name + "-before"))
         os.replace(beside, directory)
-        _to_disk(directory.parent)
+        to_disk(directory.parent)
         shutil.rmtree(beside.with_name(beside.name + "-before"), ignore_errors=True)
     barrier()
 
 
 def _seal(directory: Path) -> None:
     """Write the manifest of a checkpoint, and wait until the disk has all of it."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    sums = {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
-    (directory / MANIFEST_FILE).write_text(json.dumps(sums, indent=1) + "\n")
-    folders = [path for path in directory.rglob("*") if path.is_dir()]
-    for path in (*files, directory / MANIFEST_FILE, *folders, directory):
-        _to_disk(path)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_json(directory / MANIFEST_FILE, sums_of(directory))
+    for path in (*directory.rglob("*"), directory):
+        to_disk(path)
 
 
 def not_written(directory: Path, run: Path, error: BaseException) -> CheckpointError:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from flagtrl.errors import Interrupted
 from flagtrl.learning.config import PPOConfig
-from flagtrl.signals import be_patient, interrupted, received, saved
 
 
 class MicroBatch(NamedTuple):
@@ -117,63 +112,6 @@ class MicroSteps(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, int]:
         return {"micro_step": index}
-
-
-def leave_processes() -> None:
-    """Part from the other processes, once all have come this far; without it a process may abort at
-    its exit.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-class StopOnSignal(TrainerCallback):
-    """After SIGTERM or Ctrl-C save a checkpoint at the rollout's end, and end training there.
-
-    Args:
-        steps_per_rollout: optimizer steps.
-        anywhere: whether something that is so here, or not, is so in any process.
-    """
-
-    def __init__(self, steps_per_rollout: int, anywhere: Callable[[bool], bool]):
-        self.steps_per_rollout, self.anywhere = steps_per_rollout, anywhere
-        self.stopped = False
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """From here on a signal waits for the end of a rollout."""
-        be_patient(True)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Look for a signal, where every process does."""
-        if state.global_step % self.steps_per_rollout:
-            return control
-        if self.anywhere(received() is not None) and state.global_step < state.max_steps:
-            self.stopped = control.should_save = control.should_training_stop = True
-        return control
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Say what a signal leaves from now on."""
-        saved(
-            f"checkpoint-{state.global_step} of {args.output_dir} is whole; go on with "
-            "--resume_from_checkpoint true"
-        )
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """End the program where training was stopped; the main process says so."""
-        be_patient(False)
-        if self.stopped:
-            number = received() or signal.SIGTERM
-            leave_processes()
-            raise interrupted(number) if state.is_world_process_zero else Interrupted(number)
 
 
 class AtRolloutEnd(TrainerCallback):

@@ -30,6 +30,7 @@ from flagtrl.learning.finite import asking_for_finite, check_loss, check_norm
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
+from flagtrl.learning.processes import largest
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.learning.samples import Samples, Targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
@@ -43,6 +44,7 @@ from flagtrl.learning.wiring import (
     check_states,
     check_wiring,
     own_callbacks,
+    own_environments,
     probe,
     recorded,
 )
@@ -99,10 +101,7 @@ class PPOTrainer(PersistentTrainer):
         self._make_env = make_env
         self.say: Say = lambda line: None  # `show_progress_lines` has somebody to tell
         self.watch = Watch()
-        # Environment b of rank r is the (r B + b)-th of all, and lives as it would in a single
-        # process.
-        each = args.num_envs // args.world_size
-        self._own = range(args.process_index * each, (args.process_index + 1) * each)
+        self._own = own_environments(args)
         envs = VectorTradingEnv([make_env() for _ in self._own])
         self.collector = Collector(envs, args.seed, self._own.start, args.num_envs, self._anywhere)
         self.record = recorded(record, args, self.engine, envs.trading_envs[0])
@@ -126,7 +125,7 @@ class PPOTrainer(PersistentTrainer):
                 eval_dataset=None if validate is None else self._micro_steps,
                 data_collator=default_data_collator,
                 processing_class=encoder.tokenizer,
-                callbacks=[*own_callbacks(args, self._in_any_process), *callbacks],
+                callbacks=[*own_callbacks(args, self._largest), *callbacks],
             )
         # a setting of TrainingArguments, or a tracker not installed
         except (ValueError, ImportError, RuntimeError) as error:
@@ -304,13 +303,10 @@ class PPOTrainer(PersistentTrainer):
         """Whether it is so in any process where all must run the same forwards, as a sharded
         model's; else whether here.
         """
-        return self._in_any_process(here) if self.sharded else here
+        return bool(self._largest(int(here))) if self.sharded else here
 
-    def _in_any_process(self, here: bool) -> bool:
-        if self.args.world_size == 1:
-            return here
-        flag = torch.tensor(float(here), device=self.args.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+    def _largest(self, here: int) -> int:
+        return largest(here, self.accelerator)
 
     # -- the loss
 

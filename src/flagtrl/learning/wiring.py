@@ -11,7 +11,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.steps import AtRolloutEnd, StopOnSignal
+from flagtrl.learning.steps import AtRolloutEnd
+from flagtrl.learning.stopping import StopOnSignal
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.policy.actor_critic import ActorCritic
@@ -109,15 +110,23 @@ def recorded(
     )
 
 
-def own_callbacks(args: PPOConfig, anywhere: Callable[[bool], bool]) -> list[TrainerCallback]:
+def own_environments(args: PPOConfig) -> range:
+    """The environments of this process. Environment b of rank r is the (r B + b)-th of all, and
+    lives as it would in a single process.
+    """
+    each = args.num_envs // args.world_size
+    return range(args.process_index * each, (args.process_index + 1) * each)
+
+
+def own_callbacks(args: PPOConfig, largest: Callable[[int], int]) -> list[TrainerCallback]:
     """What every run has, and what `early_stopping_patience` asks for.
 
     Args:
         args: settings.
-        anywhere: whether something that is so here, or not, is so in any process.
+        largest: of a number here, the largest in any process.
     """
     steps = args.steps_per_rollout
-    own: list[TrainerCallback] = [StopOnSignal(steps, anywhere), AtRolloutEnd(steps)]
+    own: list[TrainerCallback] = [StopOnSignal(steps, largest), AtRolloutEnd(steps)]
     patience = args.early_stopping_patience
     return own if patience is None else [*own, EarlyStoppingCallback(patience)]
 

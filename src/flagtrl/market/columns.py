@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flagtrl.errors import DataError
 from flagtrl.market.reading import ReadingSettings
 from flagtrl.market.tables import FIELDS, Table, plain
-from flagtrl.market.values import listed
+from flagtrl.market.values import listed, some
 
 # Names as `plain` has them, in tiers: a later tier counts only where no name of an earlier one
 # occurs.
@@ -65,12 +65,6 @@ def is_wide(names: Sequence[str], price_column: str | None) -> bool:
         return False
     tickers = [n for n in names if _TICKER.fullmatch(n) and plain(n) not in _NO_ASSETS]
     return price_column in tickers and len(tickers) > 1
-
-
-def some(names: Sequence[str]) -> str:
-    """Names for a message, a dozen at most, each cut where it is long."""
-    shown = [name if len(name) <= 40 else f"{name[:40]}..." for name in names[:12]]
-    return listed(shown) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def columns_of(table: Table, where: str, reading: ReadingSettings, symbol: str | bool) -> Columns:

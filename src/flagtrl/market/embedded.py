@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flagtrl.errors import DataError, one_line_errors
+from flagtrl.errors import DataError
 from flagtrl.market.data import SENTIMENTS, MarketData, NewsItem, count_sentiments
 from flagtrl.market.sources import investorbench_json
+from flagtrl.program import one_line_errors
 
 # as a run names the source of its data
 SHIPPED_SOURCE = "InvestorBench, prices and sentiment counts shipped with flagtrl"

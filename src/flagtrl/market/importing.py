@@ -21,14 +21,13 @@ from flagtrl.market.columns import (
     columns_of,
     find_optional,
     is_wide,
-    some,
     tier_of,
 )
 from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.days import read_days
 from flagtrl.market.reading import Reading, ReadingSettings
 from flagtrl.market.tables import Table, plain
-from flagtrl.market.values import listed, market_of, read_news_item, shown, symbol_of
+from flagtrl.market.values import listed, market_of, read_news_item, shown, some, symbol_of
 
 _TIME_COLUMNS = ("time",)  # beside a date: the time of day
 

@@ -20,6 +20,7 @@ from flagtrl.market.frequency import (
     weekdays_missing,
 )
 from flagtrl.market.reading import Reading
+from flagtrl.market.values import some
 
 # Shares for one, and one for shares: the ratios of usual splits.
 SPLITS = (1.25, 4 / 3, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
@@ -133,7 +134,7 @@ def _calendar(market: MarketData) -> list[str]:
         return []
     if odd := odd_days(market.dates):
         bars = f"{len(odd)} bars are" if len(odd) > 1 else "a bar is"
-        return [f"{bars} on a weekend, in a market of trading days: {_some(odd)}"]
+        return [f"{bars} on a weekend, in a market of trading days: {some(odd, _SHOWN, '; ')}"]
     missing = weekdays_missing(market.dates)
     if len(market) >= 20 and missing == ("Friday", "Saturday"):
         return [
@@ -168,7 +169,7 @@ def _gaps(market: MarketData) -> list[str]:
     largest = at[np.argsort(-steps[at], kind="stable")]
     told = [f"{market.dates[i]} to {market.dates[i + 1]} ({steps[i]} days)" for i in largest]
     gaps = f"{len(at)} gaps" if len(at) > 1 else "a gap"
-    return [f"{gaps} without bars: {_some(told)}"]
+    return [f"{gaps} without bars: {some(told, _SHOWN, '; ')}"]
 
 
 def _splits(market: MarketData) -> list[str]:
@@ -197,9 +198,4 @@ def _splits(market: MarketData) -> list[str]:
         ]
     if not told:
         return []
-    return [f"prices jump as at a split that they are not adjusted for: {_some(told)}"]
-
-
-def _some(words: list[str]) -> str:
-    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return "; ".join(words[:_SHOWN]) + more
+    return [f"prices jump as at a split that they are not adjusted for: {some(told, _SHOWN, '; ')}"]

@@ -113,22 +113,7 @@ def backtest(commands: Commands) -> None:
         "run's own; data other than those of training are pointed out.",
     )
     saved_run(command, "--adapter", required=True, metavar="DIR_OR_REPO")
-    path(
-        command,
-        "--data",
-        help=(
-            "JSON, CSV or Parquet file, or hub:REPO (default: those of training, where they are "
-            "found unchanged on this machine, or are InvestorBench's)"
-        ),
-    )
-    command.add_argument(
-        "--symbol",
-        help="the asset in --data (default: what the file says of it)",
-    )
-    command.add_argument(
-        "--start", help="first day, YYYY-MM-DD (default: of the saved test window)"
-    )
-    command.add_argument("--end", help="last day (default: of the saved test window)")
+    _what_is_traded(command)
     command.add_argument(
         "--policy_mode",
         "--policy-mode",
@@ -162,6 +147,25 @@ def backtest(commands: Commands) -> None:
         help="where to write (default: runs/backtest-1, or the next number)",
     )
     reading(command)
+
+
+def _what_is_traded(command: argparse.ArgumentParser) -> None:
+    path(
+        command,
+        "--data",
+        help=(
+            "JSON, CSV or Parquet file, or hub:REPO (default: those of training, where they are "
+            "found unchanged on this machine, or are InvestorBench's)"
+        ),
+    )
+    command.add_argument(
+        "--symbol",
+        help="the asset in --data (default: what the file says of it)",
+    )
+    command.add_argument(
+        "--start", help="first day, YYYY-MM-DD (default: of the saved test window)"
+    )
+    command.add_argument("--end", help="last day (default: of the saved test window)")
 
 
 def merge(commands: Commands) -> None:

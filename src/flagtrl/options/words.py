@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import shtab
 
-from flagtrl.errors import EXIT_USAGE
 from flagtrl.market.reading import ReadingSettings
+from flagtrl.program import EXIT_USAGE
 from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS
 
 EXIT_CODES = (

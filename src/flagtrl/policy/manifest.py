@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flagtrl.errors import AdapterError
-from flagtrl.files import sha256_of, sha256_of_bytes
+from flagtrl.files import sha256_of, sha256_of_bytes, sums_of, to_disk
 
 POLICY_MANIFEST = "policy_manifest.json"
 # Of a tokenizer, whichever kind it is.
@@ -36,16 +36,14 @@ def written_beside(directory: Path) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix="incomplete-policy-", dir=directory))
     try:
         yield beside
-        files = {path.relative_to(beside).as_posix(): path for path in _files(beside)}
-        files = {name: path for name, path in files.items() if name not in _NOT_READ}
-        sums = {name: sha256_of(path) for name, path in sorted(files.items())}
+        sums = {name: sum_ for name, sum_ in sums_of(beside).items() if name not in _NOT_READ}
         (beside / POLICY_MANIFEST).write_text(manifest(sums), encoding="utf-8")
-        former = set(manifest_names(directory)) - files.keys()
+        former = set(manifest_names(directory)) - sums.keys()
         for name in former:  # of a tokenizer that was saved with other files
             (directory / name).unlink(missing_ok=True)
-        for name in (*files, POLICY_MANIFEST):
+        for name in (*sums, POLICY_MANIFEST):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            _to_disk(beside / name)
+            to_disk(beside / name)
             os.replace(beside / name, directory / name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -124,12 +122,3 @@ def _read(path: Path) -> dict[str, str]:
     if odd := [name for name in sums if name.startswith("/") or ".." in Path(name).parts]:
         raise AdapterError(f"{path} names {odd[0]!r}, which is not in its directory; restore it")
     return sums
-
-
-def _files(directory: Path) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file()]
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -2,7 +2,7 @@
 within seconds.
 
 Needs neither torch nor transformers. The run itself reads its options by the same `parsed`, into
-records that do (`stages.py`), so that what is refused early is refused in the same words later.
+records that do (`parsing.py`), so that what is refused early is refused in the same words later.
 """
 
 from __future__ import annotations

@@ -83,19 +83,24 @@ def backtest_saved(
     window = market.window(start or test[0], end or test[1])
     _say_what_differs(window, data_facts, trained)
     policy = load_policy(directory, base, accept_base)
-    model = policy.model.to(device_or_gpu(device))
-    model.use_again()  # the engine's products are chosen for the device
+    policy.model.to(device_or_gpu(device)).use_again()  # the engine's products are the device's
     paths = record.options.get("sampled_paths")
     how: dict[str, Any] = {"volatility_periods": periods, "modes": modes, "sampled_paths": paths}
-    report = judge(model, policy.encoder, window, settings, seed=seed, say=say, **how)
-    traded = replace(
+    report = judge(policy.model, policy.encoder, window, settings, seed=seed, say=say, **how)
+    return report, _traded(record, settings, window, data or data_facts.source, periods)
+
+
+def _traded(
+    record: RunRecord, settings: MarketSettings, window: Window, source: str, periods: int
+) -> RunRecord:
+    """The run's record, with what is traded now and how."""
+    return replace(
         record,
         market=asdict(settings),
-        data=DataFacts.of(market, data or data_facts.source),
-        windows={"train": trained, "test": days(window)},
+        data=DataFacts.of(window.market, source),
+        windows={"train": record.windows["train"], "test": days(window)},
         options={**record.options, "volatility_periods": periods},
     )
-    return report, traded
 
 
 def _check_modes(modes: Sequence[str]) -> None:

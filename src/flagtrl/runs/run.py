@@ -8,13 +8,12 @@ from __future__ import annotations
 from flagtrl.hub import Publisher
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
+from flagtrl.runs.parsing import Arguments, checkpoint_to_resume
 from flagtrl.runs.stages import (
-    Arguments,
     Overwriting,
     after_training,
     begin,
     build_policy,
-    checkpoint_to_resume,
     claimed_output_dir,
     close,
     judged,
