@@ -361,7 +361,3 @@ def policy_directory(source: Path, folder: Path) -> Callable[[random.Random, int
 def test_policies(small_model, tmp_path, capsys):
     tiny_trainer(small_model, tmp_path / "whole").save_model()
     check(cases_of("policies", policy_directory(tmp_path / "whole", tmp_path)), capsys)
-
-
-def test_there_are_five_hundred():
-    assert sum(COUNTS.values()) == 500

@@ -13,8 +13,11 @@ import pytest
 
 from flagtrl import signals
 from flagtrl.errors import Interrupted
+from flagtrl.learning.stopping import StopOnSignal
 from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.program import one_line_errors
+from flagtrl.runs.stages import after_training
+from training import AtStep, equal, tiny_trainer, weights
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 STEPS = 60
@@ -86,6 +89,8 @@ def test_a_signal_is_passed_on_to_children_or_raises_without_any():
 CHILD = """
 import subprocess, sys, time
 from flagtrl import signals
+from flagtrl.learning.stopping import StopOnSignal
+from flagtrl.runs.stages import after_training
 if sys.argv[1:] == ["child"]:
     signals.end_with_launcher()
     print("up", flush=True)
@@ -108,6 +113,52 @@ def test_a_child_does_not_outlive_a_parent_that_is_killed(tmp_path):
         (child,) = psutil.Process(parent.pid).children()
         parent.kill()
         child.wait(20)
+
+
+# --------------------------------------------------------------------------------- the safe points
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_training_stops_at_its_rollouts_end_and_goes_on_as_if_undisturbed(
+    small_model, tmp_path, listening, number
+):
+    """The signal comes in the second of four rollouts."""
+    calm = tiny_trainer(small_model, tmp_path / "calm", rollouts=4)
+    calm.train()
+    steps = calm.args.steps_per_rollout
+
+    def kill(_):
+        os.kill(os.getpid(), number)
+
+    hit = AtStep(kill, steps + 1)
+    stopped = tiny_trainer(small_model, tmp_path / "out", rollouts=4, callbacks=[hit])
+    with pytest.raises(Interrupted, match=f"checkpoint-{2 * steps} of .* is whole; go on") as stop:
+        stopped.train()
+    assert stop.value.number == number and stopped.state.global_step == 2 * steps
+    signals.listen()
+    again = tiny_trainer(small_model, tmp_path / "out", rollouts=4)
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{2 * steps}"))
+    assert equal(weights(calm), weights(again))
+
+
+def test_a_signal_in_the_last_rollout_ends_the_run_once_its_policy_is_saved(
+    small_model, tmp_path, listening
+):
+    hit = AtStep(lambda _: os.kill(os.getpid(), signal.SIGTERM), 1)
+    trainer = tiny_trainer(small_model, tmp_path / "out", rollouts=1, callbacks=[hit])
+    trainer.train()
+    with pytest.raises(Interrupted, match=r"the policy is in .*out; measure it with flagtrl back"):
+        after_training(trainer)
+    assert (tmp_path / "out" / ADAPTER_FILE).is_file()
+
+
+def test_the_signal_of_any_process_is_that_of_all(small_model, tmp_path, listening):
+    """Rank 0 got none, and another one Ctrl-C: rank 0 too ends with 130."""
+    callback = StopOnSignal(1, lambda here: max(here, signal.SIGINT))
+    trainer = tiny_trainer(small_model, tmp_path, rollouts=2, callbacks=[callback])
+    with pytest.raises(Interrupted) as stop:
+        trainer.train()
+    assert stop.value.number == signal.SIGINT
 
 
 # ------------------------------------------------------------------------------------- whole runs
