@@ -459,7 +459,7 @@ def architectures() -> Texts:
 
     def told(answer: str) -> str:
         kind, _, why = answer.partition(": ")
-        return f"{kind}: {why[:110].replace('|', '/')}" if why else kind
+        return f"{kind}: {textwrap.shorten(why, 110, placeholder=' ...')}" if why else kind
 
     body = [(f"`{r['architecture']}`", told(r["full_top"]), told(r["lora"])) for r in rows]
     return {

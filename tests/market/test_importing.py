@@ -329,3 +329,17 @@ def test_a_year_that_does_not_fit_the_dates_is_said():
     jumpy = np.where(np.arange(60) < 30, 999.0, 1.024)
     found = Summary.of(MarketData("A", dates, jumpy, ((),) * 60))
     assert "are they all in one unit" in " ".join(found.warnings)
+
+
+def test_a_split_and_another_jump_are_both_said():
+    days = np.array([np.datetime64(day) for day in DAYS])
+    prices = np.select([np.arange(BARS) < 9, np.arange(BARS) < 20], [400.0, 100.0], 0.7)
+    found = " ".join(Summary.of(MarketData("A", days, prices, ((),) * BARS)).warnings)
+    assert f"{DAYS[9]} (400 to 100, as a 4 for 1 split)" in found
+    assert f"as from 100 to 0.7 on {DAYS[20]}: are they all in one unit?" in found
+
+
+def test_thousands_that_nothing_proves_are_to_be_checked(tmp_path):
+    path = Export("", lines("date,close", '{d},"1,{n:03}"')).write(tmp_path, "a.csv")
+    found = summary(path)
+    assert found.last_price == 1039 and "part thousands, as far as can be told" in found.warnings[0]

@@ -21,6 +21,11 @@ _GROUPED = {
 
 _PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
+_TWO_WAYS = (
+    "may be thousands or a decimal, and no price tells which; write prices with a decimal point "
+    "and without separators"
+)
+
 WORDS = {
     **{label: label for label in SENTIMENTS},
     **{"bullish": "positive", "somewhat-bullish": "positive", "somewhat bullish": "positive"},
@@ -32,38 +37,37 @@ NEUTRAL_SCORE = 0.05  # VADER's bound for its compound score
 
 def read_prices(
     cells: Sequence[Any], rows: Sequence[str], delimiter: str
-) -> tuple[list[float], tuple[str, ...]]:
-    """The prices of a column, NaN where a cell is empty, and what a user should know of how they
-    were read.
+) -> tuple[list[float], tuple[str, ...], tuple[str, ...]]:
+    """The prices of a column, NaN where a cell is empty.
 
     Currency signs are dropped. Which of comma and point is decimal is told by all cells together.
 
     Args:
         cells: texts, or what Parquet holds.
         rows: names file and day of each cell in messages.
-        delimiter: of the file; where it is a semicolon, commas are decimal.
+        delimiter: of the file; where nothing else tells, commas part thousands in a file of commas.
+
+    Returns:
+        Prices, what a user should know of how they were read, and what should be checked.
 
     Raises:
         DataError: a cell that is no number, or a column that could be read in two ways.
     """
     texts = [_money(cell) for cell in cells]
-    _check_one_currency(cells, texts, rows)
-    decimal = _decimal(texts, rows, delimiter)
+    _check_one_currency(cells, rows)
+    decimal, sure = _decimal(texts, rows, delimiter)
     thousands = "." if decimal == "," else ","
-    words: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     if any("," in text for text in texts):
-        words = (
-            ("commas in prices are decimal",)
-            if decimal == ","
-            else ("commas in prices part thousands",)
-        )
-    return [
+        told = (f"commas in prices {'are decimal' if decimal == ',' else 'part thousands'}",)
+    prices = [
         _number(cell, text, row, decimal, thousands)
         for cell, text, row in zip(cells, texts, rows, strict=True)
-    ], words
+    ]
+    return (prices, told, ()) if sure else (prices, (), (f"{told[0]}, as far as can be told",))
 
 
-def _check_one_currency(cells: Sequence[Any], texts: Sequence[str], rows: Sequence[str]) -> None:
+def _check_one_currency(cells: Sequence[Any], rows: Sequence[str]) -> None:
     signs: dict[str, str] = {}
     for cell, row in zip(cells, rows, strict=True):
         if isinstance(cell, str):
@@ -83,30 +87,25 @@ def _money(cell: Any) -> str:
     return re.sub(r"(?<=\d)['\u2019\s\u00a0\u202f](?=\d{3})", "", text).strip()
 
 
-def _decimal(texts: Sequence[str], rows: Sequence[str], delimiter: str) -> str:
-    """The mark before the decimals."""
+def _decimal(texts: Sequence[str], rows: Sequence[str], delimiter: str) -> tuple[str, bool]:
+    """The mark before the decimals, and whether some price shows it."""
     with_comma = [(text, row) for text, row in zip(texts, rows, strict=True) if "," in text]
     if not with_comma:
         _check_points(texts, rows, delimiter)
-        return "."
+        return ".", True
     for text, _ in with_comma:
         if "." in text:
-            return "," if text.rindex(",") > text.rindex(".") else "."
+            return ("," if text.rindex(",") > text.rindex(".") else "."), True
     if not all(_GROUPED[","].match(text) for text, _ in with_comma):
-        return ","
+        return ",", True
     if any("." in text and not _GROUPED["."].match(text) for text in texts):
-        return "."
-    # a comma-separated file that quotes them is a program's that writes thousands so
-    if delimiter != "," and not any(text.count(",") > 1 for text, _ in with_comma):
+        return ".", True
+    if any(text.count(",") > 1 for text, _ in with_comma):
+        return ".", True
+    if delimiter != ",":
         text, row = with_comma[0]
         raise DataError(f"{row}: the price {text!r} {_TWO_WAYS}")
-    return "."
-
-
-_TWO_WAYS = (
-    "may be thousands or a decimal, and no price tells which; write prices with a decimal point "
-    "and without separators"
-)
+    return ".", False  # a file of commas that quotes them is a program's that writes thousands so
 
 
 def _check_points(texts: Sequence[str], rows: Sequence[str], delimiter: str) -> None:

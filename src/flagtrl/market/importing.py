@@ -64,7 +64,7 @@ def market_from_table(
     cells = [table.frame.iloc[:, i].tolist() for i in range(len(names))]
     found = read_days(cells[at.date], f"{where}: {names[at.date]}", reading)
     rows = [f"{where}: {day}" for day in found.days]
-    prices, price_words = read_prices(cells[at.price], rows, table.delimiter)
+    prices, price_words, price_warnings = read_prices(cells[at.price], rows, table.delimiter)
     news, label_words, label_warnings = _news(cells, at, rows)
     times = _times(found.times, cells, names, at)
     lines = [_Row(*row) for row in zip(found.days, times, prices, news, strict=True)]
@@ -80,7 +80,10 @@ def market_from_table(
         at.named(names),
         tuple(name for name in names if name not in used),
         (*table.words, *found.words, *price_words, *label_words),
-        (*order_warnings, *found.warnings, *label_warnings, *_unread_texts(cells, names, at, used)),
+        (
+            *(*order_warnings, *found.warnings, *price_warnings, *label_warnings),
+            *_unread_texts(cells, names, at, used),
+        ),
     )
     return market_of(
         where,

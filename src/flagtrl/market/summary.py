@@ -173,7 +173,7 @@ def _gaps(market: MarketData) -> list[str]:
 
 
 def _splits(market: MarketData) -> list[str]:
-    """Steps by the ratio of a usual split; a gap's are none."""
+    """Steps by the ratio of a usual split, and others as large; those over a gap are neither."""
     returns = np.diff(np.log(market.prices))
     logs = np.log(np.array([*SPLITS, *(1 / ratio for ratio in SPLITS)]))
     nearest = np.abs(returns[:, None] + logs[None, :])  # (T - 1, ratios)
@@ -189,13 +189,15 @@ def _splits(market: MarketData) -> list[str]:
         told.append(f"{market.dates[i + 1]} ({before:g} to {after:g}, as a {words} split)")
     jumps = np.flatnonzero((np.abs(returns) > np.log(LARGEST_STEP)) & usual)
     others = [i for i in jumps if i not in at]
+    warnings = []
+    if told:
+        splits = some(told, _SHOWN, "; ")
+        warnings.append(f"prices jump as at a split that they are not adjusted for: {splits}")
     if others:
         i = others[0]
-        return [
+        warnings.append(
             f"{len(others)} prices jump by more than {LARGEST_STEP} times, as from "
             f"{market.prices[i]:g} to {market.prices[i + 1]:g} on {market.dates[i + 1]}: are they "
             "all in one unit?"
-        ]
-    if not told:
-        return []
-    return [f"prices jump as at a split that they are not adjusted for: {some(told, _SHOWN, '; ')}"]
+        )
+    return warnings

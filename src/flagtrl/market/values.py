@@ -17,7 +17,7 @@ from flagtrl.market.frequency import frequency_of
 from flagtrl.market.reading import Reading
 
 _LABEL = re.compile(r"\(\s*sentiment\s*:\s*([^()]*?)\s*\)\s*$", re.IGNORECASE)
-MOST_SHOWN = 60  # characters of a value or a name in a message
+MOST_SHOWN, MOST_NAME = 60, 90  # characters of a value, and of a name, in a message
 _SURROGATE = re.compile("[\\ud800-\\udfff]")
 _ISO_DAY = re.compile(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?=$|[ T])")
 
@@ -82,7 +82,7 @@ def listed(names: Iterable[object]) -> str:
 
 def some(names: Sequence[str], most: int = 12, between: str = ", ") -> str:
     """Names for a message, so many at most, each cut where it is long."""
-    told = [name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..." for name in names[:most]]
+    told = [name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}..." for name in names[:most]]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(told) + more
 
