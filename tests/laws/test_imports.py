@@ -29,6 +29,7 @@ EVERYWHERE = ("flagtrl", "flagtrl.errors")
 LATE_IMPORTS = {
     "flagtrl.market.sources": {"datasets"},
     "flagtrl.market.tables": {"pandas", "pyarrow.parquet"},
+    "flagtrl.evidence.statistics": {"arch.bootstrap"},  # seconds long
     "flagtrl.learning.inherited": {"transformers"},  # where its source cannot be read
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
     "flagtrl.policy.dequantised": {"gguf"},  # an extra
@@ -134,8 +135,11 @@ def test_market_and_evidence_need_no_torch_and_leave_a_notebooks_backend(tmp_pat
     assert len(names) >= 20
     program = f"""
 import sys
-for name in {HEAVY!r}:
-    sys.modules[name] = None  # importing it raises ModuleNotFoundError
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
 import matplotlib
 matplotlib.use("svg")
 import importlib

@@ -47,7 +47,7 @@ def paper(values: np.ndarray, volatility_periods: int = 252) -> Metrics:
     cr = 100 * float(r.sum())
     std = _std(r)
     av = 100 * std * float(np.sqrt(volatility_periods))
-    sr = cr * (252 / len(values)) / av if _varies(r, std) else float("nan")
+    sr = cr * (252 / len(values)) / av if varies(r) else float("nan")
     compounded = np.cumprod(np.concatenate([[1.0], 1 + r]))
     mdd = max_drawdown_pct(compounded) if (r > -1).all() else float("nan")
     return Metrics(CR=cr, SR=sr, AV=av, MDD=mdd)
@@ -63,7 +63,7 @@ def standard(values: np.ndarray, periods_per_year: int = 252) -> Metrics:
     values = _checked(values)
     returns = values[1:] / values[:-1] - 1
     std = _std(returns)
-    per_bar = float(returns.mean()) / std if _varies(returns, std) else float("nan")
+    per_bar = float(returns.mean()) / std if varies(returns) else float("nan")
     sr = per_bar * float(np.sqrt(periods_per_year))
     return Metrics(
         CR=100 * float(values[-1] / values[0] - 1),
@@ -83,9 +83,11 @@ def _std(returns: np.ndarray) -> float:
     return float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
 
 
-def _varies(returns: np.ndarray, std: float) -> bool:
-    """Whether returns differ by more than rounding."""
-    return std > max(ROUNDING * float(np.abs(returns).max()), 8 * np.finfo(np.float64).eps)
+def varies(returns: np.ndarray) -> bool:
+    """Whether (n,) returns differ by more than rounding."""
+    return _std(returns) > max(
+        ROUNDING * float(np.abs(returns).max()), 8 * np.finfo(np.float64).eps
+    )
 
 
 def _checked(values: np.ndarray) -> np.ndarray:
