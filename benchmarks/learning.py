@@ -15,8 +15,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -175,16 +176,22 @@ class Looking(TrainerCallback):
         if not within and rollout in self.due:
             self.curve.look(rollout * args.rollout_samples, self._ask)
 
-    @torch.no_grad()
     def _ask(self) -> np.ndarray:
         self.prompts = self.prompts or list(map(self.trainer.encoder.encode, self.curve.seen))
-        model, each, legal = self.trainer.model, 256, self.curve.legal
-        model.eval()
-        parts = [
-            model(**model.inputs(self.prompts[i : i + each], legal[i : i + each], "cpu")).logprobs
-            for i in range(0, len(self.prompts), each)
-        ]
-        return torch.cat(parts).double().numpy()
+        return answered(self.trainer.model, self.prompts, self.curve.legal)
+
+
+@torch.no_grad()
+def answered(
+    model: ActorCritic, prompts: Sequence[EncodedPrompt], legal: np.ndarray, each: int = 256
+) -> np.ndarray:
+    """(N, A) log-probabilities of prompts with legal actions (N, A), so many a forward."""
+    model.eval()
+    parts = [
+        model(**model.inputs(prompts[i : i + each], legal[i : i + each], "cpu")).logprobs
+        for i in range(0, len(prompts), each)
+    ]
+    return torch.cat(parts).double().numpy()
 
 
 def run(
@@ -201,56 +208,76 @@ def run(
         return recorded(market, preset, "gae", seed, task, curve)
     begins, overrides = PRESETS[preset]
     settings = {**preset_settings(begins), "reward": "log_return", **overrides}
-    settings |= {"total_timesteps": options.steps, "seed": seed, "logging_steps": None}
-    settings |= {"trainable_layers": LAYERS}
+    settings |= {"total_timesteps": options.steps, "seed": seed}
     if estimator is not None:
         settings["advantage"] = estimator
     if options.model == "tiny":
         settings |= TINY
-    trading = MarketSettings(
-        **{
-            **{f.name: getattr(task.settings, f.name) for f in fields(MarketSettings)},
-            "reward": settings["reward"],
-            "episode_start": "random",
-        }
-    )
-    own = {f.name for f in fields(PolicySettings)}
-    # a pretrained model's states of a market are kept for the next run
-    engine = EngineSettings(trunk_disk_mb=0 if options.model == "tiny" else 2048)
-    policy = PolicySettings(**{name: value for name, value in settings.items() if name in own})
-    training = {f.name for f in fields(PPOConfig)}
-    environment = Together if settings["advantage"] == "leave_one_out" else TradingEnv
-    set_seed(seed)
-    with TemporaryDirectory() as out, one_thread():
-        config = PPOConfig(
-            **{name: value for name, value in settings.items() if name in training},
-            output_dir=out,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-            train_dtype="float32",
-        )
+    with learner(task, settings, model=options.model) as trainer:
         curve = Curve(task)
-        model, encoder = built(options.model, task, policy)
-        trainer = PPOTrainer(
-            model,
-            config,
-            lambda: environment(task.train, trading, config.max_episode_steps),
-            encoder,
-            engine=engine,
-        )
         before = time.process_time()
-        read_ahead(model, encoder, task.train, trading, lambda line: None, "training")
+        env = trainer._make_env()
+        actor, encoder, say = trainer.model, trainer.encoder, trainer.say  # nobody is told
+        read_ahead(actor, encoder, task.train, env.settings, say, "training")
         read = time.process_time() - before
         trainer.add_callback(Looking(trainer, curve))
         trainer.train()
-    record = recorded(market, preset, config.advantage, seed, task, curve)
+    record = recorded(market, preset, trainer.args.advantage, seed, task, curve)
     # of cpu_seconds, what the frozen layers took: once, and kept on disk where that pays
     return {**record, "trunk_cpu_seconds": round(read, 1)}
 
 
-def built(model: str, task: Task, policy: PolicySettings) -> tuple[ActorCritic, PromptEncoder]:
+@contextmanager
+def learner(
+    task: Task,
+    settings: Mapping[str, Any],
+    *,
+    model: str = "tiny",
+    kind: type[PPOTrainer] = PPOTrainer,
+    actor: type[ActorCritic] = ActorCritic,
+) -> Iterator[PPOTrainer]:
+    """A trainer, on one thread and in a directory that is gone afterwards.
+
+    Args:
+        task: what it trains on, and how that is traded.
+        settings: a preset's, and what differs; names as on the command line.
+        model: as of `built`.
+        kind: of trainer.
+        actor: of policy.
+    """
+    own = {"logging_strategy": "no", **settings, "trainable_layers": LAYERS}
+    policy = PolicySettings(**_those_of(PolicySettings, own))
+    trading = replace(task.settings, reward=own["reward"], episode_start="random")
+    environment = Together if own["advantage"] == "leave_one_out" else TradingEnv
+    set_seed(own["seed"])
+    with TemporaryDirectory() as out, one_thread():
+        config = PPOConfig(
+            **_those_of(PPOConfig, own),
+            output_dir=out,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            train_dtype="float32",
+        )
+        actor_critic, encoder = built(model, task, policy, actor)
+        yield kind(
+            actor_critic,
+            config,
+            lambda: environment(task.train, trading, config.max_episode_steps),
+            encoder,
+            # a pretrained model's states of a market are kept for the next run
+            engine=EngineSettings(trunk_disk_mb=0 if model == "tiny" else 2048),
+        )
+
+
+def _those_of(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def built(
+    model: str, task: Task, policy: PolicySettings, actor: type[ActorCritic] = ActorCritic
+) -> tuple[ActorCritic, PromptEncoder]:
     """The language model as an actor-critic: `tiny` is a random Llama, else what
     --model_name_or_path takes.
     """
@@ -261,7 +288,7 @@ def built(model: str, task: Task, policy: PolicySettings) -> tuple[ActorCritic, 
         language_model, tokenizer = load_base(find_pretrained(model), settings=policy)
     encoder = PromptEncoder(tokenizer, PROMPT, context_length(language_model))
     adapted = attach_adapter(language_model, policy)
-    return ActorCritic(adapted, encoder.action_paths, policy), encoder
+    return actor(adapted, encoder.action_paths, policy), encoder
 
 
 def recorded(

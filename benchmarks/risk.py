@@ -14,23 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from risk_table import summary
-from transformers import set_seed
 
 import learning
-from flagtrl.cpu import cpu_tuning, one_thread
-from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.cpu import cpu_tuning
 from flagtrl.market.data import MarketData, NewsItem
-from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.env import MarketSettings
 from flagtrl.market.suite import LOOKBACK, halves, known_market, walked
 from flagtrl.market.transitions import FLAT, POSITIONS, seen_at, transitions
-from flagtrl.policy.settings import EngineSettings, PolicySettings
 
 TRAIN_BARS, TEST_BARS, STEPS = 2000, 600, 6000
 CALM, STORM = 0.005, 0.03  # deviations of daily log returns
@@ -75,46 +69,23 @@ def run(case: str, seed: int) -> dict[str, Any]:
     train, test = halves(market, TRAIN_BARS)
     settings = MarketSettings(reward="log_return", lookback=LOOKBACK)
     task = learning.Task(train, test, settings, None, 0.0)
-    preset = {**learning.preset_settings("flagtrl"), **learning.TINY, **risk}
-    days = learning.DAYS
-    preset |= {"trainable_layers": learning.LAYERS, "num_steps": days, "minibatch_size": days}
-    own, training = PolicySettings.__dataclass_fields__, PPOConfig.__dataclass_fields__
-    policy = PolicySettings(**{key: value for key, value in preset.items() if key in own})
-    chosen = {key: value for key, value in preset.items() if key in training}
-    chosen |= {"total_timesteps": STEPS, "seed": seed, "logging_steps": 50}
-    set_seed(seed)
-    with TemporaryDirectory() as out, one_thread():
-        config = PPOConfig(
-            **{**chosen, "output_dir": out, "save_strategy": "no", "disable_tqdm": True},
-            train_dtype="float32",
-        )
-        model, encoder = learning.built("tiny", task, policy)
-        trainer = PPOTrainer(
-            model,
-            config,
-            lambda: TradingEnv(train, settings),
-            encoder,
-            engine=EngineSettings(trunk_disk_mb=0),
-        )
+    own = {**learning.preset_settings("flagtrl"), **learning.PRESETS["flagtrl"][1], **learning.TINY}
+    own |= {"reward": "log_return", "logging_strategy": "steps", "logging_steps": 50, **risk}
+    with learning.learner(task, {**own, "total_timesteps": STEPS, "seed": seed}) as trainer:
         trainer.train()
-        decide = likeliest(model, encoder, task)
+        decide = likeliest(trainer.model, trainer.encoder, task)
     logged = [entry for entry in trainer.state.log_history if "risk_multiplier" in entry]
     price = logged[-1]["risk_multiplier"] if logged else None
     return {"case": case, "seed": seed, "multiplier": price, **measured(decide, task)}
 
 
-@torch.no_grad()
 def likeliest(model: Any, encoder: Any, task: learning.Task) -> np.ndarray:
     """(T, H) the likeliest action on every unseen day, in both positions."""
     days = range(len(task.test) - 1)
     seen = [seen_at(task.test, task.settings, day, h) for day in days for h in POSITIONS]
     prompts, legal = list(map(encoder.encode, seen)), np.stack([each.legal for each in seen])
-    model.eval()
-    parts = [
-        model(**model.inputs(prompts[i : i + 256], legal[i : i + 256], "cpu")).logprobs
-        for i in range(0, len(seen), 256)
-    ]
-    return torch.cat(parts).view(len(days), len(POSITIONS), -1).argmax(-1).numpy()
+    logprobs = learning.answered(model, prompts, legal)
+    return logprobs.reshape(len(days), len(POSITIONS), -1).argmax(-1)
 
 
 def measured(decide: np.ndarray, task: learning.Task) -> dict[str, float | None]:

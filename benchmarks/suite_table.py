@@ -77,6 +77,31 @@ def no_signal(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def beside_peers(records: Sequence[Record], model: str = "tiny") -> str:
+    """A row for each preset: its mean share on each market, the mean over the markets that all of
+    them have, and median processor seconds of a run there.
+    """
+    groups = {
+        key[1:4]: [row for row in rows if row["share"] is not None]
+        for key, rows in grouped(records).items()
+        if key[0] == model
+    }
+    groups = {key: rows for key, rows in groups.items() if rows}
+    markets = list(dict.fromkeys(market for market, *_ in groups))
+    presets = list(dict.fromkeys((preset, estimator) for _, preset, estimator in groups))
+    common = [m for m in markets if all((m, *preset) in groups for preset in presets)]
+    head = ["preset", "estimator", *markets, f"mean of {len(common)}", "CPU s"]
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
+    for preset in presets:
+        rows = {market: groups.get((market, *preset), []) for market in markets}
+        means = {m: np.mean([row["share"] for row in found]) for m, found in rows.items() if found}
+        spent = _median((row["cpu_seconds"] for m in common for row in rows[m]), 0)
+        cells = [f"{means[market]:.2f}" if market in means else "-" for market in markets]
+        whole = f"{np.mean([means[market] for market in common]):.2f}" if common else "-"
+        lines.append(f"| {' | '.join([*preset, *cells, whole, spent])} |")
+    return "\n".join(lines)
+
+
 def draw(records: Sequence[Record], path: Path, model: str = "tiny") -> None:
     """The median share over environment steps, a panel for each market that has a best rule, a line
     for each preset.

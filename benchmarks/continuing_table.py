@@ -1,0 +1,23 @@
+"""The table of what going on with new days keeps and learns; without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from suite_table import interval
+
+
+def summary(records: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each change of the market and what was done: mean shares over seeds, and half the
+    width of their 95% interval.
+    """
+    lines = [
+        "| what changed | policy | seeds | share on new days | share on old days |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for change, arm in dict.fromkeys((each["change"], each["arm"]) for each in records):
+        rows = [each for each in records if (each["change"], each["arm"]) == (change, arm)]
+        cells = [interval([row[f"{kind}_share"] for row in rows]) for kind in ("new", "old")]
+        lines.append(f"| {change} | {arm} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
