@@ -71,7 +71,7 @@ def minibatches(samples: int, rollout: int, config: PPOConfig):
 
 def those(record, rows: np.ndarray):
     """The rows of a record of tensors (N, ...)."""
-    return type(record)(*(part[rows] for part in record))
+    return type(record)(*(part[rows] for part in record if part is not None))
 
 
 def train(model, encoder: PromptEncoder, make_env, config: PPOConfig, say=print) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = [
-    *("--preset", "paper", "--sampled_paths", "2"),
+    *("--preset", "paper", "--sampled_paths", "2", "--perturbed_draws", "3"),
     *("--total_timesteps", "16", "--num_steps", "8", "--gradient_accumulation_steps", "2"),
     *("--prompt_style", "markov", "--news_token_budget", "8", "--lookback", "3"),
     *("--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"),

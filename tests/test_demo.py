@@ -102,6 +102,7 @@ SHORT = {
     "minibatch_size": 16,
     "total_timesteps": 32,
     "sampled_paths": 5,
+    "perturbed_draws": 5,
 }
 
 
@@ -128,6 +129,9 @@ def test_the_main_job_on_the_real_model_in_short(tmp_path, capsys):
         "random_mean",
         "random_p5",
         "random_p95",
+        "perturbed_mean",
+        "perturbed_p5",
+        "perturbed_p95",
     }
     assert set(results["test"]) == set(results["train"]) == agent | controls
     assert (

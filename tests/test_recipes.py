@@ -51,6 +51,9 @@ ROWS = {
     "random_mean",
     "random_p5",
     "random_p95",
+    "perturbed_mean",
+    "perturbed_p5",
+    "perturbed_p95",
 }
 
 

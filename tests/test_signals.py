@@ -170,7 +170,16 @@ def begin(small_model, data, out, processes, *more):
     words += ["--data", data, "--output_dir", out, "--num_processes", processes, *more]
     words += ["--use_cpu", "true", "--prompt_style", "markov", "--num_envs", 2]
     words += ["--num_steps", 10, "--total_timesteps", 20 * STEPS, "--trainable_layers", 1]
-    words += ["--minibatch_size", 10, "--sampled_paths", 2, "--save_strategy", "no"]
+    words += [
+        "--minibatch_size",
+        10,
+        "--sampled_paths",
+        2,
+        "--perturbed_draws",
+        2,
+        "--save_strategy",
+        "no",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
         [str(word) for word in words],

@@ -42,7 +42,10 @@ _FREE_PREFIXES = """
 """
 _IN_FORCE = ("device", "processes", "dtype")
 # Of a run's options, what its results depend on and nothing else of its record tells.
-_OF_RESULTS = ("volatility_periods", "sampled_paths", "valid_start", "valid_end")
+_OF_RESULTS = (
+    *("volatility_periods", "sampled_paths", "perturbed_draws"),
+    *("valid_start", "valid_end"),
+)
 
 
 @dataclass(frozen=True)

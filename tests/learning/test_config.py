@@ -76,6 +76,7 @@ OUT_OF_BOUNDS = {
     "ent_coef": [(-0.1, "at least 0"), (float("nan"), "finite")],
     "vf_coef": [(-0.1, "at least 0")],
     "kl_coef": [(-0.1, "at least 0")],
+    "language_kl_coef": [(-0.1, "at least 0")],
     "max_grad_norm": [(-0.1, "at least 0")],
     "clip_coef": [(0.0, "between 0 and 1"), (1.0, "between 0 and 1")],
     "early_stopping_patience": [(0, "at least 1"), (1, "it needs eval_strategy steps")],

@@ -181,6 +181,8 @@ def evaluate(
     others: Mapping[str, Policy] | None = None,
     rules: Mapping[str, Policy] | None = None,
     sampled_paths: int = 1,
+    kin: Policy | None = None,
+    draws: int = 0,
     say: Say = lambda line: None,
 ) -> Report:
     """Backtest `policy`, greedy and sampled, beside others, buy and hold, flat and random policies.
@@ -198,22 +200,15 @@ def evaluate(
         rules: more baselines by row name.
         sampled_paths: of the sampled row, which is their mean, beside their 5% and 95% where there
             are several.
+        kin: random policies of the agent's kind, one for each of `draws` accounts that trade the
+            window in step; None: no such rows.
+        draws: how many.
         say: is told how far it is, a line at a time.
     """
     if sampled_paths < 1:
         raise ConfigError(f"sampled_paths is {sampled_paths}; it must be at least 1")
     settings = replace(settings, episode_start="fixed")
-    runs: dict[str, Backtest] = {}
-    sampled: list[Backtest] = []
-    for mode in modes:
-        tell = Countdown(say, f"trading, {mode}")
-        if mode == "greedy":
-            runs["agent_greedy"] = backtest(policy, window, settings, seed=seed, tell=tell)
-        else:
-            sampled = backtests(
-                policy, window, settings, SAMPLING_TEMPERATURE, seed, sampled_paths, tell
-            )
-            runs["agent_sampled"] = sampled[0]
+    runs, sampled = _passes(policy, window, settings, seed, modes, sampled_paths, say)
     for row, other in (others or {}).items():
         tell = Countdown(say, f"trading, {row}")
         runs[row] = backtest(other, window, settings, seed=seed, tell=tell)
@@ -229,8 +224,35 @@ def evaluate(
     rows = _rows(curves, paths, conventions) | _path_rows(
         "random_mean", "random", random, conventions
     )
+    if kin is not None:
+        drawn = np.stack([run.values for run in backtests(kin, window, settings, paths=draws)])
+        rows |= _path_rows("perturbed_mean", "perturbed", drawn, conventions)
     curves |= {row: many.mean(0) for row, many in paths.items()}
     return Report(window, runs, curves, random, rows)
+
+
+def _passes(
+    policy: Policy,
+    window: Window,
+    settings: MarketSettings,
+    seed: int,
+    modes: Sequence[str],
+    sampled_paths: int,
+    say: Say,
+) -> tuple[dict[str, Backtest], list[Backtest]]:
+    """The agent's passes by row name, and all of the sampled ones."""
+    runs: dict[str, Backtest] = {}
+    sampled: list[Backtest] = []
+    for mode in modes:
+        tell = Countdown(say, f"trading, {mode}")
+        if mode == "greedy":
+            runs["agent_greedy"] = backtest(policy, window, settings, seed=seed, tell=tell)
+        else:
+            sampled = backtests(
+                policy, window, settings, SAMPLING_TEMPERATURE, seed, sampled_paths, tell
+            )
+            runs["agent_sampled"] = sampled[0]
+    return runs, sampled
 
 
 def _rows(

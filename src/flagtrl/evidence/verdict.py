@@ -77,6 +77,12 @@ def verdict(
             f"{high:.1f}%"
             + (": chance alone can explain it." if within else ", in which 90% of them lie.")
         )
+    if "perturbed_p5" in rows:
+        low, high = (rows[f"perturbed_p{share}"]["standard"].CR for share in (5, 95))
+        said.append(
+            "Of models of its kind whose weights are moved at random instead of trained, 90% made "
+            f"{low:.1f} to {high:.1f}%."
+        )
     if "untrained_calibrated" in rows:
         base = rows["untrained_calibrated"]["standard"].CR
         said.append(
@@ -90,18 +96,17 @@ def verdict(
     )
     if train_rows and "untrained_calibrated" in train_rows:
         made = {row: by["standard"].CR for row, by in train_rows.items()}
-        said.append(
-            _in_sample(made["agent_greedy"], made["untrained_calibrated"], made["random_p95"])
-        )
+        chance = max(made["random_p95"], made.get("perturbed_p95", -math.inf))
+        said.append(_in_sample(made["agent_greedy"], made["untrained_calibrated"], chance))
     return said
 
 
-def _in_sample(ours: float, untrained: float, random_p95: float) -> str:
+def _in_sample(ours: float, untrained: float, chance: float) -> str:
     made = (
         f"In sample it made {ours:.1f}%, untrained {untrained:.1f}%, and 95% of random policies at "
-        f"most {random_p95:.1f}%"
+        f"most {chance:.1f}%"
     )
-    if ours > max(random_p95, untrained):
+    if ours > max(chance, untrained):
         return f"{made}: it learnt its training window, which is no evidence of skill."
     if ours > untrained:
         return f"{made}: more than before training, and no more than chance."

@@ -26,6 +26,7 @@ class Asking:
         wrapped: gives it as the Trainer calls it, so that the hooks of DDP, FSDP and ZeRO fire.
         accelerator: its device, and its autocast for the frozen layers.
         sharded: all processes must run as many forwards.
+        language: forwards that learn also say how far the language model is from its base.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Asking:
         wrapped: Callable[[], nn.Module],
         accelerator: Accelerator,
         sharded: bool,
+        language: bool = False,
     ):
         self.policy, self.wrapped = policy, wrapped
-        self.accelerator, self.sharded = accelerator, sharded
+        self.accelerator, self.sharded, self.language = accelerator, sharded, language
         self.device = accelerator.device
         self._begun: ActorCriticOutput | None = None
 
@@ -73,7 +75,8 @@ class Asking:
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
             parts.append(self.act([prompts[row] for row in some], legal[some]))
-        return ActorCriticOutput(*(torch.cat(each)[place] for each in zip(*parts, strict=True)))
+        logprobs, values, _ = zip(*parts, strict=True)
+        return ActorCriticOutput(torch.cat(logprobs)[place], torch.cat(values)[place])
 
     def act_to_learn(
         self, prompts: Sequence[EncodedPrompt], legal: np.ndarray
@@ -84,7 +87,7 @@ class Asking:
         with self.accelerator.autocast():
             self.policy().keep(prompts, self.device)
         module = self.wrapped().train()
-        self._begun = module(**self.inputs(prompts, legal))
+        self._begun = module(**self.inputs(prompts, legal), language=self.language)
         module.eval()
         parts = (self._begun.logprobs, self._begun.values)
         return ActorCriticOutput(*(part.detach().float().cpu() for part in parts))
@@ -107,8 +110,8 @@ class Asking:
         begun, self._begun = self._begun, None
         if begun is not None:
             rows = rows.to(self.device)
-            return ActorCriticOutput(begun.logprobs[rows], begun.values[rows])
-        return module(**self.inputs(prompts, legal))
+            return ActorCriticOutput(*(part[rows] for part in begun if part is not None))
+        return module(**self.inputs(prompts, legal), language=self.language)
 
     @torch.no_grad()
     def reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ def ppo_loss(
     targets: Targets,
     config: PPOConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L = policy loss + c1 value loss - c2 H + c3 KL(pi || pi_ref), one loss for every estimator.
+    """L = policy loss + c1 value loss - c2 H + c3 KL(pi || pi_ref) + c4 KL(LM || base).
+
+    One loss for every estimator.
 
     Args:
         output: policy and values of N samples now.
@@ -71,6 +73,9 @@ def ppo_loss(
     )
     if config.kl_coef:
         per_sample = per_sample + config.kl_coef * terms["kl"]
+    if output.language_kl is not None:
+        terms["language_kl"] = visited * output.language_kl
+        per_sample = per_sample + config.language_kl_coef * terms["language_kl"]
     with torch.no_grad():
         terms |= {
             "ratio": visited * _mean(ratio, targets.weights),

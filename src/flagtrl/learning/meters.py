@@ -24,6 +24,7 @@ LOGGED = (
     "value_loss",
     "entropy",
     "kl",
+    "language_kl",
     "kl_old",
     "kl_first_update",
     "ratio",

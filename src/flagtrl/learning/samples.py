@@ -48,7 +48,8 @@ class Samples:
     def chosen(self, rows: Tensor, device: torch.device) -> Samples:
         """Those of `rows` (n,), what a loss needs of them on a device."""
         old, targets = (
-            [part[rows].to(device) for part in parts] for parts in (self.old, self.targets)
+            [part[rows].to(device) for part in parts if part is not None]
+            for parts in (self.old, self.targets)
         )
         prompts = [self.prompts[row] for row in rows.tolist()]
         reference = None if self.reference is None else self.reference[rows].to(device)

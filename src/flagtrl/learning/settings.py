@@ -26,7 +26,8 @@ BOUNDS: Mapping[str, Bound] = {
     **dict.fromkeys(("total_timesteps", "num_envs", "num_steps", "max_episode_steps"), COUNT),
     **dict.fromkeys(("update_epochs", "minibatch_size"), COUNT),
     **dict.fromkeys(("gamma", "gae_lambda"), SHARE),
-    **dict.fromkeys(("ent_coef", "vf_coef", "kl_coef", "max_grad_norm"), WEIGHT),
+    **dict.fromkeys(("ent_coef", "vf_coef", "kl_coef", "language_kl_coef"), WEIGHT),
+    "max_grad_norm": WEIGHT,
     **dict.fromkeys(("learning_rate", "head_learning_rate"), WEIGHT),
     "clip_coef": (lambda x: 0 < x < 1, "between 0 and 1"),
     "target_kl": (lambda x: x is None or x > 0, "above 0, or left out"),
@@ -169,6 +170,15 @@ class PPOSettings(Inherited):
     vf_coef: float = field(default=0.5, metadata={"help": "weight of the value loss"})
     kl_coef: float = field(
         default=0.05, metadata={"help": "weight of the exact KL divergence to the reference"}
+    )
+    language_kl_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "weight of KL(language model || base) over the whole vocabulary, where the answer "
+                "is chosen; a third more time"
+            )
+        },
     )
     max_grad_norm: float = field(default=0.5, metadata={"help": "gradient clipping"})
     target_kl: float | None = field(

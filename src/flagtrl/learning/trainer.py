@@ -133,7 +133,8 @@ class PPOTrainer(PersistentTrainer):
         self._meters = Meters(self.accelerator)
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.asking = Asking(
-            self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded
+            *(self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded),
+            language=args.language_kl_coef > 0,
         )
         # an update of one forward begins with the policy that acts
         self._one_pass = args.rollout_is_one_pass and not self.sharded
@@ -317,8 +318,8 @@ class PPOTrainer(PersistentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """L = E[policy loss] + c1 E[value loss] - c2 E[H] + c3 E[KL(pi || pi_ref)], this
-        micro-batch's share of it.
+        """L = E[policy loss] + c1 E[value loss] - c2 E[H] + c3 E[KL(pi || pi_ref)] + c4 E[KL(LM ||
+        base)], this micro-batch's share of it.
         """
         assert self._samples is not None, "a micro-batch is handed out only after a rollout"
         batch = self._samples.chosen(inputs["rows"], self.args.device)

@@ -124,8 +124,8 @@ def _remembering(model: ActorCritic, encoder: PromptEncoder, ask: Ask) -> Policy
     def answer(seen: Observation) -> tuple[np.ndarray, float]:
         key = (encoder.prompt(seen), seen.legal.tobytes())
         if key not in known:
-            logprobs, values = ask([encoder.encode(seen)], seen.legal[None])
-            known[key] = logprobs[0].double().cpu().numpy(), float(values[0])
+            found = ask([encoder.encode(seen)], seen.legal[None])
+            known[key] = found.logprobs[0].double().cpu().numpy(), float(found.values[0])
         return known[key]
 
     def policy(seen: Sequence[Observation]) -> PolicyOutput:

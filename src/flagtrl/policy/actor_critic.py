@@ -28,6 +28,7 @@ from flagtrl.policy.scoring import (
     answer_chains,
     label_scores,
     masked_log_softmax,
+    vocabulary_kl,
 )
 
 # The vocabulary matrix is read once for so many prompts; always so many, so that scores do not
@@ -85,21 +86,30 @@ class ActorCritic(Backbone):
         boundaries: Sequence[Boundary] | None = None,
         reference: bool = False,
         survey: bool = False,
+        language: bool = False,
     ) -> ActorCriticOutput | Survey:
         """Prompts and legal (B, A) -> ActorCriticOutput.
 
         Prompts are given as left-padded ids and mask (B, L), or to the split engine as B
         boundaries. With `reference`, the policy is the initial one: the model with its adapter off,
         and the initial policy head. With `survey`, what the label prior and the heads'
-        standardisation are measured from.
+        standardisation are measured from. With `language`, `language_kl` too.
         """
-        runs, index = self.runs(legal.device, input_ids, attention_mask, boundaries)
+        prompts = (legal.device, input_ids, attention_mask, boundaries)
+        runs, index = self.runs(*prompts)
         if survey:
             answers = self._label_scores(runs, mass=True)
             return Survey(legal, answers.scores[index], answers.mass[index], answers.hidden[index])
+        drift: Tensor | None = None
+        if language:
+            whole = list(runs)
+            with torch.no_grad(), self.adapter_off():
+                base = list(self.runs(*prompts)[0])
+            drift, runs = vocabulary_kl(whole, base, self.chains)[index], iter(whole)
         with self.as_reference() if reference else nullcontext():
             scores, hidden = self.scores(runs, reference)
-        return ActorCriticOutput(self.logprobs(scores[index], legal), self._values(hidden)[index])
+        logprobs = self.logprobs(scores[index], legal)
+        return ActorCriticOutput(logprobs, self._values(hidden)[index], drift)
 
     def untrained_scores(self, legal: Tensor, **prompts: Any) -> Tensor:
         """(B, A) scores of the actions' tokens under the language model without its adapter;

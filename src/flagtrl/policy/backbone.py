@@ -127,12 +127,14 @@ class Backbone(nn.Module):
         prompts: Sequence[EncodedPrompt],
         device: torch.device | str,
         tell: Callable[[int, int], None],
-    ) -> None:
+    ) -> bool:
         """Run the frozen layers over prompts that will be asked about, where the engine keeps what
-        they give.
+        they give; whether it now keeps it of all of them.
         """
-        if self.trunk is not None:
-            self.trunk.prefill(prompts, device, tell)
+        if self.trunk is None:
+            return False
+        self.trunk.prefill(prompts, device, tell)
+        return self.trunk.prefilled(prompts, device)
 
     def measured(self) -> dict[str, tuple[float, float]]:
         """What the engine found in its cache since the rollout began, and what it keeps: name to
@@ -220,9 +222,12 @@ class Backbone(nn.Module):
             hidden = out.hidden_states[-1][:, -1 - len(chain)].float()
 
             def scores(
-                depth: int, tokens: tuple[int, ...], normalised: bool, logprobs: Tensor = logprobs
+                depth: int,
+                tokens: tuple[int, ...] | None,
+                normalised: bool,
+                logprobs: Tensor = logprobs,
             ) -> Tensor:
-                return logprobs[:, depth, list(tokens)]
+                return logprobs[:, depth] if tokens is None else logprobs[:, depth, list(tokens)]
 
             yield ChainRun(hidden, scores)
 
@@ -256,11 +261,15 @@ class Backbone(nn.Module):
         for hidden in chains:
 
             def scores(
-                depth: int, tokens: tuple[int, ...], normalised: bool, hidden: Tensor = hidden
+                depth: int,
+                tokens: tuple[int, ...] | None,
+                normalised: bool,
+                hidden: Tensor = hidden,
             ) -> Tensor:
                 if not normalised:
                     return split.logits(hidden[:, depth], tokens).float()
-                return split.logits(hidden[:, depth]).float().log_softmax(-1)[:, list(tokens)]
+                logprobs = split.logits(hidden[:, depth]).float().log_softmax(-1)
+                return logprobs if tokens is None else logprobs[:, list(tokens)]
 
             yield ChainRun(hidden[:, 0].float(), scores)
 

@@ -17,11 +17,13 @@ class ActorCriticOutput(NamedTuple):
     """Policy and value of B prompts.
 
     logprobs: (B, A) float32, log pi(a | s); -inf for illegal actions, the legal ones' exponentials
-    sum to 1. values: (B,) float32, V(s).
+    sum to 1. values: (B,) float32, V(s). language_kl: (B,) float32, how far the language model is
+    from its base (`scoring.vocabulary_kl`); None where it was not asked for.
     """
 
     logprobs: Tensor
     values: Tensor
+    language_kl: Tensor | None = None
 
 
 @dataclass(frozen=True)

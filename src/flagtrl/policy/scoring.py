@@ -16,11 +16,12 @@ class ChainRun(NamedTuple):
 
     hidden: (B, D) float32, after the final norm at the prompt's end.
     scores: (depth, tokens, normalised) -> (B, len(tokens)) float32, how likely each token is after
-        the chain's first `depth` tokens: log-probabilities, or if not `normalised` possibly logits.
+        the chain's first `depth` tokens: log-probabilities, or if not `normalised` possibly logits;
+        tokens None: all of the vocabulary.
     """
 
     hidden: Tensor
-    scores: Callable[[int, tuple[int, ...], bool], Tensor]
+    scores: Callable[[int, tuple[int, ...] | None, bool], Tensor]
 
 
 class LabelScores(NamedTuple):
@@ -72,6 +73,26 @@ def label_scores(
     if per_token:
         sums = sums / torch.tensor([len(path) for path in paths], device=sums.device)
     return LabelScores(sums, hidden, share)
+
+
+def vocabulary_kl(
+    runs: Sequence[ChainRun], base: Sequence[ChainRun], chains: Sequence[tuple[int, ...]]
+) -> Tensor:
+    """(B,) KL(policy || base) over the whole vocabulary, nats: the mean over the positions at which
+    a token of an answer is chosen.
+
+    Args:
+        runs: the language model's, one for each of `chains`.
+        base: the same of its base, without a graph.
+        chains: `answer_chains(paths)`.
+    """
+    nodes: dict[tuple[int, ...], Tensor] = {}
+    for run, of_base, chain in zip(runs, base, chains, strict=True):
+        for depth in range(len(chain) + 1):
+            if chain[:depth] not in nodes:
+                mine, theirs = (each.scores(depth, None, True) for each in (run, of_base))
+                nodes[chain[:depth]] = (mine.exp() * (mine - theirs)).sum(-1)
+    return torch.stack(list(nodes.values())).mean(0)
 
 
 def _path_score(path: tuple[int, ...], known: TokenScores) -> Tensor:

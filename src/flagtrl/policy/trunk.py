@@ -135,6 +135,10 @@ class Trunk:
             self._disk.save(name, boundaries)
         return len(missing)
 
+    def prefilled(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> bool:
+        """Whether `prefill` keeps all of these prompts."""
+        return all(self.cache.pinned(cache_key("prompt", p.ids, device)) for p in prompts)
+
     def _name(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> str:
         if self._weights is None:  # half a gigabyte of SmolLM2's
             self._weights = fingerprint(self.split.trunk_weights())

@@ -95,6 +95,15 @@ class DataSettings:
             )
         },
     )
+    perturbed_draws: int = field(
+        default=100,
+        metadata={
+            "help": (
+                "random policies of the model's kind, in the table's perturbed rows; 0: none; "
+                "prompts that tell more than the position have none"
+            )
+        },
+    )
     volatility_periods: int = field(
         default=252,
         metadata={
@@ -112,6 +121,8 @@ class DataSettings:
             raise ConfigError(
                 f"sampled_paths is {self.sampled_paths}; it must be at least 1, or left out"
             )
+        if self.perturbed_draws < 0:
+            raise ConfigError(f"perturbed_draws is {self.perturbed_draws}; use 0 for none, or 100")
         if self.news_text and self.data:
             raise ConfigError(
                 f"news_text is true beside data {self.data!r}; leave --news_text out (a file's own "

@@ -17,7 +17,10 @@ from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.record import RunRecord, has_record
 
 # Of results.json, the rows whose return is listed.
-ROWS = ("agent_greedy", "untrained_calibrated", "buy_and_hold", "random_p5", "random_p95")
+ROWS = (
+    *("agent_greedy", "untrained_calibrated", "buy_and_hold"),
+    *("random_p5", "random_p95", "perturbed_p5", "perturbed_p95"),
+)
 _OF_ITSELF = ("output_dir", "seed", "run_name", "logging_dir", "overwrite_output_dir")
 
 

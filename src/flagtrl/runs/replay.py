@@ -8,7 +8,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 from flagtrl.countdown import Say
 from flagtrl.errors import AdapterError, ConfigError, DataError
@@ -27,6 +26,8 @@ from flagtrl.runs.data import market_of
 from flagtrl.runs.judging import judge
 
 logger = logging.getLogger(__name__)
+
+_AS_THEN = ("sampled_paths", "perturbed_draws")
 
 
 def backtest_saved(
@@ -84,10 +85,18 @@ def backtest_saved(
     _say_what_differs(window, data_facts, trained)
     policy = load_policy(directory, base, accept_base)
     policy.model.to(device_or_gpu(device)).use_again()  # the engine's products are the device's
-    paths = record.options.get("sampled_paths")
-    how: dict[str, Any] = {"volatility_periods": periods, "modes": modes, "sampled_paths": paths}
-    report = judge(policy.model, policy.encoder, window, settings, seed=seed, say=say, **how)
+    how = {name: record.options[name] for name in _AS_THEN if name in record.options}
+    how |= {"volatility_periods": periods, "modes": modes, "seed": seed, "say": say}
+    how["survey"] = _trained_on(market, data_facts, trained)
+    report = judge(policy.model, policy.encoder, window, settings, **how)
     return report, _traded(record, settings, window, data or data_facts.source, periods)
+
+
+def _trained_on(
+    market: MarketData, known: DataFacts, trained: tuple[str, str, int]
+) -> Window | None:
+    """The training window, where `market` is what was trained on; else None."""
+    return market.window(*trained[:2]) if market.fingerprint() == known.sha256 else None
 
 
 def _traded(

@@ -180,6 +180,8 @@ def judged(
         seed=arguments.ppo.seed,
         volatility_periods=arguments.data.volatility_periods,
         sampled_paths=arguments.data.sampled_paths,
+        # no process has all of a sharded model's weights, to move them
+        perturbed_draws=0 if trainer.sharded else arguments.data.perturbed_draws,
         say=trainer.say,
     )
     return report if trainer.is_world_process_zero() else None
