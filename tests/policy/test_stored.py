@@ -16,8 +16,10 @@ from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.policy import trunk as trunk_module
 from flagtrl.policy.adapters import add_reference
 from flagtrl.policy.boundary import Boundary
+from flagtrl.policy.saving import load_policy
 from flagtrl.policy.stored import StoredStates, fingerprint, named
 from flagtrl.policy.trunk_settings import TrunkSettings
+from training import tiny_trainer
 
 
 def prompts(*lengths):
@@ -149,3 +151,17 @@ def test_what_is_read_at_once_is_not_kept(tmp_path, monkeypatch):
     torch.manual_seed(0)
     policy_of(CONFIGS["llama"]).use_split(TrunkSettings(disk_bytes=1 << 20)).prefill(prompts(5, 9))
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_saved_policy_finds_the_states_that_training_kept(small_model, tmp_path):
+    """Evaluation in another process reads nothing again; transformers' Trainer changes the model's
+    configuration.
+    """
+    how = {"prior": "calibrated", "style": "markov", "days": 12}
+    trainer = tiny_trainer(small_model, tmp_path / "run", **how)
+    trainer.train()
+    trainer.save_model()
+    loaded = load_policy(tmp_path / "run")
+    asked = prompts(5, 9)
+    names = {model.trunk._name(asked, "cpu") for model in (trainer.model, loaded.model)}
+    assert len(names) == 1

@@ -34,6 +34,7 @@ between layers. So the split is compared with the plain engine on a real batch w
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -51,6 +52,9 @@ from flagtrl.errors import ConfigError
 from flagtrl.policy.cache import KeysValues, LayerCache
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
 from flagtrl.policy.padding import positions_of
+
+# of a model's configuration, what changes nothing that the trunk computes
+NO_FACTS = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class SplitDecoder:
@@ -214,7 +218,10 @@ class SplitDecoder:
         """What else they are computed from."""
         config: Any = self._trunk.config
         attention = config._attn_implementation
-        facts = (config.to_json_string(), attention, self._one_dnn, self.trunk_dtype)
+        # transformers' Trainer changes these of a model that it gets
+        told = {k: v for k, v in config.to_dict().items() if k not in NO_FACTS}
+        shown = json.dumps(told, sort_keys=True, default=str)
+        facts = (shown, attention, self._one_dnn, self.trunk_dtype)
         return *facts, transformers.__version__
 
     @property
