@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flagtrl.evidence.report import markdown_table
+from flagtrl.evidence.rows import markdown_table
 from flagtrl.runs.settings import preset_settings
 
 DOCS = Path(__file__).resolve().parent

@@ -132,6 +132,8 @@ def test_the_main_job_on_the_real_model_in_short(tmp_path, capsys):
         "perturbed_mean",
         "perturbed_p5",
         "perturbed_p95",
+        *("matched_mean", "matched_p5", "matched_p95"),
+        *("momentum", "mean_reversion", "sma_crossover", "follow_news", "oracle_hindsight"),
     }
     assert set(results["test"]) == set(results["train"]) == agent | controls
     assert (

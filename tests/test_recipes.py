@@ -54,6 +54,8 @@ ROWS = {
     "perturbed_mean",
     "perturbed_p5",
     "perturbed_p95",
+    *("matched_mean", "matched_p5", "matched_p95"),
+    *("momentum", "mean_reversion", "sma_crossover", "follow_news", "oracle_hindsight"),
 }
 
 

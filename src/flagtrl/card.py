@@ -12,7 +12,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from flagtrl.errors import AdapterError, reason
-from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE, markdown_table
+from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE
+from flagtrl.evidence.rows import markdown_table
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import (

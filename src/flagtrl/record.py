@@ -252,6 +252,8 @@ class RunRecord:
             "seed": self.seed,
             "model": self.base.told(),
             "preset": self.preset,
+            "recipe": self.recipe,
+            "commit": self.commit,
             "options": {name: self.options[name] for name in _OF_RESULTS if name in self.options},
             "in_force": {name: getattr(self.latest, name) for name in _IN_FORCE},
             "settings": {

@@ -11,7 +11,8 @@ from flagtrl.evidence.report import evaluate
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.policy import PolicyOutput
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.policy.acting import language_policy
+from flagtrl.policy import perturbed
+from flagtrl.policy.acting import language_policy, prompts_known_ahead
 from flagtrl.policy.perturbed import moved_at_random, perturbed_policies, trained_and_initial
 from flagtrl.policy.prior import visits
 from flagtrl.runs.judging import judge
@@ -64,17 +65,19 @@ def test_all_that_learns_of_the_policy_is_moved_as_far_as_training_did_and_put_b
             assert abs(torch.cosine_similarity(one.flatten(), learnt.flatten(), 0)) < 0.2
 
 
-def test_each_account_is_decided_for_as_its_own_draw_would(trained):
+def test_each_account_is_decided_for_as_its_own_draw_would(trained, monkeypatch):
     """Against the model itself, moved, with its prior measured and taken out by hand."""
     model, encoder = trained
-    draws = perturbed_policies(
-        model, encoder, TEST, SETTINGS, survey=TRAIN, draws=3, seed=5, say=lambda line: None
-    )
+    monkeypatch.setattr(perturbed, "_factor", lambda *args: 1.5)
+    how = {"survey": TRAIN, "draws": 3, "seed": 5}
+    both = perturbed_policies(model, encoder, [TRAIN, TEST], SETTINGS, **how)
+    draws = both[1]
     runs = backtests(draws, TEST, SETTINGS, paths=3)
     asked = visits(TradingEnv(TRAIN, SETTINGS))
     kind, before = model.settings.prior, model.prior
+    assert len(backtests(both[0], TRAIN, SETTINGS, paths=3)) == 3
     for draw, run in enumerate(runs):
-        with moved_at_random(model, np.random.default_rng([5, draw])), torch.no_grad():
+        with moved_at_random(model, np.random.default_rng([5, draw]), 1.5), torch.no_grad():
             legal = np.stack([seen.legal for seen in asked])
             inputs = model.inputs(list(map(encoder.encode, asked)), legal)
             inputs.pop("legal")
@@ -101,9 +104,35 @@ def test_each_account_is_decided_for_as_its_own_draw_would(trained):
     assert model.settings.prior == kind and model.prior is before
 
 
+def test_decisions_change_as_much_as_training_changed_them(trained):
+    """In log-odds without the label prior, over the survey."""
+    model, encoder = trained
+    asked = [prompts_known_ahead(encoder, TEST, SETTINGS)]
+    answers = perturbed._Answers(model, encoder, TradingEnv(TRAIN, SETTINGS), asked)
+    factor = perturbed._factor(model, answers, seed=3)
+    after = answers.odds()
+    with moved_at_random(model, np.random.default_rng(0), 0.0):
+        before = answers.odds()
+    changes = []
+    for draw in range(20):
+        with moved_at_random(model, np.random.default_rng([3, draw]), factor):
+            changes.append(float((answers.odds() - before).square().mean().sqrt()))
+    wanted = float((after - before).square().mean().sqrt())
+    assert changes[0] == pytest.approx(wanted, rel=0.15)
+    assert np.median(changes) == pytest.approx(wanted, rel=0.7)
+
+
+def test_an_untrained_policy_has_itself_as_its_kind(loud_model, tmp_path):
+    trainer = tiny_trainer(loud_model, tmp_path, prior="calibrated", style="markov", days=12)
+    model, encoder = trainer.model.eval(), trainer.encoder
+    [kin] = perturbed_policies(model, encoder, [TEST], SETTINGS, survey=TRAIN, draws=3)
+    runs = backtests(kin, TEST, SETTINGS, paths=3)
+    assert (runs[0].values == runs[1].values).all() and (runs[0].values == runs[2].values).all()
+
+
 def test_their_rows_stand_beside_coin_flips_and_say_what_chance_makes(trained):
     model, encoder = trained
-    kin = perturbed_policies(model, encoder, TEST, SETTINGS, survey=TRAIN, draws=20)
+    [kin] = perturbed_policies(model, encoder, [TEST], SETTINGS, survey=TRAIN, draws=20)
     policy = language_policy(model, encoder)
     report = evaluate(policy, TEST, SETTINGS, kin=kin, draws=20)
     made = [
@@ -122,13 +151,13 @@ def test_where_the_frozen_layers_would_run_for_every_draw_there_are_none(trained
     model, encoder = trained
     compact = load(small_model, "compact")[1]
     how = {"survey": TRAIN, "draws": 2}
-    assert perturbed_policies(model, compact, TEST, SETTINGS, **how) is None
+    assert perturbed_policies(model, compact, [TEST], SETTINGS, **how) is None
     trunk = model.trunk.settings
     try:
         model.use_split(replace(trunk, cache_bytes=10_000))
-        assert perturbed_policies(model, encoder, TEST, SETTINGS, **how) is None
+        assert perturbed_policies(model, encoder, [TEST], SETTINGS, **how) is None
         model.use_plain()
-        assert perturbed_policies(model, encoder, TEST, SETTINGS, **how) is None
+        assert perturbed_policies(model, encoder, [TEST], SETTINGS, **how) is None
         lines = []
         report = judge(
             model, encoder, TEST, SETTINGS, train=TRAIN, sampled_paths=1, say=lines.append

@@ -30,6 +30,7 @@ class Backtest:
         probabilities: (n - 1, A) of the policy, before temperature.
         shares: (n,) shares held.
         fees: (n - 1,) paid for each decision.
+        critic: (n - 1,) what the policy's critic expects; NaN of one without.
     """
 
     window: Window
@@ -38,6 +39,7 @@ class Backtest:
     probabilities: np.ndarray
     shares: np.ndarray
     fees: np.ndarray
+    critic: np.ndarray | None = None
 
     def trades(self) -> pd.DataFrame:
         """One row a decision: day, price, action, probabilities, and what the account was after its
@@ -121,4 +123,5 @@ def _of_path(window: Window, settings: MarketSettings, played: Played, path: int
         probabilities=whole(np.exp(played.logprobs), np.eye(len(Action))[Action.HOLD]),
         shares=np.concatenate([[0.0], whole(played.shares, shares)]),
         fees=whole(played.fees, 0.0),
+        critic=whole(played.predictions, np.nan),
     )

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,28 @@ from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
+from flagtrl.evidence.days import DAYS_FILE, day_by_day
+from flagtrl.evidence.judgement import Judgement, judgement, sentences
+from flagtrl.evidence.measures import measures
+from flagtrl.evidence.page import write_page
+from flagtrl.evidence.rows import Rows, conventions, json_rows, row_of, rows_of_paths
+from flagtrl.evidence.rules import matched_paths
 from flagtrl.evidence.verdict import behaviour, verdict
 from flagtrl.made_with import versions
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.metrics import Metrics, paper, standard
-from flagtrl.market.policy import Policy
+from flagtrl.market.ledger import Action
+from flagtrl.market.metrics import Metrics
+from flagtrl.market.policy import Policy, always
 from flagtrl.record import RunRecord
 
 RESULTS_FILE, TRADES_FILE, CURVE_FILE = "results.json", "trades.csv", "equity_curve.png"
 # of each evaluation in training: its name in trackers, and its place in the run's directory
 PICTURE = "eval/equity_curve"
 POLICY_MODES = ("greedy", "sampled")
+# of the rules, what would crowd a picture, and what would dwarf it
+UNDRAWN = ("momentum", "mean_reversion", "sma_crossover", "oracle_hindsight")
 BASELINES = (buy_and_hold, buy_and_hold_by_order, flat)
-Convention = Callable[[np.ndarray], Metrics]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,22 +53,28 @@ class Report:
 
     Attributes:
         window: the bars traded.
+        settings: execution and costs, the same for all.
         backtests: the agent's passes, by row name.
+        controls: the rules' passes, by row name.
         curves: (n,) account values by row name, agent and baselines.
-        random: (paths, n) account values of random policies.
+        bands: (paths, n) account values of each kind of luck: `random`, `matched`, `perturbed`.
         rows: row name to convention to Metrics.
+        notes: what else the verdict must say.
         train: the same policies on the training window, in sample; None where it was not traded.
     """
 
     window: Window
+    settings: MarketSettings
     backtests: Mapping[str, Backtest]
+    controls: Mapping[str, Backtest]
     curves: Mapping[str, np.ndarray]
-    random: np.ndarray
+    bands: Mapping[str, np.ndarray]
     rows: Mapping[str, Mapping[str, Metrics]]
+    notes: tuple[str, ...] = ()
     train: Report | None = None
 
     def write(self, directory: str | Path, record: RunRecord, **more: Any) -> None:
-        """Write results.json, trades.csv and the equity curve.
+        """Write results.json, trades.csv, days.parquet, the equity curve, and report.html of them.
 
         Args:
             directory: made where it does not exist.
@@ -69,11 +83,14 @@ class Report:
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        content: dict[str, Any] = {"test": _json_rows(self.rows)}
+        content: dict[str, Any] = {"test": json_rows(self.rows)}
         if self.train is not None:
-            content["train"] = _json_rows(self.train.rows)
+            content["train"] = json_rows(self.train.rows)
         if (agent := self.backtests.get("agent_greedy")) is not None:
             content |= {"behaviour": behaviour(agent), "verdict": self.verdict()}
+        if (found := self.judgement) is not None:
+            content["statistics"] = {"agent_greedy": found.as_dict()}
+        content["measures"] = self.measures()
         content |= {**record.facts(), **more, "versions": versions()}
         (directory / RESULTS_FILE).write_text(
             json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
@@ -82,7 +99,20 @@ class Report:
             [run.trades().assign(row=row) for row, run in self.backtests.items()], ignore_index=True
         )
         trades.to_csv(directory / TRADES_FILE, index=False)
+        self.days().to_parquet(directory / DAYS_FILE, index=False)
         self.figure().savefig(directory / CURVE_FILE, dpi=120)
+        write_page(directory)
+
+    def days(self) -> pd.DataFrame:
+        """What every row was worth and did, day by day, on both windows."""
+        both = {"test": self, **({} if self.train is None else {"train": self.train})}
+        return pd.concat(
+            [
+                day_by_day(n, r.window, {**r.backtests, **r.controls}, r.curves, r.bands)
+                for n, r in both.items()
+            ],
+            ignore_index=True,
+        )
 
     def table(self) -> Table:
         """Both conventions side by side, one row a policy."""
@@ -104,6 +134,27 @@ class Report:
             table.add_row(row, *cells)
         return table
 
+    @property
+    def random(self) -> np.ndarray:
+        """(paths, n) account values of policies that draw uniformly."""
+        return self.bands["random"]
+
+    @cached_property
+    def judgement(self) -> Judgement | None:
+        """What the greedy agent's returns can show; None where there are fewer than 20, or no such
+        row.
+        """
+        agent = self.backtests.get("agent_greedy")
+        if agent is None:
+            return None
+        held = backtest(always(Action.BUY), self.window, self.settings)
+        return judgement(agent, held, self.settings)
+
+    def measures(self) -> dict[str, dict[str, float | None]]:
+        """More measures of every pass, by row name."""
+        passes = {**self.backtests, **self.controls}
+        return {row: measures(run, self.settings).as_dict() for row, run in passes.items()}
+
     def verdict(self) -> list[str]:
         """What the table says, in plain sentences; none where the agent's greedy row was not asked
         for.
@@ -112,14 +163,19 @@ class Report:
         if agent is None:
             return []
         train = None if self.train is None else self.train.rows
-        return verdict(self.rows, self.curves, agent, self.window.market.periods_per_year, train)
+        periods = self.window.market.periods_per_year
+        said = verdict(self.rows, self.curves, agent, periods, train)
+        said += sentences(self.judgement) if self.judgement is not None else []
+        if self.settings.execution == "same_price":
+            said.append("Orders fill at the price that they were decided at, which is optimistic.")
+        return [*said, *self.notes]
 
     def figure(self) -> Figure:
         """Account values over the window, the agent's above the band of the random policies."""
         band = np.percentile(self.random, (5, 95), axis=0) / self.random[0, 0]
         return curves_figure(
             self.window,
-            self.curves,
+            {row: values for row, values in self.curves.items() if row not in UNDRAWN},
             f"{self.window.market.symbol}: account value, start = 1",
             band,
         )
@@ -155,22 +211,6 @@ def curves_figure(
     return figure
 
 
-def markdown_table(rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
-    """A table as results.json has it (row to convention to metric), in Markdown."""
-    first = next(iter(rows.values()))
-    cells = [(convention, name) for convention, metrics in first.items() for name in metrics]
-    lines = [
-        f"| | {' | '.join(f'{convention} {name}' for convention, name in cells)} |",
-        "|---|" + "---:|" * len(cells),
-    ]
-    for row, by in rows.items():
-        shown = [by[convention][name] for convention, name in cells]
-        lines.append(
-            f"| {row} | {' | '.join('-' if value is None else f'{value:.3f}' for value in shown)} |"
-        )
-    return "\n".join(lines)
-
-
 def evaluate(
     policy: Policy,
     window: Window,
@@ -183,6 +223,8 @@ def evaluate(
     sampled_paths: int = 1,
     kin: Policy | None = None,
     draws: int = 0,
+    matched_draws: int = 0,
+    notes: Sequence[str] = (),
     say: Say = lambda line: None,
 ) -> Report:
     """Backtest `policy`, greedy and sampled, beside others, buy and hold, flat and random policies.
@@ -191,9 +233,8 @@ def evaluate(
         policy: decides.
         window: the test window.
         settings: execution, costs and look-back; the baselines pay the same.
-        seed: of the sampled actions and of the random policies.
-        volatility_periods: of the `paper` convention's AV: 252, but 365 in the published rows of
-            TSLA and BTC.
+        seed: of the sampled actions and of luck.
+        volatility_periods: of the `paper` convention's AV: 252, or 365 as in published rows.
         modes: how the agent acts, a row each: `greedy` takes the likeliest action, `sampled` draws
             it.
         others: more policies by row name, taking their likeliest action; their trades are kept.
@@ -203,32 +244,44 @@ def evaluate(
         kin: random policies of the agent's kind, one for each of `draws` accounts that trade the
             window in step; None: no such rows.
         draws: how many.
+        matched_draws: accounts that trade as often as the greedy agent, at other times; 0: none.
+        notes: what else the verdict must say.
         say: is told how far it is, a line at a time.
     """
-    if sampled_paths < 1:
-        raise ConfigError(f"sampled_paths is {sampled_paths}; it must be at least 1")
     settings = replace(settings, episode_start="fixed")
     runs, sampled = _passes(policy, window, settings, seed, modes, sampled_paths, say)
     for row, other in (others or {}).items():
-        tell = Countdown(say, f"trading, {row}")
-        runs[row] = backtest(other, window, settings, seed=seed, tell=tell)
+        runs[row] = backtest(other, window, settings, tell=Countdown(say, f"trading, {row}"))
+    controls = {row: backtest(each, window, settings) for row, each in (rules or {}).items()}
     curves = {row: run.values for row, run in runs.items()}
     curves |= {f.__name__: f(window, settings) for f in BASELINES}
-    curves |= {row: backtest(each, window, settings).values for row, each in (rules or {}).items()}
-    random = random_paths(window, settings, seed=seed)
-    conventions: dict[str, Convention] = {
-        "paper": lambda values: paper(values, volatility_periods),
-        "standard": lambda values: standard(values, window.market.periods_per_year),
-    }
-    paths = {"agent_sampled": np.stack([run.values for run in sampled])} if sampled[1:] else {}
-    rows = _rows(curves, paths, conventions) | _path_rows(
-        "random_mean", "random", random, conventions
-    )
+    curves |= {row: run.values for row, run in controls.items()}
+    known = conventions(volatility_periods, window.market.periods_per_year)
+    rows: Rows = {row: row_of(values, known) for row, values in curves.items()}
+    if sampled[1:]:
+        name, many = "agent_sampled", _values(sampled)
+        curves[name] = many.mean(0)
+        rows = _after(rows, name, rows_of_paths(name, name, many, known))
+    bands = {"random": random_paths(window, settings, seed=seed)}
+    if matched_draws and "agent_greedy" in runs:
+        bands["matched"] = matched_paths(runs["agent_greedy"], settings, matched_draws, seed)
     if kin is not None:
-        drawn = np.stack([run.values for run in backtests(kin, window, settings, paths=draws)])
-        rows |= _path_rows("perturbed_mean", "perturbed", drawn, conventions)
-    curves |= {row: many.mean(0) for row, many in paths.items()}
-    return Report(window, runs, curves, random, rows)
+        bands["perturbed"] = _values(backtests(kin, window, settings, paths=draws))
+    for prefix, paths in bands.items():
+        rows |= rows_of_paths(f"{prefix}_mean", prefix, paths, known)
+    return Report(window, settings, runs, controls, curves, bands, rows, tuple(notes))
+
+
+def _values(runs: Sequence[Backtest]) -> np.ndarray:
+    return np.stack([run.values for run in runs])
+
+
+def _after(rows: Rows, name: str, new: Rows) -> Rows:
+    """Rows in which several stand in the place of one."""
+    found: Rows = {}
+    for row, by in rows.items():
+        found |= new if row == name else {row: by}
+    return found
 
 
 def _passes(
@@ -241,6 +294,8 @@ def _passes(
     say: Say,
 ) -> tuple[dict[str, Backtest], list[Backtest]]:
     """The agent's passes by row name, and all of the sampled ones."""
+    if sampled_paths < 1:
+        raise ConfigError(f"sampled_paths is {sampled_paths}; it must be at least 1")
     runs: dict[str, Backtest] = {}
     sampled: list[Backtest] = []
     for mode in modes:
@@ -253,63 +308,6 @@ def _passes(
             )
             runs["agent_sampled"] = sampled[0]
     return runs, sampled
-
-
-def _rows(
-    curves: Mapping[str, np.ndarray],
-    paths: Mapping[str, np.ndarray],
-    conventions: Mapping[str, Convention],
-) -> dict[str, Mapping[str, Metrics]]:
-    """The metrics of each curve, or of its several paths, where there are any."""
-    rows: dict[str, Mapping[str, Metrics]] = {}
-    for row, values in curves.items():
-        if row in paths:
-            rows |= _path_rows(row, row, paths[row], conventions)
-        else:
-            rows[row] = {name: of(values) for name, of in conventions.items()}
-    return rows
-
-
-def _path_rows(
-    mean: str, prefix: str, paths: np.ndarray, conventions: Mapping[str, Convention]
-) -> dict[str, Mapping[str, Metrics]]:
-    """The mean, 5% and 95% of the metrics of (paths, n) account values, each metric by itself."""
-    drawn = {
-        name: np.array([tuple(of(path).as_dict().values()) for path in paths])
-        for name, of in conventions.items()
-    }
-    rows: dict[str, Mapping[str, Metrics]] = {
-        mean: {name: _over_paths(all_, np.mean) for name, all_ in drawn.items()}
-    }
-    for share in (5, 95):
-        percentile = partial(np.percentile, q=share)
-        rows[f"{prefix}_p{share}"] = {
-            name: _over_paths(all_, percentile) for name, all_ in drawn.items()
-        }
-    return rows
-
-
-def _over_paths(drawn: np.ndarray, summary: Callable[[np.ndarray], float]) -> Metrics:
-    """`summary` of each column of (paths, metrics); a path whose Sharpe ratio is undefined is left
-    out of that column.
-    """
-    defined = (column[~np.isnan(column)] for column in drawn.T)
-    return Metrics(*(float(summary(column)) if len(column) else math.nan for column in defined))
-
-
-def _json_rows(rows: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
-    return {
-        row: {
-            name: {k: _json_number(v) for k, v in metrics.as_dict().items()}
-            for name, metrics in by.items()
-        }
-        for row, by in rows.items()
-    }
-
-
-def _json_number(value: float) -> float | None:
-    """JSON has no NaN: an undefined Sharpe ratio is null."""
-    return None if math.isnan(value) else value
 
 
 def _cell(value: float) -> str:

@@ -67,22 +67,7 @@ def verdict(
         if row in curves and np.allclose(curves[row], agent.values, rtol=SAME_VALUE, atol=0):
             said.append(f"agent_greedy is identical to {row}, on every day.")
             break
-    ours = rows["agent_greedy"]["standard"].CR
-    if "random_p5" in rows:
-        low, high = (rows[f"random_p{share}"]["standard"].CR for share in (5, 95))
-        within = low <= ours <= high
-        where = "within" if within else "above" if ours > high else "below"
-        said.append(
-            f"Its return of {ours:.1f}% is {where} the band of random policies, {low:.1f} to "
-            f"{high:.1f}%"
-            + (": chance alone can explain it." if within else ", in which 90% of them lie.")
-        )
-    if "perturbed_p5" in rows:
-        low, high = (rows[f"perturbed_p{share}"]["standard"].CR for share in (5, 95))
-        said.append(
-            "Of models of its kind whose weights are moved at random instead of trained, 90% made "
-            f"{low:.1f} to {high:.1f}%."
-        )
+    said += _beside_luck(rows)
     if "untrained_calibrated" in rows:
         base = rows["untrained_calibrated"]["standard"].CR
         said.append(
@@ -96,8 +81,37 @@ def verdict(
     )
     if train_rows and "untrained_calibrated" in train_rows:
         made = {row: by["standard"].CR for row, by in train_rows.items()}
-        chance = max(made["random_p95"], made.get("perturbed_p95", -math.inf))
+        luck = ("random_p95", "matched_p95", "perturbed_p95")
+        chance = max(made[row] for row in luck if row in made)
         said.append(_in_sample(made["agent_greedy"], made["untrained_calibrated"], chance))
+    return said
+
+
+def _beside_luck(rows: Mapping[str, Mapping[str, Metrics]]) -> list[str]:
+    """How the greedy return compares with each kind of luck in the table."""
+    said = []
+    ours = rows["agent_greedy"]["standard"].CR
+    if "random_p5" in rows:
+        low, high = (rows[f"random_p{share}"]["standard"].CR for share in (5, 95))
+        within = low <= ours <= high
+        where = "within" if within else "above" if ours > high else "below"
+        said.append(
+            f"Its return of {ours:.1f}% is {where} the band of random policies, {low:.1f} to "
+            f"{high:.1f}%"
+            + (": chance alone can explain it." if within else ", in which 90% of them lie.")
+        )
+    if "matched_p5" in rows:
+        low, high = (rows[f"matched_p{share}"]["standard"].CR for share in (5, 95))
+        said.append(
+            "Accounts that are in the market as long and trade as often, at other times, made "
+            f"{low:.1f} to {high:.1f}% in 90% of draws."
+        )
+    if "perturbed_p5" in rows:
+        low, high = (rows[f"perturbed_p{share}"]["standard"].CR for share in (5, 95))
+        said.append(
+            "Of models of its kind whose weights are moved at random instead of trained, 90% made "
+            f"{low:.1f} to {high:.1f}%."
+        )
     return said
 
 

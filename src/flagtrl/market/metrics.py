@@ -42,15 +42,7 @@ def paper(values: np.ndarray, volatility_periods: int = 252) -> Metrics:
     which compounds log returns as if they were simple ones. Published rows use 252 for AV, but 365
     for TSLA's and BTC's.
     """
-    values = _checked(values)
-    r = np.diff(np.log(values))
-    cr = 100 * float(r.sum())
-    std = _std(r)
-    av = 100 * std * float(np.sqrt(volatility_periods))
-    sr = cr * (252 / len(values)) / av if varies(r) else float("nan")
-    compounded = np.cumprod(np.concatenate([[1.0], 1 + r]))
-    mdd = max_drawdown_pct(compounded) if (r > -1).all() else float("nan")
-    return Metrics(CR=cr, SR=sr, AV=av, MDD=mdd)
+    return Metrics(*map(float, paper_of_many(_checked(values)[None], volatility_periods)[0]))
 
 
 def standard(values: np.ndarray, periods_per_year: int = 252) -> Metrics:
@@ -60,34 +52,56 @@ def standard(values: np.ndarray, periods_per_year: int = 252) -> Metrics:
     sqrt(periods_per_year); SR = mean(R) / std(R) sqrt(periods_per_year), risk-free rate 0; MDD of
     the account value.
     """
-    values = _checked(values)
-    returns = values[1:] / values[:-1] - 1
+    return Metrics(*map(float, standard_of_many(_checked(values)[None], periods_per_year)[0]))
+
+
+def paper_of_many(values: np.ndarray, volatility_periods: int = 252) -> np.ndarray:
+    """(B, 4) CR, SR, AV and MDD, as `paper`'s, of (B, n) account values above 0."""
+    r = np.diff(np.log(values))
+    cr = 100 * r.sum(-1)
+    av = 100 * _std(r) * np.sqrt(volatility_periods)
+    sr = _ratio(cr * (252 / values.shape[-1]), av, varies(r))
+    whole = (r > -1).all(-1)
+    compounded = np.cumprod(1 + np.where(whole[:, None], r, 0.0), axis=-1)
+    start = np.ones((len(values), 1))
+    mdd = np.where(whole, _drawdown_pct(np.concatenate([start, compounded], axis=-1)), np.nan)
+    return np.stack([cr, sr, av, mdd], axis=-1)
+
+
+def standard_of_many(values: np.ndarray, periods_per_year: int = 252) -> np.ndarray:
+    """(B, 4) CR, SR, AV and MDD, as `standard`'s, of (B, n) account values above 0."""
+    returns = values[:, 1:] / values[:, :-1] - 1
     std = _std(returns)
-    per_bar = float(returns.mean()) / std if varies(returns) else float("nan")
-    sr = per_bar * float(np.sqrt(periods_per_year))
-    return Metrics(
-        CR=100 * float(values[-1] / values[0] - 1),
-        SR=sr,
-        AV=100 * std * float(np.sqrt(periods_per_year)),
-        MDD=max_drawdown_pct(values),
-    )
+    per_bar = _ratio(returns.mean(-1), std, varies(returns))
+    year = np.sqrt(periods_per_year)
+    cr = 100 * (values[:, -1] / values[:, 0] - 1)
+    return np.stack([cr, per_bar * year, 100 * std * year, _drawdown_pct(values)], axis=-1)
 
 
 def max_drawdown_pct(values: np.ndarray) -> float:
     """Largest (peak - trough) / peak of (n,) values, trough after peak, in percent."""
-    peaks = np.maximum.accumulate(values)
-    return 100 * float(np.max((peaks - values) / peaks))
+    return float(_drawdown_pct(values))
 
 
-def _std(returns: np.ndarray) -> float:
-    return float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
+def varies(returns: np.ndarray) -> np.ndarray:
+    """(...,) whether returns (..., n) differ by more than rounding."""
+    largest = np.abs(returns).max(-1)
+    return _std(returns) > np.maximum(ROUNDING * largest, 8 * np.finfo(np.float64).eps)
 
 
-def varies(returns: np.ndarray) -> bool:
-    """Whether (n,) returns differ by more than rounding."""
-    return _std(returns) > max(
-        ROUNDING * float(np.abs(returns).max()), 8 * np.finfo(np.float64).eps
-    )
+def _drawdown_pct(values: np.ndarray) -> np.ndarray:
+    peaks = np.maximum.accumulate(values, axis=-1)
+    return 100 * ((peaks - values) / peaks).max(-1)
+
+
+def _std(returns: np.ndarray) -> np.ndarray:
+    if returns.shape[-1] < 2:
+        return np.zeros(returns.shape[:-1])
+    return returns.std(-1, ddof=1)
+
+
+def _ratio(over: np.ndarray, under: np.ndarray, defined: np.ndarray) -> np.ndarray:
+    return np.where(defined, over / np.where(defined, under, 1.0), np.nan)
 
 
 def _checked(values: np.ndarray) -> np.ndarray:

@@ -2,12 +2,16 @@
 
 Coin flips change their mind every day; a language model that reads the day does not, whatever it
 has learnt. So what training found is compared with what it could have found by chance: the weights
-that it changed are moved from where they began in a random direction, each tensor as far as
-training moved it, and the label prior of the result is taken out.
+that it changed are moved from where they began in a random direction, until the decisions have
+changed as much as training changed them, and the label prior of the result is taken out.
+
+A random direction says less to a policy than a gradient does. So it is not the weights' distance
+that is matched, which would leave the base's own decisions, but the policy's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,25 +33,27 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.prior import LabelPrior, visits
 from flagtrl.policy.scoring import masked_log_softmax
 
+AT_ONCE = 256  # prompts, of which only the trained layers run
+STEPS, NEAR, STRIDE, FARTHEST = 16, 0.1, 4.0, 1e3  # of the search for a factor
+
 
 def perturbed_policies(
     model: ActorCritic,
     encoder: PromptEncoder,
-    window: Window,
+    windows: Sequence[Window],
     settings: MarketSettings,
-    *,
     survey: Window,
     draws: int,
     seed: int = 0,
     say: Say = lambda line: None,
-) -> Policy | None:
-    """`draws` random policies as one: of as many accounts that trade the window in step, it decides
-    for account b as draw b would.
+) -> list[Policy] | None:
+    """`draws` random policies as one, for each window: of as many accounts that trade the window in
+    step, it decides for account b as draw b would.
 
     Args:
         model: trained; its weights are as before afterwards.
         encoder: its prompts.
-        window: what will be traded.
+        windows: what will be traded.
         settings: execution, costs and look-back.
         survey: whose bars each draw's label prior is measured on, as training does.
         draws: how many.
@@ -59,33 +65,111 @@ def perturbed_policies(
         the account than its position, where there are more than the engine can keep, and on the
         plain engine.
     """
-    prompts = prompts_known_ahead(encoder, window, settings)
-    if not prompts:
+    asked = [prompts_known_ahead(encoder, window, settings) for window in windows]
+    if not all(asked):
         return None
-    asked = visits(TradingEnv(survey, settings))
-    legal = torch.from_numpy(legal_of(asked))
-    surveyed = list(map(encoder.encode, asked))
-    known = {prompt.ids.tobytes(): prompt for prompt in (*prompts, *surveyed)}
-    place = {ids: row for row, ids in enumerate(known)}
-    device = next(model.parameters()).device
+    answers = _Answers(model, encoder, TradingEnv(survey, settings), asked)
     reading = Countdown(say, "reading bars of the training window")
-    if not model.read_ahead(list(known.values()), device, reading):
+    if not model.read_ahead(answers.prompts, next(model.parameters()).device, reading):
         return None
-    traded, answered = ([place[p.ids.tobytes()] for p in each] for each in (prompts, surveyed))
-    # of every prompt of the window: bar by bar, flat and long
-    by_position = [seen_at(window, settings, 0, position).legal for position in POSITIONS]
-    allowed = torch.from_numpy(np.tile(np.stack(by_position), (len(window), 1)))
+    factor = _factor(model, answers, seed)
+    # of every prompt of a window: bar by bar, flat and long
+    flat, long = (seen_at(windows[0], settings, 0, position).legal for position in POSITIONS)
+    legal = torch.from_numpy(np.stack([flat, long]))
     tell = Countdown(say, "asking random policies of this kind")
-    table = []
+    tables: list[list[Tensor]] = [[] for _ in windows]
     for draw in range(draws):
-        with moved_at_random(model, np.random.default_rng([seed, draw])):
-            scores = _scores(model, list(known.values()))
-        prior = LabelPrior(scores.shape[-1])
-        prior.measure(scores[answered], legal)
-        table.append(prior(scores[traded], allowed))
+        with moved_at_random(model, np.random.default_rng([seed, draw]), factor):
+            scores = answers.scores()
+        prior = answers.prior(scores)
+        for table, rows in zip(tables, answers.rows, strict=True):
+            table.append(prior(scores[rows], legal.repeat(len(rows) // len(legal), 1)))
         tell(draw + 1, draws)
-    # (draws, bars, positions, A)
-    return _of_table(torch.stack(table).unflatten(1, (len(window), -1)), window.start)
+    return [
+        # (draws, bars, positions, A)
+        _of_table(torch.stack(table).unflatten(1, (len(window), -1)), window.start)
+        for table, window in zip(tables, windows, strict=True)
+    ]
+
+
+class _Answers:
+    """What is asked of every draw: the survey, whose bars its label prior is measured on, and all
+    prompts of the windows; different ones once.
+
+    Attributes:
+        prompts: N of them.
+        rows: per window, the row of each of its prompts.
+    """
+
+    def __init__(
+        self,
+        model: ActorCritic,
+        encoder: PromptEncoder,
+        survey: TradingEnv,
+        asked: Sequence[Sequence[EncodedPrompt]],
+    ):
+        self.model = model
+        seen = visits(survey)
+        self._legal = torch.from_numpy(legal_of(seen))
+        surveyed = list(map(encoder.encode, seen))
+        known = {p.ids.tobytes(): p for each in (surveyed, *asked) for p in each}
+        self.prompts, place = list(known.values()), {ids: row for row, ids in enumerate(known)}
+        self._surveyed, *self.rows = (
+            [place[p.ids.tobytes()] for p in each] for each in (surveyed, *asked)
+        )
+
+    @torch.no_grad()
+    def scores(self, surveyed_alone: bool = False) -> Tensor:
+        """(N, A) on the CPU, with the label prior in them."""
+        rows = sorted(set(self._surveyed)) if surveyed_alone else range(len(self.prompts))
+        some, device = [self.prompts[row] for row in rows], next(self.model.parameters()).device
+        found = torch.zeros(len(self.prompts), len(self.model.action_paths))
+        everything = np.ones((len(some), found.shape[1]), dtype=bool)  # scores are not masked
+        for start in range(0, len(some), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            inputs = self.model.inputs(some[part], everything[part], device)
+            del inputs["legal"]
+            runs, index = self.model.runs(device, **inputs)
+            scores = self.model.scores(runs, reference=False)[0][index]
+            found[list(rows)[part]] = scores.float().cpu()
+        return found
+
+    def prior(self, scores: Tensor) -> LabelPrior:
+        """The label prior that the survey shows."""
+        prior = LabelPrior(scores.shape[-1])
+        prior.measure(scores[self._surveyed], self._legal)
+        return prior
+
+    def odds(self) -> Tensor:
+        """(n,) on the survey, log-odds of the two legal actions without the label prior."""
+        scores = self.scores(surveyed_alone=True)
+        calibrated = self.prior(scores)(scores[self._surveyed], self._legal)
+        pairs = calibrated[self._legal].view(len(calibrated), 2)
+        return pairs[:, 1] - pairs[:, 0]
+
+
+def _factor(model: ActorCritic, answers: _Answers, seed: int) -> float:
+    """How many times as far as training a random direction must go to change the log-odds as much:
+    by bisection, on one draw.
+    """
+
+    def changed(factor: float) -> float:
+        with moved_at_random(model, np.random.default_rng([seed, 0]), factor):
+            return float((answers.odds() - before).square().mean().sqrt())
+
+    with moved_at_random(model, np.random.default_rng([seed, 0]), 0.0):
+        before = answers.odds()
+    wanted, factor = float((answers.odds() - before).square().mean().sqrt()), 1.0
+    if wanted == 0:
+        return 0.0
+    low, high = 1 / FARTHEST, FARTHEST
+    for _ in range(STEPS):
+        found = changed(factor)
+        if abs(found / wanted - 1) < NEAR:
+            break
+        low, high = (factor, high) if found < wanted else (low, factor)
+        factor = min(max(math.sqrt(low * high), factor / STRIDE), factor * STRIDE)
+    return factor
 
 
 def _of_table(table: Tensor, first: int) -> Policy:
@@ -99,9 +183,11 @@ def _of_table(table: Tensor, first: int) -> Policy:
 
 
 @contextmanager
-def moved_at_random(model: ActorCritic, generator: np.random.Generator) -> Iterator[None]:
+def moved_at_random(
+    model: ActorCritic, generator: np.random.Generator, factor: float = 1.0
+) -> Iterator[None]:
     """Within it every trained tensor of the policy is what it was before training plus Gaussian
-    noise with the norm of what training changed.
+    noise with `factor` times the norm of what training changed.
 
     LoRA's factors begin at 0 here: PEFT draws one of them at random, but their product is 0.
     """
@@ -112,7 +198,7 @@ def moved_at_random(model: ActorCritic, generator: np.random.Generator) -> Itera
             for (trained, initial), after in zip(pairs, before, strict=True):
                 begins = torch.zeros_like(after) if initial is None else initial
                 noise = torch.from_numpy(generator.standard_normal(after.shape, dtype=np.float32))
-                noise *= float((after - begins).norm()) / float(noise.norm())
+                noise *= factor * float((after - begins).norm()) / float(noise.norm())
                 trained.copy_(begins + noise.to(after))
             yield
         finally:
@@ -139,23 +225,3 @@ def trained_and_initial(model: ActorCritic) -> list[tuple[Tensor, Tensor | None]
         initial = dict(model.reference_head.named_parameters())
         pairs += [(p, initial[name]) for name, p in model.policy_head.named_parameters()]
     return pairs
-
-
-@torch.no_grad()
-def _scores(model: ActorCritic, prompts: Sequence[EncodedPrompt]) -> Tensor:
-    """(N, A) scores on the CPU, with the label prior in them."""
-    device, each = next(model.parameters()).device, model.prompts_per_pass
-    everything = np.ones((each, len(model.action_paths)), dtype=bool)  # scores are not masked
-    parts = []
-    for start in range(0, len(prompts), each):
-        some = prompts[start : start + each]
-        runs, index = model.runs(device, **_prompts(model, some, everything, device))
-        parts.append(model.scores(runs, reference=False)[0][index].float().cpu())
-    return torch.cat(parts)
-
-
-def _prompts(
-    model: ActorCritic, prompts: Sequence[EncodedPrompt], legal: np.ndarray, device: torch.device
-) -> dict:
-    inputs = model.inputs(prompts, legal[: len(prompts)], device)
-    return {name: given for name, given in inputs.items() if name != "legal"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from flagtrl.countdown import Say
 from flagtrl.evidence.report import POLICY_MODES, Report, evaluate
+from flagtrl.evidence.rules import MATCHED_DRAWS, usual_rules
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
@@ -20,6 +20,7 @@ from flagtrl.policy.perturbed import perturbed_policies
 # asks its own.
 SAMPLED_PATHS, SAMPLED_PATHS_OF_OWN_PROMPTS = 100, 10
 PERTURBED_DRAWS = 100
+NOTES = ("The base model may have read about this period: what it was trained on is not known.",)
 
 
 def judge(
@@ -46,8 +47,8 @@ def judge(
         test: the window that training did not see.
         settings: execution, costs and look-back.
         train: the training window; None: not traded.
-        survey: the window on whose bars random policies have their label prior measured, which is
-            training's; None: `train`, or `test` where that is None too.
+        survey: training's window, on whose bars random policies have their label prior measured;
+            None: `train`, or else `test`.
         seed: of sampled actions and random policies.
         volatility_periods: of the `paper` convention's AV.
         modes: of POLICY_MODES, the agent's rows.
@@ -58,22 +59,26 @@ def judge(
     """
     policy, untrained = language_policy(model, encoder), untrained_policies(model, encoder)
 
-    def report(window: Window, what: str) -> Report:
-        known = read_ahead(model, encoder, window, settings, say, what)
-        kin: Policy | None = None
-        if perturbed_draws:
-            measured: Any = {"survey": survey or train or test, "draws": perturbed_draws}
-            measured |= {"seed": seed, "say": say}
-            kin = perturbed_policies(model, encoder, window, settings, **measured)
-            if kin is None:
-                say("no perturbed rows: each would run the frozen layers over all bars again")
-        paths = sampled_paths or (SAMPLED_PATHS if known else SAMPLED_PATHS_OF_OWN_PROMPTS)
+    traded = {"test": test, **({} if train is None else {"training": train})}
+    known = {what: read_ahead(model, encoder, w, settings, say, what) for what, w in traded.items()}
+    asked = (model, encoder, list(traded.values()), settings, survey or train or test)
+    kin = perturbed_policies(*asked, perturbed_draws, seed, say) if perturbed_draws else None
+    if perturbed_draws and kin is None:
+        say("no perturbed rows: each would run the frozen layers over all bars again")
+
+    def report(number: int, what: str) -> Report:
+        window = traded[what]
+        paths = sampled_paths or (SAMPLED_PATHS if known[what] else SAMPLED_PATHS_OF_OWN_PROMPTS)
+        known_rules = {**usual_rules(window, settings), **(rules or {})}
         return evaluate(
-            *(policy, window, settings, seed, volatility_periods, modes, untrained, rules, paths),
-            kin=kin,
+            *(policy, window, settings, seed, volatility_periods, modes, untrained, known_rules),
+            sampled_paths=paths,
+            kin=kin[number] if kin else None,
             draws=perturbed_draws,
+            matched_draws=MATCHED_DRAWS,
+            notes=NOTES,
             say=say,
         )
 
-    tested = report(test, "test")
-    return tested if train is None else replace(tested, train=report(train, "training"))
+    tested = report(0, "test")
+    return tested if train is None else replace(tested, train=report(1, "training"))

@@ -1,0 +1,168 @@
+"""report.html: a run's evidence as one file that opens anywhere, with nothing to fetch.
+
+Made of what lies in a directory of results alone: results.json, days.parquet and, of a run, the
+trainer's log. So the page of a backtest, or of a run of years ago, can be made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from flagtrl.errors import AdapterError, reason
+from flagtrl.evidence.days import read_days
+from flagtrl.evidence.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    decisions,
+    equity,
+    inline,
+    intervals,
+    lines,
+    probabilities,
+)
+
+PAGE_FILE = "report.html"
+RESULTS, STATE = "results.json", "trainer_state.json"
+# of the picture of account values; the agent's own line is the widest
+DRAWN = {
+    **{"agent_greedy": BLUE, "agent_sampled": "#56B4E9", "untrained_calibrated": ORANGE},
+    **{"buy_and_hold": GREEN, "follow_news": RED},
+}
+LEARNT = {
+    "reward a step": {"reward": "reward"},
+    "entropy, nats": {"entropy": "entropy"},
+    "KL, nats": {"kl": "KL from the reference"},
+    "actions": {f"action_share/{word}": word for word in ("Buy", "Hold", "Sell")},
+}
+LUCK = ("random", "matched", "perturbed")
+
+
+def write_page(directory: str | Path) -> Path:
+    """Write a run's report.html into its directory; where it is."""
+    path = Path(directory) / PAGE_FILE
+    path.write_text(page([directory]), encoding="utf-8")
+    return path
+
+
+def page(directories: Sequence[str | Path]) -> str:
+    """The page of one run, or of several side by side.
+
+    Raises:
+        AdapterError: a directory without results, or with damaged ones.
+    """
+    runs = [_run(Path(directory), number) for number, directory in enumerate(directories)]
+    source = files("flagtrl.evidence") / "report.html.j2"
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    return environment.from_string(source.read_text("utf-8")).render(runs=runs, luck=LUCK)
+
+
+def _run(directory: Path, number: int) -> dict[str, Any]:
+    """What the template is told of a run."""
+    results, days = _results(directory), read_days(directory)
+    test = days[days["window"] == "test"]
+    agent = test[test["row"] == "agent_greedy"]
+    name = f"r{number}"
+    return {
+        "name": directory.resolve().name,
+        "results": results,
+        "measures": results.get("measures", {}),
+        "statistics": results.get("statistics", {}).get("agent_greedy"),
+        "rows": results["test"],
+        "train": results.get("train", {}),
+        "figures": _figures(name, test, agent, results, _history(directory)),
+        "command": _command(results),
+    }
+
+
+def _figures(
+    name: str,
+    test: pd.DataFrame,
+    agent: pd.DataFrame,
+    results: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, str]:
+    symbol = (results.get("data") or {}).get("symbol", "the asset")
+    found = {
+        "equity": inline(
+            equity(test, DRAWN, "matched"),
+            f"Account values and drawdowns of {symbol} over the test window, by row of the table",
+            f"{name}e",
+        )
+    }
+    if len(agent):
+        traded, titles = decisions(agent)
+        found["decisions"] = inline(
+            traded, f"The price of {symbol}, and the agent's decisions", f"{name}d", titles
+        )
+        found["probabilities"] = inline(
+            probabilities(agent), "The agent's probabilities of its actions, by day", f"{name}p"
+        )
+    known = (results.get("statistics") or {}).get("agent_greedy")
+    if known is not None and (shown := _intervals(known)):
+        found["intervals"] = inline(intervals(shown), "Sharpe ratios, 95% intervals", f"{name}i")
+    if panels := _learnt(history):
+        found["learning"] = inline(lines(panels), "How training went, by step", f"{name}l")
+    return found
+
+
+def _intervals(known: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    named = {"sharpe": "agent", "beside_buy_and_hold": "agent - buy and hold"}
+    found = {}
+    for key, label in named.items():
+        value, low, high = (known[key][part] for part in ("value", "low", "high"))
+        if None not in (value, low, high):
+            found[label] = (value, low, high)
+    return found
+
+
+def _learnt(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    panels: dict[str, Any] = {}
+    for title, names in LEARNT.items():
+        for key, label in names.items():
+            points = [(each["step"], each[key]) for each in history if key in each]
+            if points:
+                panels.setdefault(title, {})[label] = tuple(zip(*points, strict=True))
+    return panels
+
+
+def _results(directory: Path) -> dict[str, Any]:
+    path = directory / RESULTS
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(results["test"], dict)
+    except FileNotFoundError as error:
+        raise AdapterError(
+            f"{path} is not there; measure the run (flagtrl backtest --adapter {directory})"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise AdapterError(f"{path} is damaged ({reason(error)}); restore it") from error
+    return results
+
+
+def _history(directory: Path) -> list[Mapping[str, Any]]:
+    try:
+        return json.loads((directory / STATE).read_text(encoding="utf-8"))["log_history"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # not every directory of results has one: a backtest, a demo
+
+
+def _command(results: Mapping[str, Any]) -> str:
+    """How the run is made again, as far as its results say."""
+    named = {name: results.get(name) for name in ("recipe", "preset", "seed")}
+    words = [f"--{name} {value}" for name, value in named.items() if value is not None]
+    return " ".join(["flagtrl train", *words])
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    """A figure of a table; a dash where it is undefined."""
+    return "-" if value is None else f"{value:,.{digits}f}"

@@ -1,0 +1,84 @@
+"""Sortino, Calmar, alpha and beta against empyrical; holdings and costs against a hand loop."""
+
+import math
+
+import empyrical
+import numpy as np
+import pytest
+
+from flagtrl.evidence.backtest import backtest
+from flagtrl.evidence.measures import break_even, measures
+from flagtrl.market.data import MarketData
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.ledger import Action
+from flagtrl.market.policy import always, follow_news, rule
+from flagtrl.market.synthetic import news_leads_price
+
+WINDOW = news_leads_price(150, seed=5).window()
+
+
+@pytest.mark.parametrize("execution", ["same_price", "next_price"])
+@pytest.mark.parametrize("rate", [0.0, 0.0001])
+def test_ratios_are_empyricals(execution, rate):
+    settings = MarketSettings(
+        reward="log_return", execution=execution, cost_bps=5, risk_free_rate=rate
+    )
+    run = backtest(rule(follow_news), WINDOW, settings)
+    found = measures(run, settings)
+    returns = run.values[1:] / run.values[:-1] - 1
+    asset = WINDOW.prices[1:] / WINDOW.prices[:-1] - 1
+    assert found.sortino == pytest.approx(empyrical.sortino_ratio(returns, required_return=rate))
+    assert found.calmar == pytest.approx(empyrical.calmar_ratio(returns))
+    alpha, beta = empyrical.alpha_beta(returns, asset, risk_free=rate)
+    assert found.beta == pytest.approx(beta)
+    assert (1 + found.alpha / 100 / 252) ** 252 - 1 == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize("execution", ["same_price", "next_price"])
+def test_holdings_are_what_a_hand_loop_counts(execution):
+    prices = np.array([100.0, 110, 121, 121, 100, 90, 99, 99, 120, 100])
+    dates = np.busday_offset("2020-01-01", np.arange(10), roll="forward")
+    window = MarketData("X", dates, prices, ((),) * 10, 252).window()
+    plan = [1, 1, 0, 1, 1, 0, 0, 1, 1]
+    settings = MarketSettings(reward="log_return", execution=execution)
+    run = backtest(
+        rule(lambda seen: Action.BUY if plan[seen.bar] else Action.SELL), window, settings
+    )
+    found = measures(run, settings)
+    entries, exits = [0, 3, 7], [2, 5, None]
+    shift = execution == "next_price"
+    won, values = [], []
+    for begin, end in zip(entries, exits, strict=True):
+        sold = prices[-1] if end is None else prices[end + shift]
+        won.append(sold > prices[begin + shift])
+        values += [begin + shift, *([] if end is None else [end + shift])]
+    assert found.hit_rate == pytest.approx(np.mean(won)) and 0 < found.hit_rate < 1
+    assert found.trades == 5 and found.average_holding == pytest.approx((2 + 2 + 2) / 3)
+    assert found.exposure == pytest.approx(np.mean(run.shares > 0))
+    traded = sum(abs(np.diff(run.shares))[at - shift] * prices[at] for at in values)
+    assert found.turnover == pytest.approx(traded / run.values.mean() * 252 / 9)
+
+
+def test_at_its_break_even_cost_a_pass_earns_nothing():
+    settings = MarketSettings(reward="log_return", cost_bps=3)
+    run = backtest(rule(follow_news), WINDOW, settings)
+    bps = break_even(run, settings)
+    assert bps > 3
+    costly = MarketSettings(reward="log_return", cost_bps=bps)
+    again = backtest(rule(follow_news), WINDOW, costly)
+    assert again.values[-1] / again.values[0] == pytest.approx(1, abs=1e-4)
+
+
+def test_what_is_undefined_is_said_to_be():
+    settings = MarketSettings(reward="log_return")
+    found = measures(backtest(always(Action.HOLD), WINDOW, settings), settings)
+    assert (
+        found.trades == found.exposure == found.turnover == 0 and found.break_even_bps == math.inf
+    )
+    undefined = ("sortino", "calmar", "hit_rate", "average_holding")
+    assert all(math.isnan(getattr(found, name)) for name in undefined)
+    assert found.as_dict()["break_even_bps"] is None and found.as_dict()["sortino"] is None
+    dates = WINDOW.dates
+    flat = MarketData("X", dates, np.full(len(dates), 10.0), ((),) * len(dates), 252).window()
+    held = measures(backtest(always(Action.BUY), flat, settings), settings)
+    assert math.isnan(held.beta) and held.break_even_bps == 0
