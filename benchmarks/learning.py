@@ -233,7 +233,7 @@ def learner(
     settings: Mapping[str, Any],
     *,
     model: str = "tiny",
-    kind: type[PPOTrainer] = PPOTrainer,
+    kind: type[PPOTrainer] | None = None,
     actor: type[ActorCritic] = ActorCritic,
 ) -> Iterator[PPOTrainer]:
     """A trainer, on one thread and in a directory that is gone afterwards.
@@ -242,7 +242,7 @@ def learner(
         task: what it trains on, and how that is traded.
         settings: a preset's, and what differs; names as on the command line.
         model: as of `built`.
-        kind: of trainer.
+        kind: of trainer; None: PPOTrainer.
         actor: of policy.
     """
     own = {"logging_strategy": "no", **settings, "trainable_layers": LAYERS}
@@ -260,7 +260,7 @@ def learner(
             train_dtype="float32",
         )
         actor_critic, encoder = built(model, task, policy, actor)
-        yield kind(
+        yield (kind or PPOTrainer)(
             actor_critic,
             config,
             lambda: environment(task.train, trading, config.max_episode_steps),

@@ -73,7 +73,7 @@ class WithNumbers(ActorCritic):
         super().__init__(*args, **kwargs)
         self.numbers = nn.Linear(2, self.config.hidden_size, bias=False)
         nn.init.zeros_(self.numbers.weight)
-        self.known: dict[bytes, Tensor] = {}
+        self.known: dict[bytes, Tensor] | None = None  # while the engine is chosen
 
     def split_hidden(self, boundaries: Sequence[Boundary], *args: Any, **kwargs: Any) -> Any:
         """Of states to which the numbers are added."""
@@ -81,6 +81,8 @@ class WithNumbers(ActorCritic):
         return super().split_hidden(told, *args, **kwargs)
 
     def _told(self, boundary: Boundary) -> Boundary:
+        if self.known is None:
+            return boundary
         moves = self.numbers(self.known[boundary.prompt.ids.tobytes()])
         last = len(boundary.prompt.ids) - 1
         states = tuple(
@@ -91,7 +93,7 @@ class WithNumbers(ActorCritic):
 
     def tell(self, trainer: PPOTrainer, windows: Sequence[Window], settings: Any) -> None:
         """Know the moves before every prompt of some windows."""
-        deviation = float(np.diff(np.log(windows[0].prices)).std())
+        deviation, self.known = float(np.diff(np.log(windows[0].prices)).std()), {}
         for window in windows:
             for bar in range(len(window)):
                 for position in POSITIONS:
@@ -261,8 +263,10 @@ OF_THE_COURSE = {
     "T = 80": Variant(windows_of(80)),
     "2 windows a step": Variant(windows_of(40, 2)),
     "4 windows a step": Variant(windows_of(40, 4)),
-    "learning rate constant": Variant({"lr_scheduler_type": "constant_with_warmup"}),
-    "learning rate cosine": Variant({"lr_scheduler_type": "cosine"}),
+    "learning rate constant": Variant(
+        {"lr_scheduler_type": "constant_with_warmup", "anneal_lr": False}
+    ),
+    "learning rate cosine": Variant({"lr_scheduler_type": "cosine", "anneal_lr": False}),
     "mean of the last half's weights": Variant(keep="mean"),
     "sharpe_difference_prior": Variant({"reward": "sharpe_difference_prior"}),
 }

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from flagtrl import cli, launch
 from flagtrl.cli import _COMMANDS
 from flagtrl.errors import AdapterError, ConfigError, FlagtrlError
+from flagtrl.evidence.days import DAYS_FILE
+from flagtrl.evidence.page import PAGE_FILE
 from flagtrl.evidence.report import POLICY_MODES
 from flagtrl.launch import RECIPES, chosen_recipe
 from flagtrl.market import download
@@ -98,6 +100,7 @@ def words_of(command):
         "pull": "a/b",
         "completion": "bash",
         "qa prepare": "x y",
+        "report": "x",
         "data check": "x.csv",
         "data download": "MSFT",
     }
@@ -719,7 +722,7 @@ def test_what_is_pushed_names_no_path_of_this_machine(run_, small_model, data, h
     } == before
     rewritten, kept_here = (
         {"adapter_config.json", "run.json", "results.json", POLICY_MANIFEST},
-        {"trainer_state.json", "learning_curves.png", LOCK_FILE},
+        {"trainer_state.json", "learning_curves.png", LOCK_FILE, DAYS_FILE, PAGE_FILE},
     )
     same = set(before) - rewritten - kept_here
     assert all(pushed[name] == before[name] for name in same), "all else is as it was"

@@ -170,16 +170,8 @@ def begin(small_model, data, out, processes, *more):
     words += ["--data", data, "--output_dir", out, "--num_processes", processes, *more]
     words += ["--use_cpu", "true", "--prompt_style", "markov", "--num_envs", 2]
     words += ["--num_steps", 10, "--total_timesteps", 20 * STEPS, "--trainable_layers", 1]
-    words += [
-        "--minibatch_size",
-        10,
-        "--sampled_paths",
-        2,
-        "--perturbed_draws",
-        2,
-        "--save_strategy",
-        "no",
-    ]
+    words += ["--minibatch_size", 10, "--save_strategy", "no"]
+    words += ["--sampled_paths", 2, "--perturbed_draws", 2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
         [str(word) for word in words],
@@ -207,10 +199,6 @@ def stop(process, number, after, whole_group=False):
 
 def check_stopped_and_resumed(small_model, data, folder, processes, number, after, whole_group):
     calm, out = folder / "calm", folder / "out"
-    if not calm.exists():
-        done = begin(small_model, data, calm, processes)
-        _, err = done.communicate(timeout=240)
-        assert done.returncode == 0, err[-2000:]
     process = begin(small_model, data, out, processes)
     code, _, err = stop(process, number, after, whole_group)
     if code == 0:  # it was done before
@@ -239,12 +227,15 @@ def data(shared):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_signals_at_random_moments(small_model, data, tmp_path, processes):
-    moments = random.Random(processes)
-    found = []
+    moments, found, folder = random.Random(processes), [], tmp_path / str(processes)
+    folder.mkdir()
+    began = time.perf_counter()
+    done = begin(small_model, data, folder / "calm", processes)
+    _, err = done.communicate(timeout=240)
+    assert done.returncode == 0, err[-2000:]
+    whole = time.perf_counter() - began
     for number in list(CODES) * 5:
-        after = moments.uniform(0.5, 25)
-        folder = tmp_path / str(processes)
-        folder.mkdir(exist_ok=True)
+        after = moments.uniform(0.02, 1.1) * whole
         args = (number, after, number == signal.SIGINT and moments.random() < 0.5)
         found.append(check_stopped_and_resumed(small_model, data, folder, processes, *args))
         shutil.rmtree(folder / "out", ignore_errors=True)

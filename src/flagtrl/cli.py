@@ -208,6 +208,12 @@ def _runs(options: argparse.Namespace) -> None:
         console.print(f"{name}: {told}", markup=False, highlight=False)
 
 
+def _report(options: argparse.Namespace) -> None:
+    from flagtrl.evidence.page import write_report
+
+    print(f"report: {write_report(options.directories, options.output, options.csv)}")
+
+
 def _data_check(options: argparse.Namespace) -> None:
     from flagtrl.files import write_json
     from flagtrl.language.prompts import prompt_style
@@ -305,7 +311,7 @@ def _need_lm_eval() -> None:
 
     from flagtrl.errors import ConfigError
 
-    if missing := [name for name in ("lm_eval", "word2number", "scipy") if find_spec(name) is None]:
+    if missing := [name for name in ("lm_eval", "word2number") if find_spec(name) is None]:
         raise ConfigError(
             f"financial QA needs {missing[0]}, which is not installed; pip install 'flagtrl[qa]'"
         )
@@ -316,6 +322,7 @@ _COMMANDS = {
     "train": _train,
     "backtest": _backtest,
     "runs": _runs,
+    "report": _report,
     "merge": _merge,
     "push": _push,
     "pull": _pull,

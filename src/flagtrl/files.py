@@ -41,8 +41,13 @@ def to_disk(path: Path) -> None:
 
 def write_json(path: str | Path, content: object) -> None:
     """Write `content` as JSON; ConfigError where the file cannot be written."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text`; ConfigError where the file cannot be written."""
     try:
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written ({error.strerror or error}); name another file"

@@ -12,6 +12,8 @@ from huggingface_hub import CommitOperation, CommitOperationAdd
 from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE
 from flagtrl.errors import AdapterError
 from flagtrl.evidence.curves import LEARNING_CURVES
+from flagtrl.evidence.days import DAYS_FILE
+from flagtrl.evidence.page import PAGE_FILE
 from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
 from flagtrl.policy.manifest import (
     POLICY_MANIFEST,
@@ -48,6 +50,8 @@ NOT_PUSHED = (
         REFERENCE_FILE,
         "qa.json",
     ),
+    # they quote the news, which may be nobody's to publish
+    *(DAYS_FILE, PAGE_FILE),
     *(POLICY_MANIFEST, "checkpoint-[0-9]*", "incomplete-checkpoint-[0-9]*", "incomplete-policy-*"),
 )
 

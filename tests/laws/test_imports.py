@@ -170,5 +170,5 @@ except ModuleNotFoundError:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "svg\ntraded without torch\n"
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("results.json", "trades.csv", "equity_curve.png")
+        *("results.json", "trades.csv", "days.parquet", "equity_curve.png", "report.html")
     }

@@ -42,7 +42,8 @@ def half(directory):  # of what it was to delete
     next(Path(directory).glob("*.pt")).unlink()
     die()
 
-saving = dict(save_strategy="steps", save_steps=1, save_total_limit=2)
+# without what a slow machine would write to disk besides
+saving = dict(save_strategy="steps", save_steps=1, save_total_limit=2, trunk_disk_mb=0)
 trainer = tiny_trainer(Path(model), out, rollouts=6, **saving)
 if where == "replace":
     checkpoints.os.replace = deadly(os.replace)

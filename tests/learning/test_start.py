@@ -13,6 +13,7 @@ from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.learning import start, trainer
 from flagtrl.learning.checkpoints import MANIFEST_FILE, check_checkpoint
 from flagtrl.policy.adapters import REFERENCE, adapter_tensors
+from flagtrl.policy.manifest import POLICY_MANIFEST
 from flagtrl.policy.saving import (
     ADAPTER_FILE,
     HEADS_FILE,
@@ -177,7 +178,8 @@ def test_a_run_from_before_anything_was_measured_stays_without(whole, loud_model
     """Its heads read the hidden state as it is, and go on so."""
     out, _ = whole(prior="calibrated", finetuning="full_top")
     checkpoint = shutil.copytree(out / f"checkpoint-{STEPS}", tmp_path / f"checkpoint-{STEPS}")
-    (checkpoint / MANIFEST_FILE).unlink()
+    for manifest in (MANIFEST_FILE, POLICY_MANIFEST):
+        (checkpoint / manifest).unlink()
     heads = load_file(checkpoint / HEADS_FILE)
     save_file(
         {n: t for n, t in heads.items() if n.split(".")[0] not in ("standard", "prior")},

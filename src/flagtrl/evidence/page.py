@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from flagtrl.errors import AdapterError, reason
+from flagtrl.errors import AdapterError, ConfigError, reason
 from flagtrl.evidence.days import read_days
 from flagtrl.evidence.figures import (
     BLUE,
@@ -29,6 +29,7 @@ from flagtrl.evidence.figures import (
     lines,
     probabilities,
 )
+from flagtrl.files import write_text
 
 PAGE_FILE = "report.html"
 RESULTS, STATE = "results.json", "trainer_state.json"
@@ -46,11 +47,30 @@ LEARNT = {
 LUCK = ("random", "matched", "perturbed")
 
 
-def write_page(directory: str | Path) -> Path:
-    """Write a run's report.html into its directory; where it is."""
-    path = Path(directory) / PAGE_FILE
-    path.write_text(page([directory]), encoding="utf-8")
-    return path
+def write_report(
+    directories: Sequence[str], output: str | None = None, csv: str | None = None
+) -> Path:
+    """Write the page of some directories of results; where it is.
+
+    Args:
+        directories: of runs or backtests.
+        output: a file; None: report.html in the directory, of which there is one.
+        csv: where every row's days go too, of one directory.
+
+    Raises:
+        ConfigError: several directories and no output, or a CSV of several.
+        AdapterError: as of `page`.
+    """
+    if len(directories) > 1 and (output is None or csv is not None):
+        raise ConfigError(
+            f"there are {len(directories)} directories; give --output FILE for the page of all of "
+            "them, and --csv with one directory alone"
+        )
+    text, out = page(directories), Path(output or Path(directories[0]) / PAGE_FILE)
+    write_text(out, text)
+    if csv is not None:
+        write_text(csv, read_days(directories[0]).to_csv(index=False))
+    return out
 
 
 def page(directories: Sequence[str | Path]) -> str:

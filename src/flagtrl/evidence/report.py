@@ -26,7 +26,7 @@ from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat
 from flagtrl.evidence.days import DAYS_FILE, day_by_day
 from flagtrl.evidence.judgement import Judgement, judgement, sentences
 from flagtrl.evidence.measures import measures
-from flagtrl.evidence.page import write_page
+from flagtrl.evidence.page import write_report
 from flagtrl.evidence.rows import Rows, conventions, json_rows, row_of, rows_of_paths
 from flagtrl.evidence.rules import matched_paths
 from flagtrl.evidence.verdict import behaviour, verdict
@@ -101,7 +101,7 @@ class Report:
         trades.to_csv(directory / TRADES_FILE, index=False)
         self.days().to_parquet(directory / DAYS_FILE, index=False)
         self.figure().savefig(directory / CURVE_FILE, dpi=120)
-        write_page(directory)
+        write_report([str(directory)])
 
     def days(self) -> pd.DataFrame:
         """What every row was worth and did, day by day, on both windows."""

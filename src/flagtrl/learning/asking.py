@@ -38,7 +38,8 @@ class Asking:
         language: bool = False,
     ):
         self.policy, self.wrapped = policy, wrapped
-        self.accelerator, self.sharded, self.language = accelerator, sharded, language
+        self.accelerator, self.sharded = accelerator, sharded
+        self._asked = {"language": True} if language else {}
         self.device = accelerator.device
         self._begun: ActorCriticOutput | None = None
 
@@ -87,7 +88,7 @@ class Asking:
         with self.accelerator.autocast():
             self.policy().keep(prompts, self.device)
         module = self.wrapped().train()
-        self._begun = module(**self.inputs(prompts, legal), language=self.language)
+        self._begun = module(**self.inputs(prompts, legal), **self._asked)
         module.eval()
         parts = (self._begun.logprobs, self._begun.values)
         return ActorCriticOutput(*(part.detach().float().cpu() for part in parts))
@@ -111,7 +112,7 @@ class Asking:
         if begun is not None:
             rows = rows.to(self.device)
             return ActorCriticOutput(*(part[rows] for part in begun if part is not None))
-        return module(**self.inputs(prompts, legal), language=self.language)
+        return module(**self.inputs(prompts, legal), **self._asked)
 
     @torch.no_grad()
     def reference(self, prompts: Sequence[EncodedPrompt], legal: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flagtrl import __version__
 from flagtrl.options.answering import qa
 from flagtrl.options.commands import MODES, backtest, demo, merge, train
-from flagtrl.options.sharing import completion, data, pull, push, runs
+from flagtrl.options.sharing import completion, data, pull, push, report, runs
 from flagtrl.options.words import EXIT_CODES, Command
 
 __all__ = ["MODES", "parse", "parser"]
@@ -37,6 +37,6 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"flagtrl {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (demo, train, backtest, runs, merge, push, pull, data, qa, completion):
+    for add in (demo, train, backtest, runs, report, merge, push, pull, data, qa, completion):
         add(commands)
     return whole

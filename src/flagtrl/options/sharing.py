@@ -61,6 +61,26 @@ def runs(commands: Commands) -> None:
     path(command, "--json", metavar="OUT", help="write it as JSON too")
 
 
+def report(commands: Commands) -> None:
+    """`flagtrl report`."""
+    command = add_command(
+        commands,
+        "report",
+        "write what runs show as one page of HTML",
+        "Write the evidence of a run, or of several side by side, as one HTML file that opens "
+        "anywhere and fetches nothing. It is made of the results that lie in the directories; "
+        "every run writes its own when it ends.",
+    )
+    command.add_argument("directories", nargs="+", help="of runs or backtests")
+    path(
+        command,
+        "--output",
+        metavar="FILE",
+        help="where to write (default: report.html in the directory; needed for several)",
+    )
+    path(command, "--csv", metavar="FILE", help="write every row's days as CSV too, of one run")
+
+
 def data(commands: Commands) -> None:
     """`flagtrl data check` and `flagtrl data download`."""
     description = "Market data: your own files looked at, InvestorBench's fetched."

@@ -72,7 +72,8 @@ def check_repeats(model: PreTrainedModel) -> None:
 def known_tokens(model: PreTrainedModel) -> int:
     """How many tokens a model has embeddings for."""
     weight: Any = model.get_input_embeddings().weight
-    return int(weight.shape[0])
+    # ZeRO-3 keeps a part of each tensor on a process, and its whole shape by this name
+    return int(getattr(weight, "ds_shape", weight.shape)[0])
 
 
 def _to_zero(holder: object) -> None:

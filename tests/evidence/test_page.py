@@ -1,0 +1,169 @@
+"""The record of days, the figures and report.html: what they hold, and that nothing is fetched."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flagtrl.cli import main
+from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.evidence.days import DAYS_FILE, read_days
+from flagtrl.evidence.page import PAGE_FILE, page, write_report
+from flagtrl.evidence.report import RESULTS_FILE, evaluate
+from flagtrl.evidence.rules import usual_rules
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.policy import follow_news, rule
+from flagtrl.market.synthetic import news_leads_price
+from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+
+MARKET = news_leads_price(80, seed=4, symbol="<b>&A")
+TRAIN, TEST = MARKET.window(end="2020-02-14"), MARKET.window(start="2020-02-17")
+SETTINGS = MarketSettings(reward="log_return", cost_bps=5)
+
+
+@pytest.fixture(scope="module")
+def report():
+    how = {"rules": usual_rules(TEST, SETTINGS), "sampled_paths": 3, "matched_draws": 50}
+    return evaluate(rule(follow_news), TEST, SETTINGS, notes=["A <note>."], **how)
+
+
+@pytest.fixture(scope="module")
+def run(report, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "first run"
+    record = RunRecord(
+        data=DataFacts.of(MARKET, "made"),
+        windows={"train": days(TRAIN), "test": days(TEST)},
+        base=BaseFacts("a <model>", "made", "random"),
+        market={"execution": "next_price", "cost_bps": 5},
+        seed=3,
+        preset="flagtrl",
+    )
+    report.write(out, record)
+    history = [{"step": n, "reward": 0.1 * n, "entropy": 0.5} for n in range(1, 6)]
+    (out / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    write_report([str(out)])
+    return out
+
+
+def test_the_days_are_the_passes_and_the_curves(run, report):
+    frame = read_days(run)
+    assert set(frame["window"]) == {"test"}
+    agent = frame[frame["row"] == "agent_greedy"]
+    made = report.backtests["agent_greedy"]
+    np.testing.assert_array_equal(agent["value"], made.values)
+    np.testing.assert_array_equal(agent["shares"], made.shares)
+    assert list(agent["action"][:-1]) == [ACTION_WORDS[a] for a in made.actions]
+    assert pd.isna(agent["action"].iloc[-1]) and np.isnan(agent["fee"].iloc[-1])
+    np.testing.assert_allclose(agent["p_buy"][:-1], made.probabilities[:, 2])
+    assert agent["headline"].str.len().gt(10).all()
+    assert np.isnan(agent["critic"].iloc[0]), "a rule has no critic"
+    for row, values in report.curves.items():
+        shown = frame[frame["row"] == row]["value"]
+        if row != "agent_sampled":  # its days are of one path, its curve is the mean's
+            np.testing.assert_allclose(shown, values)
+    low = frame[frame["row"] == "matched_p5"]["value"]
+    np.testing.assert_allclose(low, np.percentile(report.bands["matched"], 5, axis=0))
+
+
+class Read(HTMLParser):
+    """What a page names outside itself, and how its tags nest."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside, self.open, self.titles, self.labels = [], [], [], []
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag in self.open[-1:]:
+            self.open.pop()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        for name in ("src", "href", "action", "poster", "data"):
+            if name in given and not given[name].startswith(("#", "data:,")):
+                self.outside.append(given[name])
+        if tag == "svg":
+            self.labels.append(given.get("aria-label"))
+        if tag not in ("meta", "link", "br", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_holds_all_its_parts_and_nothing_that_is_elsewhere(run):
+    text = (run / PAGE_FILE).read_text(encoding="utf-8")
+    read = Read()
+    read.feed(text)
+    assert not read.open and not read.outside and "<script" not in text
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    heads = re.findall(r"<h2>(.*?)</h2>", text)
+    assert heads == [
+        *("Verdict", "What was traded, and how", "Beside its controls"),
+        *("Account value and drawdown", "How sure this is", "What it did"),
+        *("What costs it would bear", "How it learnt", "Again"),
+    ]
+    assert len(read.labels) == 5 and all(read.labels)
+    results = json.loads((run / RESULTS_FILE).read_text())
+    for row in results["test"]:
+        assert f"<td>{row}" in text
+    for sentence in results["verdict"]:
+        assert sentence.replace("<", "&lt;").replace(">", "&gt;") in text
+    assert "&lt;b&gt;&amp;A" in text and "<b>&A" not in text and "a &lt;model&gt;" in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)), "names of parts are unique"
+
+
+def test_every_day_says_what_was_decided_and_read(run):
+    text = (run / PAGE_FILE).read_text(encoding="utf-8")
+    titles = re.findall(
+        r"<title>(\d{4}-\d\d-\d\d) (\w+) at ([\d.]+) \((.*?)\): (.*?)</title>", text
+    )
+    assert len(titles) == len(TEST) - 1
+    agent = read_days(run).query("row == 'agent_greedy'")
+    assert [title[1] for title in titles] == list(agent["action"][:-1])
+
+
+def test_figures_are_small_and_follow_the_pages_colours(run):
+    text = (run / PAGE_FILE).read_text(encoding="utf-8")
+    svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert max(map(len, svgs)) < 60_000 and len(text) < 250_000
+    assert all("currentColor" in svg and "#010203" not in svg for svg in svgs)
+
+
+def test_several_runs_stand_side_by_side(run, tmp_path, capsys):
+    out = tmp_path / "all.html"
+    main(["report", str(run), str(run), "--output", str(out)])
+    assert capsys.readouterr().out == f"report: {out}\n"
+    text = out.read_text(encoding="utf-8")
+    assert "2 runs side by side" in text and text.count("<article") == 2
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_days_are_written_as_csv_where_they_are_wanted(run, tmp_path):
+    table = tmp_path / "days.csv"
+    write_report([str(run)], str(tmp_path / "page.html"), str(table))
+    assert len(pd.read_csv(table)) == len(read_days(run))
+
+
+def test_what_is_missing_or_damaged_is_said(run, tmp_path):
+    with pytest.raises(ConfigError, match="there are 2 directories; give --output FILE"):
+        write_report([str(run), str(run)])
+    with pytest.raises(ConfigError, match="--csv with one directory alone"):
+        write_report([str(run), str(run)], str(tmp_path / "a.html"), str(tmp_path / "a.csv"))
+    with pytest.raises(AdapterError, match=r"results.json is not there; measure the run"):
+        page([tmp_path])
+    (tmp_path / RESULTS_FILE).write_text("[1]")
+    with pytest.raises(AdapterError, match=r"results.json is damaged"):
+        page([tmp_path])
+    (tmp_path / RESULTS_FILE).write_text((run / RESULTS_FILE).read_text())
+    with pytest.raises(AdapterError, match=r"days.parquet is not there"):
+        page([tmp_path])
+    (tmp_path / DAYS_FILE).write_bytes(b"no parquet")
+    with pytest.raises(AdapterError, match=r"days.parquet is damaged"):
+        page([tmp_path])
