@@ -29,10 +29,13 @@ model, out, where, when = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def deadly(function):
+def of_a_checkpoint(path):  # itself, and not what lies in it
+    return Path(path).name.startswith("checkpoint-")
+
+def deadly(function, counts=lambda *args: True):
     calls = [0]
     def called(*args, **kwargs):
-        calls[0] += 1
+        calls[0] += counts(*args)
         if calls[0] == when:
             die()
         return function(*args, **kwargs)
@@ -46,9 +49,11 @@ def half(directory):  # of what it was to delete
 saving = dict(save_strategy="steps", save_steps=1, save_total_limit=2, trunk_disk_mb=0)
 trainer = tiny_trainer(Path(model), out, rollouts=6, **saving)
 if where == "replace":
-    checkpoints.os.replace = deadly(os.replace)
+    checkpoints.os.replace = deadly(os.replace, lambda source, target: of_a_checkpoint(target))
 elif where == "rmtree":
-    shutil.rmtree = lambda d, ignore_errors=False: half(d) if Path(d).is_dir() else None
+    whole = shutil.rmtree
+    removed = lambda d: "checkpoint-" in Path(d).name and Path(d).is_dir()
+    shutil.rmtree = lambda d, **more: half(d) if removed(d) else whole(d, **more)
 elif where == "time":
     threading.Timer(when, die).start()
 elif where != "nowhere":
