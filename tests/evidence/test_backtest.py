@@ -346,9 +346,7 @@ def test_the_equity_curve_is_a_png(written):
     assert image.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(image) > 10_000
     assert sorted(path.name for path in written.iterdir()) == [
-        "equity_curve.png",
-        "results.json",
-        "trades.csv",
+        *("days.parquet", "equity_curve.png", "report.html", "results.json", "trades.csv"),
     ]
 
 
