@@ -126,7 +126,14 @@ METRICS = ("CR", "SR", "AV", "MDD")
 # of the demo's rows, what the README leaves to docs/results.md
 ONLY_IN_RESULTS = {
     *("momentum", "mean_reversion", "sma_crossover", "oracle_hindsight"),
-    *("random_mean", "matched_mean", "perturbed_mean", "agent_sampled_p5", "agent_sampled_p95"),
+    *(
+        "flat",
+        "random_mean",
+        "matched_mean",
+        "perturbed_mean",
+        "agent_sampled_p5",
+        "agent_sampled_p95",
+    ),
 }
 
 
@@ -258,7 +265,9 @@ def commands() -> Texts:
     progress = [i for i, line in enumerate(before) if " steps | " in line]
     untrained = [line for line in before if line.startswith("the untrained model")]
     steps = [before[progress[0]], "...", before[progress[-1]]]
-    short = [before[0], *untrained, "...", *steps, "(the table above)", *after]
+    ending = next(i for i, line in enumerate(after) if line.startswith("run: "))
+    said = [after[0], "...", *after[ending:]]
+    short = [before[0], *untrained, "...", *steps, "(the table above)", *said]
     buy, sell = (
         re.search(rf"untrained model, {position}: .*P\({word}\) ([\d.]+)", "\n".join(lines))
         for position, word in (("flat", "Buy"), ("long", "Sell"))
