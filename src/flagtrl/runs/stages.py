@@ -196,8 +196,9 @@ def publish(trainer: PPOTrainer, report: Report) -> None:
     write_card(out)
     report.print()
     print(
-        f"run: {out} (its card is README.md, its page report.html)\nnext: flagtrl backtest --adapter {out} --start DAY "
-        f"--end DAY; flagtrl runs {out.parent}; flagtrl push {out} OWNER/NAME"
+        f"run: {out} (its card is README.md, its page report.html)\n"
+        f"next: flagtrl backtest --adapter {out} --start DAY --end DAY; flagtrl runs "
+        f"{out.parent}; flagtrl push {out} OWNER/NAME"
     )
     if trainer.args.push_to_hub:
         print(f"pushed: {trainer.push_to_hub()}")
