@@ -24,7 +24,7 @@ FEW = ["--save_strategy", "no", "--sampled_paths", "2", "--perturbed_draws", "0"
 
 
 def trained(coefficient: float, seed: int, out: Path, model: str) -> dict[str, Any]:
-    """What a run earned, and how far it was from the base at its end."""
+    """What a run earned, and the policy's entropy at its end."""
     if not (out / "results.json").is_file():
         words = ["--model_name_or_path", model, "--seed", str(seed), "--output_dir", str(out)]
         words += ["--language_kl_coef", str(coefficient), *FEW]
@@ -67,7 +67,8 @@ def main() -> None:
         places = [options.work / f"{coefficient}-{seed}" for seed in options.seeds]
         for seed, place in zip(options.seeds, places, strict=True):
             made["runs"].append(trained(coefficient, seed, place, options.model))
-        rows = options.work / f"qa-{coefficient}.json"
+        seeds = "-".join(map(str, options.seeds))
+        rows = options.work / f"qa-{coefficient}-{seeds}-{options.items}.json"
         made["qa"][str(coefficient)] = compared(places, options.data, options.items, rows)
     options.json.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     print(summary(made))

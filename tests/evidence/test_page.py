@@ -11,9 +11,11 @@ import pytest
 from flagtrl.cli import main
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.evidence.days import DAYS_FILE, read_days
+from flagtrl.evidence.figures import drawn, inline
 from flagtrl.evidence.page import PAGE_FILE, page, write_report
 from flagtrl.evidence.report import RESULTS_FILE, evaluate
 from flagtrl.evidence.rules import usual_rules
+from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.policy import follow_news, rule
@@ -63,8 +65,9 @@ def test_the_days_are_the_passes_and_the_curves(run, report):
     assert np.isnan(agent["critic"].iloc[0]), "a rule has no critic"
     for row, values in report.curves.items():
         shown = frame[frame["row"] == row]["value"]
-        if row != "agent_sampled":  # its days are of one path, its curve is the mean's
-            np.testing.assert_allclose(shown, values)
+        np.testing.assert_allclose(shown, values)
+    sampled = frame[frame["row"] == "agent_sampled"]
+    assert sampled["action"].isna().all(), "the mean of several paths decides nothing"
     low = frame[frame["row"] == "matched_p5"]["value"]
     np.testing.assert_allclose(low, np.percentile(report.bands["matched"], 5, axis=0))
 
@@ -133,6 +136,40 @@ def test_figures_are_small_and_follow_the_pages_colours(run):
     svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert max(map(len, svgs)) < 60_000 and len(text) < 250_000
     assert all("currentColor" in svg and "#010203" not in svg for svg in svgs)
+
+
+def test_labels_of_axes_are_text_and_keep_their_digits():
+    figure, (axes,) = drawn()
+    axes.plot([0, 1], [0.0251, 0.0749])
+    axes.set_yticks([0.025, 0.075], ["0.0251", "0.0749"])
+    text = inline(figure, "a figure", "x")
+    assert ">0.0251<" in text and ">0.0749<" in text
+    assert not re.search(r' d="[^"]*\.\d\d\d', text)
+
+
+@pytest.mark.parametrize("bars", [2, 20, 21, 22])
+@pytest.mark.parametrize("execution", ["same_price", "next_price"])
+def test_short_windows_have_a_page_too(bars, execution, tmp_path):
+    window = Window(MARKET, 0, bars)
+    settings = MarketSettings(reward="log_return", execution=execution)
+    how = {"rules": usual_rules(window, settings), "matched_draws": 5}
+    evaluate(rule(follow_news), window, settings, **how).write(tmp_path, RunRecord())
+    assert "Verdict" in (tmp_path / PAGE_FILE).read_text()
+    statistics = json.loads((tmp_path / RESULTS_FILE).read_text()).get("statistics")
+    assert (statistics is None) == (bars < 21)
+
+
+def test_what_a_stranger_wrote_is_no_command(run, tmp_path):
+    for name in (RESULTS_FILE, DAYS_FILE):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    results = json.loads((tmp_path / RESULTS_FILE).read_text())
+    results["recipe"] = "msft; curl x|sh #"
+    (tmp_path / RESULTS_FILE).write_text(json.dumps(results))
+    assert "--recipe &#39;msft; curl x|sh #&#39;" in page([tmp_path])
+    for broken in ({"test": {"agent_greedy": {}}}, {"statistics": {"agent_greedy": {"x": 1}}}):
+        (tmp_path / RESULTS_FILE).write_text(json.dumps({**results, **broken}))
+        with pytest.raises(AdapterError, match="the results are damaged"):
+            page([tmp_path])
 
 
 def test_several_runs_stand_side_by_side(run, tmp_path, capsys):

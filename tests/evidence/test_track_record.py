@@ -197,6 +197,34 @@ def test_what_cannot_be_judged_is_refused(returns, said):
         sharpe_interval(returns)
 
 
+def test_one_lucky_day_is_no_significant_record():
+    """An account that is seldom in the market: many resamples hold no trade at all."""
+    returns = np.zeros(100)
+    returns[40] = 0.02
+    found = sharpe_interval(returns, resamples=2000)
+    assert found.low <= 0 < found.high and found.p > 0.3
+    never = sharpe_interval(np.zeros(100), resamples=50)
+    assert math.isnan(never.value) and math.isnan(never.p)
+
+
+@pytest.mark.parametrize("count", [1, 19, 20, 60, 149])
+def test_shifts_are_those_that_are_made_one_by_one(count):
+    rng = np.random.default_rng(count)
+    returns = 0.01 * rng.standard_normal(count)
+    for positions in (rng.random(count) < 0.5, np.arange(count) % 2, np.ones(count)):
+        held = positions.astype(float)
+        every = np.stack([np.roll(held, by) for by in range(count)])
+        made, distinct = every @ returns, len(np.unique(every, axis=0))
+        found = circular_shifts(held, returns)
+        assert found.distinct == distinct
+        if distinct < 20:
+            assert math.isnan(found.p)
+            continue
+        distance = np.abs(made - made.mean())
+        assert found.p == pytest.approx(np.mean(distance >= distance[0] - 1e-12))
+        assert found.p_better == pytest.approx(np.mean(made >= made[0] - 1e-12))
+
+
 def test_other_days_than_the_benchmarks_are_refused():
     with pytest.raises(DataError, match="30 returns beside a benchmark's 31"):
         sharpe_interval(np.zeros(30), np.zeros(31))

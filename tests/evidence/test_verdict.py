@@ -214,3 +214,14 @@ def test_results_hold_both_windows_behaviour_and_verdict(tmp_path):
 def halves():
     dates = [str(date) for date in MARKET.dates]
     return (dates[20], dates[39]), (dates[0], dates[19])
+
+
+def test_luck_that_can_only_be_the_agent_itself_is_no_luck():
+    """Always long: its times in the market have one order, and it would never beat that."""
+    options = {"modes": ["greedy"], "matched_draws": 50}
+    held = evaluate(constant(BUY), WINDOW, MarketSettings(), **options)
+    assert held.rows["matched_p5"]["standard"].CR == held.rows["matched_p95"]["standard"].CR
+    assert not any("at other times" in sentence for sentence in held.verdict())
+    often = evaluate(by_parity, WINDOW, MarketSettings(), **options)
+    few = len(np.unique(often.bands["matched"][:, -1])) < 20
+    assert any("at other times" in sentence for sentence in often.verdict()) != few

@@ -16,6 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flagtrl.evidence.rules import spells
+
 # Okabe and Ito (2008): told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, RED, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
 TEXT = "#010203"  # stands for the page's text colour, light or dark
@@ -49,12 +51,13 @@ def inline(figure: Figure, label: str, name: str, titles: Mapping[str, str] | No
         titles: of the figure's artists, by their gid: what a mouse that rests on one shows.
     """
     out = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"(\.\d\d)\d+", r"\1", text)  # a hundredth of a point is less than is seen
+    # of lines, a hundredth of a point is less than is seen; text stays as it is
+    text = re.sub(r' d="[^"]*"', lambda line: re.sub(r"(\.\d\d)\d+", r"\1", line[0]), text)
     # sizes are the page's; names of parts are this figure's alone
     text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', text, count=1)
     text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
@@ -99,17 +102,22 @@ def equity(days: pd.DataFrame, rows: Mapping[str, str], band: str) -> Figure:
     return figure
 
 
-def decisions(agent: pd.DataFrame) -> tuple[Figure, dict[str, str]]:
-    """The price, where the agent held it and traded it, with a title for every day."""
+def decisions(agent: pd.DataFrame, same_price: bool) -> tuple[Figure, dict[str, str]]:
+    """The price, where the agent held it and traded it, with a title for every day.
+
+    Args:
+        agent: the days of its row.
+        same_price: orders fill at the price of the day on which they are given, not of the next.
+    """
     with mpl.rc_context(STYLE):
         figure, (axes,) = drawn()
         dates, prices = agent["date"].to_numpy(), agent["price"].to_numpy()
         axes.plot(dates, prices, color=TEXT, lw=1)
-        held = agent["shares"].to_numpy() > 0
-        low, high = float(prices.min()), float(prices.max())
-        axes.fill_between(
-            dates, low, high, where=held, step="pre", color=GREEN, alpha=0.15, lw=0, label="held"
-        )
+        held = (agent["shares"].to_numpy() > 0).astype(int)
+        for number, (begin, end) in enumerate(spells(held)):
+            days = (max(begin - same_price, 0), min(end - same_price, len(dates) - 1))
+            label = "" if number else "held"
+            axes.axvspan(*dates[list(days)], color=GREEN, alpha=0.15, lw=0, label=label)
         titles = {}
         marks = {"Buy": ("^", BLUE), "Sell": ("v", RED), "Hold": (".", TEXT)}
         for number, day in enumerate(agent.dropna(subset=["action"]).itertuples()):
@@ -124,9 +132,12 @@ def decisions(agent: pd.DataFrame) -> tuple[Figure, dict[str, str]]:
                 for word in ("Buy", "Hold", "Sell")
             )
             news = f": {day.headline}" if day.headline else ""
-            titles[gid] = f"{day.date:%Y-%m-%d} {day.action} at {day.price:.2f} ({chances}){news}"
+            titles[gid] = (
+                f"{day.date:%Y-%m-%d} {day.action}, price {day.price:.6g} ({chances}){news}"
+            )
         axes.set_ylabel("price")
-        axes.legend(fontsize="small")
+        if held.any():
+            axes.legend(fontsize="small")
     return figure, titles
 
 

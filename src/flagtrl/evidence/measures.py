@@ -5,21 +5,15 @@ zero, how it trades, what it is beside the asset, and what costs it would bear.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 
 from flagtrl.evidence.backtest import Backtest
 from flagtrl.evidence.rules import spells
-from flagtrl.market.accounts import Accounts
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import max_drawdown_pct, varies
-from flagtrl.market.observation import Observation
-from flagtrl.market.play import likeliest, play
-from flagtrl.market.policy import rule
-
-MOST_BPS = 5000.0  # that a break-even cost is looked for up to
 
 
 @dataclass(frozen=True)
@@ -98,23 +92,24 @@ def measures(run: Backtest, settings: MarketSettings) -> Measures:
 
 
 def break_even(run: Backtest, settings: MarketSettings) -> float:
-    """The cost of a trade, basis points, at which a pass's decisions would have earned nothing."""
-    if not np.any(np.diff(run.shares)):
+    """The cost of a trade, basis points, at which a pass's decisions would have earned nothing.
+
+    A fee f leaves 1 / (1 + f) of the value at an entry and 1 - f at an exit, so it solves
+    G - entries log(1 + f) + exits log(1 - f) = 0 with G the log gain without costs.
+    """
+    traded = np.diff(run.shares)
+    entries, exits = np.count_nonzero(traded > 0), np.count_nonzero(traded < 0)
+    if not entries:
         return math.inf
-    orders = run.actions.tolist()
-
-    def gain(bps: float) -> float:
-        costly = replace(settings, cost_bps=bps, slippage_bps=0.0)
-        world = Accounts(run.window, costly)
-
-        def again(seen: Observation) -> int:
-            return orders[seen.bar - run.window.start]
-
-        play(rule(again), world, likeliest)
-        return float(np.log(world.values[-1][0] / settings.initial_cash))
-
-    if gain(0.0) <= 0:
+    held, moves = run.shares[1:] > 0, np.diff(np.log(run.window.prices))
+    if settings.execution == "next_price":
+        held, moves = held[:-1], moves[1:]
+    gain = float(moves[held].sum())
+    if gain <= 0:
         return 0.0
-    if gain(MOST_BPS) > 0:
-        return math.inf
-    return float(brentq(gain, 0.0, MOST_BPS, xtol=0.01))
+
+    def left(fee: float) -> float:
+        return gain - entries * math.log1p(fee) + exits * math.log1p(-fee)
+
+    most = math.expm1(gain / entries)  # at which the entries alone cost as much
+    return 10_000 * float(brentq(left, 0.0, min(most, 1 - 1e-12) if exits else most))

@@ -1,12 +1,13 @@
 """report.html: a run's evidence as one file that opens anywhere, with nothing to fetch.
 
 Made of what lies in a directory of results alone: results.json, days.parquet and, of a run, the
-trainer's log. So the page of a backtest, or of a run of years ago, can be made again.
+trainer's log.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -44,7 +45,6 @@ LEARNT = {
     "KL, nats": {"kl": "KL from the reference"},
     "actions": {f"action_share/{word}": word for word in ("Buy", "Hold", "Sell")},
 }
-LUCK = ("random", "matched", "perturbed")
 
 
 def write_report(
@@ -79,11 +79,21 @@ def page(directories: Sequence[str | Path]) -> str:
     Raises:
         AdapterError: a directory without results, or with damaged ones.
     """
-    runs = [_run(Path(directory), number) for number, directory in enumerate(directories)]
+    try:
+        return _rendered([_run(Path(each), number) for number, each in enumerate(directories)])
+    # results may be a stranger's, and hold anything
+    except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+        named = ", ".join(map(str, directories))
+        raise AdapterError(
+            f"{named}: the results are damaged ({reason(error)}); measure the run again"
+        ) from error
+
+
+def _rendered(runs: Sequence[Mapping[str, Any]]) -> str:
     source = files("flagtrl.evidence") / "report.html.j2"
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
-    return environment.from_string(source.read_text("utf-8")).render(runs=runs, luck=LUCK)
+    return environment.from_string(source.read_text("utf-8")).render(runs=runs)
 
 
 def _run(directory: Path, number: int) -> dict[str, Any]:
@@ -120,7 +130,8 @@ def _figures(
         )
     }
     if len(agent):
-        traded, titles = decisions(agent)
+        trading = (results.get("settings") or {}).get("market") or {}
+        traded, titles = decisions(agent, trading.get("execution") == "same_price")
         found["decisions"] = inline(
             traded, f"The price of {symbol}, and the agent's decisions", f"{name}d", titles
         )
@@ -179,7 +190,7 @@ def _history(directory: Path) -> list[Mapping[str, Any]]:
 def _command(results: Mapping[str, Any]) -> str:
     """How the run is made again, as far as its results say."""
     named = {name: results.get(name) for name in ("recipe", "preset", "seed")}
-    words = [f"--{name} {value}" for name, value in named.items() if value is not None]
+    words = [f"--{n} {shlex.quote(str(v))}" for n, v in named.items() if v is not None]
     return " ".join(["flagtrl train", *words])
 
 

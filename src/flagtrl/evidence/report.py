@@ -29,6 +29,7 @@ from flagtrl.evidence.measures import measures
 from flagtrl.evidence.page import write_report
 from flagtrl.evidence.rows import Rows, conventions, json_rows, row_of, rows_of_paths
 from flagtrl.evidence.rules import matched_paths
+from flagtrl.evidence.statistics import FEWEST_SHIFTS
 from flagtrl.evidence.verdict import behaviour, verdict
 from flagtrl.made_with import versions
 from flagtrl.market.data import Window
@@ -107,10 +108,7 @@ class Report:
         """What every row was worth and did, day by day, on both windows."""
         both = {"test": self, **({} if self.train is None else {"train": self.train})}
         return pd.concat(
-            [
-                day_by_day(n, r.window, {**r.backtests, **r.controls}, r.curves, r.bands)
-                for n, r in both.items()
-            ],
+            [day_by_day(n, r.window, r._passes(), r.curves, r.bands) for n, r in both.items()],
             ignore_index=True,
         )
 
@@ -152,8 +150,23 @@ class Report:
 
     def measures(self) -> dict[str, dict[str, float | None]]:
         """More measures of every pass, by row name."""
-        passes = {**self.backtests, **self.controls}
+        passes = self._passes()
         return {row: measures(run, self.settings).as_dict() for row, run in passes.items()}
+
+    def _passes(self) -> dict[str, Backtest]:
+        """Every row that is one pass: the sampled one may be the mean of many."""
+        several = "agent_sampled_p5" in self.rows
+        passes = {**self.backtests, **self.controls}
+        return {row: run for row, run in passes.items() if row != "agent_sampled" or not several}
+
+    def _telling_rows(self) -> Mapping[str, Mapping[str, Metrics]]:
+        """Without matched luck where the agent's times in the market have few other orders: then
+        it is the agent itself.
+        """
+        matched = self.bands.get("matched")
+        if matched is not None and len(np.unique(matched[:, -1])) >= FEWEST_SHIFTS:
+            return self.rows
+        return {row: by for row, by in self.rows.items() if not row.startswith("matched_")}
 
     def verdict(self) -> list[str]:
         """What the table says, in plain sentences; none where the agent's greedy row was not asked
@@ -162,9 +175,9 @@ class Report:
         agent = self.backtests.get("agent_greedy")
         if agent is None:
             return []
-        train = None if self.train is None else self.train.rows
+        train = None if self.train is None else self.train._telling_rows()
         periods = self.window.market.periods_per_year
-        said = verdict(self.rows, self.curves, agent, periods, train)
+        said = verdict(self._telling_rows(), self.curves, agent, periods, train)
         said += sentences(self.judgement) if self.judgement is not None else []
         if self.settings.execution == "same_price":
             said.append("Orders fill at the price that they were decided at, which is optimistic.")

@@ -20,6 +20,7 @@ from flagtrl.market.metrics import varies
 LEVEL, RESAMPLES = 0.05, 10_000
 FEWEST_SHIFTS = 20  # distinct ones, without which a p-value says nothing
 FEWEST_RETURNS = 20
+MOST_UNDEFINED = 0.01  # of the resamples, beyond which an interval would be of the others alone
 
 
 class TrackRecord(NamedTuple):
@@ -79,10 +80,10 @@ def best_of_trials(trials: int, variance: float) -> float:
         trials: N, that were made on this window, whether kept or not; of one nothing is chosen.
         variance: of the trials' Sharpe ratios, per bar.
     """
-    if trials < 1 or not variance >= 0:
-        raise DataError(f"{trials} trials with a variance of {variance}; use at least 1, and 0")
     if trials == 1:
         return 0.0
+    if trials < 1 or not variance >= 0:
+        raise DataError(f"{trials} trials with a variance of {variance}; use at least 1, and 0")
     quantiles = stats.norm.ppf([1 - 1 / trials, 1 - 1 / (trials * math.e)])
     return math.sqrt(variance) * float(np.array([1 - np.euler_gamma, np.euler_gamma]) @ quantiles)
 
@@ -183,19 +184,22 @@ def sharpe_interval(
 
     value = float(found(np.arange(len(own))[None])[0])
     values = found(resampled(len(own), block, resamples, seed))
-    values = values[np.isfinite(values)]
-    if math.isnan(value) or not len(values):
-        return Interval(value, math.nan, math.nan, math.nan, block)
+    undefined = np.isnan(values)
+    if not varies(own) or undefined.mean() > MOST_UNDEFINED:
+        return Interval(math.nan, math.nan, math.nan, math.nan, block)
+    values = values[~undefined]
     low, high = np.percentile(values, (100 * LEVEL / 2, 100 * (1 - LEVEL / 2)))
     return Interval(value, float(low), float(high), _two_sided(values), block)
 
 
 def _sharpe(returns: np.ndarray) -> np.ndarray:
-    """(R,) of (R, n) returns; NaN where they do not vary."""
-    deviation = returns.std(-1, ddof=1)
-    scale = np.abs(returns).max(-1)
-    defined = deviation > 1e-9 * scale
-    return np.where(defined, returns.mean(-1) / np.where(defined, deviation, 1.0), np.nan)
+    """(R,) of (R, n) returns; NaN where they do not vary. Where nothing was earned on any day it is
+    0: an account that is seldom in the market must not be judged by its lucky resamples alone.
+    """
+    defined, means = varies(returns), returns.mean(-1)
+    deviation = np.where(defined, returns.std(-1, ddof=1), 1.0)
+    still = np.where(means == 0, 0.0, np.nan)
+    return np.where(defined, means / deviation, still)
 
 
 def _two_sided(drawn: np.ndarray) -> float:
@@ -230,19 +234,25 @@ def circular_shifts(positions: np.ndarray, returns: np.ndarray) -> Shifts:
         positions: (n,) held over each return, as 1 long, 0 flat.
         returns: (n,) log returns of the asset.
     """
-    positions, returns = np.asarray(positions, dtype=np.float64), _checked(returns)
-    if positions.shape != returns.shape:
+    positions, returns = (np.asarray(each, dtype=np.float64) for each in (positions, returns))
+    if positions.shape != returns.shape or positions.ndim != 1:
         raise DataError(f"{len(positions)} positions for {len(returns)} returns")
-    count = len(returns)
-    shifted = np.stack([np.roll(positions, by) for by in range(count)])
-    distinct = len(np.unique(shifted, axis=0))
+    distinct = _distinct_shifts(positions)
     if distinct < FEWEST_SHIFTS:
         return Shifts(math.nan, math.nan, distinct)
-    made = shifted @ returns
+    # what every shift earns: a circular cross-correlation
+    made = np.fft.irfft(np.fft.rfft(returns) * np.conj(np.fft.rfft(positions)), n=len(returns))
     distance = np.abs(made - made.mean())
-    rounding = 1e-12 * max(1.0, float(distance.max()))
+    rounding = 1e-9 * max(float(np.abs(returns).max()), float(distance.max()))
     as_far, as_good = distance >= distance[0] - rounding, made >= made[0] - rounding
     return Shifts(float(np.mean(as_far)), float(np.mean(as_good)), distinct)
+
+
+def _distinct_shifts(positions: np.ndarray) -> int:
+    """How many of a sequence's circular shifts differ: its shortest period."""
+    count = len(positions)
+    periods = (by for by in range(1, count + 1) if count % by == 0)
+    return next(by for by in periods if np.array_equal(np.roll(positions, by), positions))
 
 
 def superior_ability(

@@ -13,6 +13,12 @@ from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.metrics import Metrics
 
 TWO_SIDED_5_PERCENT = 1.96  # quantile of the normal distribution
+# the row of a kind of luck's best, and who they are
+LUCK = {
+    "random_p95": "random policies",
+    "matched_p95": "accounts with its own times in the market, in another order,",
+    "perturbed_p95": "random models of its kind",
+}
 SAME_VALUE = 1e-9  # relative difference of two account values that counts as none
 
 
@@ -81,9 +87,10 @@ def verdict(
     )
     if train_rows and "untrained_calibrated" in train_rows:
         made = {row: by["standard"].CR for row, by in train_rows.items()}
-        luck = ("random_p95", "matched_p95", "perturbed_p95")
-        chance = max(made[row] for row in luck if row in made)
-        said.append(_in_sample(made["agent_greedy"], made["untrained_calibrated"], chance))
+        kind = max((row for row in LUCK if row in made), key=lambda row: made[row])
+        luck = f"95% of {LUCK[kind]} at most {made[kind]:.1f}%"
+        untrained = made["untrained_calibrated"]
+        said.append(_in_sample(made["agent_greedy"], untrained, made[kind], luck))
     return said
 
 
@@ -115,11 +122,8 @@ def _beside_luck(rows: Mapping[str, Mapping[str, Metrics]]) -> list[str]:
     return said
 
 
-def _in_sample(ours: float, untrained: float, chance: float) -> str:
-    made = (
-        f"In sample it made {ours:.1f}%, untrained {untrained:.1f}%, and 95% of random policies at "
-        f"most {chance:.1f}%"
-    )
+def _in_sample(ours: float, untrained: float, chance: float, luck: str) -> str:
+    made = f"In sample it made {ours:.1f}%, untrained {untrained:.1f}%, and {luck}"
     if ours > max(chance, untrained):
         return f"{made}: it learnt its training window, which is no evidence of skill."
     if ours > untrained:

@@ -20,6 +20,8 @@ from flagtrl.policy.perturbed import perturbed_policies
 # asks its own.
 SAMPLED_PATHS, SAMPLED_PATHS_OF_OWN_PROMPTS = 100, 10
 PERTURBED_DRAWS = 100
+MOST_BARS = 20_000_000  # of all matched accounts, for memory: 160 MB
+ON_TRADED_DAYS = "random policies: their label prior is measured on the traded days themselves"
 NOTES = ("The base model may have read about this period: what it was trained on is not known.",)
 
 
@@ -58,9 +60,10 @@ def judge(
         say: is told how far it is.
     """
     policy, untrained = language_policy(model, encoder), untrained_policies(model, encoder)
-
     traded = {"test": test, **({} if train is None else {"training": train})}
     known = {what: read_ahead(model, encoder, w, settings, say, what) for what, w in traded.items()}
+    if perturbed_draws and survey is None and train is None:
+        say(ON_TRADED_DAYS)
     asked = (model, encoder, list(traded.values()), settings, survey or train or test)
     kin = perturbed_policies(*asked, perturbed_draws, seed, say) if perturbed_draws else None
     if perturbed_draws and kin is None:
@@ -75,7 +78,7 @@ def judge(
             sampled_paths=paths,
             kin=kin[number] if kin else None,
             draws=perturbed_draws,
-            matched_draws=MATCHED_DRAWS,
+            matched_draws=max(min(MATCHED_DRAWS, MOST_BARS // len(window)), 1),
             notes=NOTES,
             say=say,
         )

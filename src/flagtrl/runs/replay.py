@@ -87,16 +87,18 @@ def backtest_saved(
     policy.model.to(device_or_gpu(device)).use_again()  # the engine's products are the device's
     how = {name: record.options[name] for name in _AS_THEN if name in record.options}
     how |= {"volatility_periods": periods, "modes": modes, "seed": seed, "say": say}
-    how["survey"] = _trained_on(market, data_facts, trained)
+    how["survey"] = _trained_on(market, trained)
     report = judge(policy.model, policy.encoder, window, settings, **how)
     return report, _traded(record, settings, window, data or data_facts.source, periods)
 
 
-def _trained_on(
-    market: MarketData, known: DataFacts, trained: tuple[str, str, int]
-) -> Window | None:
-    """The training window, where `market` is what was trained on; else None."""
-    return market.window(*trained[:2]) if market.fingerprint() == known.sha256 else None
+def _trained_on(market: MarketData, trained: tuple[str, str, int]) -> Window | None:
+    """The training window, where `market` has its days; else None."""
+    try:
+        window = market.window(*trained[:2])
+    except DataError:
+        return None
+    return window if len(window) == trained[2] else None
 
 
 def _traded(
