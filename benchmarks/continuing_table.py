@@ -21,3 +21,17 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
         cells = [interval([row[f"{kind}_share"] for row in rows]) for kind in ("new", "old")]
         lines.append(f"| {change} | {arm} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def difference(
+    records: Sequence[Mapping[str, Any]], arm: str, other: str, kind: str, change: str
+) -> str:
+    """What an arm's share on `new` or `old` days is above another's, seed by seed."""
+    shares = {
+        (each["arm"], each["seed"]): each[f"{kind}_share"]
+        for each in records
+        if each["change"] == change
+    }
+    seeds = sorted({seed for name, seed in shares if name == arm})
+    shown = interval([shares[arm, seed] - shares[other, seed] for seed in seeds])
+    return shown if shown.startswith("-") else f"+{shown}"

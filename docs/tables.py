@@ -205,8 +205,25 @@ def suite() -> Texts:
         "suite.nothing": suite_table.no_signal(records),
         "suite.peers": suite_table.beside_peers(records),
         **real_model(records),
+        **continuing(),
         "risk.table": risk_table.summary(written("risk")),
         "sensitivity.table": sensitivity_table.summary(written("sensitivity")),
+    }
+
+
+def continuing() -> Texts:
+    """What going on with new days keeps and learns."""
+    from continuing_table import difference, summary
+
+    records, words = written("continuing"), "new words"
+    arms = {"replay": "gone on, with replay", "kl": "gone on, KL 0.1", "strong": "gone on, KL 1"}
+    return {
+        "continuing.table": summary(records),
+        **{
+            f"continuing.{name}_{kind}": difference(records, arm, "gone on", kind, words)
+            for name, arm in arms.items()
+            for kind in ("new", "old")
+        },
     }
 
 
