@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, norm, ttest_1samp
 
+from flagtrl.evidence.statistics import holm
 from flagtrl.qa.evaluate import Row, adjusted
 from flagtrl.qa.report import markdown
 from flagtrl.qa.statistics import (
     Difference,
     bootstrap,
-    holm,
     minimum_detectable,
     of_seeds,
     paired_difference,

@@ -119,7 +119,7 @@ def sentences(found: Judgement) -> list[str]:
     said = []
     sharpe, beside, shifts = found.sharpe, found.beside_buy_and_hold, found.shifts
     if math.isnan(sharpe.low):
-        said.append("Its Sharpe ratio is undefined: its returns do not vary.")
+        said.append("Its Sharpe ratio is undefined: its returns do not vary, or too seldom.")
     else:
         said.append(
             f"Its Sharpe ratio of {sharpe.value:.2f} a year has a 95% interval from "

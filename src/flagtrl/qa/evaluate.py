@@ -17,10 +17,11 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from flagtrl.errors import ConfigError, only_errors, unknown
+from flagtrl.evidence.statistics import holm
 from flagtrl.qa import judging
 from flagtrl.qa.arms import Switch
 from flagtrl.qa.judging import Judged
-from flagtrl.qa.statistics import Difference, holm, level, mean_per_weight, paired_difference
+from flagtrl.qa.statistics import Difference, level, mean_per_weight, paired_difference
 
 TASKS = Path(__file__).parent / "tasks"
 PREFIX = "flagtrl_"

@@ -1,11 +1,9 @@
-"""Paired statistics of one task: a bootstrap over documents, exact McNemar, training seeds, Holm's
-correction.
-"""
+"""Paired statistics of one task: a bootstrap over documents, exact McNemar, training seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -243,18 +241,6 @@ def two_sided(drawn: np.ndarray) -> float:
     """
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjusted p: below alpha with a probability of at most alpha if every null
-    hypothesis holds.
-    """
-    assert not any(math.isnan(p) for p in p_values.values()), "a metric without a p is in no family"
-    adjusted, highest = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p))
-        adjusted[name] = highest
-    return {name: adjusted[name] for name in p_values}
 
 
 def minimum_detectable(standard_error: float, zero_one: tuple[int, int] | None = None) -> float:
