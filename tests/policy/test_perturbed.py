@@ -166,3 +166,12 @@ def test_where_the_frozen_layers_would_run_for_every_draw_there_are_none(trained
         assert any(line.startswith("no perturbed rows") for line in lines)
     finally:
         model.use_split(trunk)
+
+
+def test_whose_days_the_label_prior_is_measured_on_is_said_where_training_has_none(trained):
+    model, encoder = trained
+    said, how = "measured on the traded days themselves", {"sampled_paths": 1, "perturbed_draws": 2}
+    for survey, wanted in ((None, True), (TRAIN, False)):
+        lines = []
+        judge(model, encoder, TEST, SETTINGS, survey=survey, say=lines.append, **how)
+        assert any(said in line for line in lines) == wanted
