@@ -7,14 +7,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import shtab
 
+from flagtrl.commands_evidence import backtest, paper, reading_of, report, runs
 from flagtrl.options import parse, parser
 from flagtrl.program import one_line_errors
 from flagtrl.signals import listen
@@ -78,41 +76,6 @@ def _show(words: Sequence[str], recipe: str) -> None:
     from flagtrl.runs.recipes import RECIPES
 
     print(parse_arguments(RECIPES.get(recipe, {}), words, recipe).shown())
-
-
-def _backtest(options: argparse.Namespace) -> None:
-    from flagtrl.places import check_output_dir, run_directory
-
-    run_directory(options.adapter)
-    check_output_dir(options.output_dir or "runs")
-
-    from flagtrl.cpu import cpu_tuning
-    from flagtrl.hub import local_or_pulled
-    from flagtrl.runs.directory import claimed_for_results, numbered
-    from flagtrl.runs.replay import backtest_saved
-
-    cpu_tuning()
-    with claimed_for_results(options.output_dir) if options.output_dir else nullcontext():
-        report, record = backtest_saved(
-            local_or_pulled(options.adapter, options.revision),
-            data=options.data,
-            symbol=options.symbol,
-            reading=_reading(options),
-            start=options.start,
-            end=options.end,
-            modes=options.policy_mode,
-            base=options.base,
-            accept_base=options.accept_base,
-            reward=options.reward,
-            volatility_periods=options.volatility_periods,
-            device=options.device,
-            say=partial(print, flush=True),
-        )
-        out = options.output_dir or numbered("runs/backtest")
-        told = {"base": options.base} if options.base and options.accept_base else {}
-        report.write(out, record, adapter=options.adapter, **told)
-    report.print()
-    print(f"results.json, trades.csv and equity_curve.png: {out}")
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -191,29 +154,6 @@ def _demo(options: argparse.Namespace) -> None:
         run_demo(out, options.preset, **overrides)
 
 
-def _runs(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    from flagtrl.files import write_json
-    from flagtrl.runs.listing import differences, found_runs, listed_runs, runs_table
-
-    rows = listed_runs(found_runs(options.directories))
-    differing = differences(rows)
-    if options.json:
-        write_json(options.json, {"runs": rows, "differences": differing})
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(runs_table(rows))
-    for name, values in differing.items():
-        told = ", ".join(map(str, values))
-        console.print(f"{name}: {told}", markup=False, highlight=False)
-
-
-def _report(options: argparse.Namespace) -> None:
-    from flagtrl.evidence.page import write_report
-
-    print(f"report: {write_report(options.directories, options.output, options.csv)}")
-
-
 def _data_check(options: argparse.Namespace) -> None:
     from flagtrl.files import write_json
     from flagtrl.language.prompts import prompt_style
@@ -221,7 +161,7 @@ def _data_check(options: argparse.Namespace) -> None:
     from flagtrl.market.summary import Summary
 
     prompt_style(options.prompt_style)
-    market = load(options.file, options.symbol, _reading(options))
+    market = load(options.file, options.symbol, reading_of(options))
     summary = Summary.of(market)
     if options.json:
         write_json(options.json, summary.told())
@@ -231,12 +171,6 @@ def _data_check(options: argparse.Namespace) -> None:
 
         named = (options.model_name_or_path, options.prompt_style, options.offline)
         print("\n".join(first_prompt(market, *named)))
-
-
-def _reading(options: argparse.Namespace) -> Any:
-    from flagtrl.market.reading import ReadingSettings
-
-    return ReadingSettings(**{f.name: getattr(options, f.name) for f in fields(ReadingSettings)})
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -320,9 +254,10 @@ def _need_lm_eval() -> None:
 _COMMANDS = {
     "demo": _demo,
     "train": _train,
-    "backtest": _backtest,
-    "runs": _runs,
-    "report": _report,
+    "backtest": backtest,
+    "runs": runs,
+    "report": report,
+    "paper": paper,
     "merge": _merge,
     "push": _push,
     "pull": _pull,

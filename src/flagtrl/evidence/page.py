@@ -80,7 +80,8 @@ def page(directories: Sequence[str | Path]) -> str:
         AdapterError: a directory without results, or with damaged ones.
     """
     try:
-        return _rendered([_run(Path(each), number) for number, each in enumerate(directories)])
+        runs = [_run(Path(each), number) for number, each in enumerate(directories)]
+        return rendered("report.html.j2", runs=runs)
     # results may be a stranger's, and hold anything
     except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
         named = ", ".join(map(str, directories))
@@ -89,11 +90,17 @@ def page(directories: Sequence[str | Path]) -> str:
         ) from error
 
 
-def _rendered(runs: Sequence[Mapping[str, Any]]) -> str:
-    source = files("flagtrl.evidence") / "report.html.j2"
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+def rendered(template: str, **told: Any) -> str:
+    """A page of the package's template of that name."""
+    folder = files("flagtrl.evidence")
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
+    )
     environment.filters["number"] = _number
-    return environment.from_string(source.read_text("utf-8")).render(runs=runs)
+    return environment.get_template(template).render(**told)
 
 
 def _run(directory: Path, number: int) -> dict[str, Any]:
@@ -196,4 +203,4 @@ def _command(results: Mapping[str, Any]) -> str:
 
 def _number(value: Any, digits: int = 2) -> str:
     """A figure of a table; a dash where it is undefined."""
-    return "-" if value is None else f"{value:,.{digits}f}"
+    return "-" if value is None or value != value else f"{value:,.{digits}f}"

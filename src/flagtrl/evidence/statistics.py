@@ -259,7 +259,7 @@ def superior_ability(
     benchmark: np.ndarray, models: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
     """Hansen's (2005) test of superior predictive ability, one-sided and consistent: p of the best
-    of several agents being no better than the benchmark.
+    of several agents being no better than the benchmark; NaN where all of them are the benchmark.
 
     Args:
         benchmark: (n,) returns.
@@ -270,6 +270,10 @@ def superior_ability(
     from arch.bootstrap import SPA
 
     block = block_length(_checked(benchmark))
+    # an agent that is the benchmark has a difference without spread, which the test divides by
+    models = models[:, varies((models - benchmark[:, None]).T)]
+    if not models.shape[1]:
+        return math.nan
     test = SPA(-benchmark, -models, block_size=math.ceil(block), reps=resamples, seed=seed)
     test.compute()
     return float(test.pvalues["consistent"])

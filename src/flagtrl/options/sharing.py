@@ -5,6 +5,7 @@ from __future__ import annotations
 import shtab
 
 from flagtrl.options.words import EXIT_CODES, Commands, add_command, path, reading
+from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS
 
 
 def push(commands: Commands) -> None:
@@ -79,6 +80,51 @@ def report(commands: Commands) -> None:
         help="where to write (default: report.html in the directory; needed for several)",
     )
     path(command, "--csv", metavar="FILE", help="write every row's days as CSV too, of one run")
+
+
+def paper(commands: Commands) -> None:
+    """`flagtrl paper`, without the settings of its runs."""
+    command = add_command(
+        commands,
+        "paper",
+        "make the paper's tables, with runs of your own in them",
+        "Train every preset on every asset with several seeds, and put the runs beside FLAG-"
+        "Trader's published rows and the controls: tables.md, tables.csv, paper.json and "
+        "report.html, written anew after each run. Finished runs are kept: the same command goes "
+        "on where it was stopped. Further options are those of `flagtrl train`, for every run.",
+    )
+    command.allow_abbrev = False  # --seed is no --seeds
+    command.add_argument(
+        "--assets",
+        metavar="NAMES",
+        default="MSFT,JNJ,HON,BTC",
+        help="of recipes, with commas; UVV and TSLA are downloaded (default: %(default)s)",
+    )
+    command.add_argument(
+        "--preset",
+        metavar="NAMES",
+        default=DEFAULT_PRESET,
+        help=f"with commas: {', '.join(PRESETS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seeds", type=int, default=10, help="of each: 0 and on (default: %(default)s)"
+    )
+    command.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs at a time on this machine, which share its cores (default: %(default)s)",
+    )
+    command.add_argument(
+        "--data", action="append", metavar="ASSET=FILE", help="a file for an asset; may be repeated"
+    )
+    path(
+        command,
+        "--output_dir",
+        directory=True,
+        default="runs/paper",
+        help="folder of the runs and the tables (default: %(default)s)",
+    )
 
 
 def data(commands: Commands) -> None:

@@ -1,0 +1,91 @@
+"""The commands that trade saved policies and put runs side by side, as `cli.py` calls them."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+
+def backtest(options: argparse.Namespace) -> None:
+    """`flagtrl backtest`."""
+    from flagtrl.places import check_output_dir, run_directory
+
+    run_directory(options.adapter)
+    check_output_dir(options.output_dir or "runs")
+
+    from flagtrl.cpu import cpu_tuning
+    from flagtrl.hub import local_or_pulled
+    from flagtrl.runs.directory import claimed_for_results, numbered
+    from flagtrl.runs.replay import backtest_saved
+
+    cpu_tuning()
+    with claimed_for_results(options.output_dir) if options.output_dir else nullcontext():
+        report, record = backtest_saved(
+            local_or_pulled(options.adapter, options.revision),
+            data=options.data,
+            symbol=options.symbol,
+            reading=reading_of(options),
+            start=options.start,
+            end=options.end,
+            modes=options.policy_mode,
+            base=options.base,
+            accept_base=options.accept_base,
+            reward=options.reward,
+            volatility_periods=options.volatility_periods,
+            device=options.device,
+            say=partial(print, flush=True),
+        )
+        out = options.output_dir or numbered("runs/backtest")
+        told = {"base": options.base} if options.base and options.accept_base else {}
+        report.write(out, record, adapter=options.adapter, **told)
+    report.print()
+    print(f"results.json, trades.csv and equity_curve.png: {out}")
+
+
+def runs(options: argparse.Namespace) -> None:
+    """`flagtrl runs`."""
+    from rich.console import Console
+
+    from flagtrl.files import write_json
+    from flagtrl.runs.listing import differences, found_runs, listed_runs, runs_table
+
+    rows = listed_runs(found_runs(options.directories))
+    differing = differences(rows)
+    if options.json:
+        write_json(options.json, {"runs": rows, "differences": differing})
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(runs_table(rows))
+    for name, values in differing.items():
+        told = ", ".join(map(str, values))
+        console.print(f"{name}: {told}", markup=False, highlight=False)
+
+
+def report(options: argparse.Namespace) -> None:
+    """`flagtrl report`."""
+    from flagtrl.evidence.page import write_report
+
+    print(f"report: {write_report(options.directories, options.output, options.csv)}")
+
+
+def paper(options: argparse.Namespace) -> None:
+    """`flagtrl paper`."""
+    from flagtrl.places import check_output_dir
+    from flagtrl.runs.paper import Plan, assets_and_files, replicate
+    from flagtrl.runs.sweep import LocalProcesses
+
+    names = [name.strip() for name in options.assets.upper().split(",") if name.strip()]
+    presets = [name.strip() for name in options.preset.split(",") if name.strip()]
+    data = assets_and_files(options.data or ())
+    plan = Plan(names, presets, options.seeds, options.others, data)
+    out = check_output_dir(options.output_dir)
+    replicate(plan, out, LocalProcesses(out, options.jobs), partial(print, flush=True))
+
+
+def reading_of(options: argparse.Namespace) -> Any:
+    """The options of `options.words.reading`, as ReadingSettings."""
+    from flagtrl.market.reading import ReadingSettings
+
+    return ReadingSettings(**{f.name: getattr(options, f.name) for f in fields(ReadingSettings)})

@@ -1,0 +1,233 @@
+"""Several runs, seeds and presets on several assets, as the tables of the paper: published rows,
+controls and ours side by side, and what they say together.
+
+One convention a table. What stands for several seeds is their mean; its interval is training
+noise, and says nothing of the market's risk. No best seed is named.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from flagtrl.errors import AdapterError, reason
+from flagtrl.evidence.days import read_days
+from flagtrl.evidence.published import ASSETS, TABLES, published
+from flagtrl.evidence.statistics import LEVEL
+
+METRICS = ("CR", "SR", "AV", "MDD")
+CONTROLS = (
+    *("buy_and_hold", "buy_and_hold_by_order", "flat"),
+    *("momentum", "mean_reversion", "sma_crossover", "follow_news", "oracle_hindsight"),
+    *("untrained_raw", "untrained_calibrated", "random_mean", "random_p5", "random_p95"),
+)
+# of each preset: rows that depend on its agent
+OF_THE_AGENT = (
+    *("agent_greedy", "agent_sampled", "matched_p5", "matched_p95"),
+    *("perturbed_p5", "perturbed_p95"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A finished run, as tables need it.
+
+    Attributes:
+        asset: by symbol.
+        preset: of its settings.
+        seed: of it.
+        directory: where it is.
+        results: its results.json.
+    """
+
+    asset: str
+    preset: str
+    seed: int
+    directory: Path
+    results: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, asset: str, preset: str, seed: int, directory: Path) -> Made:
+        """Of a run's directory; AdapterError where it cannot be read."""
+        path = directory / "results.json"
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            assert isinstance(results["test"]["agent_greedy"]["standard"], dict)
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            raise AdapterError(f"{path} is damaged ({reason(error)}); remove the run") from error
+        return cls(asset, preset, seed, directory, results)
+
+    def figure(self, row: str, convention: str, metric: str, window: str = "test") -> float:
+        """A number of its table; NaN where it has none."""
+        by = self.results.get(window, {}).get(row)
+        value = None if by is None else by[convention][metric]
+        return math.nan if value is None else float(value)
+
+    def has(self, row: str) -> bool:
+        """Whether its table has the row."""
+        return row in self.results["test"]
+
+    @property
+    def root_of_a_year(self) -> float:
+        """What makes its Sharpe ratios per bar annual."""
+        return math.sqrt(self.results["data"]["summary"]["periods_per_year"])
+
+    @cached_property
+    def returns(self) -> np.ndarray:
+        """(2, n) simple returns on the test window: the greedy agent's, and buy and hold's by
+        order.
+        """
+        days = read_days(self.directory)
+        days = days[days["window"] == "test"]
+        rows = ("agent_greedy", "buy_and_hold_by_order")
+        values = [days[days["row"] == row]["value"].to_numpy() for row in rows]
+        return np.stack([each[1:] / each[:-1] - 1 for each in values])
+
+
+class OverSeeds(NamedTuple):
+    """A figure of several runs.
+
+    Attributes:
+        mean: of those in which it is defined; NaN where it is in none.
+        low, high: 95% interval of the mean by Student's t; NaN of one.
+        runs: in how many it is defined.
+    """
+
+    mean: float
+    low: float
+    high: float
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> OverSeeds:
+        """Of one value a run."""
+        known = np.array([value for value in values if not math.isnan(value)])
+        if not len(known):
+            return cls(math.nan, math.nan, math.nan, 0)
+        mean = float(known.mean())
+        if len(known) == 1:
+            return cls(mean, math.nan, math.nan, 1)
+        reach = float(stats.t.ppf(1 - LEVEL / 2, len(known) - 1) * stats.sem(known))
+        return cls(mean, mean - reach, mean + reach, len(known))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of an asset's table.
+
+    Attributes:
+        row: its name; of a run's own rows with the preset before it.
+        kind: `published`, `control` or `ours`.
+        figures: by metric.
+    """
+
+    row: str
+    kind: str
+    figures: Mapping[str, OverSeeds]
+
+
+def lines(runs: Sequence[Made], asset: str, convention: str) -> list[Line]:
+    """The table of an asset. Published rows stand in that of the `paper` convention alone."""
+    mine = [run for run in runs if run.asset == asset]
+    found = []
+    if convention == "paper" and asset in ASSETS:
+        for printed in published(asset):
+            figures = {m: OverSeeds(getattr(printed, m), math.nan, math.nan, 1) for m in METRICS}
+            found.append(Line(printed.model, "published", figures))
+    found += [
+        Line(row, "control", _figures(mine, row, convention))
+        for row in CONTROLS
+        if any(run.has(row) for run in mine)
+    ]
+    for preset in presets(mine):
+        of_it = [run for run in mine if run.preset == preset]
+        for row in OF_THE_AGENT:
+            if any(run.has(row) for run in of_it):
+                kind = "ours" if row.startswith("agent") else "control"
+                found.append(Line(f"{preset}: {row}", kind, _figures(of_it, row, convention)))
+    return found
+
+
+def _figures(runs: Sequence[Made], row: str, convention: str) -> dict[str, OverSeeds]:
+    return {m: OverSeeds.of([run.figure(row, convention, m) for run in runs]) for m in METRICS}
+
+
+def presets(runs: Sequence[Made]) -> list[str]:
+    """In the order of the runs."""
+    return list(dict.fromkeys(run.preset for run in runs))
+
+
+def assets_of(runs: Sequence[Made]) -> list[str]:
+    """In the paper's order; others after them."""
+    there = dict.fromkeys(run.asset for run in runs)
+    return [a for a in ASSETS if a in there] + [a for a in there if a not in ASSETS]
+
+
+def tables_of(runs: Sequence[Made]) -> Iterator[tuple[str, list[str]]]:
+    """The title of each table, and those of its assets that there are runs of."""
+    there = assets_of(runs)
+    for number, assets in TABLES.items():
+        if chosen := [asset for asset in assets if asset in there]:
+            yield f"Table {number}", chosen
+    if others := [asset for asset in there if asset not in ASSETS]:
+        yield "Other assets", others
+
+
+def side_by_side(runs: Sequence[Made], assets: Sequence[str], convention: str) -> list[list[str]]:
+    """A table of several assets as cells: a header, and a row for every line of any of them, with
+    `-` where an asset has no such line or the figure is undefined.
+    """
+    by_asset = {a: {each.row: each for each in lines(runs, a, convention)} for a in assets}
+    names = list(dict.fromkeys(row for known in by_asset.values() for row in known))
+    names.sort(key=lambda row: _rank(row, by_asset))
+    header = ["", *(f"{asset} {metric}" for asset in assets for metric in METRICS)]
+    cells = [header]
+    for row in names:
+        shown = [row]
+        for known in by_asset.values():
+            line = known.get(row)
+            shown += [cell(line.figures[m].mean) if line else "-" for m in METRICS]
+        cells.append(shown)
+    return cells
+
+
+def _rank(row: str, by_asset: Mapping[str, Mapping[str, Line]]) -> tuple[int, int]:
+    """Published rows, controls, then ours with their own controls; else in the order met."""
+    kind = next(known[row].kind for known in by_asset.values() if row in known)
+    own = ":" in row and kind != "published"
+    place = CONTROLS.index(row) if row in CONTROLS else 0
+    return (2 if own else {"published": 0}.get(kind, 1)), place
+
+
+def cell(value: float) -> str:
+    """A figure of a table; a dash where it is undefined."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def long_rows(runs: Sequence[Made]) -> list[dict[str, Any]]:
+    """Every figure of every line in both conventions, for a CSV file; None where undefined."""
+    found = []
+    for asset in assets_of(runs):
+        for convention in ("paper", "standard"):
+            for line in lines(runs, asset, convention):
+                for metric, figure in line.figures.items():
+                    numbers = {
+                        name: None if math.isnan(value) else value
+                        for name, value in zip(("mean", "low", "high"), figure[:3], strict=True)
+                    }
+                    found.append(
+                        {
+                            **{"asset": asset, "convention": convention, "row": line.row},
+                            **{"kind": line.kind, "metric": metric, "runs": figure.runs},
+                            **numbers,
+                        }
+                    )
+    return found

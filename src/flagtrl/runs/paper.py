@@ -1,0 +1,211 @@
+"""`flagtrl paper`: the paper's tables with runs of one's own in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flagtrl.countdown import Say
+from flagtrl.errors import ConfigError, unknown
+from flagtrl.evidence.replication import write_replication
+from flagtrl.evidence.tables import Made, long_rows, side_by_side, tables_of
+from flagtrl.evidence.together import together, verdicts
+from flagtrl.files import write_json, write_text
+from flagtrl.places import check_output_dir
+from flagtrl.runs.arguments import check_run
+from flagtrl.runs.recipes import RECIPES
+from flagtrl.runs.settings import PRESETS
+from flagtrl.runs.sweep import Task, Workers, check_failures, planned, sweep
+
+TABLES_FILE, ROWS_FILE, RECORD_FILE = "tables.md", "tables.csv", "paper.json"
+# what each run decides by itself, and the sweep for it
+OWN = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "recipe", "preset")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which runs.
+
+    Attributes:
+        assets: by symbol, of recipes.
+        presets: by name.
+        seeds: from 0 on.
+        words: more options of every run.
+        data: asset to a file, instead of InvestorBench's figures.
+    """
+
+    assets: Sequence[str]
+    presets: Sequence[str]
+    seeds: int
+    words: Sequence[str] = ()
+    data: Mapping[str, str] | None = None
+
+    def tasks(self) -> list[Task]:
+        """All with one seed before the next, so that tables fill evenly."""
+        found = []
+        for seed in range(self.seeds):
+            for asset in self.assets:
+                file = (self.data or {}).get(asset)
+                named = ["--recipe", asset.lower(), *([] if file is None else ["--data", file])]
+                for preset in self.presets:
+                    own = [*named, "--preset", preset, "--seed", str(seed), *self.words]
+                    found.append(Task(f"{asset}/{preset}/seed-{seed}", tuple(own)))
+        return found
+
+    def check(self, out: Path) -> None:
+        """Refuse what a run would refuse, before the first; ConfigError, DataError."""
+        if self.seeds < 1:
+            raise ConfigError(f"seeds is {self.seeds}; it must be at least 1")
+        for asset in (*self.assets, *(self.data or {})):
+            if asset.lower() not in RECIPES:
+                raise unknown("asset", asset, [name.upper() for name in RECIPES])
+        for preset in self.presets:
+            if preset not in PRESETS:
+                raise unknown("preset", preset, PRESETS)
+        given = {word.partition("=")[0].removeprefix("--") for word in self.words}
+        if taken := sorted(given.intersection(OWN)):
+            raise ConfigError(
+                f"--{taken[0]} is set by `flagtrl paper` for each run; leave it out, or use "
+                "--assets, --preset, --seeds and --output_dir"
+            )
+        for task in replace(self, seeds=1).tasks():
+            recipe = task.name.partition("/")[0].lower()
+            check_run([*task.words, "--output_dir", str(out)], recipe)
+
+
+def assets_and_files(data: Sequence[str]) -> dict[str, str]:
+    """Of ASSET=FILE words; ConfigError of another."""
+    pairs = [word.partition("=") for word in data]
+    for asset, equals, file in pairs:
+        if not (asset and equals and file):
+            raise ConfigError(f"data is {asset + equals + file!r}; write ASSET=FILE, as TSLA=x.csv")
+    return {asset.upper(): file for asset, _, file in pairs}
+
+
+def replicate(plan: Plan, out: Path, workers: Workers, say: Say = print) -> None:
+    """Make the runs that are not finished, and write and print the tables, after each run too.
+
+    Raises:
+        ConfigError: a plan or a folder that cannot be; runs that failed, once all others are done.
+        Interrupted: the same plan goes on later.
+    """
+    check_output_dir(str(out))
+    plan.check(out)
+    tasks = plan.tasks()
+    failed = sweep(tasks, out, workers, say, lambda: _write(made(out), out))
+    if runs := made(out):
+        show(runs, _write(runs, out))
+        say(f"tables.md, tables.csv, paper.json and report.html: {out}")
+    check_failures(failed, out, len(tasks))
+
+
+def made(out: Path) -> list[Made]:
+    """The finished runs of a folder, of this plan and of earlier ones, by seed."""
+    found = []
+    for task in planned(out):
+        if task.finished(out):
+            asset, preset, seed = task.name.split("/")
+            number = int(seed.removeprefix("seed-"))
+            found.append(Made.read(asset, preset, number, task.directory(out)))
+    return sorted(found, key=lambda run: run.seed)
+
+
+def _write(runs: Sequence[Made], out: Path) -> dict[str, list[str]]:
+    """Write the tables of the finished runs; what they say."""
+    if not runs:
+        return {}
+    known = together(runs)
+    said = verdicts(known, {})
+    write_text(out / TABLES_FILE, markdown(runs, said))
+    rows = long_rows(runs)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / ROWS_FILE, text.getvalue())
+    write_json(out / RECORD_FILE, record(runs, options_of(out), said))
+    write_replication(runs, known, said, options_of(out), out)
+    return said
+
+
+def options_of(out: Path) -> dict[str, str]:
+    """What each preset's runs were given besides asset, preset and seed; by asset where they
+    differ.
+    """
+    given: dict[str, dict[str, str]] = {}
+    for task in planned(out):
+        asset, preset, _ = task.name.split("/")
+        words = list(task.words)
+        for name in ("--recipe", "--preset", "--seed"):
+            place = words.index(name)
+            del words[place : place + 2]
+        given.setdefault(preset, {})[asset] = shlex.join(words)
+    found = {}
+    for preset, by_asset in given.items():
+        same = len(set(by_asset.values())) == 1
+        told = (
+            [next(iter(by_asset.values()))] if same else [f"{a} {w}" for a, w in by_asset.items()]
+        )
+        found[preset] = "; ".join(told).strip()
+    return found
+
+
+def record(
+    runs: Sequence[Made], options: Mapping[str, str], said: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """What was made and what it says, JSON-serialisable; each run's own is its results.json."""
+    return {
+        "options": dict(options),
+        "verdict": {name: list(sentences) for name, sentences in said.items()},
+        "runs": [
+            {
+                **{"asset": run.asset, "preset": run.preset, "seed": run.seed},
+                **{name: run.results.get(name) for name in ("commit", "collapsed_at", "behaviour")},
+                **{window: run.results.get(window) for window in ("test", "train")},
+                **{"statistics": run.results.get("statistics")},
+            }
+            for run in runs
+        ],
+    }
+
+
+def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
+    """The tables in the paper's convention, then in the standard one, and what they say."""
+    parts = ["\n".join(f"- {sentence}" for sentence in said["overall"])]
+    for title, assets in tables_of(runs):
+        for convention in ("paper", "standard"):
+            header, *rows = side_by_side(runs, assets, convention)
+            lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+            lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
+            parts.append(f"## {title}, `{convention}` convention\n\n" + "\n".join(lines))
+        parts += [
+            f"### {asset}\n\n" + "\n".join(f"- {each}" for each in said[asset])
+            for asset in assets
+            if asset in said
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def show(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> None:
+    """Print the tables in the paper's convention, and what they say."""
+    console = Console(width=None if Console().is_terminal else 140)
+    for title, assets in tables_of(runs):
+        header, *rows = side_by_side(runs, assets, "paper")
+        table = Table(title=f"{title}, paper convention: CR, AV and MDD in percent")
+        for number, name in enumerate(header):
+            table.add_column(name.replace(" ", "\n"), justify="right" if number else "left")
+        for cells in rows:
+            table.add_row(*cells)
+        console.print(table)
+    for name, sentences in said.items():
+        for sentence in sentences:
+            lead = "" if name == "overall" else f"{name}: "
+            console.print(f"{lead}{sentence}", highlight=False, markup=False)
