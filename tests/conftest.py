@@ -41,6 +41,7 @@ def own_states(tmp_path_factory):
     """What the frozen layers make of prompts comes from this code, not from a run before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flagtrl.policy.trunk.cache_root", lambda: tmp_path_factory.getbasetemp())
+        patch.setenv("FLAGTRL_TRIALS", str(tmp_path_factory.mktemp("trials") / "trials.jsonl"))
         yield
 
 

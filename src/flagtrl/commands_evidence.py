@@ -40,6 +40,7 @@ def backtest(options: argparse.Namespace) -> None:
         )
         out = options.output_dir or numbered("runs/backtest")
         told = {"base": options.base} if options.base and options.accept_base else {}
+        report = report.counted(record)
         report.write(out, record, adapter=options.adapter, **told)
     report.print()
     print(f"results.json, trades.csv and equity_curve.png: {out}")

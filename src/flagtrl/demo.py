@@ -146,7 +146,9 @@ def _synthetic(config: PPOConfig, clear: Callable[[], None], began: float) -> Re
         report = evaluate(language_policy(model, encoder), test, MARKET, config.seed, rules=RULES)
     out = str(config.output_dir)
     told = {**trainer.watch.told(), "seconds": time.perf_counter() - began}
-    report.write(out, RunRecord.read(out), **told)  # saving has added what the policy knows
+    record = RunRecord.read(out)  # saving has added what the policy knows
+    report = report.counted(record)
+    report.write(out, record, **told)
     write_card(Path(out))
     return report
 

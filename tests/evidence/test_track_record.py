@@ -170,6 +170,10 @@ def test_superior_ability_is_found_where_it_is_and_not_in_the_best_of_many():
     assert superior_ability(market, luck, resamples=500) > 0.05
     skilled = np.column_stack([luck[:, :3], market + 0.003])
     assert superior_ability(market, skilled, resamples=500) < 0.01
+    same = np.column_stack([market, market])
+    assert np.isnan(superior_ability(market, same, resamples=500)), "they are the benchmark"
+    beside = superior_ability(market, np.column_stack([same, skilled]), resamples=500)
+    assert beside == superior_ability(market, skilled, resamples=500)
 
 
 def test_holm_is_its_definition_and_leaves_out_what_is_undefined():

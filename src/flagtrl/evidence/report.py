@@ -30,6 +30,7 @@ from flagtrl.evidence.page import write_report
 from flagtrl.evidence.rows import Rows, conventions, json_rows, row_of, rows_of_paths
 from flagtrl.evidence.rules import matched_paths
 from flagtrl.evidence.statistics import FEWEST_SHIFTS
+from flagtrl.evidence.trials import Trials, counted, in_words
 from flagtrl.evidence.verdict import behaviour, verdict
 from flagtrl.made_with import versions
 from flagtrl.market.data import Window
@@ -62,6 +63,7 @@ class Report:
         rows: row name to convention to Metrics.
         notes: what else the verdict must say.
         train: the same policies on the training window, in sample; None where it was not traded.
+        trials: how many policies were tried on this window; None where they were not counted.
     """
 
     window: Window
@@ -73,6 +75,17 @@ class Report:
     rows: Mapping[str, Mapping[str, Metrics]]
     notes: tuple[str, ...] = ()
     train: Report | None = None
+    trials: Trials | None = None
+
+    def counted(self, record: RunRecord) -> Report:
+        """The same, written down as a trial on its window; too short ones are not.
+
+        Args:
+            record: of the run, as `write` takes it.
+        """
+        if self.judgement is None:
+            return self
+        return replace(self, trials=counted(record, _returns(self.backtests["agent_greedy"])))
 
     def write(self, directory: str | Path, record: RunRecord, **more: Any) -> None:
         """Write results.json, trades.csv, days.parquet, the equity curve, and report.html of them.
@@ -91,6 +104,8 @@ class Report:
             content |= {"behaviour": behaviour(agent), "verdict": self.verdict()}
         if (found := self.judgement) is not None:
             content["statistics"] = {"agent_greedy": found.as_dict()}
+        if self.trials is not None:
+            content["trials"] = self.trials.as_dict()
         content["measures"] = self.measures()
         content |= {**record.facts(), **more, "versions": versions()}
         (directory / RESULTS_FILE).write_text(
@@ -178,7 +193,10 @@ class Report:
         train = None if self.train is None else self.train._telling_rows()
         periods = self.window.market.periods_per_year
         said = verdict(self._telling_rows(), self.curves, agent, periods, train)
-        said += sentences(self.judgement) if self.judgement is not None else []
+        if (found := self.judgement) is not None:
+            said += sentences(found)
+            if self.trials is not None:
+                said.append(in_words(self.trials, math.sqrt(periods), found.sharpe.value))
         if self.settings.execution == "same_price":
             said.append("Orders fill at the price that they were decided at, which is optimistic.")
         return [*said, *self.notes]
@@ -283,6 +301,10 @@ def evaluate(
     for prefix, paths in bands.items():
         rows |= rows_of_paths(f"{prefix}_mean", prefix, paths, known)
     return Report(window, settings, runs, controls, curves, bands, rows, tuple(notes))
+
+
+def _returns(run: Backtest) -> np.ndarray:
+    return run.values[1:] / run.values[:-1] - 1
 
 
 def _values(runs: Sequence[Backtest]) -> np.ndarray:

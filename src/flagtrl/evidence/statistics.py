@@ -20,6 +20,7 @@ from flagtrl.market.metrics import varies
 LEVEL, RESAMPLES = 0.05, 10_000
 FEWEST_SHIFTS = 20  # distinct ones, without which a p-value says nothing
 FEWEST_RETURNS = 20
+SAME_RETURN = 1e-12  # difference of two returns that counts as none
 MOST_UNDEFINED = 0.01  # of the resamples, beyond which an interval would be of the others alone
 
 
@@ -270,8 +271,8 @@ def superior_ability(
     from arch.bootstrap import SPA
 
     block = block_length(_checked(benchmark))
-    # an agent that is the benchmark has a difference without spread, which the test divides by
-    models = models[:, varies((models - benchmark[:, None]).T)]
+    # an agent that is the benchmark has no difference whose spread the test could divide by
+    models = models[:, np.abs(models - benchmark[:, None]).max(0) > SAME_RETURN]
     if not models.shape[1]:
         return math.nan
     test = SPA(-benchmark, -models, block_size=math.ceil(block), reps=resamples, seed=seed)

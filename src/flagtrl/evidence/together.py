@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ def overall(known: Sequence[Together]) -> list[str]:
         above = sum(_above(run, "random_p95") for run in mine)
         said.append(
             f"Preset {preset}: {above} of {len(mine)} runs return more than 95% of random policies "
-            f"on the test window, where chance alone makes {0.05 * len(mine):.1f}; "
+            f"on the test window, where chance alone makes {0.05 * len(mine):.3g}; "
             f"{_dependent(mine)}."
         )
     named = {f"{each.preset} on {each.asset}": each.beside for each in known}
@@ -81,19 +81,14 @@ def overall(known: Sequence[Together]) -> list[str]:
     return said
 
 
-def of_an_asset(known: Sequence[Together], asset: str, trials: int | None = None) -> list[str]:
-    """Of the presets on one asset.
-
-    Args:
-        known: of `together`.
-        asset: by symbol.
-        trials: that were made on its window in all; None: those at hand.
-    """
+def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
+    """Of the presets on one asset."""
     mine = [each for each in known if each.asset == asset]
     said = [sentence for each in mine for sentence in _of_a_preset(each)]
     runs = [run for each in mine for run in each.runs]
     if len(runs) > 1:
-        said += _of_many(runs, max(trials or 0, len(runs)))
+        counts = [(run.results.get("trials") or {}).get("policies", 0) for run in runs]
+        said += _of_many(runs, max(*counts, len(runs)))
     if runs and asset in ASSETS:
         row = next(each for each in published(asset) if each.group == OURS)
         said.append(
@@ -177,9 +172,9 @@ def _dependent(runs: Sequence[Made]) -> str:
     return f"the decisions of {reads} depend on the day"
 
 
-def verdicts(known: Sequence[Together], trials: Mapping[str, int]) -> dict[str, list[str]]:
+def verdicts(known: Sequence[Together]) -> dict[str, list[str]]:
     """Sentences by asset, and `overall`."""
     found = {"overall": overall(known)}
     for asset in dict.fromkeys(each.asset for each in known):
-        found[asset] = of_an_asset(known, asset, trials.get(asset))
+        found[asset] = of_an_asset(known, asset)
     return found

@@ -123,7 +123,7 @@ def _write(runs: Sequence[Made], out: Path) -> dict[str, list[str]]:
     if not runs:
         return {}
     known = together(runs)
-    said = verdicts(known, {})
+    said = verdicts(known)
     write_text(out / TABLES_FILE, markdown(runs, said))
     rows = long_rows(runs)
     text = io.StringIO()

@@ -192,6 +192,7 @@ def publish(trainer: PPOTrainer, report: Report) -> None:
     it.
     """
     out = Path(str(trainer.args.output_dir))
+    report = report.counted(trainer.record)
     report.write(out, trainer.record, **trainer.watch.told())
     write_card(out)
     report.print()

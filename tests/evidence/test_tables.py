@@ -1,0 +1,178 @@
+"""Several runs together: tables beside the published rows, what they say, and their page."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from flagtrl.errors import AdapterError
+from flagtrl.evidence.published import ASSETS, TABLES, published
+from flagtrl.evidence.replication import write_replication
+from flagtrl.evidence.report import evaluate
+from flagtrl.evidence.rules import usual_rules
+from flagtrl.evidence.tables import Made, OverSeeds, lines, long_rows, side_by_side, tables_of
+from flagtrl.evidence.together import together, verdicts
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.ledger import Action
+from flagtrl.market.policy import always, follow_last_move, follow_news, rule
+from flagtrl.market.synthetic import news_leads_price
+from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+
+SETTINGS = MarketSettings(reward="log_return")
+AGENTS = {"good": rule(follow_news), "moves": rule(follow_last_move), "held": always(Action.BUY)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two assets; on one a preset of two seeds, on the other two presets, one of which only buys
+    and holds.
+    """
+    out = tmp_path_factory.mktemp("paper")
+    wanted = [
+        *(("MSFT", "reads", 0, "good"), ("MSFT", "reads", 1, "moves")),
+        *(("ACME", "reads", 0, "good"), ("ACME", "dead", 0, "held")),
+    ]
+    found = []
+    for asset, preset, seed, agent in wanted:
+        market = news_leads_price(140, seed=len(asset), symbol=asset)
+        train, test = market.window(end="2020-04-15"), market.window(start="2020-04-16")
+        how = {"rules": usual_rules(test, SETTINGS), "sampled_paths": 3, "matched_draws": 50}
+        report = evaluate(AGENTS[agent], test, SETTINGS, seed=seed, **how)
+        directory = out / asset / preset / f"seed-{seed}"
+        record = RunRecord(
+            **{"data": DataFacts.of(market, "made"), "seed": seed, "preset": preset},
+            windows={"train": days(train), "test": days(test)},
+            base=BaseFacts("a <model>", "made", "random"),
+            market={"execution": "next_price"},
+        )
+        report.write(directory, record)
+        found.append(Made.read(asset, preset, seed, directory))
+    return found
+
+
+def test_the_published_rows_are_those_of_the_specification(shared):
+    assert sorted(ASSETS) == sorted({"MSFT", "JNJ", "UVV", "HON", "TSLA", "BTC"})
+    assert [asset for assets in TABLES.values() for asset in assets] == list(ASSETS)
+    with open(shared / "spec/paper_tables.csv") as file:
+        known = list(csv.DictReader(file))
+    ours = [row for asset in ASSETS for row in published(asset)]
+    assert len(ours) == len(known) == 90
+    for row in known:
+        (found,) = (
+            each for each in ours if (each.model, each.asset) == (row["model"], row["asset"])
+        )
+        assert found[3:] == tuple(float(row[name]) for name in ("CR", "SR", "AV", "MDD"))
+
+
+def test_several_seeds_are_their_mean_and_students_interval():
+    values = [1.0, 2.0, 4.0, math.nan]
+    found = OverSeeds.of(values)
+    low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem(values[:3]))
+    assert found == pytest.approx((7 / 3, low, high, 3))
+    assert OverSeeds.of([2.0])[0] == 2 and math.isnan(OverSeeds.of([2.0]).low)
+    assert OverSeeds.of([math.nan]).runs == 0 and math.isnan(OverSeeds.of([]).mean)
+
+
+def test_a_table_has_published_rows_controls_and_ours_in_one_convention(runs):
+    paper, standard = (
+        {each.row: each for each in lines(runs, "MSFT", c)} for c in ("paper", "standard")
+    )
+    assert paper["GPT-4"].kind == "published" and paper["GPT-4"].figures["SR"].mean == 0.932
+    assert not any(each.kind == "published" for each in standard.values())
+    mine = [run for run in runs if run.asset == "MSFT"]
+    for row, convention, found in (("agent_greedy", "paper", paper), ("agent_greedy", "standard",
+                                   standard)):  # fmt: skip
+        values = [run.results["test"][row][convention]["CR"] for run in mine]
+        assert found[f"reads: {row}"].kind == "ours"
+        assert found[f"reads: {row}"].figures["CR"].mean == pytest.approx(np.mean(values))
+    assert paper["momentum"].kind == paper["reads: matched_p95"].kind == "control"
+    assert not any(each.kind == "published" for each in lines(runs, "ACME", "paper"))
+
+
+def test_tables_are_the_papers_and_others_come_after(runs):
+    assert list(tables_of(runs)) == [("Table 1", ["MSFT"]), ("Other assets", ["ACME"])]
+    header, *rows = side_by_side(runs, ["MSFT", "ACME"], "paper")
+    assert header[:2] == ["", "MSFT CR"] and {len(row) for row in rows} == {len(header)} == {9}
+    by_name = {row[0]: row[1:] for row in rows}
+    assert by_name["Buy & Hold"] == ["15.340", "1.039", "24.980", "9.428", "-", "-", "-", "-"]
+    assert by_name["dead: agent_greedy"][:4] == ["-"] * 4
+    names = list(by_name)
+    assert names[0] == "Buy & Hold" and names.index("flat") > names.index("GPT-4")
+    assert names.index("reads: agent_greedy") > names.index("random_p95")
+
+
+def test_every_figure_is_in_the_long_table(runs):
+    rows = long_rows(runs)
+    assert {row["convention"] for row in rows} == {"paper", "standard"}
+    (flat,) = (
+        row
+        for row in rows
+        if (row["asset"], row["convention"], row["row"], row["metric"])
+        == ("ACME", "standard", "flat", "SR")
+    )
+    assert flat["mean"] is None and flat["runs"] == 0, "undefined is no number"
+    json.dumps(rows, allow_nan=False)
+
+
+def test_what_runs_say_together(runs):
+    said = verdicts(together(runs))
+    assert set(said) == {"overall", "MSFT", "ACME"}
+    assert said["overall"][0] == "4 runs on 2 assets: MSFT, ACME."
+    reads = next(each for each in said["overall"] if each.startswith("Preset reads"))
+    above = sum(
+        run.results["test"]["agent_greedy"]["standard"]["CR"]
+        > run.results["test"]["random_p95"]["standard"]["CR"]
+        for run in runs
+        if run.preset == "reads"
+    )
+    assert f"{above} of 3 runs" in reads and "chance alone makes 0.15;" in reads
+    assert "decisions of 3 depend" in reads
+    msft, acme = " ".join(said["MSFT"]), " ".join(said["ACME"])
+    assert "reads, 2 seeds" in msft and "training noise, not market risk" in msft
+    assert "published row has a return of 20.1%" in msft and "published" not in acme
+    assert "dead, 1 seed: a mean return" in acme and "decisions of 0 depend" in acme
+    assert "superior predictive ability" in msft and "deflated" in msft
+    assert "best seed" not in msft + acme
+
+
+def test_runs_that_only_buy_and_hold_beat_it_in_no_words(runs):
+    dead = [run for run in runs if run.preset == "dead"]
+    same = [Made("ACME", "dead", seed, dead[0].directory, dead[0].results) for seed in range(3)]
+    said = " ".join(verdicts(together(same))["ACME"])
+    assert "All of its runs are buy and hold by order" in said and "is better than" not in said
+
+
+def test_comparisons_are_corrected_for_their_number(runs, monkeypatch):
+    asked = {}
+
+    def corrected(p_values):
+        asked.update(p_values)
+        return dict.fromkeys(p_values, 0.01)
+
+    monkeypatch.setattr("flagtrl.evidence.together.holm", corrected)
+    said = verdicts(together(runs))["overall"][-1]
+    assert set(asked) == {"reads on MSFT", "reads on ACME", "dead on ACME"}
+    assert "after Holm's correction" in said and "reads on MSFT is" in said
+
+
+def test_the_page_holds_all_of_it_and_fetches_nothing(runs, tmp_path):
+    known = together(runs)
+    said = verdicts(known)
+    path = write_replication(runs, known, said, {"reads": "--gamma 1"}, tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert "a &lt;model&gt;" in text and "<model>" not in text and "--gamma 1" in text
+    assert text.count('<svg role="img"') == 3, "one of all, one an asset"
+    for outside in ("http:", "https:", "<script", '<link rel="stylesheet', "url(http"):
+        assert outside not in text.replace("http://www.w3.org", "")
+    for name in ("GPT-4", "reads: agent_greedy", "dead, seed 0", "Other assets, standard"):
+        assert name in text
+    assert "nan" not in text.lower().replace("finance", "")
+
+
+def test_a_damaged_run_is_named(runs, tmp_path):
+    (tmp_path / "results.json").write_text('{"test": {}}')
+    with pytest.raises(AdapterError, match=r"results\.json is damaged .*; remove the run"):
+        Made.read("MSFT", "x", 0, tmp_path)
