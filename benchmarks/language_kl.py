@@ -1,6 +1,6 @@
 """Does a penalty on the whole vocabulary keep the language, and what does it cost the trading?
 
-    flagtrl qa prepare twitter_fin hub --out qa_data  # and fiqa_sa
+    flagtrl qa prepare twitter_fin hub --data qa_data  # and fiqa_sa
     python benchmarks/language_kl.py --data qa_data --json docs/language_kl.json
 
 The main job with the real SmolLM2, with and without `--language_kl_coef`, several seeds; then one

@@ -12,7 +12,7 @@ from typing import Any
 
 import shtab
 
-from flagtrl.commands_evidence import backtest, paper, reading_of, report, runs
+from flagtrl.commands_evidence import backtest, paper, reading_of, report, runs, trade
 from flagtrl.options import parse, parser
 from flagtrl.program import one_line_errors
 from flagtrl.signals import listen
@@ -258,6 +258,7 @@ _COMMANDS = {
     "runs": runs,
     "report": report,
     "paper": paper,
+    "trade": trade,
     "merge": _merge,
     "push": _push,
     "pull": _pull,

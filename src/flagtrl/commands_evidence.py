@@ -6,6 +6,7 @@ import argparse
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 
@@ -44,6 +45,38 @@ def backtest(options: argparse.Namespace) -> None:
         report.write(out, record, adapter=options.adapter, **told)
     report.print()
     print(f"results.json, trades.csv and equity_curve.png: {out}")
+
+
+def trade(options: argparse.Namespace) -> None:
+    """`flagtrl trade`."""
+    from flagtrl.errors import ConfigError, unknown
+    from flagtrl.places import check_output_dir
+    from flagtrl.policy.endpoint import Endpoint
+    from flagtrl.runs.arguments import check_run
+    from flagtrl.runs.others import Other
+    from flagtrl.runs.recipes import DEFAULT_RECIPE, RECIPES
+
+    recipe = options.recipe or DEFAULT_RECIPE
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    if options.endpoint is None and options.endpoint_model is not None:
+        raise ConfigError("endpoint_model is given without --endpoint; name its address too")
+    words = [*options.others, "--recipe", recipe]
+    check_output_dir(options.output_dir or "runs")
+    check_run([*words, "--output_dir", options.output_dir or "runs"], recipe)
+    endpoint = None
+    if options.endpoint is not None:
+        endpoint = Endpoint(options.endpoint, options.endpoint_model or "", options.timeout_s)
+    other = Other(options.policy, endpoint, options.decisions)
+
+    from flagtrl.runs.directory import numbered
+    from flagtrl.runs.parsing import parse_arguments
+    from flagtrl.runs.trade import trade as traded
+
+    out = Path(options.output_dir or numbered("runs/trade"))
+    arguments = parse_arguments(RECIPES[recipe], [*words, "--output_dir", str(out)], recipe)
+    traded(arguments, other, out, partial(print, flush=True)).print()
+    print(f"results.json, trades.csv, days.parquet and report.html: {out}")
 
 
 def runs(options: argparse.Namespace) -> None:

@@ -40,6 +40,10 @@ class AdapterError(FlagtrlError):
     """A saved run that cannot be loaded, or was made for something else."""
 
 
+class EndpointError(FlagtrlError):
+    """A model behind an endpoint that does not answer, or not as it should."""
+
+
 class HubError(FlagtrlError):
     """The Hub could not be reached, or refused; what is on disk is whole."""
 

@@ -8,7 +8,7 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.policy import check_policy
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.policy.numeric import numeric_policy
+from flagtrl.policy.numeric import Numbers, features, learner, numeric_policy, of_features
 
 stable_baselines3 = pytest.importorskip("stable_baselines3", reason="the extra sb3")
 SETTINGS = MarketSettings(reward="log_return", lookback=4)
@@ -44,3 +44,38 @@ def test_it_is_backtested_as_every_policy_is(model):
     run = backtest(numeric_policy(model, SETTINGS.lookback), WINDOW, SETTINGS, 1.0, seed=4)
     assert len(run.actions) == len(WINDOW) - 1 and np.isfinite(run.values).all()
     assert len(set(run.actions.tolist())) > 1
+
+
+def test_features_have_no_unit_and_see_what_a_short_prompt_tells():
+    env = TradingEnv(WINDOW, SETTINGS)
+    env.reset(seed=0)
+    env.step(int(Action.BUY))
+    env.step(int(Action.HOLD))
+    env.step(int(Action.HOLD))
+    seen = env.observe()
+    row = features(seen)
+    np.testing.assert_allclose(row[:3], np.diff(np.log(seen.prices)) / 0.01, rtol=1e-5)
+    assert row[3:6].sum() in (0, 1) and row[6] == 1.0 and len(row) == 7
+    dearer = WINDOW.market.prices * 1000
+    scaled = type(WINDOW.market)("X", WINDOW.market.dates, dearer, WINDOW.market.news)
+    other = TradingEnv(scaled.window(), SETTINGS)
+    other.reset(seed=0)
+    for action in (Action.BUY, Action.HOLD, Action.HOLD):
+        other.step(int(action))
+    np.testing.assert_allclose(features(other.observe()), row, rtol=1e-4)
+
+
+def test_what_is_trained_on_features_is_what_is_traded():
+    made = learner("mlp", WINDOW, SETTINGS, seed=0).learn(512)
+    policy = of_features(made, SETTINGS.lookback)
+    env = TradingEnv(WINDOW, SETTINGS)
+    wrapped = Numbers(env)
+    row, _ = wrapped.reset(seed=0)
+    for action in (Action.BUY, Action.HOLD, Action.SELL, Action.SELL):
+        seen = env.observe()
+        check_policy(policy, [seen])
+        own = made.policy.get_distribution(made.policy.obs_to_tensor(row)[0])
+        chances = own.distribution.probs[0].detach().double().numpy()
+        moving = [a for a in (Action.SELL, Action.BUY) if seen.legal[a]]
+        np.testing.assert_allclose(np.exp(policy([seen]).logprobs[0])[moving], chances[moving])
+        row, *_ = wrapped.step(int(action))

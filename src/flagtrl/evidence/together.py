@@ -107,13 +107,18 @@ def _of_a_preset(each: Together) -> list[str]:
         else ""
     )
     seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+    trained = [run for run in runs if "train" in run.results]
+    learnt = (
+        f"In sample {sum(_learnt(run) for run in trained)} of {len(trained)} beat 95% of random "
+        f"policies and the untrained model; {_dependent(runs)}."
+        if trained
+        else f"{_dependent(runs).capitalize()}."
+    )
     said = [
         f"{each.preset}, {seeds}: a mean return of {made.mean:.1f}%{spread}; "
         f"{sum(_above(run, 'random_p95') for run in runs)} above 95% of random policies, "
         f"{sum(_above(run, 'matched_p95') for run in runs)} above 95% of accounts with their own "
-        "times in the market, shuffled. "
-        f"In sample {sum(_learnt(run) for run in runs)} of {len(runs)} beat 95% of random policies "
-        f"and the untrained model; {_dependent(runs)}."
+        f"times in the market, shuffled. {learnt}"
     ]
     beside = each.beside
     if not math.isnan(beside.low):

@@ -110,6 +110,18 @@ class PromptEncoder:
         self._check_length(len(ids), observation)
         return EncodedPrompt(np.array(ids, dtype=np.int64), len(shared))
 
+    def question(self, observation: Observation) -> list[int]:
+        """Token ids of the prompt with no answer begun, for a model that answers in its own words.
+
+        Raises:
+            PromptError: a prompt longer than the context.
+        """
+        prompt = self.prompt(observation)
+        tail = self._tail.removesuffix(ANSWER_PREFIX)
+        ids = self._tokenize(self._head + prompt.shared + prompt.own + tail)
+        self._check_length(len(ids), observation)
+        return ids
+
     def check(self, window: Window, settings: MarketSettings, seed: int = 0) -> int:
         """Encode what one random trader sees on `window`, so that a prompt that cannot be used is
         found before training.

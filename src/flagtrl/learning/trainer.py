@@ -142,7 +142,9 @@ class PPOTrainer(PersistentTrainer):
         check_reference(model, self.sharded)
         with self.accelerator.autocast():
             name = "plain" if self.sharded else self.engine.engine
-            choose_engine(model, name, TrunkSettings.of(self.engine), probe(encoder, envs))
+            choose_engine(
+                model, name, TrunkSettings.of(self.engine), probe(encoder, envs.observe())
+            )
 
     # -- before the first rollout
 

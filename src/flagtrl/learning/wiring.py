@@ -14,7 +14,8 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.steps import AtRolloutEnd
 from flagtrl.learning.stopping import StopOnSignal
 from flagtrl.market.env import TradingEnv
-from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.market.observation import Observation
+from flagtrl.market.policy import legal_of
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import REFERENCE
 from flagtrl.policy.settings import EngineSettings
@@ -84,13 +85,15 @@ def check_prior(prior: str, sharded: bool) -> None:
         )
 
 
-def probe(encoder: PromptEncoder, envs: VectorTradingEnv) -> tuple[list[EncodedPrompt], np.ndarray]:
-    """Prompts and legal (B, A) to compare engines on: of the first environments, each also without
+def probe(
+    encoder: PromptEncoder, seen: Sequence[Observation]
+) -> tuple[list[EncodedPrompt], np.ndarray]:
+    """Prompts and legal (B, A) to compare engines on: of the first observations, each also without
     its first token, so that lengths are mixed.
     """
-    whole = [encoder.encode(seen) for seen in envs.observe()[:PROBED]]
+    whole = [encoder.encode(each) for each in seen[:PROBED]]
     shorter = [EncodedPrompt(each.ids[1:], max(each.shared_length - 1, 1)) for each in whole]
-    return [*whole, *shorter], np.concatenate([envs.legal()[: len(whole)]] * 2)
+    return [*whole, *shorter], np.concatenate([legal_of(seen[:PROBED])] * 2)
 
 
 def recorded(

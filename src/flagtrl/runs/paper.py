@@ -108,14 +108,18 @@ def replicate(plan: Plan, out: Path, workers: Workers, say: Say = print) -> None
 
 
 def made(out: Path) -> list[Made]:
-    """The finished runs of a folder, of this plan and of earlier ones, by seed."""
+    """What is finished in a folder, of this plan, of earlier ones and of `flagtrl trade`, by seed:
+    ASSET/NAME/seed-N.
+    """
     found = []
-    for task in planned(out):
-        if task.finished(out):
-            asset, preset, seed = task.name.split("/")
-            number = int(seed.removeprefix("seed-"))
-            found.append(Made.read(asset, preset, number, task.directory(out)))
-    return sorted(found, key=lambda run: run.seed)
+    for directory in sorted(out.glob("*/*/seed-*")):
+        asset, name, seed = directory.relative_to(out).parts
+        number = seed.removeprefix("seed-")
+        if number.isdecimal() and Task("/".join((asset, name, seed)), ()).finished(out):
+            found.append(Made.read(asset, name, int(number), directory))
+    known = [*PRESETS]
+    rank = {name: number for number, name in enumerate(known)}
+    return sorted(found, key=lambda run: (rank.get(run.preset, len(known)), run.preset, run.seed))
 
 
 def _write(runs: Sequence[Made], out: Path) -> dict[str, list[str]]:

@@ -1,0 +1,175 @@
+"""A model behind an endpoint: what is sent, what is kept, and what an answer that does not come
+costs. A server of this machine stands for it.
+"""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from flagtrl.errors import ConfigError, EndpointError
+from flagtrl.evidence.backtest import backtest
+from flagtrl.language.settings import PromptSettings
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.synthetic import news_leads_price
+from flagtrl.policy.answers import Answers, answering
+from flagtrl.policy.endpoint import TRIES, Asking, Endpoint
+
+MARKET = news_leads_price(12, seed=3)
+SETTINGS = MarketSettings(reward="log_return", lookback=3)
+PROMPTS = PromptSettings(prompt_style="markov", news_token_budget=16)
+GOOD = {"choices": [{"message": {"content": '{"Action": "Buy"}'}}]}
+
+
+class Server:
+    """Answers with `replies` in turn, the last one again and again: (status, content, headers)."""
+
+    def __init__(self, *replies):
+        self.replies, self.got = list(replies), []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                length = int(self.headers["Content-Length"])
+                server.got.append(
+                    (self.path, dict(self.headers), json.loads(self.rfile.read(length)))
+                )
+                many = len(server.replies) > 1
+                status, content, headers = server.replies.pop(0) if many else server.replies[0]
+                body = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,))
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+def asking(server, folder, waits=None, **more):
+    sleep = [].append if waits is None else waits.append
+    return Asking(Endpoint(server.url, "a-model", **more), PROMPTS, folder, sleep)
+
+
+def traded(ask, answers=None):
+    return backtest(answering(ask, answers or Answers()), MARKET.window(), SETTINGS)
+
+
+def test_every_day_is_asked_once_and_then_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with Server((200, GOOD, {})) as server:
+        ask, answers = asking(server, tmp_path), Answers()
+        first = traded(ask, answers)
+        assert ask.made.sent == len(server.got) == 11 and answers.asked == 11
+        path, headers, content = server.got[0]
+        assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret"
+        assert content["model"] == "a-model" and content["temperature"] == 0.0
+        (message,) = content["messages"]
+        assert message["role"] == "user" and "Buy, Sell or Hold?" in message["content"]
+        kept = "".join(path.read_text() for path in tmp_path.iterdir())
+        assert "secret" not in kept
+        again = asking(server, tmp_path)
+        second = traded(again)
+        assert again.made.sent == 0 and again.made.cached == 11 and len(server.got) == 11
+        assert first.values.tolist() == second.values.tolist()
+        other = Asking(Endpoint(server.url, "another"), PROMPTS, tmp_path)
+        traded(other)
+        assert other.made.cached == 0, "another model's answers are not its own"
+
+
+def test_a_request_that_fails_in_passing_is_made_again_and_counted(tmp_path):
+    busy, broken = (429, {"error": "slow down"}, {"Retry-After": "7"}), (503, b"down", {})
+    waits = []
+    with Server(busy, broken, busy, (200, GOOD, {})) as server:
+        ask = asking(server, tmp_path, waits)
+        traded(ask)
+    assert (ask.made.rate_limited, ask.made.failed, ask.made.timeouts) == (2, 1, 0)
+    assert ask.made.sent == 14 and waits == [7.0, 2.0, 7.0]
+
+
+def test_one_that_never_answers_stops_in_one_line_and_keeps_what_was_answered(tmp_path):
+    good = [(200, GOOD, {})] * 3
+    with Server(*good, (500, b"<html>no</html>", {})) as server:
+        waits = []
+        ask = asking(server, tmp_path, waits)
+        with pytest.raises(EndpointError, match=r"in 5 tries \(HTTP 500: .*3 answers so far are"):
+            traded(ask)
+        assert len(waits) == TRIES - 1 and waits == [1, 2, 4, 8]
+        server.replies = [(200, GOOD, {})]
+        again = asking(server, tmp_path)
+        traded(again)
+        assert again.made.cached == 3, "the same command goes on"
+
+
+def test_nobody_there_and_nobody_in_time(tmp_path):
+    with Server((200, GOOD, {})) as server:
+        pass
+    gone = asking(server, tmp_path)
+    with pytest.raises(EndpointError, match="did not answer in 5 tries"):
+        traded(gone)
+    assert gone.made.timeouts == TRIES
+    silent = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # accepts, says nothing
+    try:
+        url = f"http://127.0.0.1:{silent.server_port}"
+        late = Asking(Endpoint(url, "m", timeout_s=0.05), PROMPTS, tmp_path, lambda s: None)
+        with pytest.raises(EndpointError, match="the 0 answers so far are kept"):
+            traded(late)
+    finally:
+        silent.server_close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ((401, b"no key", {}), r"refuses the request \(HTTP 401: no key\); set OPENAI_API_KEY"),
+        ((404, b"no such model", {}), r"refuses the request \(HTTP 404: no such model\)"),
+        ((200, b"<html>", {}), r"answers with no chat completion .*up to /v1"),
+        ((200, {"choices": []}, {}), "answers with no chat completion"),
+        ((200, [1], {}), "answers with no chat completion"),
+    ],
+)
+def test_what_will_not_pass_is_not_tried_again(tmp_path, reply, said):
+    with Server(reply) as server:
+        ask = asking(server, tmp_path)
+        with pytest.raises(EndpointError, match=said):
+            traded(ask)
+        assert len(server.got) == 1
+
+
+def test_an_answer_of_nothing_is_unreadable_and_not_hold(tmp_path):
+    with Server((200, {"choices": [{"message": {"content": None}}]}, {})) as server:
+        answers = Answers()
+        traded(asking(server, tmp_path), answers)
+    assert answers.unreadable == answers.asked == 11
+
+
+def test_settings_and_a_damaged_cache_are_refused(tmp_path):
+    for url, model, time_s, said in (
+        ("localhost", "m", 1, "give an address"),
+        ("http://x", "", 1, "endpoint_model is empty"),
+        ("http://x", "m", 0, "must be above 0"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Endpoint(url, model, time_s)
+    ask = Asking(Endpoint("http://x/v1", "m"), PROMPTS, tmp_path)
+    ask._write("a", "b")
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text() + "{")
+    with pytest.raises(EndpointError, match=r"is damaged .*; remove it"):
+        Asking(Endpoint("http://x/v1", "m"), PROMPTS, tmp_path)
