@@ -135,7 +135,11 @@ def test_the_main_job_on_the_real_model_in_short(tmp_path, capsys):
         *("matched_mean", "matched_p5", "matched_p95"),
         *("momentum", "mean_reversion", "sma_crossover", "follow_news", "oracle_hindsight"),
     }
-    assert set(results["test"]) == set(results["train"]) == agent | controls
+    assert set(results["train"]) == agent | controls
+    assert set(results["test"]) == agent | controls | {"agent_without_news"}
+    assert set(results["starts"]) == {
+        *("agent_greedy", "untrained_raw", "untrained_calibrated", "buy_and_hold_by_order")
+    }
     assert (
         results["model"]["id"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
         and "Q4_1" in results["model"]["weights"]

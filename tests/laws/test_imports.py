@@ -33,6 +33,7 @@ LATE_IMPORTS = {
     "flagtrl.learning.inherited": {"transformers"},  # where its source cannot be read
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
     "flagtrl.policy.dequantised": {"gguf"},  # an extra
+    "flagtrl.policy.numeric": {"stable_baselines3"},  # an extra
     # not before a run that cannot be is refused
     "flagtrl.train": {"flagtrl.runs.run", "flagtrl.runs.parsing"},
     "flagtrl.cli": None,  # any

@@ -10,12 +10,15 @@ from flagtrl import countdown
 from flagtrl.countdown import Countdown
 from flagtrl.language.prompts import style_names
 from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.ledger import Action
+from flagtrl.market.policy import uniform
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import (
     language_policy,
     prompts_known_ahead,
     read_ahead,
     untrained_policies,
+    without_news,
 )
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.prior import visits
@@ -139,3 +142,21 @@ def test_a_long_step_says_how_far_it_is_every_ten_seconds(monkeypatch):
         "reading the bars: 20 of 100, 44 s left",
         "reading the bars: 50 of 100, 22 s left",
     ]
+
+
+def test_without_news_every_day_is_shown_as_one_that_has_none():
+    market, shown = news_leads_price(20, seed=0), []
+
+    def policy(seen):
+        shown.extend(seen)
+        return uniform(seen)
+
+    env = TradingEnv(market.window(), MarketSettings(reward="log_return", lookback=3))
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(int(Action.HOLD))
+    seen = env.observe()
+    assert any(seen.news)
+    without_news(policy)([seen])
+    (blind,) = shown
+    assert blind.news == ((), (), ()) and blind.prices is seen.prices and blind.bar == seen.bar

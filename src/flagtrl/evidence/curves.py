@@ -1,11 +1,14 @@
-"""How a run learnt, as a picture."""
+"""Pictures of their own: how a run learnt, and what accounts were worth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+
+from flagtrl.market.data import Window
 
 LEARNING_CURVES = "learning_curves.png"
 # A panel's title to the logged names in it.
@@ -34,4 +37,27 @@ def learning_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend(fontsize="small")
+    return figure
+
+
+def curves_figure(
+    window: Window, curves: Mapping[str, np.ndarray], title: str, band: np.ndarray | None = None
+) -> Figure:
+    """Account values (n,) over a window, each from 1, ours (`agent...`) in bold; `band` (2, n): the
+    random policies'.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    dates = window.dates.astype("datetime64[ms]").astype(object)
+    if band is not None:
+        axes.fill_between(dates, *band, color="0.88", label="random, 5% to 95%")
+    for row, values in curves.items():
+        ours = row.startswith("agent")
+        axes.plot(
+            dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row
+        )
+    axes.set_title(title, parse_math=False)
+    axes.legend(loc="upper left", fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.autofmt_xdate()
     return figure

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
+from flagtrl.evidence.curves import curves_figure
 from flagtrl.evidence.days import DAYS_FILE, day_by_day
 from flagtrl.evidence.judgement import Judgement, judgement, sentences
 from flagtrl.evidence.measures import measures
 from flagtrl.evidence.page import write_report
 from flagtrl.evidence.rows import Rows, conventions, json_rows, row_of, rows_of_paths
 from flagtrl.evidence.rules import matched_paths
+from flagtrl.evidence.starts import Spread, as_dict
+from flagtrl.evidence.starts import in_words as words_of
 from flagtrl.evidence.statistics import FEWEST_SHIFTS
 from flagtrl.evidence.trials import Trials, counted, in_words
 from flagtrl.evidence.verdict import behaviour, verdict
@@ -64,6 +67,7 @@ class Report:
         notes: what else the verdict must say.
         train: the same policies on the training window, in sample; None where it was not traded.
         trials: how many policies were tried on this window; None where they were not counted.
+        spread: row name to what it makes where it begins later.
     """
 
     window: Window
@@ -76,6 +80,7 @@ class Report:
     notes: tuple[str, ...] = ()
     train: Report | None = None
     trials: Trials | None = None
+    spread: Mapping[str, Spread] = field(default_factory=dict)
 
     def counted(self, record: RunRecord) -> Report:
         """The same, written down as a trial on its window; too short ones are not.
@@ -102,10 +107,13 @@ class Report:
             content["train"] = json_rows(self.train.rows)
         if (agent := self.backtests.get("agent_greedy")) is not None:
             content |= {"behaviour": behaviour(agent), "verdict": self.verdict()}
+            content["policies"] = {row: behaviour(run) for row, run in self.backtests.items()}
         if (found := self.judgement) is not None:
             content["statistics"] = {"agent_greedy": found.as_dict()}
         if self.trials is not None:
             content["trials"] = self.trials.as_dict()
+        if self.spread:
+            content["starts"] = as_dict(self.spread)
         content["measures"] = self.measures()
         content |= {**record.facts(), **more, "versions": versions()}
         (directory / RESULTS_FILE).write_text(
@@ -197,6 +205,7 @@ class Report:
             said += sentences(found)
             if self.trials is not None:
                 said.append(in_words(self.trials, math.sqrt(periods), found.sharpe.value))
+        said += words_of(self.spread)
         if self.settings.execution == "same_price":
             said.append("Orders fill at the price that they were decided at, which is optimistic.")
         return [*said, *self.notes]
@@ -217,29 +226,6 @@ class Report:
         console.print(self.table())
         for sentence in self.verdict():
             console.print(sentence, highlight=False, markup=False)
-
-
-def curves_figure(
-    window: Window, curves: Mapping[str, np.ndarray], title: str, band: np.ndarray | None = None
-) -> Figure:
-    """Account values (n,) over a window, each from 1, ours (`agent...`) in bold; `band` (2, n): the
-    random policies'.
-    """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    dates = window.dates.astype("datetime64[ms]").astype(object)
-    if band is not None:
-        axes.fill_between(dates, *band, color="0.88", label="random, 5% to 95%")
-    for row, values in curves.items():
-        ours = row.startswith("agent")
-        axes.plot(
-            dates, values / values[0], lw=2 if ours else 1, ls="-" if ours else "--", label=row
-        )
-    axes.set_title(title, parse_math=False)
-    axes.legend(loc="upper left", fontsize="small")
-    axes.grid(alpha=0.3)
-    figure.autofmt_xdate()
-    return figure
 
 
 def evaluate(

@@ -31,7 +31,7 @@ CONTROLS = (
 )
 # of each preset: rows that depend on its agent
 OF_THE_AGENT = (
-    *("agent_greedy", "agent_sampled", "matched_p5", "matched_p95"),
+    *("agent_greedy", "agent_sampled", "agent_without_news", "matched_p5", "matched_p95"),
     *("perturbed_p5", "perturbed_p95"),
 )
 
@@ -151,7 +151,7 @@ def lines(runs: Sequence[Made], asset: str, convention: str) -> list[Line]:
         of_it = [run for run in mine if run.preset == preset]
         for row in OF_THE_AGENT:
             if any(run.has(row) for run in of_it):
-                kind = "ours" if row.startswith("agent") else "control"
+                kind = "ours" if row in ("agent_greedy", "agent_sampled") else "control"
                 found.append(Line(f"{preset}: {row}", kind, _figures(of_it, row, convention)))
     return found
 

@@ -29,6 +29,7 @@ def behaviour(run: Backtest) -> dict[str, Any]:
         entropy: mean over its decisions, in nats, of the policy before any temperature.
             action_shares: by word.
         exposure: share of the bars on which it held shares. trades: orders that were filled.
+        switching_rate: the same as a share of the decisions.
         depends_on_day: whether it ever decided otherwise in the same position.
     """
     p = run.probabilities
@@ -40,6 +41,7 @@ def behaviour(run: Backtest) -> dict[str, Any]:
         },
         "exposure": float(np.mean(run.shares > 0)),
         "trades": int(np.count_nonzero(np.diff(run.shares))),
+        "switching_rate": float(np.mean(np.diff(run.shares) != 0)),
         "depends_on_day": depends_on_day(run),
     }
 
@@ -74,6 +76,9 @@ def verdict(
             said.append(f"agent_greedy is identical to {row}, on every day.")
             break
     said += _beside_luck(rows)
+    if "agent_without_news" in rows:
+        blind = rows["agent_without_news"]["standard"].CR
+        said.append(f"Shown every day as one without news, it makes {blind:.1f}%.")
     if "untrained_calibrated" in rows:
         base = rows["untrained_calibrated"]["standard"].CR
         said.append(

@@ -5,6 +5,7 @@ actions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -49,6 +50,15 @@ def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
         return model(**model.inputs(prompts, legal, device))
 
     return _remembering(model, encoder, ask)
+
+
+def without_news(policy: Policy) -> Policy:
+    """The same policy, shown every day as one without news."""
+
+    def blind(seen: Sequence[Observation]) -> PolicyOutput:
+        return policy([replace(each, news=((),) * len(each.news)) for each in seen])
+
+    return blind
 
 
 def untrained_policies(model: ActorCritic, encoder: PromptEncoder) -> dict[str, Policy]:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from flagtrl.countdown import Say
 from flagtrl.evidence.report import POLICY_MODES, Report, evaluate
 from flagtrl.evidence.rules import MATCHED_DRAWS, usual_rules
+from flagtrl.evidence.starts import spreads
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.policy import Policy
-from flagtrl.policy.acting import language_policy, read_ahead, untrained_policies
+from flagtrl.policy.acting import language_policy, read_ahead, untrained_policies, without_news
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.perturbed import perturbed_policies
 
@@ -23,6 +24,15 @@ PERTURBED_DRAWS = 100
 MOST_BARS = 20_000_000  # of all matched accounts, for memory: 160 MB
 ON_TRADED_DAYS = "random policies: their label prior is measured on the traded days themselves"
 NOTES = ("The base model may have read about this period: what it was trained on is not known.",)
+
+
+BLIND = "agent_without_news"
+
+
+def _silent(window: Window) -> Window:
+    """The same days without news."""
+    market = window.market
+    return replace(window, market=replace(market, news=((),) * len(market)))
 
 
 def judge(
@@ -59,11 +69,15 @@ def judge(
         rules: more baselines by row name.
         say: is told how far it is.
     """
-    policy, untrained = language_policy(model, encoder), untrained_policies(model, encoder)
+    policy, others = language_policy(model, encoder), untrained_policies(model, encoder)
     traded = {"test": test, **({} if train is None else {"training": train})}
     known = {what: read_ahead(model, encoder, w, settings, say, what) for what, w in traded.items()}
     if perturbed_draws and survey is None and train is None:
         say(ON_TRADED_DAYS)
+    blind: Policy | None = None
+    if any(test.market.news[test.start : test.stop]):
+        read_ahead(model, encoder, _silent(test), settings, say, "news-free test")
+        blind = without_news(policy)
     asked = (model, encoder, list(traded.values()), settings, survey or train or test)
     kin = perturbed_policies(*asked, perturbed_draws, seed, say) if perturbed_draws else None
     if perturbed_draws and kin is None:
@@ -73,8 +87,9 @@ def judge(
         window = traded[what]
         paths = sampled_paths or (SAMPLED_PATHS if known[what] else SAMPLED_PATHS_OF_OWN_PROMPTS)
         known_rules = {**usual_rules(window, settings), **(rules or {})}
+        beside = others | ({} if blind is None or number else {BLIND: blind})
         return evaluate(
-            *(policy, window, settings, seed, volatility_periods, modes, untrained, known_rules),
+            *(policy, window, settings, seed, volatility_periods, modes, beside, known_rules),
             sampled_paths=paths,
             kin=kin[number] if kin else None,
             draws=perturbed_draws,
@@ -84,4 +99,6 @@ def judge(
         )
 
     tested = report(0, "test")
+    if known["test"] and "greedy" in modes:
+        tested = replace(tested, spread=spreads({"agent_greedy": policy, **others}, test, settings))
     return tested if train is None else replace(tested, train=report(1, "training"))

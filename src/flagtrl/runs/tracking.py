@@ -15,7 +15,8 @@ from transformers.integrations import TensorBoardCallback
 
 from flagtrl.evidence.backtest import Backtest, backtest
 from flagtrl.evidence.baselines import buy_and_hold
-from flagtrl.evidence.report import PICTURE, curves_figure
+from flagtrl.evidence.curves import curves_figure
+from flagtrl.evidence.report import PICTURE
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import Window

@@ -14,6 +14,7 @@ from flagtrl.countdown import Countdown, Say
 from flagtrl.cpu import cpu_tuning
 from flagtrl.evidence.report import POLICY_MODES, Report, evaluate
 from flagtrl.evidence.rules import MATCHED_DRAWS, usual_rules
+from flagtrl.evidence.starts import spreads
 from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.wiring import probe
 from flagtrl.market.data import Window
@@ -44,6 +45,7 @@ class Trader:
         others: more policies by row name.
         modes: of POLICY_MODES: whether it is sampled too.
         in_sample: whether the training window is traded too.
+        begun_later: whether asking it again costs nothing.
         told: is asked after trading: entries of results.json.
         words: is asked after trading: for the verdict.
     """
@@ -53,6 +55,7 @@ class Trader:
     others: dict[str, Policy] = field(default_factory=dict)
     modes: Sequence[str] = POLICY_MODES[:1]
     in_sample: bool = False
+    begun_later: bool = True
     told: Callable[[], dict[str, Any]] = dict
     words: Callable[[], list[str]] = list
 
@@ -102,7 +105,10 @@ def _traded(arguments: Arguments, trader: Trader, train: Window, test: Window, s
         )
 
     in_sample = report(train) if trader.in_sample else None
-    return replace(report(test), train=in_sample, notes=(*trader.words(), *NOTES))
+    asked = {"agent_greedy": trader.policy, **trader.others} if trader.begun_later else {}
+    spread = spreads(asked, test, arguments.market) if asked else {}
+    notes = (*trader.words(), *NOTES)
+    return replace(report(test), train=in_sample, spread=spread, notes=notes)
 
 
 # ------------------------------------------------------------------------------- the policies
@@ -127,7 +133,8 @@ def _text(arguments: Arguments, other: Other, train: Window, test: Window, say: 
     base: Any = model.language_model.get_base_model()  # without the adapter's layers it is the same
     ask = generated(base, encoder)
     policy = answering(_counting(ask, len(test) - 1, say), answers)
-    return Trader(policy, arguments.base.facts(), told=answers.told, words=answers.words)
+    base_facts = arguments.base.facts()
+    return Trader(policy, base_facts, begun_later=False, told=answers.told, words=answers.words)
 
 
 def _endpoint(arguments: Arguments, other: Other, train: Window, test: Window, say: Say) -> Trader:
@@ -139,7 +146,7 @@ def _endpoint(arguments: Arguments, other: Other, train: Window, test: Window, s
         return {**answers.told(), "requests": vars(asking.made), "url": asking.endpoint.url}
 
     base = BaseFacts(other.endpoint.model, "endpoint")
-    return Trader(policy, base, told=told, words=answers.words)
+    return Trader(policy, base, begun_later=False, told=told, words=answers.words)
 
 
 def _decisions(arguments: Arguments, other: Other, train: Window, test: Window, say: Say) -> Trader:
