@@ -124,7 +124,7 @@ def test_what_runs_say_together(runs):
     said = verdicts(together(runs))
     assert set(said) == {"overall", "MSFT", "ACME"}
     assert said["overall"][0] == "4 runs on 2 assets: MSFT, ACME."
-    reads = next(each for each in said["overall"] if each.startswith("Preset reads"))
+    reads = next(each for each in said["overall"] if each.startswith("reads: "))
     above = sum(
         run.results["test"]["agent_greedy"]["standard"]["CR"]
         > run.results["test"]["random_p95"]["standard"]["CR"]

@@ -180,9 +180,12 @@ def test_tasks_fill_the_table_evenly_and_their_options_are_told(tmp_path):
     assert names[:4] == [f"{a}/{p}/seed-0" for a in ("MSFT", "BTC") for p in ("flagtrl", "paper")]
     assert names[4:] == [name.replace("seed-0", "seed-1") for name in names[:4]]
     sweep(plan.tasks(), tmp_path, Fake(tmp_path), lambda line: None)
-    assert options_of(tmp_path) == dict.fromkeys(
-        ("flagtrl", "paper"), "MSFT --gamma 1; BTC --data 'a b.csv' --gamma 1"
-    )
+    assert options_of(tmp_path) == dict.fromkeys(("flagtrl", "paper"), "--gamma 1")
+    other = Plan(["HON"], ["paper"], 1, ["--run_name", "a b"])
+    sweep(other.tasks(), tmp_path, Fake(tmp_path), lambda line: None)
+    told = options_of(tmp_path)
+    assert told["paper"] == "MSFT --gamma 1; BTC --gamma 1; HON --run_name 'a b'"
+    assert told["flagtrl"] == "--gamma 1"
 
 
 def command(model, out, *more):

@@ -99,7 +99,7 @@ def rendered(template: str, **told: Any) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "between": _between}
     return environment.get_template(template).render(**told)
 
 
@@ -197,8 +197,17 @@ def _history(directory: Path) -> list[Mapping[str, Any]]:
 def _command(results: Mapping[str, Any]) -> str:
     """How the run is made again, as far as its results say."""
     named = {name: results.get(name) for name in ("recipe", "preset", "seed")}
+    kind = (results.get("policy") or {}).get("kind")
+    if kind is not None:
+        named = {"policy": kind, **named, "preset": None}
     words = [f"--{n} {shlex.quote(str(v))}" for n, v in named.items() if v is not None]
-    return " ".join(["flagtrl train", *words])
+    return " ".join(["flagtrl train" if kind is None else "flagtrl trade", *words])
+
+
+def _between(interval: Any) -> str:
+    """Its low and high; a dash where they are undefined."""
+    low, high = _number(interval.low), _number(interval.high)
+    return "-" if low == "-" else f"{low} to {high}"
 
 
 def _number(value: Any, digits: int = 2) -> str:

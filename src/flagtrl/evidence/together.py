@@ -61,7 +61,7 @@ def overall(known: Sequence[Together]) -> list[str]:
         mine = [run for run in runs if run.preset == preset]
         above = sum(_above(run, "random_p95") for run in mine)
         said.append(
-            f"Preset {preset}: {above} of {len(mine)} runs return more than 95% of random policies "
+            f"{preset}: {above} of {len(mine)} runs return more than 95% of random policies "
             f"on the test window, where chance alone makes {0.05 * len(mine):.3g}; "
             f"{_dependent(mine)}."
         )
@@ -73,6 +73,7 @@ def overall(known: Sequence[Together]) -> list[str]:
         if p < 0.05
     ]
     judged = sum(not math.isnan(p) for p in corrected.values())
+    said.append("Runs on one window are not independent: they trade the same days.")
     said.append(
         f"Beside buy and hold by order, of {judged} comparisons of Sharpe ratios "
         + (f"these differ at 5% after Holm's correction: {', '.join(told)}." if told else

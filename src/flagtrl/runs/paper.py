@@ -141,16 +141,17 @@ def _write(runs: Sequence[Made], out: Path) -> dict[str, list[str]]:
 
 
 def options_of(out: Path) -> dict[str, str]:
-    """What each preset's runs were given besides asset, preset and seed; by asset where they
+    """What each preset's runs were given besides asset, data, preset and seed; by asset where they
     differ.
     """
     given: dict[str, dict[str, str]] = {}
     for task in planned(out):
         asset, preset, _ = task.name.split("/")
         words = list(task.words)
-        for name in ("--recipe", "--preset", "--seed"):
-            place = words.index(name)
-            del words[place : place + 2]
+        for name in ("--recipe", "--data", "--preset", "--seed"):
+            if name in words:
+                place = words.index(name)
+                del words[place : place + 2]
         given.setdefault(preset, {})[asset] = shlex.join(words)
     found = {}
     for preset, by_asset in given.items():

@@ -1,0 +1,58 @@
+"""Pages for tests: of a run, and of several runs together."""
+
+import json
+
+from flagtrl.evidence.page import write_report
+from flagtrl.evidence.replication import write_replication
+from flagtrl.evidence.report import evaluate
+from flagtrl.evidence.rules import usual_rules
+from flagtrl.evidence.tables import Made
+from flagtrl.evidence.together import together, verdicts
+from flagtrl.market.env import MarketSettings
+from flagtrl.market.policy import follow_last_move, follow_news, rule
+from flagtrl.market.synthetic import news_leads_price
+from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+
+SETTINGS = MarketSettings(reward="log_return", cost_bps=5)
+
+
+def run_in(folder, asset="MSFT", agent=follow_news, seed=0, preset="flagtrl"):
+    """A run's directory, of a rule in the place of a model."""
+    market = news_leads_price(140, seed=3, symbol=asset)
+    train, test = market.window(end="2020-04-15"), market.window(start="2020-04-16")
+    report = evaluate(
+        *(rule(agent), test, SETTINGS),
+        rules=usual_rules(test, SETTINGS), sampled_paths=3, matched_draws=50,
+    )  # fmt: skip
+    record = RunRecord(
+        **{"data": DataFacts.of(market, "made"), "seed": seed, "preset": preset},
+        windows={"train": days(train), "test": days(test)},
+        base=BaseFacts("a <model>", "made", "random"),
+        market={"execution": "next_price", "cost_bps": 5},
+    )
+    report.write(folder, record)
+    return folder
+
+
+def reported(folder):
+    """A folder with the page of a run that learnt for a while."""
+    out = run_in(folder / "run")
+    history = [
+        {"step": n, "reward": 0.1 * n, "entropy": 0.5, "kl": 0.1, "action_share/Buy": 0.3}
+        for n in range(1, 20)
+    ]
+    (out / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    write_report([str(out)])
+    return out
+
+
+def replicated(folder):
+    """A folder with the page of two assets, one of them with two seeds."""
+    wanted = [("MSFT", follow_news, 0), ("MSFT", follow_last_move, 1), ("ACME", follow_news, 0)]
+    runs = []
+    for asset, agent, seed in wanted:
+        out = run_in(folder / asset / "flagtrl" / f"seed-{seed}", asset, agent, seed)
+        runs.append(Made.read(asset, "flagtrl", seed, out))
+    known = together(runs)
+    write_replication(runs, known, verdicts(known), {"flagtrl": "--gamma 1"}, folder)
+    return folder
