@@ -133,7 +133,8 @@ def test_the_two_halves_are_the_whole_model_with_padding_on_either_side(
     ).hidden_states[-1][mask.bool()]
     model.use_split()
     split = model.split.top(model.split.trunk(ids, mask, LayerCache()), mask, keep=12)[mask.bool()]
-    torch.testing.assert_close(split, whole, atol=1e-5, rtol=0)
+    scale = float(whole.detach().abs().max())  # which float32 rounds in proportion to
+    torch.testing.assert_close(split, whole, atol=1e-5 * scale, rtol=0)
     learning = [
         parameter for parameter in model.language_model.parameters() if parameter.requires_grad
     ]
