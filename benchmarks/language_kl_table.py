@@ -10,10 +10,9 @@ from suite_table import interval
 RETURNS = {"train_cr": "return in sample, %", "test_cr": "return on the test window, %"}
 MEASURED = (
     ("retention_trading", "kl_at_answer"),
-    ("retention_questions", "kl"),
-    ("retention_questions", "top1_agreement"),
+    ("retention_trading", "kl"),
+    ("retention_trading", "top1_agreement"),
     ("retention_general_text", "bits_per_byte"),
-    ("retention_financial_text", "bits_per_byte"),
     ("flagtrl_twitter_fin", "bal_acc"),
     ("flagtrl_fiqa_sa", "bal_acc"),
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import re
 import sys
 import tempfile
@@ -21,7 +22,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.rows import markdown_table
+from flagtrl.evidence.tables import OverSeeds
 from flagtrl.runs.settings import preset_settings
 
 DOCS = Path(__file__).resolve().parent
@@ -48,8 +51,8 @@ def written(name: str) -> Any:
 def texts() -> Texts:
     """The text of each place, by its name."""
     parts = (
-        *(demo, synthetic, presets, learning, suite, start, speech, commands),
-        *(throughput, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
+        *(demo, replication, synthetic, presets, learning, suite, start, speech, commands),
+        *(throughput, whole_run, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
         *(architectures, generated),
     )
     return {name: text for part in parts for name, text in part().items()}
@@ -195,6 +198,7 @@ def learning() -> Texts:
 
 def suite() -> Texts:
     """Markets whose best policy is known, and what risk changes."""
+    import language_kl_table
     import risk_table
     import sensitivity_table
     import suite_table
@@ -206,6 +210,7 @@ def suite() -> Texts:
         "suite.peers": suite_table.beside_peers(records),
         **real_model(records),
         **continuing(),
+        "language_kl.table": language_kl_table.summary(written("language_kl")),
         "risk.table": risk_table.summary(written("risk")),
         "sensitivity.table": sensitivity_table.summary(written("sensitivity")),
     }
@@ -215,12 +220,13 @@ def continuing() -> Texts:
     """What going on with new days keeps and learns."""
     from continuing_table import difference, summary
 
-    records, words = written("continuing"), "new words"
+    records, both = written("continuing"), {"": "new words", "reversed_": "reversed"}
     arms = {"replay": "gone on, with replay", "kl": "gone on, KL 0.1", "strong": "gone on, KL 1"}
     return {
         "continuing.table": summary(records),
         **{
-            f"continuing.{name}_{kind}": difference(records, arm, "gone on", kind, words)
+            f"continuing.{before}{name}_{kind}": difference(records, arm, "gone on", kind, words)
+            for before, words in both.items()
             for name, arm in arms.items()
             for kind in ("new", "old")
         },
@@ -238,6 +244,60 @@ def real_model(records: Sequence[dict[str, Any]]) -> Texts:
         "suite.real_share": f"{min(each['share'] for each in rows):.2f}",
         "suite.real_entropy": f"{min(each['entropy'] for each in rows):.2f}",
     }
+
+
+def replication() -> Texts:
+    """The runs of docs/results: each policy on each asset, in the paper's convention."""
+    record = json.loads((DOCS / "results" / "paper.json").read_text(encoding="utf-8"))
+    runs, rows = record["runs"], []
+    named = {name: sorted({run[name] for run in runs}) for name in ("asset", "preset")}
+    for asset in (each for each in ASSETS if each in named["asset"]):
+        printed = next(each for each in published(asset) if each.group == OURS)
+        for preset in named["preset"]:
+            mine = [run for run in runs if (run["asset"], run["preset"]) == (asset, preset)]
+            if mine:
+                rows.append(replicated(asset, preset, mine, printed.CR))
+    head = ["asset", "policy", "seeds", "return", "95%", "Sharpe", "in sample", "random, 95th"]
+    head += ["above it", "buy and hold", "published"]
+    said = [f"- {sentence}" for sentence in record["verdict"]["overall"]]
+    return {
+        "replication.table": table(head, rows, 2),
+        "replication.verdict": "\n".join(said),
+        "replication.short": table(
+            ["", *head[2:]], [[f"{row[0]}, {row[1]}", *row[2:]] for row in rows if row[1] in OWN]
+        ),
+    }
+
+
+# of the replication's policies, those that the README shows
+OWN = ("`flagtrl`", "`paper`")
+
+
+def replicated(
+    asset: str, preset: str, runs: Sequence[dict[str, Any]], printed: float
+) -> list[object]:
+    """A row of one policy on one asset."""
+
+    def of(row: str, metric: str = "CR", window: str = "test") -> OverSeeds:
+        known = [run[window][row]["paper"][metric] for run in runs if window in run]
+        return OverSeeds.of([math.nan if value is None else value for value in known])
+
+    made, in_sample = of("agent_greedy"), of("agent_greedy", window="train")
+    above = sum(
+        run["test"]["agent_greedy"]["standard"]["CR"] > run["test"]["random_p95"]["standard"]["CR"]
+        for run in runs
+    )
+    return [
+        *(asset, f"`{preset}`", len(runs), one(made.mean)),
+        "-" if math.isnan(made.low) else f"{made.low:.1f} to {made.high:.1f}",
+        *(f"{of('agent_greedy', 'SR').mean:.2f}", one(in_sample.mean)),
+        *(one(of("random_p95").mean), above, one(of("buy_and_hold").mean), printed),
+    ]
+
+
+def one(value: float) -> str:
+    """One digit after the point; `-` where undefined."""
+    return "-" if math.isnan(value) else f"{value:.1f}"
 
 
 def option(rows: Sequence[dict[str, Any]], run: str, name: str) -> str:
@@ -340,6 +400,20 @@ def throughput() -> Texts:
         "speed.table": markdown(content["rows"]),
         "speed.ratios": table(head, rows),
         **{f"speed.best_{t}": f"{rate / 1e9:.0f}" for t, rate in content["peak_flops"].items()},
+    }
+
+
+def whole_run() -> Texts:
+    """The paper's budget with exact advantages."""
+    record = written("whole_run")
+    return {
+        "whole.seconds": f"{record['whole_seconds']:.0f}",
+        "whole.frozen": f"{record['frozen_layers_seconds']:.0f}",
+        "whole.updates": str(record["updates"]),
+        "whole.gflop": f"{record['gflop_an_update']:.0f}",
+        "whole.rate": f"{record['gflops']:.0f}",
+        "whole.peak": f"{record['peak_gflops']:.0f}",
+        "whole.share": f"{record['share_of_peak']:.0%}",
     }
 
 

@@ -49,6 +49,7 @@ def write_replication(
     said: Mapping[str, Sequence[str]],
     options: Mapping[str, str],
     out: Path,
+    undrawn: Sequence[str] = (),
 ) -> Path:
     """Write report.html to `out`; where it is.
 
@@ -58,13 +59,16 @@ def write_replication(
         said: sentences by asset, and `overall`.
         options: preset to what its runs were given besides.
         out: a folder.
+        undrawn: assets without a picture, where prices must not be shown.
     """
     tables = [
         {"title": title, "convention": convention, "cells": side_by_side(runs, assets, convention)}
         for title, assets in tables_of(runs)
         for convention in ("paper", "standard")
     ]
-    assets = [_asset(runs, asset, said.get(asset, ())) for asset in assets_of(runs)]
+    assets = [
+        _asset(runs, asset, said.get(asset, ()), asset not in undrawn) for asset in assets_of(runs)
+    ]
     path = out / PAGE_FILE
     told: dict[str, Any] = {"overall": said["overall"], "tables": tables, "assets": assets}
     told["options"] = options
@@ -76,7 +80,7 @@ def write_replication(
     return path
 
 
-def _asset(runs: Sequence[Made], asset: str, said: Sequence[str]) -> dict[str, Any]:
+def _asset(runs: Sequence[Made], asset: str, said: Sequence[str], is_drawn: bool) -> dict[str, Any]:
     mine = [run for run in runs if run.asset == asset]
     first = mine[0].results
     of_agents = [each for each in lines(mine, asset, "paper") if each.kind == "ours"]
@@ -89,7 +93,7 @@ def _asset(runs: Sequence[Made], asset: str, said: Sequence[str]) -> dict[str, A
         "source": first["data"]["source"],
         "sha256": first["data"]["sha256"],
         "lines": [(each.row, [each.figures[m] for m in METRICS]) for each in of_agents],
-        "figure": inline(_equity(mine), label, f"a{asset.lower()}"),
+        "figure": inline(_equity(mine), label, f"a{asset.lower()}") if is_drawn else None,
         "runs": [_told(run) for run in mine],
     }
 

@@ -123,9 +123,20 @@ def made(out: Path) -> list[Made]:
 
 
 def _write(runs: Sequence[Made], out: Path) -> dict[str, list[str]]:
-    """Write the tables of the finished runs; what they say."""
-    if not runs:
-        return {}
+    return write_tables(runs, options_of(out), out) if runs else {}
+
+
+def write_tables(
+    runs: Sequence[Made], options: Mapping[str, str], out: Path, undrawn: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Write tables.md, tables.csv, paper.json and report.html; what the runs say.
+
+    Args:
+        runs: finished ones.
+        options: of `options_of`.
+        out: a folder.
+        undrawn: assets whose prices the page must not show.
+    """
     known = together(runs)
     said = verdicts(known)
     write_text(out / TABLES_FILE, markdown(runs, said))
@@ -135,8 +146,8 @@ def _write(runs: Sequence[Made], out: Path) -> dict[str, list[str]]:
     writer.writeheader()
     writer.writerows(rows)
     write_text(out / ROWS_FILE, text.getvalue())
-    write_json(out / RECORD_FILE, record(runs, options_of(out), said))
-    write_replication(runs, known, said, options_of(out), out)
+    write_json(out / RECORD_FILE, record(runs, options, said))
+    write_replication(runs, known, said, options, out, undrawn)
     return said
 
 
@@ -170,16 +181,25 @@ def record(
     return {
         "options": dict(options),
         "verdict": {name: list(sentences) for name, sentences in said.items()},
-        "runs": [
-            {
-                **{"asset": run.asset, "preset": run.preset, "seed": run.seed},
-                **{name: run.results.get(name) for name in ("commit", "collapsed_at", "behaviour")},
-                **{window: run.results.get(window) for window in ("test", "train")},
-                **{"statistics": run.results.get("statistics")},
-            }
-            for run in runs
-        ],
+        "runs": [_recorded(run) for run in runs],
     }
+
+
+def _recorded(run: Made) -> dict[str, Any]:
+    names = ("commit", "collapsed_at", "behaviour", "trials", "starts", "policy", "test", "train")
+    told = {name: run.results[name] for name in names if name in run.results}
+    statistics = (run.results.get("statistics") or {}).get("agent_greedy")
+    found = {"asset": run.asset, "preset": run.preset, "seed": run.seed, "statistics": statistics}
+    return _rounded({**found, **told})
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits after the point, which is less than a table shows."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
