@@ -43,6 +43,7 @@ ROWS = {
     "agent_sampled",
     "agent_sampled_p5",
     "agent_sampled_p95",
+    "agent_without_news",
     "untrained_raw",
     "untrained_calibrated",
     "buy_and_hold",
@@ -137,8 +138,8 @@ def test_a_recipe_writes_a_whole_run(shared, msft_run):
     with open(msft_run / "trades.csv") as file:
         trades = list(csv.DictReader(file))
     bars = results["windows"]["test"][2]
-    assert len(trades) == 4 * (bars - 1), (
-        "one row a decision: greedy, the first sampled path, untrained raw and calibrated"
+    assert len(trades) == 5 * (bars - 1), (
+        "one row a decision: greedy, the first sampled path, without news, untrained raw and calibrated"
     )
     greedy = [float(row["value_after"]) for row in trades if row["row"] == "agent_greedy"]
     assert 100 * np.log(greedy[-1] / 100_000) == pytest.approx(

@@ -22,7 +22,7 @@ def trade(commands: Commands) -> None:
     command.add_argument(
         "--policy",
         required=True,
-        choices=KINDS,
+        choices=list(KINDS),
         help="; ".join(f"{name}: {about}" for name, about in KINDS.items()),
     )
     command.add_argument(

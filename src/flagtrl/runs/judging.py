@@ -75,7 +75,7 @@ def judge(
     if perturbed_draws and survey is None and train is None:
         say(ON_TRADED_DAYS)
     blind: Policy | None = None
-    if any(test.market.news[test.start : test.stop]):
+    if "greedy" in modes and any(test.market.news[test.start : test.stop]):
         read_ahead(model, encoder, _silent(test), settings, say, "news-free test")
         blind = without_news(policy)
     asked = (model, encoder, list(traded.values()), settings, survey or train or test)
