@@ -139,7 +139,7 @@ def test_a_recipe_writes_a_whole_run(shared, msft_run):
         trades = list(csv.DictReader(file))
     bars = results["windows"]["test"][2]
     assert len(trades) == 5 * (bars - 1), (
-        "one row a decision: greedy, the first sampled path, without news, untrained raw and calibrated"
+        "one row a decision: greedy, the first sampled path, without news, untrained, calibrated"
     )
     greedy = [float(row["value_after"]) for row in trades if row["row"] == "agent_greedy"]
     assert 100 * np.log(greedy[-1] / 100_000) == pytest.approx(

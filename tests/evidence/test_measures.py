@@ -1,16 +1,20 @@
 """Sortino, Calmar, alpha and beta against empyrical; holdings and costs against a hand loop."""
 
 import math
+from dataclasses import replace
 
 import empyrical
 import numpy as np
+import pandas as pd
 import pytest
 
 from flagtrl.evidence.backtest import backtest
+from flagtrl.evidence.costs import cost_sweep
 from flagtrl.evidence.measures import break_even, measures
 from flagtrl.market.data import MarketData
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
+from flagtrl.market.metrics import standard
 from flagtrl.market.policy import always, follow_news, rule
 from flagtrl.market.synthetic import news_leads_price
 
@@ -82,3 +86,34 @@ def test_what_is_undefined_is_said_to_be():
     flat = MarketData("X", dates, np.full(len(dates), 10.0), ((),) * len(dates), 252).window()
     held = measures(backtest(always(Action.BUY), flat, settings), settings)
     assert math.isnan(held.beta) and held.break_even_bps == 0
+
+
+def test_metrics_are_quantstats():
+    """The standard convention, beside a package that quants use."""
+    quantstats = pytest.importorskip("quantstats.stats", reason="no quantstats")
+    run = backtest(rule(follow_news), WINDOW, MarketSettings(reward="log_return", cost_bps=5))
+    returns = pd.Series(run.values[1:] / run.values[:-1] - 1, index=WINDOW.dates[1:])
+    found = standard(run.values, 252)
+    assert pytest.approx(quantstats.sharpe(returns, periods=252)) == found.SR
+    assert 100 * quantstats.volatility(returns, periods=252) == pytest.approx(found.AV)
+    assert -100 * quantstats.max_drawdown(returns) == pytest.approx(found.MDD)
+    assert 100 * quantstats.comp(returns) == pytest.approx(found.CR)
+    ours = measures(run, MarketSettings(reward="log_return", cost_bps=5))
+    assert quantstats.sortino(returns, periods=252) == pytest.approx(ours.sortino)
+
+
+@pytest.mark.parametrize("execution", ["same_price", "next_price"])
+def test_a_sweep_of_costs_is_the_same_decisions_at_those_costs(execution):
+    settings = MarketSettings(reward="log_return", execution=execution, cost_bps=3, slippage_bps=2)
+    run = backtest(rule(follow_news), WINDOW, settings)
+    found = cost_sweep(run, settings)
+    assert [each["bps"] for each in found] == [0, 5, 10, 25]
+    for each in found:
+        dearer = replace(settings, cost_bps=each["bps"], slippage_bps=0.0)
+        metrics = standard(backtest(rule(follow_news), WINDOW, dearer).values, 252)
+        assert (each["CR"], each["SR"]) == pytest.approx((metrics.CR, metrics.SR))
+    returns = [each["CR"] for each in found]
+    assert returns == sorted(returns, reverse=True) and returns[0] > returns[-1]
+    flat = backtest(always(Action.HOLD), WINDOW, settings)
+    assert all(each == {"bps": each["bps"], "CR": 0.0, "SR": None} for each in
+               cost_sweep(flat, settings))  # fmt: skip

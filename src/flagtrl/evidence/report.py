@@ -23,6 +23,7 @@ from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold, buy_and_hold_by_order, flat, random_paths
+from flagtrl.evidence.costs import cost_sweep
 from flagtrl.evidence.curves import curves_figure
 from flagtrl.evidence.days import DAYS_FILE, day_by_day
 from flagtrl.evidence.judgement import Judgement, judgement, sentences
@@ -107,6 +108,7 @@ class Report:
             content["train"] = json_rows(self.train.rows)
         if (agent := self.backtests.get("agent_greedy")) is not None:
             content |= {"behaviour": behaviour(agent), "verdict": self.verdict()}
+            content["costs"] = cost_sweep(agent, self.settings)
             content["policies"] = {row: behaviour(run) for row, run in self.backtests.items()}
         if (found := self.judgement) is not None:
             content["statistics"] = {"agent_greedy": found.as_dict()}

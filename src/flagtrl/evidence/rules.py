@@ -121,7 +121,7 @@ def matched_paths(
             [_shuffled(held, rng) for _ in range(min(chunk, draws - start))], axis=1
         )  # (T, B)
         world = Accounts(window, settings, wanted.shape[1])
-        play(_decided(wanted, window.start), world, likeliest)
+        play(decided(wanted, window.start), world, likeliest)
         rest = [world.values[-1]] * (len(window) - len(world.values))  # all of them were ruined
         found.append(np.stack(world.values + rest, axis=1))
     return np.concatenate(found)
@@ -139,7 +139,7 @@ def _shuffled(held: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.repeat(states, lengths)
 
 
-def _decided(wanted: np.ndarray, first: int) -> Policy:
+def decided(wanted: np.ndarray, first: int) -> Policy:
     """The policy that leads B accounts, which trade in step, to positions (T, B)."""
 
     def policy(seen: Sequence[Observation]) -> PolicyOutput:

@@ -31,6 +31,7 @@ def behaviour(run: Backtest) -> dict[str, Any]:
         exposure: share of the bars on which it held shares. trades: orders that were filled.
         switching_rate: the same as a share of the decisions.
         depends_on_day: whether it ever decided otherwise in the same position.
+        mean_probabilities: by position, then by word: of an untrained model its label prior.
     """
     p = run.probabilities
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
@@ -43,7 +44,17 @@ def behaviour(run: Backtest) -> dict[str, Any]:
         "trades": int(np.count_nonzero(np.diff(run.shares))),
         "switching_rate": float(np.mean(np.diff(run.shares) != 0)),
         "depends_on_day": depends_on_day(run),
+        "mean_probabilities": _by_position(run),
     }
+
+
+def _by_position(run: Backtest) -> dict[str, dict[str, float]]:
+    held, found = run.shares[:-1] > 0, {}
+    for name, rows in (("flat", ~held), ("long", held)):
+        if rows.any():
+            means = run.probabilities[rows].mean(0).tolist()
+            found[name] = dict(zip(ACTION_WORDS, means, strict=True))
+    return found
 
 
 def depends_on_day(run: Backtest) -> bool:
