@@ -16,15 +16,23 @@ Record = dict[str, Any]
 
 
 def grouped(records: Sequence[Record]) -> dict[tuple[str, ...], list[Record]]:
-    """Records by model, market, preset, estimator and budget, in the order in which they first
-    come.
+    """Records by model, market, preset, estimator and budget; models, markets and presets in the
+    order in which they first come.
     """
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         key = tuple(record[name] for name in ("model", "market", "preset", "estimator"))
         key += (f"{record['steps']:,}",)
         groups.setdefault(key, []).append(record)
-    return groups
+    first = [
+        {name: n for n, name in enumerate(dict.fromkeys(part))}
+        for part in zip(*groups, strict=True)
+    ]
+    return {key: groups[key] for key in sorted(groups, key=lambda key: _places(key, first))}
+
+
+def _places(key: Sequence[str], first: Sequence[dict[str, int]]) -> list[int]:
+    return [places[name] for name, places in zip(key, first, strict=True)]
 
 
 def summary(records: Sequence[Record]) -> str:
