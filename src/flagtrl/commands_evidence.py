@@ -66,8 +66,10 @@ def trade(options: argparse.Namespace) -> None:
     check_run([*words, "--output_dir", options.output_dir or "runs"], recipe)
     endpoint = None
     if options.endpoint is not None:
-        endpoint = Endpoint(options.endpoint, options.endpoint_model or "", options.timeout_s)
+        named = (options.endpoint, options.endpoint_model or "", options.timeout_s)
+        endpoint = Endpoint(*named, max_tokens=options.max_tokens)
     other = Other(options.policy, endpoint, options.decisions)
+    other.check_words(options.others)
 
     from flagtrl.runs.directory import numbered
     from flagtrl.runs.parsing import parse_arguments

@@ -15,6 +15,7 @@ from flagtrl.market.policy import always, follow_news, rule, uniform
 from flagtrl.market.suite import SUITE
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.policy.numeric import MOVE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -93,7 +94,7 @@ def test_a_peer_that_reads_numbers_sees_what_the_prompt_shows():
     task = learning.Task.of("news90", 0, 80, 12)
     flat, long = (seen_at(task.train, task.settings, 20, position) for position in POSITIONS)
     row = peers.features(flat)
-    moves = np.diff(np.log(task.train.market.prices[18:21])) / peers.MOVE
+    moves = np.diff(np.log(task.train.market.prices[18:21])) / MOVE
     np.testing.assert_allclose(row[:2], moves, rtol=1e-5)
     [item] = task.train.market.news[20]
     assert row[2:].tolist() == [

@@ -41,7 +41,8 @@ def test_each_first_day_is_a_window_of_its_own():
 
 @pytest.mark.parametrize(("bars", "starts"), [(21, 0), (22, 2), (25, 5), (40, 10)])
 def test_the_last_first_day_leaves_twenty_bars(bars, starts):
-    found = spreads({}, Window(MARKET, 0, bars), SETTINGS)
+    found = spreads({"a": rule(alternating)}, Window(MARKET, 0, bars), SETTINGS)
     assert (found[HELD].starts if found else 0) == starts
     assert in_words(found) == []
+    assert spreads({}, Window(MARKET, 0, bars), SETTINGS) == {}
     assert not np.isnan([each.low for each in found.values()]).any()

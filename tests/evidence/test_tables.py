@@ -14,7 +14,15 @@ from flagtrl.evidence.published import ASSETS, TABLES, published
 from flagtrl.evidence.replication import write_replication
 from flagtrl.evidence.report import evaluate
 from flagtrl.evidence.rules import usual_rules
-from flagtrl.evidence.tables import Made, OverSeeds, lines, long_rows, side_by_side, tables_of
+from flagtrl.evidence.tables import (
+    Made,
+    OverSeeds,
+    check_conditions,
+    lines,
+    long_rows,
+    side_by_side,
+    tables_of,
+)
 from flagtrl.evidence.together import together, verdicts
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
@@ -47,7 +55,7 @@ def runs(tmp_path_factory):
             **{"data": DataFacts.of(market, "made"), "seed": seed, "preset": preset},
             windows={"train": days(train), "test": days(test)},
             base=BaseFacts("a <model>", "made", "random"),
-            market={"execution": "next_price"},
+            market={"execution": "next_price", "cost_bps": 0.0},
         )
         if preset == "reads":  # the other was not trained
             report = replace(report, train=evaluate(AGENTS[agent], train, SETTINGS))
@@ -131,20 +139,29 @@ def test_what_runs_say_together(runs):
         for run in runs
         if run.preset == "reads"
     )
-    assert f"{above} of 3 runs" in reads and "chance alone makes 0.15;" in reads
+    held = sum(
+        run.results["test"]["buy_and_hold_by_order"]["standard"]["CR"]
+        > run.results["test"]["random_p95"]["standard"]["CR"]
+        for run in runs
+        if run.preset == "reads"
+    )
+    assert f"{above} of 3 runs" in reads and f"as one Buy order would in {held};" in reads
     assert "decisions of 3 depend" in reads
+    dead = next(each for each in said["overall"] if each.startswith("dead: "))
+    assert "none has times in the market that could be shuffled" in dead
     msft, acme = " ".join(said["MSFT"]), " ".join(said["ACME"])
     assert "reads, 2 seeds" in msft and "training noise, not market risk" in msft
     assert "published row has a return of 20.1%" in msft and "published" not in acme
     assert "dead, 1 seed: a mean return" in acme and "The decisions of 0 depend" in acme
-    assert " of 2 beat 95% of random" in msft and "In sample 0 of 0" not in acme
+    assert " of 2 beat 95% of random policies;" not in msft and "In sample 0 of 0" not in acme
+    assert " of 2 beat 95% of random policies. The" in msft, "no untrained model was there to beat"
     assert "superior predictive ability" in msft and "deflated" in msft
     assert "best seed" not in msft + acme
 
 
 def test_runs_that_only_buy_and_hold_beat_it_in_no_words(runs):
     dead = [run for run in runs if run.preset == "dead"]
-    same = [Made("ACME", "dead", seed, dead[0].directory, dead[0].results) for seed in range(3)]
+    same = [replace(dead[0], seed=seed) for seed in range(3)]
     said = " ".join(verdicts(together(same))["ACME"])
     assert "All of its runs are buy and hold by order" in said and "is better than" not in said
 
@@ -180,3 +197,36 @@ def test_a_damaged_run_is_named(runs, tmp_path):
     (tmp_path / "results.json").write_text('{"test": {}}')
     with pytest.raises(AdapterError, match=r"results\.json is damaged .*; remove the run"):
         Made.read("MSFT", "x", 0, tmp_path)
+
+
+def test_a_run_of_another_asset_or_seed_or_cost_is_refused(runs, tmp_path):
+    run = runs[0]
+    with pytest.raises(AdapterError, match=r"holds MSFT with seed 0; .*: move it to MSFT/x/seed-0"):
+        Made.read("HON", "x", 0, run.directory)
+    with pytest.raises(AdapterError, match="holds MSFT with seed 0"):
+        Made.read("MSFT", "x", 1, run.directory)
+    check_conditions(runs)
+    results = json.loads(json.dumps(run.results))
+    for path, said in (
+        (("settings", "market", "cost_bps"), "has cost_bps 5, "),
+        (("data", "sha256"), r"has data \(sha256\) 5, "),
+        (("windows", "test"), "has test window 5, "),
+    ):
+        changed = json.loads(json.dumps(results))
+        inner = changed
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = "5" if path[-1] == "sha256" else 5
+        with pytest.raises(AdapterError, match=said):
+            check_conditions([*runs, replace(run, results=changed)])
+
+
+def test_a_mean_over_fewer_seeds_says_so(runs):
+    results = json.loads(json.dumps(runs[0].results))
+    results["test"]["agent_greedy"]["paper"]["SR"] = None
+    still = replace(runs[0], seed=7, results=results)
+    (line,) = (
+        each for each in lines([*runs, still], "MSFT", "paper") if each.row == "reads: agent_greedy"
+    )
+    assert line.runs == 3 and line.figures["SR"].runs == 2
+    assert line.cell("SR").endswith(" (2)") and "(" not in line.cell("CR")

@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flagtrl.evidence import trials
 from flagtrl.evidence.statistics import TrackRecord, best_of_trials, deflated_sharpe
-from flagtrl.evidence.trials import Trials, counted, in_words, trials_file
+from flagtrl.evidence.trials import Trials, in_words, trials_file
+from flagtrl.market.data import MarketData, Window
+from flagtrl.market.synthetic import news_leads_price
 from flagtrl.record import DataFacts, RunRecord
 
 RETURNS = np.random.default_rng(0).normal(0.001, 0.01, 60)
@@ -19,13 +22,21 @@ def own_list(tmp_path, monkeypatch):
     monkeypatch.setenv("FLAGTRL_TRIALS", str(tmp_path / "deep" / "trials.jsonl"))
 
 
-def record(seed=0, sha="a", end="2021-01-31", **training):
+MARKET = news_leads_price(80, seed=0)
+WINDOW = Window(MARKET, 10, 71)
+
+
+def record(seed=0, **training):
     return RunRecord(
-        data=DataFacts("MSFT", "made", sha),
-        windows={"train": ("2020-01-01", "2020-06-30", 100), "test": ("2020-07-01", end, 61)},
+        data=DataFacts("MSFT", "made", "a"),
+        windows={"train": ("2020-01-01", "2020-06-30", 100)},
         training=training,
         seed=seed,
     )
+
+
+def counted(record, returns, window=WINDOW):
+    return trials.counted(record, window, returns)
 
 
 def test_policies_that_differ_are_counted_once_each():
@@ -40,8 +51,13 @@ def test_policies_that_differ_are_counted_once_each():
 
 def test_other_days_and_other_data_are_other_windows():
     counted(record(), RETURNS)
-    assert counted(record(end="2021-02-28"), RETURNS).policies == 1
-    assert counted(record(sha="b"), RETURNS).policies == 1
+    assert counted(record(), RETURNS, Window(MARKET, 10, 72)).policies == 1
+    other = news_leads_price(80, seed=1)
+    assert counted(record(), RETURNS, Window(other, 10, 71)).policies == 1
+    longer = MarketData("X", MARKET.dates[:75], MARKET.prices[:75], ((),) * 75)
+    assert counted(record(1), RETURNS, Window(longer, 10, 71)).policies == 2, (
+        "the same days and prices, in a file that holds others too"
+    )
 
 
 def test_the_numbers_are_those_of_the_statistics():
@@ -63,7 +79,7 @@ def test_a_ratio_that_is_undefined_counts_and_is_no_number():
     assert json.loads(json.dumps(again.as_dict(), allow_nan=False))["deflated"] is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"policy": "x"}', "1"])
+@pytest.mark.parametrize("content", ["{}}", "[]", '{"policy": "x"}', "1"])
 def test_a_list_that_cannot_be_read_is_said_and_stops_nothing(content, caplog):
     counted(record(), RETURNS)
     trials_file().write_text(content + "\n")
@@ -86,3 +102,11 @@ def test_the_words():
     assert in_words(Trials(3, np.nan, np.nan), year, 1.0).endswith("on this machine.")
     said = in_words(Trials(40, 0.1, 0.25), year, 1.11)
     assert "one of 40" in said and "of 1.59 without" in said and "probability of 0.25" in said
+
+
+def test_a_line_that_was_not_written_to_its_end_is_passed_over(caplog):
+    counted(record(), RETURNS)
+    with trials_file().open("a") as file:
+        file.write('{"window": "x", "pol')
+    assert counted(record(1), RETURNS).policies == 2
+    assert "passed over" in caplog.text

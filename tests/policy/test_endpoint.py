@@ -141,6 +141,8 @@ def test_nobody_there_and_nobody_in_time(tmp_path):
         ((404, b"no such model", {}), r"refuses the request \(HTTP 404: no such model\)"),
         ((200, b"<html>", {}), r"answers with no chat completion .*up to /v1"),
         ((200, {"choices": []}, {}), "answers with no chat completion"),
+        ((200, {"choices": [{"message": {"content": None}}]}, {}), "in 512 tokens; raise --max_t"),
+        ((200, {"choices": [{**GOOD["choices"][0], "finish_reason": "length"}]}, {}), "--max_tok"),
         ((200, [1], {}), "answers with no chat completion"),
     ],
 )
@@ -153,7 +155,7 @@ def test_what_will_not_pass_is_not_tried_again(tmp_path, reply, said):
 
 
 def test_an_answer_of_nothing_is_unreadable_and_not_hold(tmp_path):
-    with Server((200, {"choices": [{"message": {"content": None}}]}, {})) as server:
+    with Server((200, {"choices": [{"message": {"content": ""}}]}, {})) as server:
         answers = Answers()
         traded(asking(server, tmp_path), answers)
     assert answers.unreadable == answers.asked == 11
@@ -170,6 +172,24 @@ def test_settings_and_a_damaged_cache_are_refused(tmp_path):
     ask = Asking(Endpoint("http://x/v1", "m"), PROMPTS, tmp_path)
     ask._write("a", "b")
     (path,) = tmp_path.iterdir()
-    path.write_text(path.read_text() + "{")
-    with pytest.raises(EndpointError, match=r"is damaged .*; remove it"):
+    whole = path.read_text()
+    path.write_text(whole + '{"question": "c", "ans')  # killed as it wrote
+    again = Asking(Endpoint("http://x/v1", "m"), PROMPTS, tmp_path)
+    assert again._known == {"a": "b"}
+    again._write("d", "e")
+    assert Asking(Endpoint("http://x/v1", "m"), PROMPTS, tmp_path)._known == {"a": "b", "d": "e"}
+    path.write_text(whole + "x\n")
+    with pytest.raises(EndpointError, match=r"is damaged \(.*line 2.*\); mend it"):
         Asking(Endpoint("http://x/v1", "m"), PROMPTS, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[bad/v1"])
+def test_what_cannot_be_sent_is_one_line_without_the_key(tmp_path, monkeypatch, url):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-sec\nret")
+    ask = Asking(Endpoint(url, "m"), PROMPTS, tmp_path, lambda s: None)
+    with pytest.raises(EndpointError, match="cannot be sent") as error:
+        traded(ask)
+    assert "sec" not in str(error.value) and error.value.__suppress_context__
+    good = Asking(Endpoint("http://127.0.0.1:9/v1", "m"), PROMPTS, tmp_path, lambda s: None)
+    with pytest.raises(EndpointError, match=r"cannot be sent .*OPENAI_API_KEY"):
+        traded(good)

@@ -48,6 +48,7 @@ class Fake:
 
 
 def finish(directory):
+    """As tables need it, with nothing in it that they could read."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RESULTS_FILE).write_text("{}")
     (directory / PAGE_FILE).write_text("")
@@ -157,6 +158,10 @@ def shown(path):
         (Plan(["MSFT"], ["flagtrl"], 1, ["--seed=3"]), "--seed is set by `flagtrl paper`"),
         (Plan(["MSFT"], ["flagtrl"], 1, ["--gama", "1"]), "did you mean --gamma?"),
         (Plan(["MSFT"], ["flagtrl"], 1, [], {"XYZ": "x.csv"}), "asset 'XYZ' is unknown"),
+        (Plan(["MSFT"], ["flagtrl"], 1, [], {"TSLA": "x.csv"}), "data names TSLA, which --assets"),
+        (Plan([], ["flagtrl"], 1), "assets is ''; name at least one, each once"),
+        (Plan(["MSFT"], ["paper", "paper"], 1), "preset is 'paper,paper'; name at least one"),
+        (Plan(["MSFT"], ["flagtrl"], 1, ["--see", "3"]), "--see is set by `flagtrl paper`"),
         (Plan(["TSLA"], ["flagtrl"], 1, [], {"TSLA": "no.csv"}), "no.csv"),
     ],
 )

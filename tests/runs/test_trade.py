@@ -134,7 +134,7 @@ def test_the_zero_shot_row_of_a_model_of_each_architecture_is_in_the_tables(
     torch.manual_seed(0)
     for made_of in (AutoModelForCausalLM.from_config(config), tokenizer):
         made_of.save_pretrained(tmp_path / "model")
-    named = ["--model_name_or_path", tmp_path / "model", "--prompt_style", "markov"]
+    named = ["--model_name_or_path", tmp_path / "model", "--prompt_style", "markov", "--seed", 0]
     trade("zero_shot", *named, out=tmp_path / "runs" / "MSFT" / architecture / "seed-0")
     (run,) = made(tmp_path / "runs")
     assert isinstance(run, Made) and (run.asset, run.preset, run.seed) == ("MSFT", architecture, 0)
@@ -155,6 +155,10 @@ def test_what_cannot_be_is_one_line_before_anything_is_loaded(capsys, tmp_path, 
     monkeypatch.setattr("flagtrl.runs.others.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'flagtrl\[sb3\]'"):
         Other("linear")
+    with pytest.raises(ConfigError, match=r"own settings, and no --learning_rate; leave it out"):
+        replace_words("mlp", ["--learning_rate", "1"])
+    replace_words("mlp", ["--seed=1", "--total_timesteps", "5", "--cost_bps", "3"])
+    replace_words("text", ["--learning_rate", "1"])
     out = ["--output_dir", tmp_path / "out"]
     assert "recipe 'acme' is unknown" in refused(
         capsys, "--policy", "text", "--recipe", "acme", *out
@@ -163,3 +167,9 @@ def test_what_cannot_be_is_one_line_before_anything_is_loaded(capsys, tmp_path, 
     assert "without --endpoint" in refused(
         capsys, "--policy", "endpoint", "--endpoint_model", "m", *out
     )
+
+
+def replace_words(kind, words):
+    other = object.__new__(Other)
+    object.__setattr__(other, "kind", kind)
+    other.check_words(words)

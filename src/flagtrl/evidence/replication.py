@@ -40,7 +40,7 @@ from flagtrl.evidence.tables import (
 from flagtrl.evidence.together import Together
 from flagtrl.files import write_text
 
-COLOURS = (BLUE, ORANGE, RED, GREEN)
+COLOURS, STYLES = (BLUE, ORANGE, RED, GREEN, "#CC79A7"), ("-", ":", "-.")
 
 
 def write_replication(
@@ -123,12 +123,14 @@ def _equity(runs: Sequence[Made]) -> Figure:
             )  # fmt: skip
         held = first[first["row"] == "buy_and_hold"]
         axes.plot(held["date"], _worth(held), color=TEXT, lw=1.2, ls="--", label="buy and hold")
-        for preset, colour in zip(presets(runs), COLOURS, strict=False):
+        for number, preset in enumerate(presets(runs)):
+            colour = COLOURS[number % len(COLOURS)]
+            style = STYLES[number // len(COLOURS) % len(STYLES)]
             label: str | None = f"{preset}, each seed"
             for run in (each for each in runs if each.preset == preset):
                 days = _test_days(run)
                 agent = days[days["row"] == "agent_greedy"]
-                axes.plot(agent["date"], _worth(agent), color=colour, lw=1.1, label=label)
+                axes.plot(agent["date"], _worth(agent), color=colour, ls=style, lw=1.1, label=label)
                 label = None
         axes.set_ylabel("value, start = 1")
         axes.legend(fontsize="small", ncols=2, loc="upper left")

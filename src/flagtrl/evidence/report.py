@@ -91,7 +91,8 @@ class Report:
         """
         if self.judgement is None:
             return self
-        return replace(self, trials=counted(record, _returns(self.backtests["agent_greedy"])))
+        returns = _returns(self.backtests["agent_greedy"])
+        return replace(self, trials=counted(record, self.window, returns))
 
     def write(self, directory: str | Path, record: RunRecord, **more: Any) -> None:
         """Write results.json, trades.csv, days.parquet, the equity curve, and report.html of them.

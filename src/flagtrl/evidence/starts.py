@@ -40,7 +40,7 @@ def spreads(
 ) -> dict[str, Spread]:
     """Of the return by the `standard` convention, the window begun 0, 1, 2 ... bars later; with a
     Buy order's beside them. Fewer first days where the last would leave under 20 bars; none where
-    the window has so few.
+    the window has so few, or there is no policy.
 
     Args:
         policies: by row name; asked a few times as much as for one pass.
@@ -49,7 +49,7 @@ def spreads(
         shifts: first days.
     """
     count = min(shifts, len(window) - FEWEST_BARS)
-    if count < 2:
+    if count < 2 or not policies:
         return {}
     known = {**policies, HELD: always(Action.BUY)}
     found = {}

@@ -27,13 +27,16 @@ METRICS = ("CR", "SR", "AV", "MDD")
 CONTROLS = (
     *("buy_and_hold", "buy_and_hold_by_order", "flat"),
     *("momentum", "mean_reversion", "sma_crossover", "follow_news", "oracle_hindsight"),
-    *("untrained_raw", "untrained_calibrated", "random_mean", "random_p5", "random_p95"),
+    *("random_mean", "random_p5", "random_p95"),
 )
-# of each preset: rows that depend on its agent
+# of each preset: rows that depend on its agent, its model or its prompts
 OF_THE_AGENT = (
-    *("agent_greedy", "agent_sampled", "agent_without_news", "matched_p5", "matched_p95"),
+    *("agent_greedy", "agent_sampled", "agent_without_news"),
+    *("untrained_raw", "untrained_calibrated", "matched_p5", "matched_p95"),
     *("perturbed_p5", "perturbed_p95"),
 )
+# of the market's settings
+SAME_FOR_ALL = ("execution", "cost_bps", "slippage_bps", "initial_cash", "risk_free_rate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +59,22 @@ class Made:
 
     @classmethod
     def read(cls, asset: str, preset: str, seed: int, directory: Path) -> Made:
-        """Of a run's directory; AdapterError where it cannot be read."""
+        """Of a run's directory; AdapterError where it cannot be read, or is another asset's or
+        seed's.
+        """
         path = directory / "results.json"
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
             assert isinstance(results["test"]["agent_greedy"]["standard"], dict)
+            traded, drawn = results["data"]["symbol"], results["seed"]
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             raise AdapterError(f"{path} is damaged ({reason(error)}); remove the run") from error
+        if (traded, drawn) != (asset, seed):
+            raise AdapterError(
+                f"{directory} holds {traded} with seed {drawn}; a folder of the tables is "
+                f"ASSET/NAME/seed-N of its own asset and seed: move it to "
+                f"{traded}/{preset}/seed-{drawn}"
+            )
         return cls(asset, preset, seed, directory, results)
 
     def figure(self, row: str, convention: str, metric: str, window: str = "test") -> float:
@@ -74,6 +86,22 @@ class Made:
     def has(self, row: str) -> bool:
         """Whether its table has the row."""
         return row in self.results["test"]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What runs of one asset must have in common to stand in one table."""
+        market = self.results["settings"]["market"]
+        return {
+            "test window": self.results["windows"]["test"],
+            "data (sha256)": self.results["data"]["sha256"][:12],
+            **{name: market.get(name) for name in SAME_FOR_ALL},
+        }
+
+    @property
+    def matched_tells(self) -> bool:
+        """Whether accounts with its own times in the market differ from it at all."""
+        low, high = (self.figure(f"matched_p{share}", "standard", "CR") for share in (5, 95))
+        return low != high and not math.isnan(low)
 
     @property
     def root_of_a_year(self) -> float:
@@ -127,11 +155,22 @@ class Line:
         row: its name; of a run's own rows with the preset before it.
         kind: `published`, `control` or `ours`.
         figures: by metric.
+        runs: how many it is of.
     """
 
     row: str
     kind: str
     figures: Mapping[str, OverSeeds]
+    runs: int = 1
+
+    def cell(self, metric: str) -> str:
+        """The mean, in parentheses of how many runs where it is undefined in others; `-` where it
+        is undefined in all.
+        """
+        figure = self.figures[metric]
+        if figure.runs in (0, self.runs):
+            return cell(figure.mean)
+        return f"{cell(figure.mean)} ({figure.runs})"
 
 
 def lines(runs: Sequence[Made], asset: str, convention: str) -> list[Line]:
@@ -142,22 +181,38 @@ def lines(runs: Sequence[Made], asset: str, convention: str) -> list[Line]:
         for printed in published(asset):
             figures = {m: OverSeeds(getattr(printed, m), math.nan, math.nan, 1) for m in METRICS}
             found.append(Line(printed.model, "published", figures))
-    found += [
-        Line(row, "control", _figures(mine, row, convention))
-        for row in CONTROLS
-        if any(run.has(row) for run in mine)
-    ]
+    for row in CONTROLS:
+        if having := [run for run in mine if run.has(row)]:
+            found.append(Line(row, "control", _figures(having, row, convention), len(having)))
     for preset in presets(mine):
         of_it = [run for run in mine if run.preset == preset]
         for row in OF_THE_AGENT:
-            if any(run.has(row) for run in of_it):
+            having = [run for run in of_it if run.has(row)]
+            if row.startswith("matched_"):
+                having = [run for run in having if run.matched_tells]
+            if having:
                 kind = "ours" if row in ("agent_greedy", "agent_sampled") else "control"
-                found.append(Line(f"{preset}: {row}", kind, _figures(of_it, row, convention)))
+                figures = _figures(having, row, convention)
+                found.append(Line(f"{preset}: {row}", kind, figures, len(having)))
     return found
 
 
 def _figures(runs: Sequence[Made], row: str, convention: str) -> dict[str, OverSeeds]:
     return {m: OverSeeds.of([run.figure(row, convention, m) for run in runs]) for m in METRICS}
+
+
+def check_conditions(runs: Sequence[Made]) -> None:
+    """AdapterError where two runs of an asset were not traded alike."""
+    first: dict[str, Made] = {}
+    for run in runs:
+        other = first.setdefault(run.asset, run)
+        for name, value in run.conditions.items():
+            if value != other.conditions[name]:
+                raise AdapterError(
+                    f"{run.directory} has {name} {value}, {other.directory} has "
+                    f"{other.conditions[name]}; runs of an asset must be traded alike to stand in "
+                    "one table: give them folders of their own"
+                )
 
 
 def presets(runs: Sequence[Made]) -> list[str]:
@@ -194,7 +249,7 @@ def side_by_side(runs: Sequence[Made], assets: Sequence[str], convention: str) -
         shown = [row]
         for known in by_asset.values():
             line = known.get(row)
-            shown += [cell(line.figures[m].mean) if line else "-" for m in METRICS]
+            shown += [line.cell(m) if line else "-" for m in METRICS]
         cells.append(shown)
     return cells
 

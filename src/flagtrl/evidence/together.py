@@ -59,27 +59,30 @@ def overall(known: Sequence[Together]) -> list[str]:
     said = [f"{len(runs)} runs on {len(assets)} assets: {', '.join(assets)}."]
     for preset in presets(runs):
         mine = [run for run in runs if run.preset == preset]
-        above = sum(_above(run, "random_p95") for run in mine)
+        held = sum(_above(run, "random_p95", "buy_and_hold_by_order") for run in mine)
         said.append(
-            f"{preset}: {above} of {len(mine)} runs return more than 95% of random policies "
-            f"on the test window, where chance alone makes {0.05 * len(mine):.3g}; "
-            f"{_dependent(mine)}."
+            f"{preset}: {sum(_above(run, 'random_p95') for run in mine)} of {len(mine)} runs "
+            "return more than 95% of random policies on the test window, as one Buy order would "
+            f"in {held}; {_beyond_matched(mine)}; {_dependent(mine)}."
         )
+    said.append("Runs on one window are not independent: they trade the same days.")
+    said.append(_beside_held(known))
+    return said
+
+
+def _beside_held(known: Sequence[Together]) -> str:
     named = {f"{each.preset} on {each.asset}": each.beside for each in known}
     corrected = holm({name: beside.p for name, beside in named.items()})
+    judged = sum(not math.isnan(p) for p in corrected.values())
     told = [
         f"{name} is {'higher' if named[name].value > 0 else 'lower'} (p = {p:.3f})"
         for name, p in corrected.items()
         if p < 0.05
     ]
-    judged = sum(not math.isnan(p) for p in corrected.values())
-    said.append("Runs on one window are not independent: they trade the same days.")
-    said.append(
-        f"Beside buy and hold by order, of {judged} comparisons of Sharpe ratios "
-        + (f"these differ at 5% after Holm's correction: {', '.join(told)}." if told else
-           "none differs at 5% after Holm's correction.")
-    )  # fmt: skip
-    return said
+    said = f"Beside buy and hold by order, of {judged} comparisons of Sharpe ratios "
+    if told:
+        return f"{said}these differ at 5% after Holm's correction: {', '.join(told)}."
+    return f"{said}none differs at 5% after Holm's correction."
 
 
 def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
@@ -109,17 +112,12 @@ def _of_a_preset(each: Together) -> list[str]:
     )
     seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
     trained = [run for run in runs if "train" in run.results]
-    learnt = (
-        f"In sample {sum(_learnt(run) for run in trained)} of {len(trained)} beat 95% of random "
-        f"policies and the untrained model; {_dependent(runs)}."
-        if trained
-        else f"{_dependent(runs).capitalize()}."
-    )
+    learnt = f"{_in_sample(trained)} " if trained else ""
+    read = f"{_dependent(runs)}."
     said = [
         f"{each.preset}, {seeds}: a mean return of {made.mean:.1f}%{spread}; "
         f"{sum(_above(run, 'random_p95') for run in runs)} above 95% of random policies, "
-        f"{sum(_above(run, 'matched_p95') for run in runs)} above 95% of accounts with their own "
-        f"times in the market, shuffled. {learnt}"
+        f"{_beyond_matched(runs)}. {learnt}{read.capitalize()}"
     ]
     beside = each.beside
     if not math.isnan(beside.low):
@@ -152,25 +150,43 @@ def _of_many(runs: Sequence[Made], trials: int) -> list[str]:
         median = records[ratios[(len(ratios) - 1) // 2][1]]
         luck = best_of_trials(trials, variance)
         said.append(
-            f"Of {trials} trials without skill that vary as these do, the best is expected to show "
-            f"a Sharpe ratio of {year * luck:.2f}; the run with the median ratio, "
+            f"Of at least {trials} trials without skill that vary as these do, the best is "
+            f"expected to show a Sharpe ratio of {year * luck:.2f}; the run with the median ratio, "
             f"{year * median.sharpe:.2f}, is above that with a probability of "
             f"{deflated_sharpe(median, trials, variance):.2f} (deflated Sharpe ratio)."
         )
     return said
 
 
-def _above(run: Made, row: str) -> bool:
-    own, other = (run.figure(name, "standard", "CR") for name in ("agent_greedy", row))
-    return own > other
+def _above(run: Made, row: str, own: str = "agent_greedy") -> bool:
+    return run.figure(own, "standard", "CR") > run.figure(row, "standard", "CR")
 
 
-def _learnt(run: Made) -> bool:
-    own, *others = (
-        run.figure(name, "standard", "CR", "train")
-        for name in ("agent_greedy", "random_p95", "untrained_raw", "untrained_calibrated")
+def _beyond_matched(runs: Sequence[Made]) -> str:
+    """Against accounts with the agents' own times in the market, where those can differ."""
+    told = [run for run in runs if run.matched_tells]
+    if not told:
+        return "none has times in the market that could be shuffled"
+    above = sum(_above(run, "matched_p95") for run in told)
+    of = "" if len(told) == len(runs) else f" of {len(told)} that have other times to be in it"
+    return f"{above}{of} more than 95% of accounts with their own times in the market, shuffled"
+
+
+def _in_sample(runs: Sequence[Made]) -> str:
+    """Against random policies and, where all runs have one, the untrained model."""
+    rows = ["random_p95"]
+    untrained = ("untrained_raw", "untrained_calibrated")
+    rows += [row for row in untrained if all(row in run.results["train"] for run in runs)]
+    beaten = sum(
+        all(
+            run.figure("agent_greedy", "standard", "CR", "train")
+            > run.figure(row, "standard", "CR", "train")
+            for row in rows
+        )
+        for run in runs
     )
-    return all(own > other for other in others if not math.isnan(other))
+    model = " and the untrained model" if len(rows) > 1 else ""
+    return f"In sample {beaten} of {len(runs)} beat 95% of random policies{model}."
 
 
 def _dependent(runs: Sequence[Made]) -> str:

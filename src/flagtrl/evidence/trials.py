@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flagtrl.evidence.statistics import TrackRecord, best_of_trials, deflated_sharpe
+from flagtrl.files import append_json_line, read_json_lines
 from flagtrl.made_with import now
+from flagtrl.market.data import Window
 from flagtrl.record import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -50,28 +52,27 @@ class Trials(NamedTuple):
         return {n: None if math.isnan(v) else v for n, v in self._asdict().items()}
 
 
-def counted(record: RunRecord, returns: np.ndarray) -> Trials | None:
+def counted(record: RunRecord, window: Window, returns: np.ndarray) -> Trials | None:
     """Write a policy's evaluation down, and look how many there are on its window.
 
     Args:
-        record: what was traded and by which policy.
+        record: of the policy.
+        window: that it traded.
         returns: (n,) simple returns of its greedy pass; at least 20.
 
     Returns:
         None where the file cannot be written or read, which a warning says.
     """
     path, track = trials_file(), TrackRecord.of(returns)
-    ratio, window = None if math.isnan(track.sharpe) else track.sharpe, _window(record)
+    ratio, name = None if math.isnan(track.sharpe) else track.sharpe, _window(window)
     line = {
-        **{"window": window, "policy": _policy(record, returns), "sharpe": ratio},
+        **{"window": name, "policy": _policy(record, returns), "sharpe": ratio},
         **{"symbol": record.data and record.data.symbol, "seed": record.seed, "at": now()},
         **{"preset": record.preset, "output_dir": record.training.get("output_dir")},
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, default=str) + "\n")
-        known = _tried(path, window)
+        append_json_line(path, line)
+        known = _tried(path, name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning(
             "%s: the trial could not be counted (%s); name another file in FLAGTRL_TRIALS",
@@ -89,19 +90,14 @@ def counted(record: RunRecord, returns: np.ndarray) -> Trials | None:
 
 def _tried(path: Path, window: str) -> dict[str, float | None]:
     """Policy to its Sharpe ratio a bar, of one window."""
-    found: dict[str, float | None] = {}
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            each = json.loads(line)
-            if each["window"] == window:
-                found[each["policy"]] = each["sharpe"]
-    return found
+    lines = [each for each in read_json_lines(path) if each["window"] == window]
+    return {each["policy"]: each["sharpe"] for each in lines}
 
 
-def _window(record: RunRecord) -> str:
-    """Which prices and news, on which days."""
-    data = None if record.data is None else record.data.sha256
-    return _digest({"data": data, "test": list(record.windows.get("test", ()))})
+def _window(window: Window) -> str:
+    """Which prices, on which days: the same whatever else the file holds."""
+    prices = np.asarray(window.prices, dtype="<f8").tobytes()
+    return _digest({"days": [str(day) for day in window.dates], "prices": prices.hex()})
 
 
 def _policy(record: RunRecord, returns: np.ndarray) -> str:

@@ -141,10 +141,8 @@ class PPOTrainer(PersistentTrainer):
         check_engine(self.engine, self.sharded)
         check_reference(model, self.sharded)
         with self.accelerator.autocast():
-            name = "plain" if self.sharded else self.engine.engine
-            choose_engine(
-                model, name, TrunkSettings.of(self.engine), probe(encoder, envs.observe())
-            )
+            how = "plain" if self.sharded else self.engine.engine
+            choose_engine(model, how, TrunkSettings.of(self.engine), probe(encoder, envs.observe()))
 
     # -- before the first rollout
 

@@ -37,6 +37,9 @@ def trade(commands: Commands) -> None:
     command.add_argument(
         "--timeout_s", type=float, default=60.0, help="of one request (default: %(default)s)"
     )
+    command.add_argument(
+        "--max_tokens", type=int, default=512, help="of one answer (default: %(default)s)"
+    )
     path(
         command, "--decisions", metavar="FILE", help="for every day of the test window but the last"
     )

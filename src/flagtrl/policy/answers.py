@@ -1,7 +1,8 @@
 """A language model that answers in its own words, as a trading policy: it writes JSON, and what it
 writes is read.
 
-Nothing is guessed: an answer that names no action is counted, and that day nothing is done.
+Nothing is guessed: an answer that names no action, or several, is counted, and that day nothing is
+done.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from flagtrl.language.tokens import PromptEncoder
@@ -22,7 +21,7 @@ from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.observation import Observation
 from flagtrl.market.policy import Policy, PolicyOutput, legal_of
 
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 32  # the three answers of the question, one after another, are fewer
 KEPT_UNREADABLE = 5  # of which the words are told
 _NAMED = re.compile(r'"action"\s*:\s*"(' + "|".join(ACTION_WORDS) + ')"', re.IGNORECASE)
 _LOWER = [word.lower() for word in ACTION_WORDS]
@@ -35,7 +34,7 @@ class Answers:
 
     Attributes:
         asked: how often; a question that comes again is not asked again.
-        unreadable: answers that name no action.
+        unreadable: answers that name no action, or several.
         as_asked: answers that are the JSON object which prompts ask for.
         could_not: answers that named an action which can do nothing, as Buy without cash.
         examples: the first unreadable ones.
@@ -63,11 +62,12 @@ class Answers:
 
 
 def read_action(answer: str) -> Action | None:
-    """The action that an answer names, as the first `"action": "..."` in it, whatever its capitals
-    and whatever else it says; None where it names none.
+    """The action that an answer names as `"action": "..."`, whatever its capitals and whatever else
+    it says; None where it names none, or more than one: a model may weigh them, or repeat the
+    question.
     """
-    found = _NAMED.search(answer)
-    return None if found is None else Action(_LOWER.index(found[1].lower()))
+    named = {word.lower() for word in _NAMED.findall(answer)}
+    return Action(_LOWER.index(named.pop())) if len(named) == 1 else None
 
 
 def as_asked(answer: str) -> bool:
@@ -116,14 +116,6 @@ def generated(model: PreTrainedModel, encoder: PromptEncoder) -> Ask:
     @torch.no_grad()
     def ask(seen: Observation) -> str:
         ids = torch.tensor([encoder.question(seen)], device=model.device)
-
-        def enough(so_far: Tensor, scores: Tensor, **more: Any) -> Tensor:
-            """Once an action is named and closed, or the answer goes on to something else."""
-            written = written_after(so_far[0], ids.shape[1])
-            named = _NAMED.search(written)
-            done = named is not None and len(written) > named.end()
-            return torch.full((1,), done, device=so_far.device)
-
         # said outright: a model's own generation settings may sample
         made = model.generate(  # type: ignore[operator]
             ids,
@@ -134,13 +126,9 @@ def generated(model: PreTrainedModel, encoder: PromptEncoder) -> Ask:
             top_p=None,
             top_k=None,
             max_new_tokens=ANSWER_TOKENS,
-            stopping_criteria=[enough],
             pad_token_id=encoder.tokenizer.pad_token_id or encoder.tokenizer.eos_token_id,
         )
-        return written_after(made[0], ids.shape[1])
-
-    def written_after(ids: Tensor, length: int) -> str:
-        return str(encoder.tokenizer.decode(ids[length:], skip_special_tokens=True))
+        return str(encoder.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
 
     model.eval()
     return ask

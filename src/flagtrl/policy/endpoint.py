@@ -17,6 +17,7 @@ from typing import Any
 import requests
 
 from flagtrl.errors import ConfigError, EndpointError, reason
+from flagtrl.files import append_json_line, read_json_lines
 from flagtrl.language.prompts import prompt_style
 from flagtrl.language.settings import PromptSettings
 from flagtrl.market.download import cache_root
@@ -41,14 +42,14 @@ class Endpoint:
         max_tokens: of an answer.
 
     Raises:
-        ConfigError: what is no http(s) address, no model's name, or no positive time.
+        ConfigError: what is no http(s) address, no model's name, or no positive number.
     """
 
     url: str
     model: str
     timeout_s: float = 60.0
     temperature: float = 0.0
-    max_tokens: int = 64
+    max_tokens: int = 512
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -57,6 +58,8 @@ class Endpoint:
             )
         if not self.model:
             raise ConfigError("endpoint_model is empty; name the model as the endpoint calls it")
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0")
 
@@ -137,6 +140,11 @@ class Asking:
                 self.made.timeouts += 1
                 told = reason(error)
                 asked_for = None
+            except requests.RequestException as error:  # whose words may hold the key
+                raise EndpointError(
+                    f"{self.endpoint.url}: the request cannot be sent ({type(error).__name__}); "
+                    f"check the address and {KEY_VARIABLE}"
+                ) from None
             else:
                 if reply.status_code not in AGAIN:
                     return self._read_reply(reply)
@@ -168,36 +176,36 @@ class Asking:
             told = f"HTTP {reply.status_code}: {said}"
             raise EndpointError(f"{self.endpoint.url} refuses the request ({told}){remedy}")
         try:
-            return str(reply.json()["choices"][0]["message"]["content"] or "")
+            choice = reply.json()["choices"][0]
+            answer, ended = choice["message"]["content"], choice.get("finish_reason")
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise EndpointError(
                 f"{self.endpoint.url} answers with no chat completion ({reason(error)}); give the "
                 "address of an OpenAI-compatible API, up to /v1"
             ) from error
+        if answer is None or ended == "length":
+            raise EndpointError(
+                f"{self.endpoint.model} did not come to its answer in {self.endpoint.max_tokens} "
+                "tokens; raise --max_tokens"
+            )
+        return str(answer)
 
     def _read(self) -> dict[str, str]:
-        if not self._file.is_file():
-            return {}
-        known = {}
         try:
-            for line in self._file.read_text(encoding="utf-8").splitlines():
-                each = json.loads(line)
-                known[str(each["question"])] = str(each["answer"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EndpointError(f"{self._file} is damaged ({reason(error)}); remove it") from error
-        return known
+            lines = read_json_lines(self._file)
+            return {str(each["question"]): str(each["answer"]) for each in lines}
+        except (OSError, ValueError, KeyError) as error:
+            raise EndpointError(f"{self._file} is damaged ({reason(error)}); mend it") from error
 
     def _write(self, key: str, answer: str) -> None:
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"question": key, "answer": answer}) + "\n")
+            append_json_line(self._file, {"question": key, "answer": answer})
         except OSError as error:
             logger.warning("%s: an answer could not be kept (%s)", self._file, error)
 
 
 def _headers() -> dict[str, str]:
-    key = os.environ.get(KEY_VARIABLE)
+    key = os.environ.get(KEY_VARIABLE, "").strip()
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

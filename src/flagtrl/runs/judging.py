@@ -23,16 +23,50 @@ SAMPLED_PATHS, SAMPLED_PATHS_OF_OWN_PROMPTS = 100, 10
 PERTURBED_DRAWS = 100
 MOST_BARS = 20_000_000  # of all matched accounts, for memory: 160 MB
 ON_TRADED_DAYS = "random policies: their label prior is measured on the traded days themselves"
+NO_KIN = "no perturbed rows: each would run the frozen layers over all bars again"
 NOTES = ("The base model may have read about this period: what it was trained on is not known.",)
 
 
 BLIND = "agent_without_news"
 
 
-def _silent(window: Window) -> Window:
-    """The same days without news."""
+def _blind(
+    policy: Policy,
+    model: ActorCritic,
+    encoder: PromptEncoder,
+    window: Window,
+    settings: MarketSettings,
+    say: Say,
+) -> dict[str, Policy]:
+    """The policy without its news, by row name; none where the window has no news."""
     market = window.market
-    return replace(window, market=replace(market, news=((),) * len(market)))
+    if not any(market.news[window.start : window.stop]):
+        return {}
+    silent = replace(window, market=replace(market, news=((),) * len(market)))
+    read_ahead(model, encoder, silent, settings, say, "news-free test")
+    return {BLIND: without_news(policy)}
+
+
+def _kin(
+    model: ActorCritic,
+    encoder: PromptEncoder,
+    windows: Sequence[Window],
+    settings: MarketSettings,
+    survey: Window | None,
+    draws: int,
+    seed: int,
+    say: Say,
+) -> Sequence[Policy] | None:
+    """Random policies of the model's kind, one for each window, or None where each would cost too
+    much; it says what the user must know of them.
+    """
+    if survey is None:
+        say(ON_TRADED_DAYS)
+    surveyed = survey or windows[0]
+    found = perturbed_policies(model, encoder, windows, settings, surveyed, draws, seed, say)
+    if found is None:
+        say(NO_KIN)
+    return found
 
 
 def judge(
@@ -72,24 +106,17 @@ def judge(
     policy, others = language_policy(model, encoder), untrained_policies(model, encoder)
     traded = {"test": test, **({} if train is None else {"training": train})}
     known = {what: read_ahead(model, encoder, w, settings, say, what) for what, w in traded.items()}
-    if perturbed_draws and survey is None and train is None:
-        say(ON_TRADED_DAYS)
-    blind: Policy | None = None
-    if "greedy" in modes and any(test.market.news[test.start : test.stop]):
-        read_ahead(model, encoder, _silent(test), settings, say, "news-free test")
-        blind = without_news(policy)
-    asked = (model, encoder, list(traded.values()), settings, survey or train or test)
-    kin = perturbed_policies(*asked, perturbed_draws, seed, say) if perturbed_draws else None
-    if perturbed_draws and kin is None:
-        say("no perturbed rows: each would run the frozen layers over all bars again")
+    blind = _blind(policy, model, encoder, test, settings, say) if "greedy" in modes else {}
+    asked = (model, encoder, list(traded.values()), settings, survey or train)
+    kin = _kin(*asked, perturbed_draws, seed, say) if perturbed_draws else None
 
     def report(number: int, what: str) -> Report:
         window = traded[what]
         paths = sampled_paths or (SAMPLED_PATHS if known[what] else SAMPLED_PATHS_OF_OWN_PROMPTS)
-        known_rules = {**usual_rules(window, settings), **(rules or {})}
-        beside = others | ({} if blind is None or number else {BLIND: blind})
+        beside = others if number else {**others, **blind}
+        ruled = {**usual_rules(window, settings), **(rules or {})}
         return evaluate(
-            *(policy, window, settings, seed, volatility_periods, modes, beside, known_rules),
+            *(policy, window, settings, seed, volatility_periods, modes, beside, ruled),
             sampled_paths=paths,
             kin=kin[number] if kin else None,
             draws=perturbed_draws,
@@ -98,7 +125,6 @@ def judge(
             say=say,
         )
 
-    tested = report(0, "test")
-    if known["test"] and "greedy" in modes:
-        tested = replace(tested, spread=spreads({"agent_greedy": policy, **others}, test, settings))
+    later = {"agent_greedy": policy, **others} if known["test"] and "greedy" in modes else {}
+    tested = replace(report(0, "test"), spread=spreads(later, test, settings))
     return tested if train is None else replace(tested, train=report(1, "training"))

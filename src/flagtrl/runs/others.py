@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from flagtrl.errors import ConfigError, one_of
+from flagtrl.learning.settings import BOUNDS
 from flagtrl.policy.endpoint import Endpoint
 
 KINDS = {
@@ -49,4 +51,14 @@ class Other:
             raise ConfigError(
                 f"policy {self.kind!r} needs stable_baselines3, which is not installed; pip "
                 "install 'flagtrl[sb3]'"
+            )
+
+    def check_words(self, words: Sequence[str]) -> None:
+        """Refuse options that a policy on numbers would not heed; ConfigError."""
+        given = {word.partition("=")[0].removeprefix("--") for word in words}
+        unheeded = sorted(given & BOUNDS.keys() - {"seed", "total_timesteps"})
+        if self.kind in ON_NUMBERS and unheeded:
+            raise ConfigError(
+                f"policy {self.kind!r} has Stable-Baselines3's own settings, and no "
+                f"--{unheeded[0]}; leave it out"
             )

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flagtrl.countdown import Say
-from flagtrl.errors import ConfigError, unknown
+from flagtrl.errors import ConfigError, FlagtrlError, unknown
 from flagtrl.evidence.replication import write_replication
-from flagtrl.evidence.tables import Made, long_rows, side_by_side, tables_of
+from flagtrl.evidence.tables import Made, check_conditions, long_rows, side_by_side, tables_of
 from flagtrl.evidence.together import together, verdicts
 from flagtrl.files import write_json, write_text
 from flagtrl.places import check_output_dir
@@ -60,6 +60,23 @@ class Plan:
                     found.append(Task(f"{asset}/{preset}/seed-{seed}", tuple(own)))
         return found
 
+    def _check_names(self) -> None:
+        for option, names in {"assets": self.assets, "preset": self.presets}.items():
+            if not names or len(set(names)) < len(names):
+                raise ConfigError(f"{option} is {','.join(names)!r}; name at least one, each once")
+        if unused := sorted(set(self.data or {}) - set(self.assets)):
+            raise ConfigError(f"data names {unused[0]}, which --assets does not; add it there")
+
+    def _check_words(self) -> None:
+        given = {word.partition("=")[0][2:] for word in self.words if word.startswith("--")}
+        # the parser of a run takes an option's beginning for the option
+        taken = [each for each in sorted(given) if each and any(n.startswith(each) for n in OWN)]
+        if taken:
+            raise ConfigError(
+                f"--{taken[0]} is set by `flagtrl paper` for each run; leave it out, or use "
+                "--assets, --preset, --seeds and --output_dir"
+            )
+
     def check(self, out: Path) -> None:
         """Refuse what a run would refuse, before the first; ConfigError, DataError."""
         if self.seeds < 1:
@@ -70,12 +87,8 @@ class Plan:
         for preset in self.presets:
             if preset not in PRESETS:
                 raise unknown("preset", preset, PRESETS)
-        given = {word.partition("=")[0].removeprefix("--") for word in self.words}
-        if taken := sorted(given.intersection(OWN)):
-            raise ConfigError(
-                f"--{taken[0]} is set by `flagtrl paper` for each run; leave it out, or use "
-                "--assets, --preset, --seeds and --output_dir"
-            )
+        self._check_names()
+        self._check_words()
         for task in replace(self, seeds=1).tasks():
             recipe = task.name.partition("/")[0].lower()
             check_run([*task.words, "--output_dir", str(out)], recipe)
@@ -100,7 +113,15 @@ def replicate(plan: Plan, out: Path, workers: Workers, say: Say = print) -> None
     check_output_dir(str(out))
     plan.check(out)
     tasks = plan.tasks()
-    failed = sweep(tasks, out, workers, say, lambda: _write(made(out), out))
+    made(out)  # what lies there must fit
+
+    def after() -> None:
+        try:
+            _write(made(out), out)
+        except FlagtrlError as error:  # the other runs go on
+            say(f"the tables could not be written: {error}")
+
+    failed = sweep(tasks, out, workers, say, after)
     if runs := made(out):
         show(runs, _write(runs, out))
         say(f"tables.md, tables.csv, paper.json and report.html: {out}")
@@ -110,6 +131,9 @@ def replicate(plan: Plan, out: Path, workers: Workers, say: Say = print) -> None
 def made(out: Path) -> list[Made]:
     """What is finished in a folder, of this plan, of earlier ones and of `flagtrl trade`, by seed:
     ASSET/NAME/seed-N.
+
+    Raises:
+        AdapterError: one that is another asset's or seed's, or was traded otherwise than its like.
     """
     found = []
     for directory in sorted(out.glob("*/*/seed-*")):
@@ -117,6 +141,7 @@ def made(out: Path) -> list[Made]:
         number = seed.removeprefix("seed-")
         if number.isdecimal() and Task("/".join((asset, name, seed)), ()).finished(out):
             found.append(Made.read(asset, name, int(number), directory))
+    check_conditions(found)
     known = [*PRESETS]
     rank = {name: number for number, name in enumerate(known)}
     return sorted(found, key=lambda run: (rank.get(run.preset, len(known)), run.preset, run.seed))

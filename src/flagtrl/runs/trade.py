@@ -5,6 +5,7 @@ of decisions, or PPO on numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,12 +25,12 @@ from flagtrl.policy.acting import read_ahead, untrained_policies
 from flagtrl.policy.answers import Answers, answering, generated
 from flagtrl.policy.endpoint import Asking
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.numeric import learner, of_features
+from flagtrl.policy.numeric import ROLLOUT, learner, of_features
 from flagtrl.policy.prior import visits
 from flagtrl.policy.trunk_settings import TrunkSettings
 from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
 from flagtrl.runs.directory import claimed_for_results
-from flagtrl.runs.judging import NOTES, SAMPLED_PATHS
+from flagtrl.runs.judging import NOTES, SAMPLED_PATHS, SAMPLED_PATHS_OF_OWN_PROMPTS
 from flagtrl.runs.others import Other
 from flagtrl.runs.parsing import Arguments
 from flagtrl.runs.stages import build_policy
@@ -46,6 +47,7 @@ class Trader:
         modes: of POLICY_MODES: whether it is sampled too.
         in_sample: whether the training window is traded too.
         begun_later: whether asking it again costs nothing.
+        paths: of the sampled row, where the user says nothing.
         told: is asked after trading: entries of results.json.
         words: is asked after trading: for the verdict.
     """
@@ -56,6 +58,7 @@ class Trader:
     modes: Sequence[str] = POLICY_MODES[:1]
     in_sample: bool = False
     begun_later: bool = True
+    paths: int = SAMPLED_PATHS
     told: Callable[[], dict[str, Any]] = dict
     words: Callable[[], list[str]] = list
 
@@ -99,14 +102,14 @@ def _traded(arguments: Arguments, trader: Trader, train: Window, test: Window, s
             modes=trader.modes,
             others=trader.others,
             rules=usual_rules(window, arguments.market),
-            sampled_paths=arguments.data.sampled_paths or SAMPLED_PATHS,
+            sampled_paths=arguments.data.sampled_paths or trader.paths,
             matched_draws=MATCHED_DRAWS,
             say=say,
         )
 
     in_sample = report(train) if trader.in_sample else None
     asked = {"agent_greedy": trader.policy, **trader.others} if trader.begun_later else {}
-    spread = spreads(asked, test, arguments.market) if asked else {}
+    spread = spreads(asked, test, arguments.market)
     notes = (*trader.words(), *NOTES)
     return replace(report(test), train=in_sample, spread=spread, notes=notes)
 
@@ -119,12 +122,14 @@ def _zero_shot(arguments: Arguments, other: Other, train: Window, test: Window, 
     env = TradingEnv(train, arguments.market, arguments.ppo.max_episode_steps)
     engine = arguments.engine
     choose_engine(model, engine.engine, TrunkSettings.of(engine), probe(encoder, visits(env, 1)))
-    for what, window in (("training", train), ("test", test)):
-        read_ahead(model, encoder, window, arguments.market, say, what)
+    windows = {"training": train, "test": test}
+    known = [read_ahead(model, encoder, w, arguments.market, say, n) for n, w in windows.items()]
     prepare_policy(model, model, env, encoder, next(model.parameters()).device, say)
     found = untrained_policies(model, encoder)
     raw = found.pop("untrained_raw")
-    return Trader(raw, arguments.base.facts(), found, POLICY_MODES)
+    paths = SAMPLED_PATHS if all(known) else SAMPLED_PATHS_OF_OWN_PROMPTS
+    base = arguments.base.facts()
+    return Trader(raw, base, found, POLICY_MODES, begun_later=all(known), paths=paths)
 
 
 def _text(arguments: Arguments, other: Other, train: Window, test: Window, say: Say) -> Trader:
@@ -157,7 +162,7 @@ def _decisions(arguments: Arguments, other: Other, train: Window, test: Window, 
 def _numbers(arguments: Arguments, other: Other, train: Window, test: Window, say: Say) -> Trader:
     steps, settings = arguments.ppo.total_timesteps, arguments.market
     model = learner(other.kind, train, settings, arguments.ppo.seed)
-    say(f"training on numbers, {steps} steps")
+    say(f"training on numbers, {math.ceil(steps / ROLLOUT) * ROLLOUT} steps, in whole rollouts")
     model.learn(steps)
     policy = of_features(model, settings.lookback)
     base = BaseFacts(None, f"Stable-Baselines3's PPO, {other.kind}")
