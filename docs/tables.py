@@ -304,11 +304,13 @@ def replicated(
         return OverSeeds.of([math.nan if value is None else value for value in known])
 
     made, in_sample = of("agent_greedy"), of("agent_greedy", window="train")
+    sharpe = of("agent_greedy", "SR")
+    of_fewer = "" if sharpe.runs in (0, len(runs)) else f" ({sharpe.runs})"
     above = sum(return_of(run) > return_of(run, row="random_p95") for run in runs)
     return [
         *(asset, f"`{preset}`", len(runs), one(made.mean)),
         "-" if math.isnan(made.low) else f"{made.low:.1f} to {made.high:.1f}",
-        *(f"{of('agent_greedy', 'SR').mean:.2f}", one(in_sample.mean)),
+        *(f"{sharpe.mean:.2f}{of_fewer}", one(in_sample.mean)),
         *(one(of("random_p95").mean), above, one(of("buy_and_hold").mean), printed),
     ]
 
