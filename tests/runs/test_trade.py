@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from answering_server import GOOD, Server
 from architectures import CONFIGS
 from flagtrl import cli
 from flagtrl.errors import ConfigError
@@ -98,6 +99,23 @@ def test_decisions_that_are_missing_or_unknown_are_one_line(tmp_path, capsys, te
     path.write_text(text)
     words = ["--policy", "decisions", "--decisions", path, "--output_dir", tmp_path / "out"]
     assert said in refused(capsys, *words, *WINDOWS)
+
+
+def test_a_local_endpoint_is_asked_once_a_day_and_then_known(trade, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLAGTRL_CACHE", str(tmp_path / "cache"))
+    with Server((200, GOOD, {})) as server:
+        named = ["--endpoint", server.url, "--endpoint_model", "gpt-x", "--prompt_style", "markov"]
+        results, _, said = trade("endpoint", *named)
+        days = results["windows"]["test"][2] - 1
+        assert results["policy"]["requests"]["sent"] == len(server.got) == days
+        assert results["policy"]["as_asked"] == days and results["policy"]["could_not"] == days - 1
+        assert results["model"] == {"id": "gpt-x", "source": "endpoint"}
+        assert "agent_greedy is identical to buy_and_hold_by_order" in said
+        again, *_ = trade("endpoint", *named)
+        assert again["policy"]["requests"]["cached"] == days and len(server.got) == days
+        assert again["test"] == results["test"]
+    (path,) = (tmp_path / "cache" / "answers").iterdir()
+    assert len(path.read_text().splitlines()) == days
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
