@@ -37,6 +37,7 @@ def record(name: str, docs: Path) -> dict[str, Any]:
     env = {"FLAGTRL_SHARED": str(ROOT.parent / "shared"), **os.environ}
     with tempfile.TemporaryDirectory() as folder:
         env["FLAGTRL_CACHE"] = str(Path(folder) / "cache")  # a newcomer's has nothing in it
+        env["FLAGTRL_TRIALS"] = str(Path(folder) / "trials.jsonl")  # nor this
         clone = Path(folder) / "flagtrl"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=clone)
