@@ -5,6 +5,7 @@ tables, and every asset's account values.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,10 @@ def write_replication(
     told["options"] = options
     first = runs[0].results
     told |= {"versions": first.get("versions", {}), "model": first.get("model", {})}
-    told |= {"beside": _beside(known), "seeds": len({run.seed for run in runs})}
+    told |= {
+        "beside": _beside(known),
+        "seeds": max(Counter((run.asset, run.preset) for run in runs).values()),
+    }
     told["commits"] = sorted({str(run.results.get("commit")) for run in runs})
     write_text(path, rendered("replication.html.j2", **told))
     return path
