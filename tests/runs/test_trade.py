@@ -29,7 +29,9 @@ WINDOWS = [
 
 
 @pytest.fixture
-def trade(capsys, tmp_path):
+def trade(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("flagtrl.runs.trade.MATCHED_DRAWS", 100)
+
     def run(kind, *more, out=None):
         out = out or tmp_path / "MSFT" / kind / "seed-0"
         words = ["trade", "--policy", kind, "--output_dir", str(out), *WINDOWS, *map(str, more)]
