@@ -1,6 +1,7 @@
 """Pages for tests: of a run, and of several runs together."""
 
 import json
+from dataclasses import replace
 
 from flagtrl.evidence.page import write_report
 from flagtrl.evidence.replication import write_replication
@@ -16,12 +17,15 @@ from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
 SETTINGS = MarketSettings(reward="log_return", cost_bps=5)
 
 
-def run_in(folder, asset="MSFT", agent=follow_news, seed=0, preset="flagtrl"):
+READS, MOVES = rule(follow_news), rule(follow_last_move)
+
+
+def run_in(folder, asset="MSFT", agent=READS, seed=0, preset="flagtrl", trained=False):
     """A run's directory, of a rule in the place of a model."""
-    market = news_leads_price(140, seed=3, symbol=asset)
+    market = news_leads_price(140, seed=len(asset), symbol=asset)
     train, test = market.window(end="2020-04-15"), market.window(start="2020-04-16")
     report = evaluate(
-        *(rule(agent), test, SETTINGS),
+        *(agent, test, SETTINGS, seed),
         rules=usual_rules(test, SETTINGS), sampled_paths=3, matched_draws=50,
     )  # fmt: skip
     record = RunRecord(
@@ -30,6 +34,8 @@ def run_in(folder, asset="MSFT", agent=follow_news, seed=0, preset="flagtrl"):
         base=BaseFacts("a <model>", "made", "random"),
         market={"execution": "next_price", "cost_bps": 5},
     )
+    if trained:
+        report = replace(report, train=evaluate(agent, train, SETTINGS))
     report.write(folder, record)
     return folder
 
@@ -48,7 +54,7 @@ def reported(folder):
 
 def replicated(folder):
     """A folder with the page of two assets, one of them with two seeds."""
-    wanted = [("MSFT", follow_news, 0), ("MSFT", follow_last_move, 1), ("ACME", follow_news, 0)]
+    wanted = [("MSFT", READS, 0), ("MSFT", MOVES, 1), ("ACME", READS, 0)]
     runs = []
     for asset, agent, seed in wanted:
         out = run_in(folder / asset / "flagtrl" / f"seed-{seed}", asset, agent, seed)

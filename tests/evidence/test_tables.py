@@ -12,8 +12,6 @@ from scipy import stats
 from flagtrl.errors import AdapterError
 from flagtrl.evidence.published import ASSETS, TABLES, published
 from flagtrl.evidence.replication import write_replication
-from flagtrl.evidence.report import evaluate
-from flagtrl.evidence.rules import usual_rules
 from flagtrl.evidence.tables import (
     Made,
     OverSeeds,
@@ -24,14 +22,11 @@ from flagtrl.evidence.tables import (
     tables_of,
 )
 from flagtrl.evidence.together import together, verdicts
-from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
-from flagtrl.market.policy import always, follow_last_move, follow_news, rule
-from flagtrl.market.synthetic import news_leads_price
-from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+from flagtrl.market.policy import always
+from pages import MOVES, READS, run_in
 
-SETTINGS = MarketSettings(reward="log_return")
-AGENTS = {"good": rule(follow_news), "moves": rule(follow_last_move), "held": always(Action.BUY)}
+AGENTS = {"good": READS, "moves": MOVES, "held": always(Action.BUY)}
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +41,8 @@ def runs(tmp_path_factory):
     ]
     found = []
     for asset, preset, seed, agent in wanted:
-        market = news_leads_price(140, seed=len(asset), symbol=asset)
-        train, test = market.window(end="2020-04-15"), market.window(start="2020-04-16")
-        how = {"rules": usual_rules(test, SETTINGS), "sampled_paths": 3, "matched_draws": 50}
-        report = evaluate(AGENTS[agent], test, SETTINGS, seed=seed, **how)
         directory = out / asset / preset / f"seed-{seed}"
-        record = RunRecord(
-            **{"data": DataFacts.of(market, "made"), "seed": seed, "preset": preset},
-            windows={"train": days(train), "test": days(test)},
-            base=BaseFacts("a <model>", "made", "random"),
-            market={"execution": "next_price", "cost_bps": 0.0},
-        )
-        if preset == "reads":  # the other was not trained
-            report = replace(report, train=evaluate(AGENTS[agent], train, SETTINGS))
-        report.write(directory, record)
+        run_in(directory, asset, AGENTS[agent], seed, preset, trained=preset == "reads")
         found.append(Made.read(asset, preset, seed, directory))
     return found
 
@@ -208,15 +191,15 @@ def test_a_run_of_another_asset_or_seed_or_cost_is_refused(runs, tmp_path):
     check_conditions(runs)
     results = json.loads(json.dumps(run.results))
     for path, said in (
-        (("settings", "market", "cost_bps"), "has cost_bps 5, "),
-        (("data", "sha256"), r"has data \(sha256\) 5, "),
-        (("windows", "test"), "has test window 5, "),
+        (("settings", "market", "cost_bps"), "has cost_bps 7, "),
+        (("data", "sha256"), r"has data \(sha256\) 7, "),
+        (("windows", "test"), "has test window 7, "),
     ):
         changed = json.loads(json.dumps(results))
         inner = changed
         for name in path[:-1]:
             inner = inner[name]
-        inner[path[-1]] = "5" if path[-1] == "sha256" else 5
+        inner[path[-1]] = "7" if path[-1] == "sha256" else 7
         with pytest.raises(AdapterError, match=said):
             check_conditions([*runs, replace(run, results=changed)])
 

@@ -69,6 +69,11 @@ def test_behaviour_of_a_pass_made_by_hand():
     assert found["action_shares"] == {"Sell": 0.25, "Hold": 0.5, "Buy": 0.25}
     assert found["exposure"] == pytest.approx(2 / 5) and found["trades"] == 2
     assert found["depends_on_day"] is True
+    assert found["switching_rate"] == pytest.approx(2 / 4)
+    assert found["mean_probabilities"] == {
+        "flat": pytest.approx({"Sell": 0.0, "Hold": 0.625, "Buy": 0.375}),
+        "long": pytest.approx({"Sell": 0.5, "Hold": 0.5, "Buy": 0.0}),
+    }
 
 
 @pytest.mark.parametrize(

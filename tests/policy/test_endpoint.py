@@ -127,6 +127,8 @@ def test_settings_and_a_damaged_cache_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             Endpoint(url, model, time_s)
+    with pytest.raises(ConfigError, match="max_tokens is 0; it must be at least 1"):
+        Endpoint("http://x", "m", max_tokens=0)
     ask = Asking(Endpoint("http://x/v1", "m"), PROMPTS, tmp_path)
     ask._write("a", "b")
     (path,) = tmp_path.iterdir()

@@ -1,7 +1,7 @@
 """How much of a result the first day decides: the same policies, begun some days later.
 
-A policy whose decisions hang on its position alone, as that of an untrained model, trades on other
-days when it begins on another: SmolLM2's makes from -2 to 24% of BTC's window by one day's shift.
+A policy whose decisions hang on its position alone, as an untrained model's, trades on other days
+when it begins on another.
 """
 
 from __future__ import annotations

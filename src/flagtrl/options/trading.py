@@ -15,8 +15,9 @@ def trade(commands: Commands) -> None:
         "Trade an asset's windows with a policy that flagtrl did not train, beside the same "
         "controls, and write what a run's results have: results.json, days.parquet, report.html. "
         "Further options are those of `flagtrl train`: --recipe, --data, --model_name_or_path, "
-        "--prompt_style, --cost_bps ... With --output_dir FOLDER/ASSET/NAME/seed-0 the tables of "
-        "`flagtrl paper --output_dir FOLDER` have it as NAME.",
+        "--prompt_style, --cost_bps ... With --seed 0 --output_dir "
+        "FOLDER/ASSET/NAME/seed-0 the tables of `flagtrl paper --output_dir FOLDER` have it as "
+        "NAME.",
     )
     command.allow_abbrev = False
     command.add_argument(

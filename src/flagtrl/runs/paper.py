@@ -23,7 +23,7 @@ from flagtrl.places import check_output_dir
 from flagtrl.runs.arguments import check_run
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.settings import PRESETS
-from flagtrl.runs.sweep import Task, Workers, check_failures, planned, sweep
+from flagtrl.runs.sweep import Task, Workers, check_failures, finished, planned, sweep
 
 TABLES_FILE, ROWS_FILE, RECORD_FILE = "tables.md", "tables.csv", "paper.json"
 # what each run decides by itself, and the sweep for it
@@ -139,12 +139,11 @@ def made(out: Path) -> list[Made]:
     for directory in sorted(out.glob("*/*/seed-*")):
         asset, name, seed = directory.relative_to(out).parts
         number = seed.removeprefix("seed-")
-        if number.isdecimal() and Task("/".join((asset, name, seed)), ()).finished(out):
+        if number.isdecimal() and finished(directory):
             found.append(Made.read(asset, name, int(number), directory))
     check_conditions(found)
-    known = [*PRESETS]
-    rank = {name: number for number, name in enumerate(known)}
-    return sorted(found, key=lambda run: (rank.get(run.preset, len(known)), run.preset, run.seed))
+    rank = {name: number for number, name in enumerate(PRESETS)}
+    return sorted(found, key=lambda run: (rank.get(run.preset, len(rank)), run.preset, run.seed))
 
 
 def _write(runs: Sequence[Made], out: Path) -> dict[str, list[str]]:

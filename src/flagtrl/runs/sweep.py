@@ -51,9 +51,13 @@ class Task:
         return out / f"{self.name}.log"
 
     def finished(self, out: Path) -> bool:
-        """Whether all that a run writes is there; its page comes last."""
-        there = self.directory(out)
-        return (there / RESULTS_FILE).is_file() and (there / PAGE_FILE).is_file()
+        """Whether nothing is left to be done."""
+        return finished(self.directory(out))
+
+
+def finished(directory: Path) -> bool:
+    """Whether all that a run writes is there; its page comes last."""
+    return (directory / RESULTS_FILE).is_file() and (directory / PAGE_FILE).is_file()
 
 
 @dataclass(frozen=True)
