@@ -25,19 +25,23 @@ def model():
 
 
 def test_its_chances_are_the_models_and_what_can_do_nothing_counts_as_hold(model):
-    policy, env = numeric_policy(model, SETTINGS.lookback), TradingEnv(WINDOW, SETTINGS)
-    numbers, _ = env.reset(seed=0)
+    env = TradingEnv(WINDOW, SETTINGS)
+    check_chances(numeric_policy(model, SETTINGS.lookback), model, env, env)
+
+
+def check_chances(policy, model, env, observing):
+    """On some days, whether a policy says what the model does of `observing`'s observations."""
+    observed, _ = observing.reset(seed=0)
     for action in (Action.BUY, Action.HOLD, Action.SELL, Action.SELL):
         seen = env.observe()
         check_policy(policy, [seen])
-        own = model.policy.get_distribution(model.policy.obs_to_tensor(numbers)[0])
+        own = model.policy.get_distribution(model.policy.obs_to_tensor(observed)[0])
         chances = own.distribution.probs[0].detach().double().numpy()
-        output = policy([seen])
-        found = np.exp(output.logprobs[0])
+        found = np.exp(policy([seen]).logprobs[0])
         moving = [a for a in (Action.SELL, Action.BUY) if seen.legal[a]]
         np.testing.assert_allclose(found[moving], chances[moving], rtol=1e-6)
         np.testing.assert_allclose(found[Action.HOLD], 1 - chances[moving].sum(), rtol=1e-6)
-        numbers, *_ = env.step(int(action))
+        observed, *_ = observing.step(int(action))
 
 
 def test_it_is_backtested_as_every_policy_is(model):
@@ -67,15 +71,5 @@ def test_features_have_no_unit_and_see_what_a_short_prompt_tells():
 
 def test_what_is_trained_on_features_is_what_is_traded():
     made = learner("mlp", WINDOW, SETTINGS, seed=0).learn(512)
-    policy = of_features(made, SETTINGS.lookback)
     env = TradingEnv(WINDOW, SETTINGS)
-    wrapped = Numbers(env)
-    row, _ = wrapped.reset(seed=0)
-    for action in (Action.BUY, Action.HOLD, Action.SELL, Action.SELL):
-        seen = env.observe()
-        check_policy(policy, [seen])
-        own = made.policy.get_distribution(made.policy.obs_to_tensor(row)[0])
-        chances = own.distribution.probs[0].detach().double().numpy()
-        moving = [a for a in (Action.SELL, Action.BUY) if seen.legal[a]]
-        np.testing.assert_allclose(np.exp(policy([seen]).logprobs[0])[moving], chances[moving])
-        row, *_ = wrapped.step(int(action))
+    check_chances(of_features(made, SETTINGS.lookback), made, env, Numbers(env))
