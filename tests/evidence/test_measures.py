@@ -10,7 +10,9 @@ import pytest
 
 from flagtrl.evidence.backtest import backtest
 from flagtrl.evidence.costs import cost_sweep
+from flagtrl.evidence.judgement import judgement
 from flagtrl.evidence.measures import break_even, measures
+from flagtrl.evidence.report import evaluate
 from flagtrl.market.data import MarketData
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
@@ -86,6 +88,35 @@ def test_what_is_undefined_is_said_to_be():
     flat = MarketData("X", dates, np.full(len(dates), 10.0), ((),) * len(dates), 252).window()
     held = measures(backtest(always(Action.BUY), flat, settings), settings)
     assert math.isnan(held.beta) and held.break_even_bps == 0
+
+
+def test_the_risk_free_rate_lowers_the_standard_sharpe_ratio_as_empyrical_has_it():
+    rate = 0.0004
+    settings = MarketSettings(reward="log_return", risk_free_rate=rate, cash_rate=rate)
+    run = backtest(rule(follow_news), WINDOW, settings)
+    returns = run.values[1:] / run.values[:-1] - 1
+    found = evaluate(rule(follow_news), WINDOW, settings).rows["agent_greedy"]
+    expected = empyrical.sharpe_ratio(returns, risk_free=rate)
+    assert pytest.approx(expected) == found["standard"].SR
+    assert found["paper"].SR > found["standard"].SR  # whose risk-free rate is 0
+    judged = judgement(run, backtest(always(Action.BUY), WINDOW, settings), settings)
+    assert judged is not None and judged.sharpe.value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("execution", ["same_price", "next_price"])
+def test_cash_earns_its_interest_in_every_row(execution):
+    rate = 0.001
+    settings = MarketSettings(reward="log_return", execution=execution, cash_rate=rate)
+    flat = evaluate(always(Action.HOLD), WINDOW, settings)
+    whole = 100 * ((1 + rate) ** (len(WINDOW) - 1) - 1)
+    assert pytest.approx(whole) == flat.rows["agent_greedy"]["standard"].CR
+    assert pytest.approx(whole) == flat.rows["flat"]["standard"].CR
+    # at the cost that eats all, the same decisions leave what was there, interest counted in
+    run = backtest(rule(follow_news), WINDOW, settings)
+    dearer = replace(settings, cost_bps=break_even(run, settings))
+    assert backtest(rule(follow_news), WINDOW, dearer).values[-1] == pytest.approx(100_000)
+    idle = backtest(rule(follow_news), WINDOW, replace(settings, cash_rate=0.0))
+    assert run.values[-1] > idle.values[-1]
 
 
 def test_metrics_are_quantstats():

@@ -65,6 +65,20 @@ def test_with_costs_the_value_drops_by_exactly_fee_and_slippage(steps, cash, fee
 
 
 @quick
+@given(STEPS, st.floats(1, 1e7), st.sampled_from(EXECUTIONS), st.floats(-0.01, 0.01))
+def test_interest_is_what_cash_earns_while_it_is_cash_and_nothing_else(steps, cash, execution, i):
+    prices, account = [price for price, _ in steps], Account.of(cash, 0)
+    for bar, (now, action) in enumerate(steps[:-1]):
+        then = prices[bar + 1]
+        plain, _ = step_account(account, action, now, then, execution, Costs())
+        idle = account.cash if execution == "next_price" else plain.cash  # during the bar
+        after, _ = step_account(account, action, now, then, execution, Costs(), i)
+        expected = float(plain.value(then) + i * idle)
+        assert float(after.value(then)) == pytest.approx(expected, rel=1e-12)
+        account = after
+
+
+@quick
 @given(STEPS, RATES, RATES)
 def test_an_account_is_long_or_flat_after_every_order(steps, fee_bps, slippage_bps):
     account = Account.of(1000, 0)

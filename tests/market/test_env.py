@@ -342,8 +342,11 @@ def test_a_reset_forgets_the_episode_before():
         ("ruin_fraction", -0.1, "at least 0 and below 1"),
         ("ruin_fraction", 1, "at least 0 and below 1"),
         ("ruin_fraction", float("nan"), "at least 0 and below 1"),
-        ("risk_free_rate", float("nan"), "finite"),
-        ("risk_free_rate", float("-inf"), "finite"),
+        ("risk_free_rate", float("nan"), "fraction per bar"),
+        ("risk_free_rate", float("-inf"), "within -0.1 and 0.1"),
+        ("risk_free_rate", 5, "within -0.1 and 0.1"),
+        ("cash_rate", 0.2, "5% a year is about 0.0002 a trading day"),
+        ("cash_rate", float("nan"), "within"),
     ],
 )
 def test_a_setting_outside_its_bounds_is_refused_with_name_value_and_bound(name, value, bound):

@@ -195,10 +195,10 @@ def test_a_users_own_reward_sees_every_field_of_the_episode(tmp_path):
         t = len(history.returns)
         assert history.values.shape == history.shares.shape == (t + 1,)
         assert history.actions.shape == (t,)
-        return 1000 * history.risk_free_rate + history.actions[-1] + 10 * len(history.actions)
+        return 10_000 * history.risk_free_rate + history.actions[-1] + 10 * len(history.actions)
     """.replace("\n    ", "\n")
     env = TradingEnv(
-        random_walk(4).window(), MarketSettings(reward=write(tmp_path, body), risk_free_rate=0.5)
+        random_walk(4).window(), MarketSettings(reward=write(tmp_path, body), risk_free_rate=0.05)
     )
     env.reset(seed=0)
     assert [env.step(action)[1] for action in (2, 1, 0)] == [512, 521, 530]

@@ -11,13 +11,17 @@ from flagtrl.market.transitions import FLAT, LONG, seen_at, standing, transition
 
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
-@pytest.mark.parametrize("bps", [0.0, 30.0])
-def test_the_tables_are_what_the_environment_does(execution, bps):
+@pytest.mark.parametrize(("bps", "cash_rate"), [(0.0, 0.0), (30.0, 0.0), (30.0, 0.002)])
+def test_the_tables_are_what_the_environment_does(execution, bps, cash_rate):
     """A random walk through the environment, whose every step is looked up; the account grows, the
     tables are shares of it.
     """
     settings = MarketSettings(
-        reward="log_return", execution=execution, cost_bps=bps, slippage_bps=bps / 2
+        reward="log_return",
+        execution=execution,
+        cost_bps=bps,
+        slippage_bps=bps / 2,
+        cash_rate=cash_rate,
     )
     env = TradingEnv(random_walk(days=60, seed=1, volatility_per_bar=0.03).window(), settings)
     env.reset(seed=0)

@@ -42,8 +42,8 @@ def buy_and_hold_by_order(window: Window, settings: MarketSettings) -> np.ndarra
 
 
 def flat(window: Window, settings: MarketSettings) -> np.ndarray:
-    """(n,) values of never trading."""
-    return np.full(len(window), settings.initial_cash)
+    """(n,) values of never trading: cash, and its interest."""
+    return backtest(always(Action.HOLD), window, settings).values
 
 
 def random_paths(

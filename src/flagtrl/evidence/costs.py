@@ -29,7 +29,8 @@ def cost_sweep(run: Backtest, settings: MarketSettings) -> list[dict[str, Any]]:
     for bps in COSTS_BPS:
         dearer = replace(settings, cost_bps=float(bps), slippage_bps=0.0)
         values = backtest(decided(wanted, run.window.start), run.window, dearer).values
-        metrics = standard_of_many(values[None], run.window.market.periods_per_year)[0]
+        year, rate = run.window.market.periods_per_year, settings.risk_free_rate
+        metrics = standard_of_many(values[None], year, rate)[0]
         ratio = float(metrics[1])
         sharpe = None if math.isnan(ratio) else ratio
         found.append({"bps": bps, "CR": float(metrics[0]), "SR": sharpe})

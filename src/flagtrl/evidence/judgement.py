@@ -74,8 +74,9 @@ def judgement(
     values, others = run.values, held.values
     if len(values) - 1 < FEWEST_RETURNS:
         return None
-    # as the table's: of the standard convention, whose risk-free rate is 0
-    returns, theirs = (each[1:] / each[:-1] - 1 for each in (values, others))
+    # as the table's, of the standard convention: above the risk-free rate
+    rate = settings.risk_free_rate
+    returns, theirs = (each[1:] / each[:-1] - 1 - rate for each in (values, others))
     year = math.sqrt(run.window.market.periods_per_year)
     record = TrackRecord.of(returns)
     other = {block: sharpe_interval(returns, block=block, seed=seed) for block in OTHER_BLOCKS}

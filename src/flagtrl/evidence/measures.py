@@ -95,16 +95,17 @@ def break_even(run: Backtest, settings: MarketSettings) -> float:
     """The cost of a trade, basis points, at which a pass's decisions would have earned nothing.
 
     A fee f leaves 1 / (1 + f) of the value at an entry and 1 - f at an exit, so it solves
-    G - entries log(1 + f) + exits log(1 - f) = 0 with G the log gain without costs.
+    G - entries log(1 + f) + exits log(1 - f) = 0 with G the log gain without costs, interest on
+    cash included.
     """
     traded = np.diff(run.shares)
     entries, exits = np.count_nonzero(traded > 0), np.count_nonzero(traded < 0)
     if not entries:
         return math.inf
-    held, moves = run.shares[1:] > 0, np.diff(np.log(run.window.prices))
-    if settings.execution == "next_price":
-        held, moves = held[:-1], moves[1:]
-    gain = float(moves[held].sum())
+    moves = np.diff(np.log(run.window.prices))
+    # what is held while a price moves: an order that fills at the next price came a bar before
+    held = (run.shares[:-1] if settings.execution == "next_price" else run.shares[1:]) > 0
+    gain = float(np.where(held, moves, math.log1p(settings.cash_rate)).sum())
     if gain <= 0:
         return 0.0
 

@@ -91,7 +91,7 @@ class Report:
         """
         if self.judgement is None:
             return self
-        returns = _returns(self.backtests["agent_greedy"])
+        returns = _returns(self.backtests["agent_greedy"]) - self.settings.risk_free_rate
         return replace(self, trials=counted(record, self.window, returns))
 
     def write(self, directory: str | Path, record: RunRecord, **more: Any) -> None:
@@ -276,7 +276,8 @@ def evaluate(
     curves = {row: run.values for row, run in runs.items()}
     curves |= {f.__name__: f(window, settings) for f in BASELINES}
     curves |= {row: run.values for row, run in controls.items()}
-    known = conventions(volatility_periods, window.market.periods_per_year)
+    periods, rate = window.market.periods_per_year, settings.risk_free_rate
+    known = conventions(volatility_periods, periods, rate)
     rows: Rows = {row: row_of(values, known) for row, values in curves.items()}
     if sampled[1:]:
         name, many = "agent_sampled", _values(sampled)

@@ -16,16 +16,19 @@ Rows = dict[str, Mapping[str, Metrics]]
 Convention = Callable[[np.ndarray], np.ndarray]
 
 
-def conventions(volatility_periods: int, periods_per_year: int) -> dict[str, Convention]:
+def conventions(
+    volatility_periods: int, periods_per_year: int, risk_free_rate: float = 0.0
+) -> dict[str, Convention]:
     """The two of every table.
 
     Args:
         volatility_periods: of the `paper` convention's AV.
         periods_per_year: of the market.
+        risk_free_rate: of the `standard` convention's SR, a fraction per bar; the paper's is 0.
     """
     return {
         "paper": lambda values: paper_of_many(values, volatility_periods),
-        "standard": lambda values: standard_of_many(values, periods_per_year),
+        "standard": lambda values: standard_of_many(values, periods_per_year, risk_free_rate),
     }
 
 

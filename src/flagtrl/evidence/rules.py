@@ -64,7 +64,13 @@ def oracle(window: Window, settings: MarketSettings) -> Policy:
         account = standing(position, now)
         for action in range(NUM_ACTIONS):
             new, _ = step_account(
-                account, np.full(len(now), action), now, then, settings.execution, settings.costs
+                account,
+                np.full(len(now), action),
+                now,
+                then,
+                settings.execution,
+                settings.costs,
+                settings.cash_rate,
             )
             with np.errstate(divide="ignore"):
                 gains[:, position, action] = np.log(new.value(then))  # of a value of 1

@@ -36,7 +36,10 @@ OF_THE_AGENT = (
     *("perturbed_p5", "perturbed_p95"),
 )
 # of the market's settings
-SAME_FOR_ALL = ("execution", "cost_bps", "slippage_bps", "initial_cash", "risk_free_rate")
+SAME_FOR_ALL = (
+    *("execution", "cost_bps", "slippage_bps", "initial_cash"),
+    *("risk_free_rate", "cash_rate"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +97,7 @@ class Made:
         return {
             "test window": self.results["windows"]["test"],
             "data (sha256)": self.results["data"]["sha256"][:12],
-            **{name: market.get(name) for name in SAME_FOR_ALL},
+            **{name: market.get(name, 0.0) for name in SAME_FOR_ALL},
         }
 
     @property
@@ -110,14 +113,15 @@ class Made:
 
     @cached_property
     def returns(self) -> np.ndarray:
-        """(2, n) simple returns on the test window: the greedy agent's, and buy and hold's by
-        order.
+        """(2, n) simple returns above the risk-free rate on the test window: the greedy agent's,
+        and buy and hold's by order.
         """
         days = read_days(self.directory)
         days = days[days["window"] == "test"]
         rows = ("agent_greedy", "buy_and_hold_by_order")
         values = [days[days["row"] == row]["value"].to_numpy() for row in rows]
-        return np.stack([each[1:] / each[:-1] - 1 for each in values])
+        rate = self.results["settings"]["market"].get("risk_free_rate", 0.0)
+        return np.stack([each[1:] / each[:-1] - 1 - rate for each in values])
 
 
 class OverSeeds(NamedTuple):

@@ -58,7 +58,7 @@ def counted(record: RunRecord, window: Window, returns: np.ndarray) -> Trials | 
     Args:
         record: of the policy.
         window: that it traded.
-        returns: (n,) simple returns of its greedy pass; at least 20.
+        returns: (n,) simple returns of its greedy pass, above the risk-free rate; at least 20.
 
     Returns:
         None where the file cannot be written or read, which a warning says.

@@ -66,6 +66,7 @@ class Accounts:
             prices[now + 1],
             self.settings.execution,
             self.settings.costs,
+            self.settings.cash_rate,
         )
         self.account = traded
         values = np.where(self.ruined, self.values[-1], traded.value(prices[now + 1]))

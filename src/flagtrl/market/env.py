@@ -29,6 +29,7 @@ from flagtrl.market.observation import RECENT, EpisodeSoFar, Observation, number
 from flagtrl.market.rewards import EpisodeHistory, checked_reward, load_reward
 
 STARTS = ("fixed", "random")
+HIGHEST_RATE = 0.1  # a bar: a rate above it is one of a year, or in percent
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,13 @@ class MarketSettings:
         metadata={"help": "an account at or below this share of its start is ruined"},
     )
     risk_free_rate: float = field(
-        default=0.0, metadata={"help": "risk-free rate of the Sharpe rewards, a fraction per bar"}
+        default=0.0,
+        metadata={
+            "help": "risk-free rate, a fraction per bar: of the Sharpe rewards, and of the Sharpe "
+            "ratios of the standard convention"
+        },
     )
+    cash_rate: float = field(default=0.0, metadata={"help": "interest on cash, a fraction per bar"})
 
     def __post_init__(self) -> None:
         one_of("execution", self.execution, EXECUTIONS)
@@ -89,10 +95,13 @@ class MarketSettings:
             raise ConfigError(
                 f"ruin_fraction is {self.ruin_fraction}; it must be at least 0 and below 1"
             )
-        if not np.isfinite(self.risk_free_rate):
-            raise ConfigError(
-                f"risk_free_rate is {self.risk_free_rate}; it must be finite, a fraction per bar"
-            )
+        for name in ("risk_free_rate", "cash_rate"):
+            rate = getattr(self, name)
+            if not abs(rate) <= HIGHEST_RATE:
+                raise ConfigError(
+                    f"{name} is {rate}; it must lie within -{HIGHEST_RATE} and {HIGHEST_RATE}, a "
+                    "fraction per bar: 5% a year is about 0.0002 a trading day"
+                )
 
     @property
     def costs(self) -> Costs:
@@ -183,6 +192,7 @@ class TradingEnv(gymnasium.Env):
             prices[now + 1],
             self.settings.execution,
             self.settings.costs,
+            self.settings.cash_rate,
         )
         self._bar += 1
         self._actions.append(int(action))

@@ -127,6 +127,11 @@ def transition(
     return after, fill
 
 
+def with_interest(account: Account, rate: float) -> Account:
+    """A bar later: cash has grown by `rate`, a fraction."""
+    return Account(account.cash * (1 + rate), account.shares)
+
+
 def step_account(
     account: Account,
     action: ArrayLike,
@@ -134,14 +139,16 @@ def step_account(
     price_next: ArrayLike,
     execution: str,
     costs: Costs,
+    cash_rate: float = 0.0,
 ) -> tuple[Account, Fill]:
     """One bar: the order decided at `price_now` fills at the next bar's price (the paper's) or at
-    the same one.
+    the same one. What is cash during the bar earns `cash_rate`, a fraction.
 
     Raises:
         ConfigError: an execution other than EXECUTIONS.
     """
     one_of("execution", execution, EXECUTIONS)
-    return transition(
-        account, action, price_next if execution == "next_price" else price_now, costs
-    )
+    if execution == "next_price":
+        return transition(with_interest(account, cash_rate), action, price_next, costs)
+    traded, fill = transition(account, action, price_now, costs)
+    return with_interest(traded, cash_rate), fill

@@ -45,14 +45,17 @@ def paper(values: np.ndarray, volatility_periods: int = 252) -> Metrics:
     return Metrics(*map(float, paper_of_many(_checked(values)[None], volatility_periods)[0]))
 
 
-def standard(values: np.ndarray, periods_per_year: int = 252) -> Metrics:
+def standard(
+    values: np.ndarray, periods_per_year: int = 252, risk_free_rate: float = 0.0
+) -> Metrics:
     """The textbook's convention, for (n,) account values.
 
     With R_t = V_t / V_{t-1} - 1: CR = 100 (V_n / V_1 - 1); AV = 100 std(R, ddof 1)
-    sqrt(periods_per_year); SR = mean(R) / std(R) sqrt(periods_per_year), risk-free rate 0; MDD of
-    the account value.
+    sqrt(periods_per_year); SR = (mean(R) - risk_free_rate) / std(R) sqrt(periods_per_year), the
+    rate a fraction per bar; MDD of the account value.
     """
-    return Metrics(*map(float, standard_of_many(_checked(values)[None], periods_per_year)[0]))
+    many = standard_of_many(_checked(values)[None], periods_per_year, risk_free_rate)
+    return Metrics(*map(float, many[0]))
 
 
 def paper_of_many(values: np.ndarray, volatility_periods: int = 252) -> np.ndarray:
@@ -68,11 +71,13 @@ def paper_of_many(values: np.ndarray, volatility_periods: int = 252) -> np.ndarr
     return np.stack([cr, sr, av, mdd], axis=-1)
 
 
-def standard_of_many(values: np.ndarray, periods_per_year: int = 252) -> np.ndarray:
+def standard_of_many(
+    values: np.ndarray, periods_per_year: int = 252, risk_free_rate: float = 0.0
+) -> np.ndarray:
     """(B, 4) CR, SR, AV and MDD, as `standard`'s, of (B, n) account values above 0."""
     returns = values[:, 1:] / values[:, :-1] - 1
     std = _std(returns)
-    per_bar = _ratio(returns.mean(-1), std, varies(returns))
+    per_bar = _ratio(returns.mean(-1) - risk_free_rate, std, varies(returns))
     year = np.sqrt(periods_per_year)
     cr = 100 * (values[:, -1] / values[:, 0] - 1)
     return np.stack([cr, per_bar * year, 100 * std * year, _drawdown_pct(values)], axis=-1)

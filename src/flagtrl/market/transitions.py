@@ -67,7 +67,13 @@ def transitions(window: Window, settings: MarketSettings) -> Transitions:
         legal[position] = legal_actions(account)[0]
         for action in range(NUM_ACTIONS):
             new, _ = step_account(
-                account, np.full(len(now), action), now, then, settings.execution, settings.costs
+                account,
+                np.full(len(now), action),
+                now,
+                then,
+                settings.execution,
+                settings.costs,
+                settings.cash_rate,
             )
             after[:, position, action] = new.shares > 0
             returns[:, position, action] = new.value(then) - 1  # of a value of 1

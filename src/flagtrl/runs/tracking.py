@@ -71,7 +71,7 @@ class Validation:
         periods = self.window.market.periods_per_year
         by = {
             "paper": paper(run.values, self.volatility_periods),
-            "standard": standard(run.values, periods),
+            "standard": standard(run.values, periods, self.settings.risk_free_rate),
         }
         metrics = {
             f"{convention}_{name}": value
