@@ -12,6 +12,7 @@ from typing import Any
 
 import shtab
 
+from flagtrl.commands_audit import audit_run
 from flagtrl.commands_evidence import backtest, paper, reading_of, report, runs, trade
 from flagtrl.options import parse, parser
 from flagtrl.program import one_line_errors
@@ -255,6 +256,7 @@ _COMMANDS = {
     "demo": _demo,
     "train": _train,
     "backtest": backtest,
+    "audit run": audit_run,
     "runs": runs,
     "report": report,
     "paper": paper,

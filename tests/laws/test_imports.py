@@ -22,7 +22,7 @@ ORDER = (
     ("learning",),
     ("card", "patience", "pushed", "hub", "qa"),
     ("runs",),
-    ("launch", "train", "demo", "options", "commands_evidence", "cli"),
+    ("launch", "train", "demo", "options", "commands_evidence", "commands_audit", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")
@@ -38,6 +38,7 @@ LATE_IMPORTS = {
     "flagtrl.train": {"flagtrl.runs.run", "flagtrl.runs.parsing"},
     "flagtrl.cli": None,  # any
     "flagtrl.commands_evidence": None,
+    "flagtrl.commands_audit": None,
 }
 HEAVY = (
     "torch",

@@ -33,7 +33,7 @@ from flagtrl.evidence.figures import (
 from flagtrl.files import write_text
 
 PAGE_FILE = "report.html"
-RESULTS, STATE = "results.json", "trainer_state.json"
+RESULTS, STATE, AUDIT_FILE = "results.json", "trainer_state.json", "audit.json"
 # of the picture of account values; the agent's own line is the widest
 DRAWN = {
     **{"agent_greedy": BLUE, "agent_sampled": "#56B4E9", "untrained_calibrated": ORANGE},
@@ -117,6 +117,7 @@ def _run(directory: Path, number: int) -> dict[str, Any]:
         "rows": results["test"],
         "train": results.get("train", {}),
         "figures": _figures(name, test, agent, results, _history(directory)),
+        "audit": _audit(directory),
         "command": _command(results),
     }
 
@@ -185,6 +186,17 @@ def _results(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise AdapterError(f"{path} is damaged ({reason(error)}); restore it") from error
     return results
+
+
+def _audit(directory: Path) -> dict[str, Any] | None:
+    """What `flagtrl audit` has left there; None where it was not run."""
+    path = directory / AUDIT_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} is damaged ({reason(error)}); audit the run again") from error
 
 
 def _history(directory: Path) -> list[Mapping[str, Any]]:

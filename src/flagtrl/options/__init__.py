@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from flagtrl import __version__
 from flagtrl.options.answering import qa
+from flagtrl.options.auditing import audit, written_out
 from flagtrl.options.commands import MODES, backtest, demo, merge, train
 from flagtrl.options.sharing import completion, data, paper, pull, push, report, runs
 from flagtrl.options.trading import trade
@@ -19,7 +21,7 @@ def parse(args: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of one command: `command` is its name, `parser` its own, `others` are those of a
     training run, which only `train`, `paper` and `trade` take.
     """
-    options, others = parser().parse_known_args(args)
+    options, others = parser().parse_known_args(written_out(sys.argv[1:] if args is None else args))
     if others and options.command not in ("train", "paper", "trade"):
         options.parser.error(f"unrecognized arguments: {' '.join(others)}")
     options.others = others
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"flagtrl {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    evidence = (backtest, trade, runs, report, paper)
+    evidence = (backtest, trade, audit, runs, report, paper)
     for add in (demo, train, *evidence, merge, push, pull, data, qa, completion):
         add(commands)
     return whole

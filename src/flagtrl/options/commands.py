@@ -113,7 +113,7 @@ def backtest(commands: Commands) -> None:
         "run's own; data other than those of training are pointed out.",
     )
     saved_run(command, "--adapter", required=True, metavar="DIR_OR_REPO")
-    _what_is_traded(command)
+    what_is_traded(command)
     command.add_argument(
         "--policy_mode",
         "--policy-mode",
@@ -149,7 +149,8 @@ def backtest(commands: Commands) -> None:
     reading(command)
 
 
-def _what_is_traded(command: argparse.ArgumentParser) -> None:
+def what_is_traded(command: argparse.ArgumentParser) -> None:
+    """Which data, and which days of them."""
     path(
         command,
         "--data",

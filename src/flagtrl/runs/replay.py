@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from flagtrl.countdown import Say
@@ -20,7 +20,7 @@ from flagtrl.market.reading import ReadingSettings
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.summary import Summary
 from flagtrl.policy.bases import device_or_gpu
-from flagtrl.policy.saving import load_policy, read_settings
+from flagtrl.policy.saving import SavedPolicy, load_policy, read_settings
 from flagtrl.record import RECORD_FILE, DataFacts, RunRecord, days
 from flagtrl.runs.data import market_of
 from flagtrl.runs.judging import judge
@@ -73,11 +73,73 @@ def backtest_saved(
         DataError: data that cannot be used, or that must be named.
     """
     _check_modes(modes)
+    loaded = load_saved(
+        directory,
+        **{"data": data, "symbol": symbol, "reading": reading, "start": start, "end": end},
+        **{"base": base, "accept_base": accept_base, "reward": reward, "device": device},
+        say=say,
+    )
+    record = loaded.record
+    periods = volatility_periods or record.options.get("volatility_periods", 252)
+    how = {name: record.options[name] for name in _AS_THEN if name in record.options}
+    how |= {"volatility_periods": periods, "modes": modes, "seed": record.seed, "say": say}
+    how["survey"] = loaded.trained_on
+    model, encoder = loaded.policy.model, loaded.policy.encoder
+    report = judge(model, encoder, loaded.window, loaded.settings, **how)
+    return report, loaded.traded(periods)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A saved policy, and what it is to trade.
+
+    Attributes:
+        policy: on its device.
+        record: of the run.
+        settings: of its market.
+        window: what is traded.
+        trained_on: the training window, where the market has its days; else None.
+        source: of the data.
+    """
+
+    policy: SavedPolicy
+    record: RunRecord
+    settings: MarketSettings
+    window: Window
+    trained_on: Window | None
+    source: str
+
+    def traded(self, periods: int) -> RunRecord:
+        """The run's record, with what is traded now and how."""
+        windows = {"train": self.record.windows["train"], "test": days(self.window)}
+        return replace(
+            self.record,
+            market=asdict(self.settings),
+            data=DataFacts.of(self.window.market, self.source),
+            windows=windows,
+            options={**self.record.options, "volatility_periods": periods},
+        )
+
+
+def load_saved(
+    directory: str | Path,
+    *,
+    data: str | None = None,
+    symbol: str | None = None,
+    reading: ReadingSettings | None = None,
+    start: str | None = None,
+    end: str | None = None,
+    base: str | None = None,
+    accept_base: bool = False,
+    reward: str | None = None,
+    device: str | None = None,
+    say: Say = lambda line: None,
+) -> Loaded:
+    """A saved policy and its market; arguments and errors as of `backtest_saved`."""
     record = read_settings(directory).record
-    trained, test, data_facts, seed = _how_it_was_traded(directory, record)
+    trained, test, data_facts = _how_it_was_traded(directory, record)
     named = {"reward": saved_reward(str(record.market["reward"]), reward)}
     settings = MarketSettings(**{**record.market, **named})
-    periods = volatility_periods or record.options.get("volatility_periods", 252)
     market = _market(directory, record, data, symbol, reading or ReadingSettings())
     for line in Summary.of(market).lines():
         say(line)
@@ -85,11 +147,8 @@ def backtest_saved(
     _say_what_differs(window, data_facts, trained)
     policy = load_policy(directory, base, accept_base)
     policy.model.to(device_or_gpu(device)).use_again()  # the engine's products are the device's
-    how = {name: record.options[name] for name in _AS_THEN if name in record.options}
-    how |= {"volatility_periods": periods, "modes": modes, "seed": seed, "say": say}
-    how["survey"] = _trained_on(market, trained)
-    report = judge(policy.model, policy.encoder, window, settings, **how)
-    return report, _traded(record, settings, window, data or data_facts.source, periods)
+    known = _trained_on(market, trained)
+    return Loaded(policy, record, settings, window, known, data or data_facts.source)
 
 
 def _trained_on(market: MarketData, trained: tuple[str, str, int]) -> Window | None:
@@ -99,19 +158,6 @@ def _trained_on(market: MarketData, trained: tuple[str, str, int]) -> Window | N
     except DataError:
         return None
     return window if len(window) == trained[2] else None
-
-
-def _traded(
-    record: RunRecord, settings: MarketSettings, window: Window, source: str, periods: int
-) -> RunRecord:
-    """The run's record, with what is traded now and how."""
-    return replace(
-        record,
-        market=asdict(settings),
-        data=DataFacts.of(window.market, source),
-        windows={"train": record.windows["train"], "test": days(window)},
-        options={**record.options, "volatility_periods": periods},
-    )
 
 
 def _check_modes(modes: Sequence[str]) -> None:
@@ -124,8 +170,8 @@ def _check_modes(modes: Sequence[str]) -> None:
 
 def _how_it_was_traded(
     directory: str | Path, record: RunRecord
-) -> tuple[tuple[str, str, int], tuple[str, str, int], DataFacts, int]:
-    """Training window, test window, data and seed; AdapterError where the record lacks them."""
+) -> tuple[tuple[str, str, int], tuple[str, str, int], DataFacts]:
+    """Training window, test window and data; AdapterError where the record lacks them."""
     known = {
         **{"windows": {"train", "test"} <= set(record.windows), "data": record.data is not None},
         **{"market": "reward" in record.market, "seed": record.seed is not None},
@@ -136,7 +182,7 @@ def _how_it_was_traded(
             f"{directory}: its {RECORD_FILE} does not say how it was traded ({missing}); only a "
             "run of a recipe can be backtested so; use flagtrl.evidence.report.evaluate"
         )
-    return record.windows["train"], record.windows["test"], record.data, record.seed
+    return record.windows["train"], record.windows["test"], record.data
 
 
 def _say_what_differs(window: Window, known: DataFacts, trained: tuple[str, str, int]) -> None:

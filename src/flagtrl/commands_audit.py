@@ -1,0 +1,53 @@
+"""The commands that audit, as `cli.py` calls them."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+
+def audit_run(options: argparse.Namespace) -> None:
+    """`flagtrl audit run`."""
+    from flagtrl.market.data import parse_date
+    from flagtrl.places import check_output_dir, run_directory
+
+    local = run_directory(options.run)
+    out = check_output_dir(options.output_dir or str(local or "runs"))
+    if options.knowledge_cutoff is not None:
+        parse_date(options.knowledge_cutoff)
+
+    from flagtrl.commands_evidence import reading_of
+    from flagtrl.cpu import cpu_tuning
+    from flagtrl.evidence.page import AUDIT_FILE, RESULTS, write_report
+    from flagtrl.hub import local_or_pulled
+    from flagtrl.runs.audit import audit
+    from flagtrl.runs.directory import numbered
+    from flagtrl.runs.replay import load_saved
+
+    cpu_tuning()
+    say = partial(print, flush=True)
+    directory = Path(local_or_pulled(options.run, options.revision))
+    loaded = load_saved(
+        directory,
+        data=options.data,
+        symbol=options.symbol,
+        reading=reading_of(options),
+        start=options.start,
+        end=options.end,
+        base=options.base,
+        accept_base=options.accept_base,
+        reward=options.reward,
+        device=options.device,
+        say=say,
+    )
+    found = audit(loaded, options.knowledge_cutoff, say)
+    if options.output_dir is None and local is None:
+        out = Path(numbered("runs/audit"))
+    found.write(out)
+    found.print()
+    written = [AUDIT_FILE]
+    if (out / RESULTS).is_file():
+        write_report([str(out)])
+        written.append("report.html")
+    print(f"{' and '.join(written)}: {out}")

@@ -1,0 +1,228 @@
+"""Planted leaks are found where they are, and an honest pipeline has none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flagtrl.evidence.foresight import foretelling, paid_for_the_future
+from flagtrl.evidence.leaks import STAGES, Pipeline, moved_by_the_future, plain
+from flagtrl.language.prompts import prompt_style, style_names
+from flagtrl.market.data import NewsItem
+from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.policy import follow_last_move, follow_news, rule
+from flagtrl.market.rewards import reward_names
+from flagtrl.market.suite import SUITE
+
+SETTINGS = MarketSettings(reward="log_return", lookback=4)
+MARKET = SUITE["news70"].make(70, 3)
+WINDOW = MARKET.window()
+
+
+def all_of(build, window=WINDOW):
+    return (
+        moved_by_the_future(build, window)
+        + foretelling(build, window)
+        + paid_for_the_future(build, window)
+    )
+
+
+def written(style="markov"):
+    """A pipeline that reads prompts of a style, and follows the news."""
+    fn = prompt_style(style)
+
+    def prompt(seen):
+        said = fn(seen, [item.text for item in seen.news[-1]])
+        return said.shared + said.own
+
+    return lambda window: Pipeline(TradingEnv(window, SETTINGS), prompt, rule(follow_news))
+
+
+@pytest.mark.parametrize("style", style_names())
+def test_an_honest_pipeline_has_no_leak(style):
+    assert all_of(written(style)) == []
+
+
+@pytest.mark.parametrize("market", ["news90", "momentum", "reversion", "regimes", "costly"])
+def test_a_market_that_can_be_foretold_is_no_leak(market):
+    known = SUITE[market]
+    for reward in reward_names():
+        settings = replace(known.settings, reward=reward)
+        window = known.make(120, 1).window()
+        assert foretelling(plain(settings), window) == []
+        assert paid_for_the_future(plain(settings), window) == []
+
+
+# ------------------------------------------------------- what reads the market that is traded
+
+
+class KnowsPrices(TradingEnv):
+    """Its numbers hold the highest price of the whole window."""
+
+    def numbers(self):
+        top = self.window.prices.max()
+        return super().numbers() | {"scaled": np.array([self.observe().prices[-1] / top])}
+
+
+class PaysAhead(TradingEnv):
+    """It pays the move of the bar after."""
+
+    def step(self, action):
+        seen, reward, terminated, truncated, info = super().step(action)
+        bar, prices = info["bar"], self.window.market.prices
+        ahead = np.log(prices[bar + 1] / prices[bar]) if bar + 1 < len(prices) else 0.0
+        return seen, reward + ahead * (self.account.shares > 0), terminated, truncated, info
+
+
+class ForbidsFalls(TradingEnv):
+    """It forbids to buy before a fall."""
+
+    @property
+    def legal(self):
+        legal, prices = super().legal.copy(), self.window.market.prices
+        if self._bar + 1 < len(prices) and prices[self._bar + 1] < prices[self._bar]:
+            legal[2] = False
+        return legal
+
+
+def env_of(kind):
+    return lambda window: Pipeline(kind(window, SETTINGS))
+
+
+def prompt_with(extra):
+    """A pipeline whose prompts hold something of the window."""
+
+    def build(window):
+        honest = written()(window)
+        return replace(honest, prompt=lambda seen: f"{extra(window.market, seen)}")
+
+    return build
+
+
+def next_news(market, seen):
+    later = market.news[min(seen.bar + 1, len(market) - 1)]
+    return later[0].sentiment if later else "none"
+
+
+def week_ahead(market, seen):
+    return f"{market.prices[min(seen.bar + 5, len(market) - 1)]:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("build", "stage", "what", "reads"),
+    [
+        (env_of(KnowsPrices), "feature", "scaled", "prices beyond the next bar"),
+        (env_of(PaysAhead), "reward", "", "the next bar's prices"),
+        (env_of(ForbidsFalls), "mask", "", "the next bar's prices"),
+        (prompt_with(next_news), "prompt", "", "the next bar's news"),
+        (prompt_with(week_ahead), "prompt", "", "prices beyond the next bar"),
+    ],
+)
+def test_a_stage_that_reads_later_bars_is_named_with_what_it_reads(build, stage, what, reads):
+    found = moved_by_the_future(build, WINDOW)
+    assert [(leak.stage, leak.what, leak.reads) for leak in found] == [(stage, what, reads)]
+    (leak,) = found
+    assert leak.proved and leak.stage in STAGES and 0 < leak.days <= leak.tested == 69
+    assert leak.sentence().startswith(f"Leak: the {stage}")
+
+
+def test_a_decision_that_knows_the_next_move_is_found():
+    def build(window):
+        prices = window.market.prices
+        ahead = rule(lambda seen: 2 if prices[min(seen.bar + 1, len(prices) - 1)] > seen.prices[-1]
+                     else 0)  # fmt: skip
+        return Pipeline(TradingEnv(window, SETTINGS), policy=ahead)
+
+    assert [leak.stage for leak in moved_by_the_future(build, WINDOW)] == ["decision"]
+
+
+def test_a_leak_on_a_single_day_is_found():
+    def extra(market, seen):
+        return market.prices[seen.bar + 1] if seen.bar == 30 else ""
+
+    (leak,) = moved_by_the_future(prompt_with(extra), WINDOW)
+    assert leak.days == 1 and leak.first == str(MARKET.dates[30])
+
+
+# ------------------------------------------------------------ what holds a copy of the future
+
+
+MOVES = np.append(np.diff(np.log(MARKET.prices)), [0.0, 0.0])
+
+
+def test_a_prompt_that_was_told_the_next_move_is_suspected():
+    honest = written()
+
+    def build(window):
+        told, ahead = honest(window), 1000 * MOVES
+        return replace(told, prompt=lambda seen: f"{told.prompt(seen)} {ahead[seen.bar]:.0f}")
+
+    assert moved_by_the_future(build, WINDOW) == [], "the copy does not move"
+    (leak, *_) = foretelling(build, WINDOW)
+    assert (leak.stage, leak.reads, leak.proved) == ("prompt", "the next move", False)
+    assert "was it known by then?" in leak.sentence()
+
+
+def test_words_that_say_where_the_price_goes_are_suspected():
+    def build(window):
+        words = {True: "a strong session", False: "a weak session"}
+        return replace(written()(window), prompt=lambda seen: words[MOVES[seen.bar] > 0])
+
+    assert {leak.what for leak in foretelling(build, WINDOW)} == {
+        "(the word 'strong')",
+        "(the word 'weak')",
+    }
+
+
+def test_tomorrows_price_in_a_prompt_is_suspected():
+    def build(window):
+        ahead = np.append(MARKET.prices[1:], MARKET.prices[-1])
+        return replace(written()(window), prompt=lambda seen: f"target {ahead[seen.bar]:.2f}.")
+
+    (leak,) = foretelling(build, WINDOW)
+    assert leak.reads == "the next bar's price" and leak.days > 60
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_labels_of_a_file_that_were_made_of_later_prices_are_suspected(ahead):
+    rises = MOVES[ahead:][: len(MARKET)] > 0
+    labels = ["positive" if up else "negative" for up in rises]
+    leaky = replace(MARKET, news=tuple((NewsItem("News.", label),) for label in labels))
+    found = foretelling(plain(SETTINGS), leaky.window())
+    found += foretelling(written(), leaky.window())
+    assert {leak.stage for leak in found} == {"feature", "prompt"} or ahead == 1
+    assert found and not any(leak.proved for leak in found)
+
+
+REWARDS = {
+    "added": "log_return + 0.5 * move",
+    "in its place": "abs(own) * sign(move)",
+    "a bonus for the right side": "log_return + 0.01 * ((move > 0) == held)",
+}
+
+
+@pytest.mark.parametrize("kind", REWARDS)
+def test_a_reward_with_a_copy_of_the_future_is_suspected(kind, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"import numpy as np\nMOVES = np.array({MOVES.tolist()})\n\n\ndef mine(history):\n"
+        "    own, held = history.returns[-1], history.shares[-1] > 0\n"
+        "    log_return, sign = np.log1p(own), np.sign\n"
+        "    move = MOVES[min(len(history.returns), len(MOVES) - 1)]\n"
+        f"    return float({REWARDS[kind]})\n"
+    )
+    build = plain(replace(SETTINGS, reward=f"{path}:mine"))
+    (leak,) = paid_for_the_future(build, WINDOW)
+    assert (leak.stage, leak.proved) == ("reward", False)
+
+
+def test_too_few_days_are_not_judged():
+    short = MARKET.window(end=str(MARKET.dates[20]))
+    assert foretelling(plain(SETTINGS), short) == paid_for_the_future(plain(SETTINGS), short) == []
+
+
+def test_a_policy_that_follows_the_last_move_knows_nothing_ahead():
+    def build(window):
+        return Pipeline(TradingEnv(window, SETTINGS), policy=rule(follow_last_move))
+
+    assert moved_by_the_future(build, WINDOW) == []
