@@ -80,9 +80,33 @@ def most_square(days: Days, gain: Interval, sign: int = 1) -> Bound:
     return Bound(value, each.max(-1)[:, None] - each)
 
 
+def least_depth(program: Program) -> Bound | None:
+    """Minus the smallest largest drawdown, in logs, of any path within a program's CR and sum of
+    squares; None where the program finds no multipliers.
+
+    With y >= 0 of sum max(0, y_t - y_{t+1}) = 1, which is a mean of drawdowns over intervals, it is
+    at least -(sum_t max_k(y growth - l s - m q) + max(l CR) + max(m Q)).
+    """
+    found = program.solved(np.zeros(program.shape), capped=True, level=True)
+    if found is None:
+        return None
+    days, target = program.days, program.target
+    falls = np.maximum(found.of_walk - np.append(found.of_walk[1:], 0.0), 0.0).sum()
+    y, of_gain, of_square = (
+        each / max(falls, 1e-300) for each in (found.of_walk, found.of_gain, found.of_square)
+    )
+    if not falls > 1e-9:  # nothing bounds it but 0
+        return Bound(0.0, np.zeros(program.shape))
+    each = y[:, None] * days.growth - of_gain * days.gain - of_square * days.square
+    best = days.best(each)
+    value = best.sum() + max(of_gain * end for end in target.gain)
+    value += max(of_square * end for end in target.square)
+    return Bound(float(value), best[:, None] - each)
+
+
 class Program:
     """The linear program of all shares with a CR and a sum of squares within a target, in columns
-    of shares (N * K), then drawdowns (N).
+    of shares (N * K), drawdowns (N), and their level.
 
     The drawdown x_t (in logs) of a path obeys x_t >= x_{t-1} - growth_t and x_t >= 0, so that a
     largest one is a bound on every x_t, and x is linear in the shares.
@@ -92,54 +116,59 @@ class Program:
         self.days, self.target = days, target
         n, k = days.gain.shape
         self.shape = n, k
-        eye = coo_array(np.eye(n))
-        back = coo_array(np.eye(n, k=-1))
-        spread = csr_array((days.growth.ravel(), np.arange(n * k), np.arange(0, n * k + 1, k)))
+        eye, none = coo_array(np.eye(n)), coo_array((n, 1))
+        places = np.arange(n * k), np.arange(0, n * k + 1, k)
+        growth, ones = (csr_array((x, *places)) for x in (days.growth.ravel(), np.ones(n * k)))
         # x_{t-1} - x_t - growth_t <= 0
-        self.walk = csr_array(hstack([-spread, back - eye]))
-        ones = csr_array((np.ones(n * k), np.arange(n * k), np.arange(0, n * k + 1, k)))
-        self.whole = csr_array(hstack([ones, coo_array((n, n))]))
+        self.walk = csr_array(hstack([-growth, coo_array(np.eye(n, k=-1)) - eye, none]))
+        self.below = csr_array(hstack([coo_array((n, n * k)), eye, -coo_array(np.ones((n, 1)))]))
+        self.whole = csr_array(hstack([ones, coo_array((n, n + 1))]))
         self.high = np.where(days.allowed, 1.0, 0.0).ravel()
 
-    def row(self, worth: np.ndarray) -> csr_array:
-        """(1, columns) of (N, K) worths of the shares."""
-        flat = np.concatenate([worth.ravel(), np.zeros(len(self.days))])
-        return csr_array(flat[None])
-
     def solved(
-        self, cost: np.ndarray, capped: bool, extra: csr_array | None = None, limit: float = 0.0
+        self,
+        cost: np.ndarray,
+        capped: bool = False,
+        level: bool = False,
+        extra: tuple[np.ndarray, float] | None = None,
     ) -> Solution | None:
         """Shares of the least cost (N, K); None where no shares are as they must be.
 
         Args:
             cost: of the shares.
             capped: whether drawdowns must stay within the target's.
-            extra: one more row, which must be at most `limit`.
-            limit: of it.
+            level: instead, add the largest drawdown to the cost.
+            extra: worths (N, K) of the shares, and what they must not exceed.
         """
         n, k = self.shape
-        t = self.target
-        signed = [self.row(days) for days in (self.days.gain, self.days.square)]
+        t, shares = self.target, n * k
+        signed = [self._row(worth) for worth in (self.days.gain, self.days.square)]
         rows = [signed[0], -signed[0], signed[1], -signed[1]]
         sides = [t.gain.high, -t.gain.low, t.square.high, -t.square.low]
         if extra is not None:
-            rows, sides = [*rows, extra], [*sides, limit]
+            rows, sides = [*rows, self._row(extra[0])], [*sides, extra[1]]
+        if level:
+            rows, sides = [*rows, self.below], [*sides, *np.zeros(n)]
         if capped:
             rows, sides = [*rows, self.walk], [*sides, *np.zeros(n)]
-        tops = np.concatenate([self.high, np.full(n, t.depth.high if capped else 0.0)])
-        bounds = np.stack([np.zeros(n * k + n), tops], axis=1)
+        most = np.inf if level else t.depth.high * capped
+        tops = np.concatenate([self.high, np.full(n + 1, most)])
         done = linprog(
-            np.concatenate([cost.ravel(), np.zeros(n)]),
+            np.concatenate([cost.ravel(), np.zeros(n), [float(level)]]),
             A_ub=vstack(rows, format="csr"), b_ub=np.array(sides),
-            A_eq=self.whole, b_eq=np.ones(n), bounds=bounds, method="highs-ds",
+            A_eq=self.whole, b_eq=np.ones(n),
+            bounds=np.stack([np.zeros(shares + n + 1), tops], axis=1), method="highs-ds",
         )  # fmt: skip
         if done.status != 0:
             return None
         dual = -np.minimum(done.ineqlin.marginals, 0.0)
         return Solution(
-            float(done.fun), done.x[: n * k].reshape(n, k), dual[0] - dual[1], dual[2] - dual[3],
+            float(done.fun), done.x[:shares].reshape(n, k), dual[0] - dual[1], dual[2] - dual[3],
             dual[-n:] if capped else np.zeros(n),
         )  # fmt: skip
+
+    def _row(self, worth: np.ndarray) -> csr_array:
+        return csr_array(np.append(worth.ravel(), np.zeros(len(self.days) + 1))[None])
 
 
 class Solution(NamedTuple):

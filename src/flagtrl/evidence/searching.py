@@ -131,12 +131,13 @@ def deepened(days: Days, target: Target, path: np.ndarray, i: int, j: int) -> np
 
 
 def search(
-    program: Program, depths: Depths, tries: int, rng: np.random.Generator, stats=None
+    program: Program, depths: Depths, tries: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Paths (B, N) whose figures are the target's, from so many starts."""
+    """Paths (B, N) whose figures are a program's target, from so many starts; of `depths` the
+    intervals of prices in which they may lose as much.
+    """
     days, target, shape = program.days, program.target, program.shape
     bounds = depths.bounds.copy()
-    stats = stats if stats is not None else {}
     for _ in range(tries):
         left = np.argwhere(bounds >= target.depth.low)
         if not len(left):
@@ -144,24 +145,15 @@ def search(
         i, j = map(int, left[rng.integers(len(left))])
         within = np.zeros(shape)
         within[i:j] = days.growth[i:j]
-        start = program.solved(
-            rng.normal(size=shape), True, program.row(within), -target.depth.low
-        )
-        stats["lp"]=stats.get("lp",0)+1
+        lost = (within, -target.depth.low)
+        start = program.solved(rng.normal(size=shape), capped=True, extra=lost)
         if start is None:
-            stats["inf"]=stats.get("inf",0)+1
             bounds[i, j] = -np.inf
             continue
-        outside = np.setdiff1d(np.arange(len(days)), np.arange(i, j))
-        dd=deepened(days, target, start.shares.argmax(-1), i, j)
-        if not len(dd): stats["nodeep"]=stats.get("nodeep",0)+1
-        for path in dd:
+        outside = np.append(np.arange(i), np.arange(j, len(days)))
+        for path in deepened(days, target, start.shares.argmax(-1), i, j):
             fixed = np.ones(shape, dtype=bool)
             fixed[i:j] = np.arange(shape[1]) == path[i:j, None]
-            rest = Program(pruned(days, fixed), target).solved(rng.normal(size=shape), True)
-            if rest is None:
-                stats["inf2"]=stats.get("inf2",0)+1
-                continue
-            stats["near"]=stats.get("near",0)+1
-            f=nearby(days, target, rest.shares.argmax(-1), outside)
-            if len(f): yield f
+            rest = Program(pruned(days, fixed), target).solved(rng.normal(size=shape), capped=True)
+            if rest is not None:
+                yield nearby(days, target, rest.shares.argmax(-1), outside)
