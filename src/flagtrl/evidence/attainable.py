@@ -190,7 +190,7 @@ def _over(question: Question, reading: Reading, seed: int) -> Answer:
             f"printed {question.printed.MDD}"
         )
     depths = Depths(program)
-    deepest = depths.most(capped=False, enough=case.target.depth.low)
+    deepest = depths.most(enough=case.target.depth.low)
     if deepest < case.target.depth.low:
         return case.no(
             f"at that CR and AV MDD is at most {_drawdown(deepest):.3f}; "
@@ -282,6 +282,11 @@ def _searched(case: _Case, program: Program, depths: Depths, seed: int) -> Answe
         _, found = _looked_at(case, paths)
         if found is not None:
             return _yes(case, found)
+    if (reached := float(depths.bounds.max())) < case.target.depth.low:
+        return case.no(
+            f"at that CR and AV no drawdown exceeds {_drawdown(reached):.3f} where none exceeds the "
+            f"printed {case.question.printed.MDD}"
+        )
     text = f"no bound excludes the row, and a search of {TRIES} starts found no path"
     return Answer(UNKNOWN, [f"{case.question.convention}, {case.reading}: {text}"])
 

@@ -217,25 +217,25 @@ class Depths:
         sums = np.concatenate([[0.0], np.cumsum(into - out)])
         self.bounds = np.minimum(self.bounds, fixed + sums[None] - sums[:, None])
 
-    def worst(self) -> tuple[int, int]:
-        """The interval that may still hold the largest drawdown."""
-        i, j = np.unravel_index(self.bounds.argmax(), self.bounds.shape)
-        return int(i), int(j)
-
-    def most(self, capped: bool, enough: float = np.inf, rounds: int = MOST_ROUNDS) -> float:
-        """The largest drawdown of any path, in logs: refined until a linear program attains it, or
-        shows one of `enough`.
+    def tighten(self, i: int, j: int, capped: bool) -> float:
+        """Bound the drawdown from i to j, and others with it, by the multipliers of a program; what
+        the program itself attains, or NaN where it has no shares.
         """
-        n, k = self.program.shape
+        cost = np.zeros(self.program.shape)
+        cost[i:j] = self.program.days.growth[i:j]  # minus the drawdown
+        found = self.program.solved(cost, capped)
+        if found is None:
+            return np.nan
+        self.add(found.of_gain, found.of_square, found.of_walk)
+        return -found.value
+
+    def most(self, enough: float = np.inf, rounds: int = MOST_ROUNDS) -> float:
+        """The largest drawdown of any path, in logs: refined until a program attains it, or shows
+        one of `enough`.
+        """
         for _ in range(rounds):
-            i, j = self.worst()
+            i, j = map(int, np.unravel_index(self.bounds.argmax(), self.bounds.shape))
             top = float(self.bounds[i, j])
-            cost = np.zeros((n, k))
-            cost[i:j] = self.program.days.growth[i:j]  # minus the drawdown
-            found = self.program.solved(cost, capped)
-            if found is None:
-                break
-            self.add(found.of_gain, found.of_square, found.of_walk)
-            if -found.value >= min(top - TIGHT, enough):
+            if not self.tighten(i, j, capped=False) < min(top - TIGHT, enough):
                 break
         return float(self.bounds.max())

@@ -19,6 +19,7 @@ from flagtrl.evidence.relaxation import Depths, Program, Target
 AT_ONCE = 400_000  # pairs of changes, for memory
 TRIPLES = 90  # single changes of which all triples are made: 117,480
 DEEPENED = 4  # ways to put a drawdown right that are tried of a start
+LOOKED_AT = 80  # of those that move CR and the sum of squares least
 
 
 class Changes(NamedTuple):
@@ -121,7 +122,14 @@ def deepened(days: Days, target: Target, path: np.ndarray, i: int, j: int) -> np
     growth = float(days.growth[where, path[where]].sum())
     wanted = Interval(-target.depth.high - growth, -target.depth.low - growth)
     a, b = (np.concatenate(each) for each in zip(*put_together(few.growth, more.growth, wanted), strict=True))
-    least = np.argsort(np.abs(few.gain[a] + more.gain[b]), kind="stable")[:20*DEEPENED]
+    moved = [
+        np.abs(one[a] + other[b]) / every.std()
+        for one, other, every in (
+            (few.gain, more.gain, days.gain),
+            (few.square, more.square, days.square),
+        )
+    ]
+    least = np.argsort(moved[0] + moved[1], kind="stable")[:LOOKED_AT]
     a, b = a[least], b[least]
     paths = changed(path, (few.days[a], few.positions[a]), (more.days[b], more.positions[b]))
     # i and j are the peak and the trough between them
@@ -133,13 +141,14 @@ def deepened(days: Days, target: Target, path: np.ndarray, i: int, j: int) -> np
 def search(
     program: Program, depths: Depths, tries: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Paths (B, N) whose figures are a program's target, from so many starts; of `depths` the
-    intervals of prices in which they may lose as much.
+    """Paths (B, N) whose figures are a program's target, from so many starts. Where an interval of
+    prices cannot hold its drawdown, `depths` comes to bound it, and all that are like it: once it
+    bounds all of them below the target, there is no path, and the search ends.
     """
     days, target, shape = program.days, program.target, program.shape
-    bounds = depths.bounds.copy()
+    untried = np.ones(depths.bounds.shape, dtype=bool)
     for _ in range(tries):
-        left = np.argwhere(bounds >= target.depth.low)
+        left = np.argwhere(untried & (depths.bounds >= target.depth.low))
         if not len(left):
             return
         i, j = map(int, left[rng.integers(len(left))])
@@ -148,7 +157,8 @@ def search(
         lost = (within, -target.depth.low)
         start = program.solved(rng.normal(size=shape), capped=True, extra=lost)
         if start is None:
-            bounds[i, j] = -np.inf
+            untried[i, j] = False
+            depths.tighten(i, j, capped=True)
             continue
         outside = np.append(np.arange(i), np.arange(j, len(days)))
         for path in deepened(days, target, start.shares.argmax(-1), i, j):
