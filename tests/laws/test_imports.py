@@ -22,7 +22,7 @@ ORDER = (
     ("learning",),
     ("card", "patience", "pushed", "hub", "qa"),
     ("runs",),
-    ("launch", "train", "demo", "options", "commands_evidence", "cli"),
+    ("launch", "train", "demo", "options", "commands_audit", "commands_evidence", "cli"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")
@@ -37,6 +37,7 @@ LATE_IMPORTS = {
     # not before a run that cannot be is refused
     "flagtrl.train": {"flagtrl.runs.run", "flagtrl.runs.parsing"},
     "flagtrl.cli": None,  # any
+    "flagtrl.commands_audit": None,
     "flagtrl.commands_evidence": None,
 }
 HEAVY = (

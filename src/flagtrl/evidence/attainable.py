@@ -22,7 +22,6 @@ from flagtrl.evidence.relaxation import (
     Program,
     Target,
     least_depth,
-    least_gain,
     most_gain,
     most_square,
 )
@@ -32,11 +31,11 @@ PERIODS = (252, 365)  # of a year, in AV
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 FEWEST_PRICES = 4
 TRIES = 60  # starts of a search
-ORDER = (YES, UNKNOWN, NO)  # of several readings the first that one has counts
+ORDER = (YES, UNKNOWN, NO)  # of several spans the first that one has counts
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Span:
     """How a row may be meant: a window's prices.
 
     Attributes:
@@ -86,7 +85,7 @@ class Answer:
     Attributes:
         verdict: yes, no or unknown.
         sentences: the bounds of a no, or what was tried.
-        reading: of a yes.
+        span: of a yes.
         positions: (n - 1,) of a yes, in {-1, 0, 1}; position t is held from price t to t + 1.
         count: n of a yes's SR.
         figures: of a yes, as the ledger replays it.
@@ -94,7 +93,7 @@ class Answer:
 
     verdict: str
     sentences: Sequence[str] = ()
-    reading: Reading | None = None
+    span: Span | None = None
     positions: np.ndarray | None = None
     count: int | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -102,7 +101,7 @@ class Answer:
 
 class _Path(NamedTuple):
     positions: np.ndarray
-    count: int
+    n_of_sharpe: int
     figures: Mapping[str, float]
 
 
@@ -111,47 +110,47 @@ def sharpe_counts(printed: Printed, counts: Sequence[int]) -> list[int]:
     return [count for count in counts if _sharpe_of(printed, count).meets(printed.SR.wide())]
 
 
-def attainable(question: Question, readings: Sequence[Reading], seed: int = 0) -> Answer:
-    """Whether a path of positions over any of the readings makes the row; of several yes the
+def attainable(question: Question, spans: Sequence[Span], seed: int = 0) -> Answer:
+    """Whether a path of positions over any of the spans makes the row; of several yes the
     first. The same input gives the same answer.
     """
     sentences: list[str] = []
     verdict = NO
-    for reading in readings:
-        answer = _over(question, reading, seed)
+    for span in spans:
+        answer = _over(question, span, seed)
         if answer.verdict == YES:
             return answer
         sentences += answer.sentences
         verdict = min(verdict, answer.verdict, key=ORDER.index)
-    return Answer(verdict if readings else UNKNOWN, sentences)
+    return Answer(verdict if spans else UNKNOWN, sentences)
 
 
-def volatility_periods(printed: Printed, readings: Sequence[Reading]) -> list[int]:
+def volatility_periods(printed: Printed, spans: Sequence[Span]) -> list[int]:
     """Which periods AV at the row's CR leaves, with positions in {-1, 0, 1}."""
     return [
         periods
         for periods in PERIODS
         if any(
-            _volatility_bound(_Case.of(Question(printed, "long_short", periods), reading)) is None
-            for reading in readings
+            _volatility_bound(_Case.of(Question(printed, "long_short", periods), span)) is None
+            for span in spans
         )
     ]
 
 
-# ------------------------------------------------------------------------------- of one reading
+# ------------------------------------------------------------------------------- of one span
 
 
 @dataclass(frozen=True, eq=False)
 class _Case:
     question: Question
-    reading: Reading
+    span: Span
     days: Days
     target: Target
 
     @classmethod
-    def of(cls, question: Question, reading: Reading) -> _Case:
+    def of(cls, question: Question, span: Span) -> _Case:
         """With what the row's figures mean over these days."""
-        days = Days.of(reading.prices, question.kind)
+        days = Days.of(span.prices, question.kind)
         printed, n = question.printed, len(days)
         gain, depth = printed.CR.wide(), printed.MDD.wide()
         squares = [end * end for end in gain]
@@ -160,50 +159,51 @@ class _Case:
         square = Interval(
             *((n - 1) * each + end / n for each, end in zip(variance, mean, strict=True))
         )
-        with np.errstate(divide="ignore"):
-            logs = [-100 * float(np.log1p(-min(end, 100.0) / 100)) for end in depth]
-        return cls(question, reading, days, Target(gain, square, Interval(*logs)))
+        logs = [-100 * float(np.log1p(-end / 100)) for end in depth]
+        return cls(question, span, days, Target(gain, square, Interval(*logs)))
 
-    def volatility(self, square: float) -> float:
-        """AV at the row's CR of a sum of squares."""
-        n = len(self.days)
-        variance = (square - self.question.printed.CR.value ** 2 / n) / (n - 1)
-        return float(np.sqrt(max(variance, 0.0) * self.question.periods))
+    def volatility(self, square: float, sign: int) -> float:
+        """AV at the row's CR of a sum of squares, the largest; with sign -1 the smallest."""
+        n, gain = len(self.days), self.target.gain
+        means = [end * end / n for end in gain] + [0.0] * (gain.low <= 0 <= gain.high)
+        mean = min(means) if sign > 0 else max(means)
+        return float(np.sqrt(max(square - mean, 0.0) / (n - 1) * self.question.periods))
 
     def no(self, text: str) -> Answer:
         """The answer, with its bound."""
-        return Answer(NO, [f"{self.question.convention}, {self.reading}: {text}"])
+        return Answer(NO, [f"{self.question.convention}, {self.span}: {text}"])
 
 
-def _over(question: Question, reading: Reading, seed: int) -> Answer:
-    case = _Case.of(question, reading)
+def _over(question: Question, span: Span, seed: int) -> Answer:
+    case = _Case.of(question, span)
     answer = _gain_bound(case) or _volatility_bound(case) or _sharpe_bound(case)
     if answer is not None:
         return answer
     program = Program(case.days, case.target)
     shallow = least_depth(program)
     if shallow is None:
-        return Answer(UNKNOWN, [f"{question.convention}, {reading}: no bound was found"])
+        return Answer(UNKNOWN, [f"{question.convention}, {span}: no bound was found"])
     if -shallow.value > case.target.depth.high:
         return case.no(
-            f"at that CR and AV MDD is at least {_drawdown(-shallow.value):.3f}; "
+            f"at that CR and AV MDD is at least {_shown(_drawdown(-shallow.value), -1)}; "
             f"printed {question.printed.MDD}"
         )
     depths = Depths(program)
     deepest = depths.most(enough=case.target.depth.low)
     if deepest < case.target.depth.low:
         return case.no(
-            f"at that CR and AV MDD is at most {_drawdown(deepest):.3f}; "
+            f"at that CR and AV MDD is at most {_shown(_drawdown(deepest), 1)}; "
             f"printed {question.printed.MDD}"
         )
     return _enumerated(case, shallow) or _searched(case, program, depths, seed)
 
 
 def _gain_bound(case: _Case) -> Answer | None:
-    low, high = -least_gain(case.days).value, most_gain(case.days).value
+    low, high = (sign * most_gain(case.days, sign).value for sign in (-1, 1))
     if Interval(low, high).meets(case.target.gain):
         return None
-    return case.no(f"CR is between {low:.3f} and {high:.3f}; printed {case.question.printed.CR}")
+    least, most = _shown(low, -1), _shown(high, 1)
+    return case.no(f"CR is between {least} and {most}; printed {case.question.printed.CR}")
 
 
 def _volatility_bound(case: _Case) -> Answer | None:
@@ -212,18 +212,16 @@ def _volatility_bound(case: _Case) -> Answer | None:
     low, high = (sign * most_square(case.days, case.target.gain, sign).value for sign in (-1, 1))
     printed = case.question.printed
     if high < case.target.square.low:
-        return case.no(
-            f"at CR {printed.CR} AV is at most {case.volatility(high):.3f}; printed {printed.AV}"
-        )
+        most = _shown(case.volatility(high, 1), 1)
+        return case.no(f"at CR {printed.CR} AV is at most {most}; printed {printed.AV}")
     if low > case.target.square.high:
-        return case.no(
-            f"at CR {printed.CR} AV is at least {case.volatility(low):.3f}; printed {printed.AV}"
-        )
+        least = _shown(case.volatility(low, -1), -1)
+        return case.no(f"at CR {printed.CR} AV is at least {least}; printed {printed.AV}")
     return None
 
 
 def _sharpe_bound(case: _Case) -> Answer | None:
-    printed, counts = case.question.printed, case.reading.counts
+    printed, counts = case.question.printed, case.span.counts
     if not case.question.with_sharpe or sharpe_counts(printed, counts):
         return None
     ranges = "; ".join(
@@ -244,6 +242,11 @@ def _sharpe_of(printed: Printed, count: int) -> Interval:
     return Interval(min(ends), max(ends))
 
 
+def _shown(bound: float, sign: int) -> str:
+    """With four digits, rounded away from what is possible: up for sign 1."""
+    return f"{sign * np.ceil(sign * bound * 1e4) / 1e4:.4f}"
+
+
 def _drawdown(depth: float) -> float:
     return 100 * (1 - float(np.exp(-depth / 100)))
 
@@ -256,7 +259,7 @@ def _enumerated(case: _Case, shallow: Bound) -> Answer | None:
     days, target = case.days, case.target
     needed = [
         (most_gain(days), target.gain.low),
-        (least_gain(days), -target.gain.high),
+        (most_gain(days, -1), -target.gain.high),
         (most_square(days, target.gain), target.square.low),
         (most_square(days, target.gain, -1), -target.square.high),
         (shallow, -target.depth.high),
@@ -268,7 +271,7 @@ def _enumerated(case: _Case, shallow: Bound) -> Answer | None:
     if found is not None:
         return _yes(case, found)
     if possible:
-        text = f"{case.question.convention}, {case.reading}: a path is within rounding of the row"
+        text = f"{case.question.convention}, {case.span}: a path is within rounding of the row"
         return Answer(UNKNOWN, [text])
     return case.no(
         f"the bounds of CR, AV and MDD leave {len(paths)} paths, and none of them has the row's "
@@ -284,15 +287,15 @@ def _searched(case: _Case, program: Program, depths: Depths, seed: int) -> Answe
             return _yes(case, found)
     if (reached := float(depths.bounds.max())) < case.target.depth.low:
         return case.no(
-            f"at that CR and AV no drawdown exceeds {_drawdown(reached):.3f} where none exceeds the "
-            f"printed {case.question.printed.MDD}"
+            f"at that CR and AV no drawdown exceeds {_shown(_drawdown(reached), 1)} where none "
+            f"exceeds the printed {case.question.printed.MDD}"
         )
     text = f"no bound excludes the row, and a search of {TRIES} starts found no path"
-    return Answer(UNKNOWN, [f"{case.question.convention}, {case.reading}: {text}"])
+    return Answer(UNKNOWN, [f"{case.question.convention}, {case.span}: {text}"])
 
 
 def _yes(case: _Case, found: _Path) -> Answer:
-    return Answer(YES, (), case.reading, *found)
+    return Answer(YES, (), case.span, *found)
 
 
 def _looked_at(case: _Case, paths: np.ndarray) -> tuple[bool, _Path | None]:
@@ -303,7 +306,7 @@ def _looked_at(case: _Case, paths: np.ndarray) -> tuple[bool, _Path | None]:
     av = np.sqrt(periods * np.maximum(square - cr * cr / n, 0.0) / (n - 1))
     made = {"CR": cr, "AV": av, "MDD": 100 * (1 - np.exp(-depth / 100))}
     possible = False
-    for count in case.reading.counts:
+    for count in case.span.counts:
         if case.question.with_sharpe:
             with np.errstate(divide="ignore", invalid="ignore"):
                 made["SR"] = sharpe(cr, av, count)
@@ -313,7 +316,7 @@ def _looked_at(case: _Case, paths: np.ndarray) -> tuple[bool, _Path | None]:
         sure = [getattr(printed, name).rounds(values) for name, values in made.items()]
         for row in np.flatnonzero(np.logical_and.reduce(sure)):
             positions = case.days.positions[paths[row]]
-            figures = replayed(case.reading.prices, positions, periods, count)
+            figures = replayed(case.span.prices, positions, periods, count)
             if set(made) <= set(matches(printed, figures)):
                 return True, _Path(positions, count, figures)
     return possible, None

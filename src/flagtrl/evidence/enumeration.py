@@ -31,8 +31,10 @@ def remaining(
         return np.zeros((0, n), dtype=np.int8)
     gaps = np.stack([np.where(days.allowed, bound.gaps, np.inf) for bound, _ in needed])
     shares = gaps / np.maximum(slack, SLACK)[:, None, None]  # (J, N, K)
-    # the days that cost most first: of few paths
-    order = np.argsort(-np.sort(shares.max(0), axis=-1)[:, 1], kind="stable")
+    second = np.sort(shares.max(0), axis=-1)[:, 1]  # a day's least cost of doing otherwise
+    if 2.0 ** np.count_nonzero(np.cumsum(np.sort(second)) < 1) > most:
+        return None  # so many days may do so in any combination
+    order = np.argsort(-second, kind="stable")  # days that cost much first: of few paths
     spent = np.zeros((1, len(slack)))
     paths = np.zeros((1, n), dtype=np.int8)
     for day in order:

@@ -9,8 +9,8 @@ day is h_t r_t in both kinds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -139,7 +139,10 @@ def account_values(prices: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
-def sharpe(cr: np.ndarray, av: np.ndarray, count: int) -> np.ndarray:
+Figures = TypeVar("Figures", float, np.ndarray)
+
+
+def sharpe(cr: Figures, av: Figures, count: int) -> Figures:
     """SR = CR (252 / count) / AV, as the `paper` convention has it of `count` prices."""
     return cr * (SHARPE_PERIODS / count) / av
 
@@ -165,8 +168,3 @@ def matches(printed: Printed, figures: Mapping[str, float]) -> Sequence[str]:
     return [
         name for name, each in printed._asdict().items() if each.rounds(np.array(figures[name]))
     ]
-
-
-def pruned(days: Days, allowed: np.ndarray) -> Days:
-    """The same days with fewer positions allowed."""
-    return replace(days, allowed=days.allowed & allowed)

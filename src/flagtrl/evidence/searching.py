@@ -1,4 +1,4 @@
-"""Witnesses: paths of positions that make a printed row, found by linear programs and small changes.
+"""Witnesses: paths of positions that make a printed row, by linear programs and small changes.
 
 A program with a random aim gives shares of positions that keep CR, the sum of squares and the
 drawdown, nearly all of them whole. Rounded, they miss by little, and a few days' changes, found by
@@ -8,13 +8,14 @@ sorting, put it right: first within the drawdown, then, after another program, o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from functools import lru_cache
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from flagtrl.evidence.paths import Days, Interval, pruned
-from flagtrl.evidence.relaxation import Depths, Program, Target
+from flagtrl.evidence.paths import Days, Interval
+from flagtrl.evidence.relaxation import CAPPED, Depths, Program, Target
 
 AT_ONCE = 400_000  # pairs of changes, for memory
 TRIPLES = 90  # single changes of which all triples are made: 117,480
@@ -46,8 +47,7 @@ def changes(days: Days, path: np.ndarray, where: np.ndarray, largest: int) -> Ch
     for size in range(1, largest + 1):
         if size == 3 and len(rows) > TRIPLES:
             break
-        some = np.array(list(combinations(range(len(rows)), size)), dtype=np.int64)
-        some = some.reshape(-1, size)
+        some = _sets(len(rows), size)
         apart = (rows[some][:, 1:] != rows[some][:, :-1]).all(-1)  # rows ascend
         sets.append(np.pad(some[apart], ((0, 0), (0, 3 - size)), constant_values=-1))
     chosen = np.concatenate(sets)
@@ -58,10 +58,17 @@ def changes(days: Days, path: np.ndarray, where: np.ndarray, largest: int) -> Ch
     return Changes(np.append(rows, -1)[chosen], np.append(new, 0)[chosen], *added)
 
 
+@lru_cache(maxsize=64)
+def _sets(count: int, size: int) -> np.ndarray:
+    """(M, size) ascending indices below `count`."""
+    flat = np.fromiter(chain.from_iterable(combinations(range(count), size)), dtype=np.int64)
+    return flat.reshape(-1, size)
+
+
 def put_together(
     one: np.ndarray, other: np.ndarray, within: Interval
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Indices of `one` (M,) and of `other` (L,) whose sums lie within an interval, some at a time."""
+    """Indices of `one` (M,) and `other` (L,) whose sums lie within an interval, some at a time."""
     order = np.argsort(other, kind="stable")
     ordered = other[order]
     start = np.searchsorted(ordered, within.low - one, side="left")
@@ -121,7 +128,10 @@ def deepened(days: Days, target: Target, path: np.ndarray, i: int, j: int) -> np
     few, more = (changes(days, path, where, most) for most in (2, 3))
     growth = float(days.growth[where, path[where]].sum())
     wanted = Interval(-target.depth.high - growth, -target.depth.low - growth)
-    a, b = (np.concatenate(each) for each in zip(*put_together(few.growth, more.growth, wanted), strict=True))
+    a, b = (
+        np.concatenate(each)
+        for each in zip(*put_together(few.growth, more.growth, wanted), strict=True)
+    )
     moved = [
         np.abs(one[a] + other[b]) / every.std()
         for one, other, every in (
@@ -155,15 +165,15 @@ def search(
         within = np.zeros(shape)
         within[i:j] = days.growth[i:j]
         lost = (within, -target.depth.low)
-        start = program.solved(rng.normal(size=shape), capped=True, extra=lost)
+        start = program.solved(rng.normal(size=shape), CAPPED, extra=lost)
         if start is None:
             untried[i, j] = False
-            depths.tighten(i, j, capped=True)
+            depths.tighten(i, j, CAPPED)
             continue
         outside = np.append(np.arange(i), np.arange(j, len(days)))
         for path in deepened(days, target, start.shares.argmax(-1), i, j):
             fixed = np.ones(shape, dtype=bool)
             fixed[i:j] = np.arange(shape[1]) == path[i:j, None]
-            rest = Program(pruned(days, fixed), target).solved(rng.normal(size=shape), capped=True)
+            rest = program.solved(rng.normal(size=shape), CAPPED, only=fixed)
             if rest is not None:
                 yield nearby(days, target, rest.shares.argmax(-1), outside)

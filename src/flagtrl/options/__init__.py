@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from flagtrl import __version__
 from flagtrl.options.answering import qa
+from flagtrl.options.auditing import audit
 from flagtrl.options.commands import MODES, backtest, demo, merge, train
 from flagtrl.options.sharing import completion, data, paper, pull, push, report, runs
 from flagtrl.options.trading import trade
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"flagtrl {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    evidence = (backtest, trade, runs, report, paper)
+    evidence = (backtest, trade, runs, report, paper, audit)
     for add in (demo, train, *evidence, merge, push, pull, data, qa, completion):
         add(commands)
     return whole
