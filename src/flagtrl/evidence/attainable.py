@@ -30,8 +30,7 @@ from flagtrl.evidence.searching import search
 PERIODS = (252, 365)  # of a year, in AV
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 FEWEST_PRICES = 4
-TRIES = 60  # starts of a search
-ORDER = (YES, UNKNOWN, NO)  # of several spans the first that one has counts
+TRIES = 150  # starts of a search
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +113,13 @@ def attainable(question: Question, spans: Sequence[Span], seed: int = 0) -> Answ
     """Whether a path of positions over any of the spans makes the row; of several yes the
     first. The same input gives the same answer.
     """
-    sentences: list[str] = []
-    verdict = NO
+    answers = []
     for span in spans:
-        answer = _over(question, span, seed)
-        if answer.verdict == YES:
-            return answer
-        sentences += answer.sentences
-        verdict = min(verdict, answer.verdict, key=ORDER.index)
-    return Answer(verdict if spans else UNKNOWN, sentences)
+        answers.append(_over(question, span, seed))
+        if answers[-1].verdict == YES:
+            return answers[-1]
+    verdict = NO if spans and all(each.verdict == NO for each in answers) else UNKNOWN
+    return Answer(verdict, [s for a in answers if a.verdict == verdict for s in a.sentences])
 
 
 def volatility_periods(printed: Printed, spans: Sequence[Span]) -> list[int]:
@@ -314,7 +311,9 @@ def _looked_at(case: _Case, paths: np.ndarray) -> tuple[bool, _Path | None]:
         near = [(made[name] >= low) & (made[name] <= high) for name, (low, high) in ends.items()]
         possible |= bool(np.logical_and.reduce(near).any())
         sure = [getattr(printed, name).rounds(values) for name, values in made.items()]
-        for row in np.flatnonzero(np.logical_and.reduce(sure)):
+        good = np.flatnonzero(np.logical_and.reduce(sure))
+        held = case.days.positions[paths[good]].sum(-1)
+        for row in good[np.argsort(-held, kind="stable")]:  # the nearest to buy and hold first
             positions = case.days.positions[paths[row]]
             figures = replayed(case.span.prices, positions, periods, count)
             if set(made) <= set(matches(printed, figures)):

@@ -188,11 +188,16 @@ def answers_table(records: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def sentences(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The bounds and paths of each record, and a count of all."""
+    """The bounds and paths of each record, and a count of all. What no long/short path can make no
+    long/flat one can: of the two bounds only the stronger is told.
+    """
     for record in records:
         name = f"{record['model']}, {record['asset']}"
+        wide = record["attainable"]["long_short"]
+        weaker = tuple(f"long_flat, sqrt {days}," for days, v in wide.items() if v == NO)
         for line in (record["certificate"] or "").splitlines():
-            yield f"{name}: no: {line}"
+            if not line.startswith(weaker):
+                yield f"{name}: no: {line}"
         for line in record["open"]:
             yield f"{name}: unknown: {line}"
         yield from (f"{name}: yes: {_path(found)}" for found in record["witnesses"])
