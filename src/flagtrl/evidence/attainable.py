@@ -30,7 +30,7 @@ from flagtrl.evidence.searching import search
 PERIODS = (252, 365)  # of a year, in AV
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 FEWEST_PRICES = 4
-TRIES = 150  # starts of a search
+TRIES = 800  # starts of a search
 
 
 @dataclass(frozen=True, eq=False)
