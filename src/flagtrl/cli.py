@@ -12,7 +12,7 @@ from typing import Any
 
 import shtab
 
-from flagtrl.commands_audit import audit_run
+from flagtrl.commands_audit import audit_run, audit_table
 from flagtrl.commands_evidence import backtest, paper, reading_of, report, runs, trade
 from flagtrl.options import parse, parser
 from flagtrl.program import one_line_errors
@@ -261,6 +261,7 @@ _COMMANDS = {
     "report": report,
     "paper": paper,
     "trade": trade,
+    "audit table": audit_table,
     "merge": _merge,
     "push": _push,
     "pull": _pull,

@@ -51,3 +51,24 @@ def audit_run(options: argparse.Namespace) -> None:
         write_report([str(out)])
         written.append("report.html")
     print(f"{' and '.join(written)}: {out}")
+
+
+def audit_table(options: argparse.Namespace) -> None:
+    """`flagtrl audit table`."""
+    from rich.console import Console
+
+    from flagtrl.files import write_json
+    from flagtrl.places import check_output_file
+    from flagtrl.runs.audit_table import answers_table, asked, audit, read_rows, sentences
+
+    rows = read_rows(Path(options.file))
+    questions = asked(rows, Path(options.data))
+    if options.json:
+        check_output_file(options.json)
+    records = audit(questions, options.jobs, partial(print, flush=True))
+    if options.json:
+        write_json(options.json, records)
+    console = Console(width=None if Console().is_terminal else 160)
+    for line in sentences(records):
+        console.print(line, markup=False, highlight=False)
+    console.print(answers_table(records))

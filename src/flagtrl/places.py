@@ -56,6 +56,13 @@ def check_output_dir(directory: str) -> Path:
     return path
 
 
+def check_output_file(file: str) -> None:
+    """ConfigError where `file` could not be written, before its content is worked for."""
+    if Path(file).is_dir():
+        raise ConfigError(f"{file} is a directory; name a file in it")
+    check_output_dir(str(Path(file).parent))
+
+
 def check_new_directory(path: Path) -> None:
     """ConfigError where there is something at `path` already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

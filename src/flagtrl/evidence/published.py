@@ -15,6 +15,12 @@ from flagtrl.errors import unknown
 # number of the table to its assets
 TABLES = {1: ("MSFT", "JNJ", "UVV"), 2: ("HON", "TSLA", "BTC")}
 ASSETS = tuple(asset for assets in TABLES.values() for asset in assets)
+# Asset to the first and the last day of its test window, as the paper has it. Its rows are of all
+# of these prices, or of all but the last.
+WINDOWS = {
+    **dict.fromkeys(ASSETS, ("2020-10-01", "2021-05-06")),
+    "BTC": ("2023-04-05", "2023-11-05"),
+}
 OURS = "FLAG-TRADER"  # the group of the row that this package implements
 
 
