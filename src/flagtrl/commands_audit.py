@@ -68,7 +68,5 @@ def audit_table(options: argparse.Namespace) -> None:
     records = audit(questions, options.jobs, partial(print, flush=True))
     if options.json:
         write_json(options.json, records)
-    console = Console(width=None if Console().is_terminal else 160)
-    for line in sentences(records):
-        console.print(line, markup=False, highlight=False)
-    console.print(answers_table(records))
+    print("\n".join(sentences(records)))
+    Console(width=None if Console().is_terminal else 160).print(answers_table(records))
