@@ -12,7 +12,15 @@ from typing import Any
 
 import shtab
 
-from flagtrl.commands_evidence import backtest, paper, reading_of, report, runs, trade
+from flagtrl.commands_evidence import (
+    backtest,
+    paper,
+    reading_of,
+    report,
+    runs,
+    trade,
+    walk_forward,
+)
 from flagtrl.options import parse, parser
 from flagtrl.program import one_line_errors
 from flagtrl.signals import listen
@@ -259,6 +267,7 @@ _COMMANDS = {
     "report": report,
     "paper": paper,
     "trade": trade,
+    "walk-forward": walk_forward,
     "merge": _merge,
     "push": _push,
     "pull": _pull,
