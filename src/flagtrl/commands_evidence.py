@@ -125,7 +125,6 @@ def walk_forward(options: argparse.Namespace) -> None:
     from flagtrl.errors import ConfigError
     from flagtrl.evidence.walkforward import Length, Walk
     from flagtrl.places import check_output_dir
-    from flagtrl.runs.recipes import DEFAULT_RECIPE
     from flagtrl.runs.sweep import LocalProcesses
     from flagtrl.runs.walk import WalkForward
     from flagtrl.runs.walk import walk_forward as walked
@@ -141,10 +140,7 @@ def walk_forward(options: argparse.Namespace) -> None:
         anchored=options.anchored,
         first_test=options.first_test,
     )
-    told = WalkForward(
-        *(walk, options.embargo, options.continued, options.others),
-        recipe=options.recipe or DEFAULT_RECIPE,
-    )
+    told = WalkForward(*(walk, options.embargo, options.continued, options.others, options.recipe))
     out = check_output_dir(options.output_dir)
     walked(told, out, LocalProcesses(out, options.jobs), partial(print, flush=True))
 

@@ -17,7 +17,7 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.places import check_output_dir
 from flagtrl.runs.arguments import check_run, read_run, refuse_own
 from flagtrl.runs.data import DataSettings, market_of
-from flagtrl.runs.recipes import RECIPES
+from flagtrl.runs.recipes import DEFAULT_RECIPE, RECIPES
 from flagtrl.runs.settings import chosen
 from flagtrl.runs.sweep import Ended, Task, Workers, check_failures, sweep
 
@@ -43,20 +43,25 @@ class WalkForward:
             was trained on.
         continued: each step begins with the policy of the one before it; else with the base model.
         words: options of every run.
-        recipe: an entry of RECIPES.
+        recipe: an entry of RECIPES; None: MSFT's, but for its symbol where `words` name a file.
     """
 
     walk: Walk
     embargo: int | None = None
     continued: bool = False
     words: Sequence[str] = ()
-    recipe: str = "msft"
+    recipe: str | None = None
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
+        if self.recipe is not None and self.recipe not in RECIPES:
             raise unknown("recipe", self.recipe, RECIPES)
         instead = "--train, --test, --validate, --continued and --output_dir"
         refuse_own(self.words, OWN, "flagtrl walk-forward", instead)
+
+    @property
+    def all_words(self) -> list[str]:
+        """Options of every run, the recipe's name among them."""
+        return [*self.words, *([] if self.recipe is None else ["--recipe", self.recipe])]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Planned:
     @classmethod
     def of(cls, told: WalkForward, out: Path) -> Planned:
         """Read the data and the options; ConfigError, DataError of what a run would refuse too."""
-        data, reading, ppo, settings = read_run([*told.words, "--recipe", told.recipe], told.recipe)
+        data, reading, ppo, settings = read_run(told.all_words, told.recipe or DEFAULT_RECIPE)
         named = [data.init_adapter, data.valid_start, data.valid_end]
         if any(each is not None for each in named):
             raise ConfigError(
@@ -118,7 +123,7 @@ class Planned:
         """The runs, in the order of their tests."""
         found = []
         for number, (name, step) in enumerate(zip(self.names, self.steps, strict=True)):
-            words = [*self.told.words, "--recipe", self.told.recipe, *self._windows(step)]
+            words = [*self.told.all_words, *self._windows(step)]
             if self.told.continued and number:
                 words += ["--init_adapter", str(self.out / self.names[number - 1])]
             found.append(Task(name, tuple(words)))
@@ -145,7 +150,8 @@ class Planned:
 
     def check(self) -> None:
         """Refuse what a run would refuse, before the first; ConfigError, DataError."""
-        check_run([*self.tasks[0].words, "--output_dir", str(self.out)], self.told.recipe)
+        recipe = self.told.recipe or DEFAULT_RECIPE
+        check_run([*self.tasks[0].words, "--output_dir", str(self.out)], recipe)
 
 
 class InOrder:
