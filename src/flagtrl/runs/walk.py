@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,14 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from flagtrl.countdown import Say
 from flagtrl.errors import ConfigError, unknown
+from flagtrl.evidence.page import PAGE_FILE
 from flagtrl.evidence.walkforward import Step, Walk
+from flagtrl.evidence.walking import Walked
+from flagtrl.evidence.walkpage import CURVES_FILE, WALK_FILE, write_walk
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.places import check_output_dir
 from flagtrl.runs.arguments import check_run, read_run, refuse_own
 from flagtrl.runs.data import DataSettings, market_of
+from flagtrl.runs.judging import NOTES
 from flagtrl.runs.recipes import DEFAULT_RECIPE, RECIPES
 from flagtrl.runs.settings import chosen
 from flagtrl.runs.sweep import Ended, Task, Workers, check_failures, sweep
@@ -148,6 +156,17 @@ class Planned:
         """The bars as a window of the market."""
         return Window(self.market, bars.start, bars.stop)
 
+    def facts(self) -> dict[str, Any]:
+        """How windows roll, as walkforward.json has it."""
+        walk, told = self.walk, self.told
+        return {
+            **{"train": str(walk.train), "test": str(walk.test)},
+            **{"validate": None if walk.validate is None else str(walk.validate)},
+            **{"embargo": walk.embargo, "anchored": walk.anchored},
+            **{"first_test": walk.first_test, "continued": told.continued},
+            "options": shlex.join(told.all_words),
+        }
+
     def check(self) -> None:
         """Refuse what a run would refuse, before the first; ConfigError, DataError."""
         recipe = self.told.recipe or DEFAULT_RECIPE
@@ -219,6 +238,16 @@ def walk_forward(told: WalkForward, out: Path, workers: Workers, say: Say = prin
     order = {task.name: number for number, task in enumerate(planned.tasks)}
     failed.sort(key=lambda ended: order[ended.task.name])
     check_failures(failed, planned.out, len(planned.tasks))
+    walked = Walked.read(
+        [task.directory(planned.out) for task in planned.tasks],
+        [planned.window(step.test) for step in planned.steps],
+        planned.settings,
+        planned.facts(),
+        planned.data.volatility_periods,
+        NOTES,
+    )
+    show(write_walk(walked, planned.out), say)
+    say(f"{PAGE_FILE}, {WALK_FILE}, {CURVES_FILE}, and a folder for each step: {out}")
 
 
 def plan_in_words(planned: Planned) -> list[str]:
@@ -237,3 +266,36 @@ def plan_in_words(planned: Planned) -> list[str]:
         ]
         said.append(f"{number}: {', '.join(told)}")
     return said
+
+
+def show(record: Mapping[str, Any], say: Say) -> None:
+    """Print the steps, the chained accounts, and what they say."""
+    console = Console(width=None if Console().is_terminal else 140)
+    table = Table(title="step by step, standard convention: CR in percent")
+    for name in ("test", "in sample\nCR", "SR", "out of sample\nCR", "SR", "by order\nCR", "SR"):
+        table.add_column(name, justify="left" if name == "test" else "right")
+    for step in record["steps"]:
+        sides = [step[name] for name in ("in_sample", "out_of_sample", "buy_and_hold_by_order")]
+        cells = [_cell(side[metric]) for side in sides for metric in ("CR", "SR")]
+        table.add_row(f"{step['test'][0]} to {step['test'][1]}", *cells)
+    console.print(table)
+    console.print(chained_table(record["rows"]))
+    for sentence in record["verdict"]:
+        say(sentence)
+
+
+def chained_table(rows: Mapping[str, Any]) -> Table:
+    """The chained accounts in both conventions."""
+    table = Table(title="all test windows, chained")
+    table.add_column("")
+    for convention in ("standard", "paper"):
+        for name in ("CR %", "SR", "AV %", "MDD %"):
+            table.add_column(f"{convention}\n{name}", justify="right")
+    for row, by in rows.items():
+        cells = [_cell(by[c][m]) for c in ("standard", "paper") for m in ("CR", "SR", "AV", "MDD")]
+        table.add_row(row, *cells)
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
