@@ -105,6 +105,10 @@ def test_validation_chooses_a_policy_unless_the_user_says_how(data, tmp_path):
         ("--continued --jobs 2", "jobs is 2, but with --continued each step goes on"),
         ("--jobs 0", "jobs is 0; it must be at least 1"),
         ("--test 30 --lookback 0", "lookback is 0"),
+        (
+            "--train 30 --validate 30 --total_timesteps 100",
+            "eval_steps is 20, but a run has 4 updates: its validation window would choose nothing",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_run(
@@ -207,3 +211,28 @@ def test_a_walk_that_was_killed_goes_on_and_ends_as_one_that_was_not(small_model
     for sentence in ours["verdict"]:
         assert sentence in done.stdout
     assert "the seams" in (out / PAGE_FILE).read_text()
+
+
+@pytest.mark.slow
+def test_each_run_of_a_validated_walk_keeps_the_policy_that_its_validation_window_chose(
+    small_model, data, tmp_path
+):
+    """Two at a time, on windows that grow."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    env["FLAGTRL_TRIALS"] = str(tmp_path / "trials.jsonl")
+    fast = [word for word in FAST if word not in ("--save_strategy", "no")]
+    words = ["--train", "50", "--test", "40", "--validate", "25", "--anchored", "--jobs", "2"]
+    words += ["--data", str(data), "--model_name_or_path", str(small_model), *fast]
+    words += ["--eval_steps", "1", "--save_steps", "1", "--output_dir", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "flagtrl.cli", "walk-forward", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / WALK_FILE).read_text())
+    assert len(record["steps"]) == 2
+    assert len({step["train"][0] for step in record["steps"]}) == 1, "anchored"
+    for step in record["steps"]:
+        assert step["train"][1] < step["validate"][0] < step["validate"][1] < step["test"][0]
+        state = json.loads((tmp_path / "out" / step["run"] / "trainer_state.json").read_text())
+        ratios = [e["eval_standard_SR"] for e in state["log_history"] if "eval_standard_SR" in e]
+        assert state["best_metric"] == max(ratios) if ratios else state["best_metric"] is None
+        assert any("eval_standard_CR" in entry for entry in state["log_history"])

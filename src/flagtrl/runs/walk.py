@@ -169,8 +169,15 @@ class Planned:
 
     def check(self) -> None:
         """Refuse what a run would refuse, before the first; ConfigError, DataError."""
-        recipe = self.told.recipe or DEFAULT_RECIPE
-        check_run([*self.tasks[0].words, "--output_dir", str(self.out)], recipe)
+        recipe, words = self.told.recipe or DEFAULT_RECIPE, self.tasks[0].words
+        check_run([*words, "--output_dir", str(self.out)], recipe)
+        _, _, ppo, _ = read_run(words, recipe)
+        if self.walk.validate is not None and float(ppo.eval_steps or 0) > ppo.optimizer_steps:
+            raise ConfigError(
+                f"eval_steps is {ppo.eval_steps:g}, but a run has {ppo.optimizer_steps} updates: "
+                "its validation window would choose nothing; give smaller --eval_steps and "
+                "--save_steps, or more --total_timesteps"
+            )
 
 
 class InOrder:
