@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flagtrl.errors import ConfigError, DataError
-from flagtrl.evidence.walkforward import Length, Walk
+from flagtrl.evidence.walkforward import Length, Step, Walk
 
 UNITS = {"y": "years", "m": "months", "w": "weeks", "d": "days"}
 
@@ -119,6 +119,10 @@ def test_windows_of_bars_are_counted():
     long = Walk(Length(20), Length(59)).steps(dates)  # a rest of 21 bars stands by itself
     assert [len(step.test) for step in long] == [59, 21]
     assert [len(step.test) for step in Walk(Length(20), Length(60)).steps(dates)] == [80]
+    # 2020-02-20 is the bar 50
+    assert Walk(Length(40), Length(20), first_test="2020-02-20").steps(dates)[0] == Step(
+        range(10, 50), None, range(50, 70)
+    )
 
 
 def test_years_of_tesla_are_calendar_years(shared):
