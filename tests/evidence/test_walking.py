@@ -83,6 +83,11 @@ def test_who_always_buys_is_buy_and_hold_by_order_and_has_no_other_order_to_matc
     np.testing.assert_array_equal(found.curves["buy_and_hold_by_order"], own)
     np.testing.assert_allclose(found.matched, np.broadcast_to(own, found.matched.shape), rtol=1e-12)
     np.testing.assert_array_equal(found.curves["flat"], COSTLY.initial_cash)
+    assert found.identical("buy_and_hold_by_order") == 3 and found.identical("flat") == 0
+    some = replace(
+        found, curves={**found.curves, "agent_greedy": np.append(own[:50], [own[49]] * 35)}
+    )
+    assert some.identical("buy_and_hold_by_order") == 1, "of the first window alone"
     # held throughout: bought once, never sold
     prices, paid = found.window.prices, (1 + 0.003) * (1 + 0.002)
     whole = found.curves["buy_and_hold"]

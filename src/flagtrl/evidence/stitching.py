@@ -28,6 +28,7 @@ from flagtrl.market.ledger import Account, Action, Costs, transition
 from flagtrl.market.policy import always
 
 AGENT, BY_ORDER, WHOLE = "agent_greedy", "buy_and_hold_by_order", "buy_and_hold"
+SAME_MOVE = 1e-9  # difference of two log returns that counts as none
 MOST_VALUES = 20_000_000  # of all matched accounts, for memory: 160 MB
 
 
@@ -81,6 +82,13 @@ class Stitched:
         known = conventions(volatility_periods, self.window.market.periods_per_year)
         rows: Rows = {row: row_of(values, known) for row, values in self.curves.items()}
         return {**rows, **rows_of_paths("matched_mean", "matched", self.matched, known)}
+
+    def identical(self, row: str) -> int:
+        """In how many windows the agent's account moved as another row's did, on every day."""
+        own, other = (np.diff(np.log(self.curves[each])) for each in (AGENT, row))
+        begins = [each.start - self.window.start for each in self.windows]
+        moves = [slice(a, a + len(w) - 1) for a, w in zip(begins, self.windows, strict=True)]
+        return sum(np.allclose(own[each], other[each], rtol=0, atol=SAME_MOVE) for each in moves)
 
     def nobodys(self) -> tuple[float, float]:
         """What the asset made over the seams, and over the moves in which no order can have filled;

@@ -183,6 +183,8 @@ class Walked:
             f"It returned more than buy and hold of both kinds in {above} of {len(steps)} windows; "
             f"its decisions depend on the day in {reads}."
         ]
+        if same := self.stitched.identical(BY_ORDER):
+            said.append(f"It is identical to buy and hold by order, on every day, in {same}.")
         inside, outside = (
             [each[where]["SR"] for each in steps] for where in ("in_sample", "out_of_sample")
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from flagtrl.options.words import Commands, add_command, path
 
 
@@ -19,6 +21,27 @@ def walk_forward(commands: Commands) -> None:
         "are those of `flagtrl train`, for every run: --data, --preset, --seed, --cost_bps ...",
     )
     command.allow_abbrev = False  # --train is no --train_start
+    _windows(command)
+    command.add_argument(
+        "--recipe", metavar="NAME", help="msft, jnj, hon, uvv, tsla or btc (default: msft)"
+    )
+    command.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs at a time on this machine, which share its cores (default: %(default)s)",
+    )
+    path(
+        command,
+        "--output_dir",
+        directory=True,
+        default="runs/walk-forward",
+        help="folder of the runs and of what they make together (default: %(default)s)",
+    )
+
+
+def _windows(command: argparse.ArgumentParser) -> None:
+    """How windows roll."""
     command.add_argument("--train", metavar="LENGTH", required=True, help="of each training window")
     command.add_argument(
         "--test",
@@ -56,20 +79,4 @@ def walk_forward(commands: Commands) -> None:
         metavar="DAY",
         help="from which tests are made, as 2021-01-01 for calendar years (default: as early as "
         "the data allow)",
-    )
-    command.add_argument(
-        "--recipe", metavar="NAME", help="msft, jnj, hon, uvv, tsla or btc (default: msft)"
-    )
-    command.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="runs at a time on this machine, which share its cores (default: %(default)s)",
-    )
-    path(
-        command,
-        "--output_dir",
-        directory=True,
-        default="runs/walk-forward",
-        help="folder of the runs and of what they make together (default: %(default)s)",
     )
