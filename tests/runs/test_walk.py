@@ -210,7 +210,7 @@ def test_a_walk_that_was_killed_goes_on_and_ends_as_one_that_was_not(small_model
     assert record.windows["train"][1] < str(pd.Timestamp(second) - pd.offsets.BDay(5))[:10]
     for sentence in ours["verdict"]:
         assert sentence in done.stdout
-    assert "the seams" in (out / PAGE_FILE).read_text()
+    assert "over the seam between them" in (out / PAGE_FILE).read_text()
 
 
 @pytest.mark.slow

@@ -165,9 +165,10 @@ class Walked:
         made = {row: by["standard"].CR for row, by in self.rows.items()}
         first, last = (str(self.stitched.window.dates[end]) for end in (0, -1))
         begun = "goes on from the one before" if self.plan["continued"] else "begins anew"
+        steps = "1 step" if len(self.runs) == 1 else f"{len(self.runs)} steps"
         untrained = f", and untrained {made[UNTRAINED]:.1f}%" if UNTRAINED in made else ""
         return [
-            f"{len(self.runs)} steps, each of which {begun}, tested from {first} to {last}: out of "
+            f"{steps}, each of which {begun}, tested from {first} to {last}: out of "
             f"sample the agent made {made[AGENT]:.1f}%, buy and hold {made[WHOLE]:.1f}%, buy and "
             f"hold by an order in each window {made[BY_ORDER]:.1f}%{untrained}."
         ]
@@ -221,8 +222,9 @@ class Walked:
         over, begun = (100 * each for each in self.stitched.nobodys())
         said = []
         if count:
+            seams = "seam" if count == 1 else f"{count} seams"
             said.append(
-                f"Every window begins in cash: over the {count} seams between them the asset made "
+                f"Every window begins in cash: over the {seams} between them the asset made "
                 f"{over:+.1f}%, which buy and hold over the whole alone has."
             )
         if self.stitched.settings.execution == "next_price":

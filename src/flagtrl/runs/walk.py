@@ -260,7 +260,9 @@ def walk_forward(told: WalkForward, out: Path, workers: Workers, say: Say = prin
 def plan_in_words(planned: Planned) -> list[str]:
     """The windows, a line for each step."""
     embargo = planned.walk.embargo
-    said = [f"{len(planned.steps)} steps, an embargo of {embargo} bars before what comes next"]
+    count = len(planned.steps)
+    steps = "1 step" if count == 1 else f"{count} steps"
+    said = [f"{steps}, an embargo of {embargo} bars before what comes next"]
     for number, step in enumerate(planned.steps, start=1):
         named: Mapping[str, range | None] = {
             **{"train": step.train, "validate": step.validate, "test": step.test}
