@@ -71,6 +71,8 @@ def judgement(
         settings: both were traded with.
         seed: of the resampling.
     """
+    if len(run.values) - 1 < FEWEST_RETURNS:
+        return None
     periods = run.window.market.periods_per_year
     return of_values(run.values, held.values, periods, _shifts(run, settings), seed)
 
