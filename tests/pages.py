@@ -1,7 +1,7 @@
 """Pages for tests: of a run, and of several runs together."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from flagtrl.evidence.page import write_report
 from flagtrl.evidence.replication import write_replication
@@ -9,10 +9,15 @@ from flagtrl.evidence.report import evaluate
 from flagtrl.evidence.rules import usual_rules
 from flagtrl.evidence.tables import Made
 from flagtrl.evidence.together import together, verdicts
+from flagtrl.evidence.walkforward import Length, Walk
+from flagtrl.evidence.walking import Walked
+from flagtrl.evidence.walkpage import write_walk
+from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.policy import follow_last_move, follow_news, rule
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+from flagtrl.record import BaseFacts, DataFacts, RunRecord
+from flagtrl.record import days as days_of
 
 SETTINGS = MarketSettings(reward="log_return", cost_bps=5)
 
@@ -30,7 +35,7 @@ def run_in(folder, asset="MSFT", agent=READS, seed=0, preset="flagtrl", trained=
     )  # fmt: skip
     record = RunRecord(
         **{"data": DataFacts.of(market, "made"), "seed": seed, "preset": preset},
-        windows={"train": days(train), "test": days(test)},
+        windows={"train": days_of(train), "test": days_of(test)},
         base=BaseFacts("a <model>", "made", "random"),
         market={"execution": "next_price", "cost_bps": 5},
     )
@@ -62,3 +67,29 @@ def replicated(folder):
     known = together(runs)
     write_replication(runs, known, verdicts(known), {"flagtrl": "--gamma 1"}, folder)
     return folder
+
+
+def walked(folder, settings=SETTINGS, agent=READS, days=400):
+    """A folder with the page of a walk of three steps; what it holds."""
+    market = news_leads_price(days, seed=5, symbol="WALK")
+    walk = Walk(Length(120), Length(100), embargo=5)
+    steps = walk.steps(market.dates)
+    runs, windows = [], [Window(market, step.test.start, step.test.stop) for step in steps]
+    for step, test in zip(steps, windows, strict=True):
+        train = Window(market, step.train.start, step.train.stop)
+        rules = usual_rules(test, settings)
+        report = evaluate(agent, test, settings, rules=rules, sampled_paths=3, matched_draws=50)
+        report = replace(report, train=evaluate(agent, train, settings))
+        record = RunRecord(
+            **{"data": DataFacts.of(market, "made"), "seed": 0, "preset": "flagtrl"},
+            windows={"train": days_of(train), "test": days_of(test)},
+            base=BaseFacts("a <model>", "made", "random"),
+            market=asdict(settings),
+        )
+        runs.append(folder / str(test.dates[0]))
+        report.write(runs[-1], record)
+    plan = {"train": "120 bars", "test": "100 bars", "validate": None, "embargo": 5}
+    plan |= {"anchored": False, "first_test": None, "continued": False, "options": "--data x.csv"}
+    found = Walked.read(runs, windows, settings, plan, notes=["A note."], draws=200)
+    write_walk(found, folder)
+    return found

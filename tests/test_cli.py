@@ -102,6 +102,7 @@ def words_of(command):
         "qa prepare": "x y",
         "report": "x",
         "trade": "--policy text",
+        "walk-forward": "--train 1y --test 1y",
         "data check": "x.csv",
         "data download": "MSFT",
     }

@@ -13,7 +13,15 @@ from typing import Any
 import shtab
 
 from flagtrl.commands_audit import audit_run, audit_table
-from flagtrl.commands_evidence import backtest, paper, reading_of, report, runs, trade
+from flagtrl.commands_evidence import (
+    backtest,
+    paper,
+    reading_of,
+    report,
+    runs,
+    trade,
+    walk_forward,
+)
 from flagtrl.options import parse, parser
 from flagtrl.program import one_line_errors
 from flagtrl.signals import listen
@@ -262,6 +270,7 @@ _COMMANDS = {
     "paper": paper,
     "trade": trade,
     "audit table": audit_table,
+    "walk-forward": walk_forward,
     "merge": _merge,
     "push": _push,
     "pull": _pull,

@@ -120,6 +120,31 @@ def paper(options: argparse.Namespace) -> None:
     replicate(plan, out, LocalProcesses(out, options.jobs), partial(print, flush=True))
 
 
+def walk_forward(options: argparse.Namespace) -> None:
+    """`flagtrl walk-forward`."""
+    from flagtrl.errors import ConfigError
+    from flagtrl.evidence.walkforward import Length, Walk
+    from flagtrl.places import check_output_dir
+    from flagtrl.runs.sweep import LocalProcesses
+    from flagtrl.runs.walk import WalkForward
+    from flagtrl.runs.walk import walk_forward as walked
+
+    if options.continued and options.jobs > 1:
+        raise ConfigError(
+            f"jobs is {options.jobs}, but with --continued each step goes on from the one before "
+            "it; leave one of the two out"
+        )
+    validate = Length.parse("validate", options.validate) if options.validate else None
+    walk = Walk(
+        *(Length.parse("train", options.train), Length.parse("test", options.test), validate),
+        anchored=options.anchored,
+        first_test=options.first_test,
+    )
+    told = WalkForward(*(walk, options.embargo, options.continued, options.others, options.recipe))
+    out = check_output_dir(options.output_dir)
+    walked(told, out, LocalProcesses(out, options.jobs), partial(print, flush=True))
+
+
 def reading_of(options: argparse.Namespace) -> Any:
     """The options of `options.words.reading`, as ReadingSettings."""
     from flagtrl.market.reading import ReadingSettings

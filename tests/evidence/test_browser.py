@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from browser import CHROMIUM, DRIVER, Browser
 from flagtrl.evidence.page import PAGE_FILE
-from pages import replicated, reported
+from pages import replicated, reported, walked
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no chromium and chromedriver (apt install chromium-driver)"
@@ -25,9 +25,12 @@ def browser():
         yield opened
 
 
-@pytest.fixture(scope="module", params=["a run's", "the tables'"])
+@pytest.fixture(scope="module", params=["a run's", "the tables'", "a walk's"])
 def page(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
+    if request.param == "a walk's":
+        walked(folder)
+        return folder
     return reported(folder) if request.param == "a run's" else replicated(folder)
 
 

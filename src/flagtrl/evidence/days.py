@@ -71,6 +71,37 @@ def _decided(run: Backtest) -> dict[str, Any]:
     return {"value": run.values, "shares": run.shares, "action": words, **chances, **more}
 
 
+def passes_of(days: pd.DataFrame, window: Window) -> dict[str, Backtest]:
+    """The passes that `day_by_day` has of one window, by row name: what it was given.
+
+    Args:
+        days: of that window alone.
+        window: the bars.
+
+    Raises:
+        AdapterError: days that are not the window's.
+    """
+    found = {}
+    for row, part in days.dropna(subset=["shares"]).groupby("row", sort=False):
+        if not np.array_equal(part["date"].to_numpy().astype("datetime64[D]"), window.dates):
+            raise AdapterError(
+                f"{row} has {len(part)} days, which are not the {len(window)} from "
+                f"{window.dates[0]} to {window.dates[-1]}; measure the run again"
+            )
+        decided = part.iloc[:-1]
+        chances = [f"p_{word.lower()}" for word in ACTION_WORDS]
+        found[str(row)] = Backtest(
+            window=window,
+            values=part["value"].to_numpy(),
+            actions=np.array([ACTION_WORDS.index(word) for word in decided["action"]]),
+            probabilities=decided[chances].to_numpy(),
+            shares=part["shares"].to_numpy(),
+            fees=decided["fee"].to_numpy(),
+            critic=decided["critic"].to_numpy(),
+        )
+    return found
+
+
 def read_days(directory: str | Path) -> pd.DataFrame:
     """What a run's DAYS_FILE holds; AdapterError where there is none, or it cannot be read."""
     path = Path(directory) / DAYS_FILE

@@ -71,23 +71,46 @@ def judgement(
         settings: both were traded with.
         seed: of the resampling.
     """
-    values, others = run.values, held.values
+    if len(run.values) - 1 < FEWEST_RETURNS:
+        return None
+    periods = run.window.market.periods_per_year
+    rate, shifts = settings.risk_free_rate, _shifts(run, settings)
+    return of_values(run.values, held.values, periods, shifts, seed, rate)
+
+
+def of_values(
+    values: np.ndarray,
+    others: np.ndarray,
+    periods_per_year: int,
+    shifts: Shifts,
+    seed: int = 0,
+    risk_free_rate: float = 0.0,
+) -> Judgement | None:
+    """Of (n,) account values beside (n,) others on the same days; None below 20 returns.
+
+    Args:
+        values: the agent's.
+        others: buy and hold's by order.
+        periods_per_year: of the market.
+        shifts: of the agent's positions along the returns that they were held over.
+        seed: of the resampling.
+        risk_free_rate: a fraction per bar.
+    """
     if len(values) - 1 < FEWEST_RETURNS:
         return None
     # as the table's, of the standard convention: above the risk-free rate
-    rate = settings.risk_free_rate
-    returns, theirs = (each[1:] / each[:-1] - 1 - rate for each in (values, others))
-    year = math.sqrt(run.window.market.periods_per_year)
+    returns, theirs = (each[1:] / each[:-1] - 1 - risk_free_rate for each in (values, others))
+    year = math.sqrt(periods_per_year)
     record = TrackRecord.of(returns)
     other = {block: sharpe_interval(returns, block=block, seed=seed) for block in OTHER_BLOCKS}
     return Judgement(
         returns=len(returns),
-        sharpe=_of_a_year(sharpe_interval(returns, seed=seed), year),
-        beside_buy_and_hold=_of_a_year(sharpe_interval(returns, theirs, seed=seed), year),
+        sharpe=of_a_year(sharpe_interval(returns, seed=seed), year),
+        beside_buy_and_hold=of_a_year(sharpe_interval(returns, theirs, seed=seed), year),
         blocks={block: (each.low * year, each.high * year) for block, each in other.items()},
         probabilistic=probabilistic_sharpe(record),
         needed=minimum_track_record(record),
-        shifts=_shifts(run, settings),
+        shifts=shifts,
     )
 
 
@@ -102,7 +125,8 @@ def _shifts(run: Backtest, settings: MarketSettings) -> Shifts:
     return circular_shifts(held, moves)
 
 
-def _of_a_year(interval: Interval, year: float) -> Interval:
+def of_a_year(interval: Interval, year: float) -> Interval:
+    """An interval of a Sharpe ratio per bar, a year's; `year` is the root of its bars."""
     value, low, high = (year * each for each in interval[:3])
     return interval._replace(value=value, low=low, high=high)
 

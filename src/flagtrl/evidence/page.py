@@ -105,7 +105,7 @@ def rendered(template: str, **told: Any) -> str:
 
 def _run(directory: Path, number: int) -> dict[str, Any]:
     """What the template is told of a run."""
-    results, days = _results(directory), read_days(directory)
+    results, days = read_results(directory), read_days(directory)
     test = days[days["window"] == "test"]
     agent = test[test["row"] == "agent_greedy"]
     name = f"r{number}"
@@ -174,7 +174,8 @@ def _learnt(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return panels
 
 
-def _results(directory: Path) -> dict[str, Any]:
+def read_results(directory: Path) -> dict[str, Any]:
+    """What a directory's results.json holds; AdapterError where there is none, or it is damaged."""
     path = directory / RESULTS
     try:
         results = json.loads(path.read_text(encoding="utf-8"))

@@ -130,6 +130,45 @@ def parsed(
     return preset, records
 
 
+def read_run(
+    args: Sequence[str], recipe: str, others: Sequence[str] = ()
+) -> tuple[DataSettings, ReadingSettings, PPOSettings, MarketSettings]:
+    """What a run of a recipe is told of data, their reading, learning and market, without torch.
+
+    Args:
+        args: the run's options.
+        recipe: an entry of RECIPES.
+        others: see `parsed`.
+
+    Raises:
+        ConfigError: as of `parsed`.
+    """
+    kinds = (DataSettings, ReadingSettings, _training(), MarketSettings, PromptSettings)
+    with _same_environment():
+        _, (data, reading, ppo, market, *_) = parsed(
+            (*kinds, *OF_THE_MODEL), RECIPES[recipe], args, recipe, others
+        )
+    return data, reading, ppo, market
+
+
+def refuse_own(args: Sequence[str], own: Sequence[str], command: str, instead: str) -> None:
+    """ConfigError where a run's options hold one that a command of many runs sets for each.
+
+    Args:
+        args: the run's options.
+        own: names of those that the command sets.
+        command: as its user calls it.
+        instead: the options to use.
+    """
+    given = {word.partition("=")[0][2:] for word in args if word.startswith("--")}
+    # the parser of a run takes an option's beginning for the option
+    taken = [each for each in sorted(given) if each and any(n.startswith(each) for n in own)]
+    if taken:
+        raise ConfigError(
+            f"--{taken[0]} is set by `{command}` for each run; leave it out, or use {instead}"
+        )
+
+
 def check_run(
     args: Sequence[str], recipe: str, others: Sequence[str] = (), only_shown: bool = False
 ) -> None:
@@ -146,11 +185,7 @@ def check_run(
         ConfigError: an option, a value or a directory.
         DataError: data that are not there.
     """
-    kinds = (DataSettings, ReadingSettings, _training(), MarketSettings, PromptSettings)
-    with _same_environment():
-        _, (data, reading, ppo, market, *_) = parsed(
-            (*kinds, *OF_THE_MODEL), RECIPES[recipe], args, recipe, others
-        )
+    data, reading, ppo, market = read_run(args, recipe, others)
     if only_shown:
         return
     if ppo.output_dir is not None:

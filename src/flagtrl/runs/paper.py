@@ -20,7 +20,7 @@ from flagtrl.evidence.tables import Made, check_conditions, long_rows, side_by_s
 from flagtrl.evidence.together import together, verdicts
 from flagtrl.files import write_json, write_text
 from flagtrl.places import check_output_dir
-from flagtrl.runs.arguments import check_run
+from flagtrl.runs.arguments import check_run, refuse_own
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.settings import PRESETS
 from flagtrl.runs.sweep import Task, Workers, check_failures, finished, planned, sweep
@@ -67,16 +67,6 @@ class Plan:
         if unused := sorted(set(self.data or {}) - set(self.assets)):
             raise ConfigError(f"data names {unused[0]}, which --assets does not; add it there")
 
-    def _check_words(self) -> None:
-        given = {word.partition("=")[0][2:] for word in self.words if word.startswith("--")}
-        # the parser of a run takes an option's beginning for the option
-        taken = [each for each in sorted(given) if each and any(n.startswith(each) for n in OWN)]
-        if taken:
-            raise ConfigError(
-                f"--{taken[0]} is set by `flagtrl paper` for each run; leave it out, or use "
-                "--assets, --preset, --seeds and --output_dir"
-            )
-
     def check(self, out: Path) -> None:
         """Refuse what a run would refuse, before the first; ConfigError, DataError."""
         if self.seeds < 1:
@@ -88,7 +78,8 @@ class Plan:
             if preset not in PRESETS:
                 raise unknown("preset", preset, PRESETS)
         self._check_names()
-        self._check_words()
+        instead = "--assets, --preset, --seeds and --output_dir"
+        refuse_own(self.words, OWN, "flagtrl paper", instead)
         for task in replace(self, seeds=1).tasks():
             recipe = task.name.partition("/")[0].lower()
             check_run([*task.words, "--output_dir", str(out)], recipe)
