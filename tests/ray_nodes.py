@@ -1,6 +1,5 @@
 """A Ray cluster on this machine: two nodes, each of them as large as one run."""
 
-import os
 import shutil
 import socket
 import tempfile

@@ -36,8 +36,8 @@ from flagtrl.runs.sweep import RUN_FILES, Ended, LocalProcesses, Task, Workers
 from flagtrl.signals import STOPPING
 
 POLL_S = 1.0
-# Of a run's workers, without a new checkpoint, after which it has failed. Until Ray knows that a node
-# is gone, within half a minute, it may choose it again: so each time is waited for twice as long.
+# Of a run's workers, without a new checkpoint, after which it has failed. Until Ray knows that a
+# node is gone, within half a minute, it may choose it again: so the wait doubles each time.
 LOSSES, WAIT_S = 5, 2.0
 REACHED_S = 10.0  # seconds in which a cluster's port answers
 STOPPED, FAILED = 128 + signal.SIGTERM, 1
@@ -292,6 +292,7 @@ def arrive(parcel: IO[bytes], directory: Path) -> None:
     """
     beside = directory.with_name(f"incomplete-{directory.name}")
     shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
     unpack(parcel, beside)
     for path in sorted(beside.iterdir(), key=lambda each: each.name in RUN_FILES):
         if path.name == LOCK_FILE or path.name.startswith("incomplete-"):
