@@ -17,6 +17,7 @@ NOTICED = {
 ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",
+    "RAY_worker_niceness": "0",  # else 15: nothing is left for a run where many tests run
     "OMP_NUM_THREADS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else ray warns of it
 }
