@@ -23,28 +23,33 @@ from flagtrl.runs.directory import claimed
 from flagtrl.runs.node import NodeRun, pack, program, unpack
 from flagtrl.runs.paper import Plan, replicate
 from flagtrl.runs.sweep import LocalProcesses, Task, check_failures, sweep
-from ray_nodes import cluster
+from ray_nodes import cluster, node
 from short_runs import FAST
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra cluster")
 
-# Stands for a run, in the files that it leaves: a checkpoint every half a second, and results.
+# Stands for a run, in the files that it leaves: a checkpoint every half a second, of which the last
+# two stay, and results that are another's where one step was left out or made twice.
 RUN = """
-import argparse, json, os, pathlib, signal, sys, time
+import argparse, hashlib, json, os, pathlib, signal, sys, time
 parser = argparse.ArgumentParser()
-for name in ("output_dir", "resume_from_checkpoint", "steps", "fail"):
+for name in ("output_dir", "resume_from_checkpoint", "seed", "steps", "fail"):
     parser.add_argument("--" + name)
 options = parser.parse_args()
-out, stopped = pathlib.Path(options.output_dir), []
+out, stopped, state = pathlib.Path(options.output_dir), [], f"seed {options.seed}"
+out.mkdir(parents=True, exist_ok=True)
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(143))
 done = max((int(p.name[11:]) for p in out.glob("checkpoint-*")), default=0)
 print("goes on from", done, options.resume_from_checkpoint, flush=True)
 if options.fail:
     sys.exit("flagtrl: DataError: no such day")
+if done:
+    state = (out / f"checkpoint-{done}/weights").read_text()
 for step in range(done + 1, int(options.steps) + 1):
     time.sleep(0.5)
+    state = hashlib.sha256(f"{state} {step}".encode()).hexdigest()
     (new := out / f"incomplete-checkpoint-{step}").mkdir()
-    (new / "weights").write_text(str(step))
+    (new / "weights").write_text(state)
     os.replace(new, out / f"checkpoint-{step}")
     if (old := out / f"checkpoint-{step - 2}").is_dir():
         os.replace(old, away := out / f"incomplete-{old.name}")
@@ -52,10 +57,10 @@ for step in range(done + 1, int(options.steps) + 1):
         away.rmdir()
     if stopped:
         sys.exit(stopped[0])
-(out / "results.json").write_text(os.getcwd())
+(out / "results.json").write_text(json.dumps({"state": state, "folder": os.getcwd()}))
 (out / "report.html").write_text("page")
 with open(os.environ["FLAGTRL_TRIALS"], "a") as file:
-    file.write(json.dumps({"policy": step}) + "\\n")
+    file.write(json.dumps({"policy": state}) + "\\n")
 """
 
 
@@ -76,10 +81,18 @@ def stand_in(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def two_nodes():
+def ray_cluster():
     pytest.importorskip("ray", reason="the extra cluster")
     with pytest.MonkeyPatch.context() as patch, cluster(patch) as made:
         yield made
+
+
+@pytest.fixture
+def two_nodes(ray_cluster):
+    """Two, whatever a test before has killed."""
+    if len(ray_cluster.list_all_nodes()) < 2:
+        ray_cluster.add_node(**node())
+    return ray_cluster
 
 
 # ----------------------------------------------------------------------------------- on a cluster
@@ -101,9 +114,10 @@ def test_what_a_run_leaves_comes_home_and_what_fails_is_said(two_nodes, stand_in
     assert {path.name for path in fine.iterdir()} - {".flagtrl.lock"} == {
         *("checkpoint-3", "checkpoint-4", RESULTS_FILE, PAGE_FILE)
     }, "what the run has removed is removed here"
-    assert (fine / "checkpoint-4/weights").read_text() == "4"
-    assert (fine / RESULTS_FILE).read_text() == os.getcwd(), "started where the sweep was"
-    assert [json.loads(line) for line in trials_file().read_text().splitlines()] == [{"policy": 4}]
+    state = (fine / "checkpoint-4/weights").read_text()
+    results = {"state": state, "folder": os.getcwd()}  # where the sweep was started
+    assert json.loads((fine / RESULTS_FILE).read_text()) == results
+    assert trials_file().read_text() == json.dumps({"policy": state}) + "\n"
     assert not list(tmp_path.glob("a/incomplete-*"))
 
 
@@ -141,38 +155,66 @@ def test_a_cluster_without_room_or_another_flagtrl_is_refused(two_nodes, monkeyp
     assert said.count("\n") == 1
 
 
-@needs_ray
-def test_a_sweep_of_which_a_node_is_killed_gives_the_table_of_local_processes(
-    two_nodes, small_model, tmp_path, monkeypatch
-):
-    """Real runs of a random model. It is the last test of these nodes: one of them is gone then."""
-    words = ["--model_name_or_path", str(small_model), *FAST[2:], "--save_strategy", "steps"]
-    plan = Plan(["MSFT"], ["paper"], 2, [*words, "--save_steps", "1", "--save_total_limit", "2"])
-    there, here, told = tmp_path / "cluster", tmp_path / "local", []
-    runs = [task.directory(there) for task in plan.tasks()]
+def killing(made, when):
+    """Kills the second node, once it is time; SIGKILL, to all of its processes."""
 
     def kill():
-        while not all(newest(run) for run in runs):
+        while not when():
             time.sleep(0.05)
-        [node] = [each for each in two_nodes.list_all_nodes() if each is not two_nodes.head_node]
-        two_nodes.remove_node(node, allow_graceful=False)  # SIGKILL, to all of its processes
+        [other] = [each for each in made.list_all_nodes() if each is not made.head_node]
+        made.remove_node(other, allow_graceful=False)
 
-    monkeypatch.setattr(clusters, "POLL_S", 0.2)
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    monkeypatch.setenv("FLAGTRL_TRIALS", str(tmp_path / "trials-cluster.jsonl"))
-    replicate(plan, there, RayWorkers(there, Cluster(two_nodes.address), say=told.append))
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+@needs_ray
+def test_a_sweep_of_which_a_node_is_killed_gives_the_results_of_local_processes(
+    two_nodes, stand_in, tmp_path
+):
+    tasks = [stand_in(f"a/seed-{n}", "--steps", "8", "--seed", str(n)) for n in range(3)]
+    there, here, told = tmp_path / "cluster", tmp_path / "local", []
+    killer = killing(two_nodes, lambda: all(newest(t.directory(there)) for t in tasks[:2]))
+    workers = RayWorkers(there, Cluster(two_nodes.address), say=told.append)
+    assert not sweep(tasks, there, workers, lambda line: None)
     killer.join()
-    assert told and "its worker was lost" in told[0] and "it goes on from checkpoint-" in told[0]
+    assert "its worker was lost" in told[0] and "; it goes on from checkpoint-" in told[0]
+    lost = told[0].partition(":")[0]
+    assert "--resume_from_checkpoint true" in (there / f"{lost}.log").read_text()
+    assert not sweep(tasks, here, LocalProcesses(here, 3), lambda line: None)
+
+    def table(out):
+        return [json.loads((task.directory(out) / RESULTS_FILE).read_text()) for task in tasks]
+
+    assert table(there) == table(here) and len({row["state"] for row in table(here)}) == 3
+    assert len(trials_file().read_text().splitlines()) == 6, "nothing is counted twice"
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_paper_of_which_a_node_is_killed_has_the_tables_of_local_processes(
+    small_model, tmp_path, monkeypatch
+):
+    """Real runs of a random model."""
+    words = ["--model_name_or_path", str(small_model), *FAST[2:], "--save_strategy", "steps"]
+    words += ["--save_steps", "1", "--save_total_limit", "2", "--train_start", "2020-07-01"]
+    words += ["--test_start", "2020-10-01", "--test_end", "2020-11-10"]
+    plan = Plan(["MSFT"], ["paper"], 2, words)
+    there, here, told = tmp_path / "cluster", tmp_path / "local", []
+    runs = [task.directory(there) for task in plan.tasks()]
+    monkeypatch.setenv("FLAGTRL_TRIALS", str(tmp_path / "trials-cluster.jsonl"))
+    with cluster(monkeypatch) as made:
+        killer = killing(made, lambda: all(newest(run) for run in runs))
+        replicate(plan, there, RayWorkers(there, Cluster(made.address), say=told.append))
+        killer.join()
+    assert "its worker was lost" in told[0] and "; it goes on from checkpoint-" in told[0]
     assert len(trials_file().read_text().splitlines()) == 2
     monkeypatch.setenv("FLAGTRL_TRIALS", str(tmp_path / "trials-local.jsonl"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     replicate(plan, here, LocalProcesses(here, 2))
     for name in ("tables.md", "tables.csv"):
         assert (there / name).read_text() == (here / name).read_text()
-    for ours, theirs in zip(runs, (task.directory(here) for task in plan.tasks()), strict=True):
-        one, other = (json.loads((run / RESULTS_FILE).read_text()) for run in (ours, theirs))
-        assert one["metrics"] == other["metrics"]
 
 
 # ------------------------------------------------------------------------------- without a cluster
@@ -211,9 +253,10 @@ def test_a_parcel_has_what_was_not_sent_and_every_part_of_it(stand_in, tmp_path,
     assert code == 0 and "goes on from 1 true" in log and len(log) > 200
     assert parcels[-1] - {"checkpoint-3"} == {RESULTS_FILE, PAGE_FILE}
     assert not any("checkpoint-1" in parcel for parcel in parcels), "home has it"
-    assert (home / "checkpoint-3/weights").read_text() == "3"
-    assert (home / RESULTS_FILE).read_text() == str(tmp_path)
-    assert run.trials() == b'{"policy": 3}\n'
+    state = (home / "checkpoint-3/weights").read_text()
+    results = {"state": state, "folder": str(tmp_path)}
+    assert json.loads((home / RESULTS_FILE).read_text()) == results
+    assert json.loads(run.trials()) == {"policy": state}
     run.clear()
     assert not run.folder.exists()
 
