@@ -193,6 +193,7 @@ def test_a_sweep_of_which_a_node_is_killed_gives_the_results_of_local_processes(
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_paper_of_which_a_node_is_killed_has_the_tables_of_local_processes(
     small_model, tmp_path, monkeypatch
 ):
