@@ -6,7 +6,8 @@ A run trains on the first bars of a market of `flagtrl.market.suite` and trades 
 after them. Its share is the log return of the greedy policy there over that of the best rule on
 what the prompt shows. A record says after how many environment steps and processor seconds it
 first reached 50, 80 and 90% of that rule. Records of the file that are measured again are
-replaced, the others stay; the picture beside it is of all.
+replaced, the others stay; the picture beside it is of all. With --jobs N or --cluster ADDRESS
+(docs/cluster.md) each is a process's own, and those that are finished are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +31,7 @@ from transformers import TrainerCallback, set_seed
 
 from flagtrl.cpu import cpu_tuning, one_thread
 from flagtrl.demo import demo_language_model, demo_tokenizer
+from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.language.settings import PromptSettings
 from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.learning.config import PPOConfig
@@ -39,13 +42,18 @@ from flagtrl.market.metrics import standard
 from flagtrl.market.policy import Policy
 from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market, paid, walked
 from flagtrl.market.transitions import POSITIONS, seen_at, transitions
+from flagtrl.options.words import workers
 from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import find_pretrained
 from flagtrl.policy.settings import EngineSettings, PolicySettings
+from flagtrl.program import one_line_errors
+from flagtrl.runs.cluster import Cluster, chosen_cluster, workers_of
 from flagtrl.runs.settings import preset_settings
+from flagtrl.runs.sweep import Task as Run
+from flagtrl.runs.sweep import check_failures, sweep
 
 BUDGET = 13_860  # environment steps of the paper's Table 3
 # Of the budget, where the policy is looked at: often while it learns.
@@ -75,6 +83,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce": ("paper", {"prior": "calibrated", **SAMPLED, **REINFORCE}),
 }
 SHARED_SEED = 0  # of the starts of environments that stand together
+SAME = ("model", "steps", "train_bars", "test_bars")  # options, in every run of one command
 SB3 = "sb3"  # Stable-Baselines3's PPO on numbers, in peers.py
 
 
@@ -327,8 +336,8 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def main() -> None:
-    """Run, and write each record as soon as it is there."""
+def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -341,28 +350,84 @@ def main() -> None:
     parser.add_argument("--train_bars", type=int, default=2000)
     parser.add_argument("--test_bars", type=int, default=300)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/learning.json"))
-    options = parser.parse_args()
-    cpu_tuning()
-    kept: list[dict[str, Any]] = []
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        help="folder of the runs of --jobs or --cluster (default: that of --json, by its name); of "
+        "a single run, which writes results.json there",
+    )
+    workers(parser)
+    return parser.parse_args(words)
+
+
+def runs_of(options: argparse.Namespace) -> list[Run]:
+    """Each record as a run of a process of its own."""
+    same = [word for name in SAME for word in (f"--{name}", str(getattr(options, name)))]
+    found = []
+    for market, preset, estimator, seed in records_of(options):
+        own = ["--markets", market, "--presets", preset, "--seeds", str(seed), *same]
+        own += [] if estimator is None else ["--estimators", estimator]
+        name = f"{market}/{preset}{f'-{estimator}' if estimator else ''}/seed-{seed}"
+        program = (str(Path(__file__).resolve()),)
+        found.append(Run(name, tuple(own), program, (RESULTS_FILE,)))
+    return found
+
+
+def records_of(options: argparse.Namespace) -> list[tuple[str, str, str | None, int]]:
+    """Market, preset, estimator and seed of each."""
+    estimators = options.estimators or [None]
+    return list(product(options.markets, options.presets, estimators, options.seeds))
+
+
+def written(made: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Write records to a file, in place of those of the same names; all that are in it then."""
+    names = [_name(each) for each in made]
+    text = path.read_text(encoding="utf-8") if path.is_file() else "[]"
+    records = [*(each for each in json.loads(text) if _name(each) not in names), *made]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    return records
+
+
+def in_this_process(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The records, one after another."""
+    path = options.output_dir / RESULTS_FILE if options.output_dir else options.json
     made: list[dict[str, Any]] = []
-    for market in options.markets:
-        for preset in options.presets:
-            for estimator in options.estimators or [None]:
-                for seed in options.seeds:
-                    record = {
-                        **run(market, preset, estimator, seed, options),
-                        **{"model": options.model, "steps": options.steps},
-                    }
-                    made.append(record)
-                    print(summary([record]).splitlines()[-1], flush=True)
-                    names = [_name(each) for each in made]
-                    text = options.json.read_text() if options.json.is_file() else "[]"
-                    kept = [each for each in json.loads(text) if _name(each) not in names]
-                    options.json.parent.mkdir(parents=True, exist_ok=True)
-                    text = json.dumps([*kept, *made], indent=1)
-                    options.json.write_text(text + "\n", encoding="utf-8")
+    for each in records_of(options):
+        record = {**run(*each, options), "model": options.model, "steps": options.steps}
+        made.append(record)
+        print(summary([record]).splitlines()[-1], flush=True)
+        written(made, path)
+    return made
+
+
+def in_processes(options: argparse.Namespace, cluster: Cluster | None) -> list[dict[str, Any]]:
+    """The records, several at a time; those that are in the folder already are kept."""
+    out, tasks = options.output_dir or options.json.with_suffix(""), runs_of(options)
+
+    def made() -> list[dict[str, Any]]:
+        there = [task.directory(out) / RESULTS_FILE for task in tasks if task.finished(out)]
+        return [record for path in there for record in json.loads(path.read_text("utf-8"))]
+
+    makers = workers_of(out, options.jobs, cluster)
+    failed = sweep(tasks, out, makers, after=lambda: written(made(), options.json))
+    written(made(), options.json)
+    check_failures(failed, out, len(tasks))
+    return made()
+
+
+def main() -> None:
+    """Run, and write each record as soon as it is there."""
+    options = options_of()
+    cluster = chosen_cluster(options.cluster, options.cpus, options.gpus)
+    cpu_tuning()
+    if cluster is None and options.jobs is None:
+        made = in_this_process(options)
+    else:
+        made = in_processes(options, cluster)
     print(summary(made))
-    draw([*kept, *made], options.json.with_suffix(".png"))
+    if options.output_dir is None:
+        draw(written(made, options.json), options.json.with_suffix(".png"))
 
 
 def _name(record: dict[str, Any]) -> tuple:
@@ -372,4 +437,5 @@ def _name(record: dict[str, Any]) -> tuple:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

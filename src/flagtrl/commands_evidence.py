@@ -109,15 +109,17 @@ def report(options: argparse.Namespace) -> None:
 def paper(options: argparse.Namespace) -> None:
     """`flagtrl paper`."""
     from flagtrl.places import check_output_dir
+    from flagtrl.runs.cluster import chosen_cluster, workers_of
     from flagtrl.runs.paper import Plan, assets_and_files, replicate
-    from flagtrl.runs.sweep import LocalProcesses
 
     names = [name.strip() for name in options.assets.upper().split(",") if name.strip()]
     presets = [name.strip() for name in options.preset.split(",") if name.strip()]
     data = assets_and_files(options.data or ())
     plan = Plan(names, presets, options.seeds, options.others, data)
+    cluster = chosen_cluster(options.cluster, options.cpus, options.gpus)
     out = check_output_dir(options.output_dir)
-    replicate(plan, out, LocalProcesses(out, options.jobs), partial(print, flush=True))
+    say = partial(print, flush=True)
+    replicate(plan, out, workers_of(out, options.jobs, cluster, say), say)
 
 
 def walk_forward(options: argparse.Namespace) -> None:

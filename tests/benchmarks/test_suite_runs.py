@@ -2,12 +2,14 @@
 
 import json
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flagtrl.errors import ConfigError
 from flagtrl.learning.rollout import Collector
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.ledger import Action
@@ -16,6 +18,7 @@ from flagtrl.market.suite import SUITE
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.policy.numeric import MOVE
+from flagtrl.runs.sweep import Ended
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -48,6 +51,49 @@ def test_a_run_leaves_a_record_and_measuring_again_replaces_it(tmp_path, monkeyp
     (again,) = records(monkeypatch, path, *words, "--seeds", "0")
     assert again["share"] == first["share"], "a seed's run is one run"
     assert "| news90 | flagtrl | exact | 40 | 1 |" in capsys.readouterr().out
+
+
+class Here:
+    """Workers that make the suite's runs in this process, at once."""
+
+    def __init__(self, out, jobs, cluster):
+        self.out, self.words = out, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def to_stop(self):
+        return []
+
+    def submit(self, task):
+        self.words.append(task.words)
+        done, where = Future(), ["--output_dir", str(task.directory(self.out))]
+        learning.in_this_process(learning.options_of([*task.words, *where]))
+        done.set_result(Ended(task, 0, 1.0))
+        return done
+
+
+def test_runs_side_by_side_leave_the_records_that_one_after_another_leave(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(learning, "workers_of", Here)
+    words = ("--markets", "news90", "news70", "--seeds", "0", "--estimators", "exact")
+    one = records(monkeypatch, tmp_path / "one.json", *words)
+    other = records(monkeypatch, tmp_path / "other.json", *words, "--jobs", "2")
+    measured = ("cpu_seconds", "trunk_cpu_seconds", *(f"cpu_seconds_to_{n}" for n in (50, 80, 90)))
+    for record in (*one, *other):
+        for name in measured:
+            record.pop(name)
+    assert one == other and len(one) == 2
+    assert (tmp_path / "other/news70/flagtrl-exact/seed-0/results.json").is_file()
+    again = records(monkeypatch, tmp_path / "other.json", *words, "--jobs", "2")
+    assert len(again) == 2 and "2 of 2 runs are finished already" in capsys.readouterr().out
+    monkeypatch.setitem(globals(), "SHORT", [*SHORT[:-1], "13"])
+    with pytest.raises(ConfigError, match="news90/flagtrl-exact/seed-0 was begun with"):
+        records(monkeypatch, tmp_path / "other.json", *words, "--jobs", "2")
 
 
 def test_where_nothing_can_be_earned_there_is_no_share(tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ LATE_IMPORTS = {
     "flagtrl.learning.sharding": {"deepspeed"},  # an extra, and seconds long
     "flagtrl.policy.dequantised": {"gguf"},  # an extra
     "flagtrl.policy.numeric": {"stable_baselines3"},  # an extra
+    "flagtrl.runs.cluster": {"ray", "ray.exceptions"},  # an extra
     # not before a run that cannot be is refused
     "flagtrl.train": {"flagtrl.runs.run", "flagtrl.runs.parsing"},
     "flagtrl.cli": None,  # any

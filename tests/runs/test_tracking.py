@@ -122,6 +122,10 @@ def test_the_best_checkpoint_is_kept_and_loaded(small_model, tmp_path):
     assert all(torch.equal(best[name], value) for name, value in weights(trainer).items())
     last = dict(load_policy(tmp_path / "checkpoint-24").model.named_parameters())
     assert not all(torch.equal(last[name], value) for name, value in weights(trainer).items())
+    trainer.args.output_dir = str(tmp_path.rename(tmp_path.with_name("moved")))
+    trainer._load_weights(tmp_path.with_name("moved") / "checkpoint-24")
+    trainer._load_best_model()
+    assert all(torch.equal(best[name], value) for name, value in weights(trainer).items())
 
 
 @pytest.mark.slow

@@ -152,9 +152,10 @@ class PersistentTrainer(Trainer):
         return metrics
 
     def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        assert best is not None, "the Trainer asks only where there is one"
-        self._load_weights(Path(best))
+        assert self.state.best_model_checkpoint is not None, "the Trainer asks only where one is"
+        best = Path(self.state.best_model_checkpoint)
+        moved = Path(str(self.args.output_dir)) / best.name  # with the run, to another machine
+        self._load_weights(best if best.is_dir() else moved)
 
     # -- the Hub
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shtab
 
-from flagtrl.options.words import EXIT_CODES, Commands, add_command, path, reading
+from flagtrl.options.words import EXIT_CODES, Commands, add_command, path, reading, workers
 from flagtrl.runs.settings import DEFAULT_PRESET, PRESETS
 
 
@@ -109,12 +109,7 @@ def paper(commands: Commands) -> None:
     command.add_argument(
         "--seeds", type=int, default=10, help="of each: 0 and on (default: %(default)s)"
     )
-    command.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="runs at a time on this machine, which share its cores (default: %(default)s)",
-    )
+    workers(command)
     command.add_argument(
         "--data", action="append", metavar="ASSET=FILE", help="a file for an asset; may be repeated"
     )

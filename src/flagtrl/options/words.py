@@ -136,3 +136,33 @@ def preset(command: argparse.ArgumentParser) -> None:
     """Which settings a run begins with."""
     about = "; ".join(f"{name}: {what}" for name, what in PRESETS.items())
     command.add_argument("--preset", metavar="NAME", help=f"{about} (default: {DEFAULT_PRESET})")
+
+
+def workers(command: argparse.ArgumentParser) -> None:
+    """Who makes the runs of a sweep."""
+    command.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=(
+            "runs at a time: on this machine, where they share its cores (default: 1), or on "
+            "--cluster (default: as many as it has room for)"
+        ),
+    )
+    command.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help=(
+            "make the runs on a Ray cluster: auto for the one that this machine is a node of, "
+            "HOST:PORT, or ray://HOST:PORT (default: on this machine)"
+        ),
+    )
+    command.add_argument(
+        "--cpus", type=int, metavar="N", help="cores of each run on --cluster (default: 1)"
+    )
+    command.add_argument(
+        "--gpus",
+        type=float,
+        metavar="N",
+        help="GPUs of each run on --cluster, 0.5 for half of one (default: none)",
+    )

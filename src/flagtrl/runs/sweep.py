@@ -24,10 +24,11 @@ from flagtrl.files import write_json
 from flagtrl.learning.checkpoints import last_checkpoint
 from flagtrl.places import check_output_dir
 from flagtrl.runs.directory import what_is_there
+from flagtrl.runs.node import THREADS
 from flagtrl.signals import interrupted, passed_on, saved
 
 PLAN_FILE = "plan.json"
-THREADS = "OMP_NUM_THREADS"
+RUN_FILES = (RESULTS_FILE, PAGE_FILE)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,14 @@ class Task:
     Attributes:
         name: of the run in the sweep's folder, as MSFT/flagtrl/seed-0.
         words: its options, but for output_dir.
+        program: what takes them, in Python's words.
+        leaves: the files that it has written when it has ended well.
     """
 
     name: str
     words: tuple[str, ...]
+    program: tuple[str, ...] = ("-m", "flagtrl.train")
+    leaves: tuple[str, ...] = RUN_FILES
 
     def directory(self, out: Path) -> Path:
         """Its output_dir in the sweep's folder."""
@@ -52,12 +57,12 @@ class Task:
 
     def finished(self, out: Path) -> bool:
         """Whether nothing is left to be done."""
-        return finished(self.directory(out))
+        return finished(self.directory(out), self.leaves)
 
 
-def finished(directory: Path) -> bool:
+def finished(directory: Path, leaves: Sequence[str] = RUN_FILES) -> bool:
     """Whether all that a run writes is there; its page comes last."""
-    return (directory / RESULTS_FILE).is_file() and (directory / PAGE_FILE).is_file()
+    return all((directory / name).is_file() for name in leaves)
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class LocalProcesses:
             return Ended(task, 128 + signal.SIGTERM, 0.0)
         began, log = time.monotonic(), task.log(self.out)
         log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "flagtrl.train", *task.words, *_going_on(task, self.out)]
+        words = [sys.executable, *task.program, *task.words, *_going_on(task, self.out)]
         with log.open("a", encoding="utf-8") as file:
             print(shlex.join(words), file=file, flush=True)
             process = subprocess.Popen(
