@@ -127,15 +127,18 @@ def walk_forward(options: argparse.Namespace) -> None:
     from flagtrl.errors import ConfigError
     from flagtrl.evidence.walkforward import Length, Walk
     from flagtrl.places import check_output_dir
-    from flagtrl.runs.sweep import LocalProcesses
+    from flagtrl.runs.cluster import chosen_cluster, workers_of
     from flagtrl.runs.walk import WalkForward
     from flagtrl.runs.walk import walk_forward as walked
 
-    if options.continued and options.jobs > 1:
-        raise ConfigError(
-            f"jobs is {options.jobs}, but with --continued each step goes on from the one before "
-            "it; leave one of the two out"
-        )
+    cluster = chosen_cluster(options.cluster, options.cpus, options.gpus)
+    together = {"jobs": options.jobs if (options.jobs or 1) > 1 else None, "cluster": cluster}
+    for name, given in together.items():
+        if options.continued and given is not None:
+            raise ConfigError(
+                f"{name} is {getattr(options, name)}, but with --continued each step goes on from "
+                "the one before it, on this machine; leave one of the two out"
+            )
     validate = Length.parse("validate", options.validate) if options.validate else None
     walk = Walk(
         *(Length.parse("train", options.train), Length.parse("test", options.test), validate),
@@ -144,7 +147,8 @@ def walk_forward(options: argparse.Namespace) -> None:
     )
     told = WalkForward(*(walk, options.embargo, options.continued, options.others, options.recipe))
     out = check_output_dir(options.output_dir)
-    walked(told, out, LocalProcesses(out, options.jobs), partial(print, flush=True))
+    say = partial(print, flush=True)
+    walked(told, out, workers_of(out, options.jobs, cluster, say), say)
 
 
 def reading_of(options: argparse.Namespace) -> Any:

@@ -103,6 +103,7 @@ def test_validation_chooses_a_policy_unless_the_user_says_how(data, tmp_path):
         ("--embargo -1", "embargo is -1 bars; it must be at least 0"),
         ("--data none.csv", "none.csv"),
         ("--continued --jobs 2", "jobs is 2, but with --continued each step goes on"),
+        ("--continued --cluster auto", "cluster is auto, but with --continued each step goes on"),
         ("--jobs 0", "jobs is 0; it must be at least 1"),
         ("--test 30 --lookback 0", "lookback is 0"),
         (

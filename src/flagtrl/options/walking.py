@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flagtrl.options.words import Commands, add_command, path
+from flagtrl.options.words import Commands, add_command, path, workers
 
 
 def walk_forward(commands: Commands) -> None:
@@ -25,12 +25,7 @@ def walk_forward(commands: Commands) -> None:
     command.add_argument(
         "--recipe", metavar="NAME", help="msft, jnj, hon, uvv, tsla or btc (default: msft)"
     )
-    command.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="runs at a time on this machine, which share its cores (default: %(default)s)",
-    )
+    workers(command)
     path(
         command,
         "--output_dir",
