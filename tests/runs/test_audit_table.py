@@ -9,8 +9,15 @@ import pytest
 
 from flagtrl.cli import main
 from flagtrl.errors import ConfigError, DataError
-from flagtrl.evidence.attainable import Span, sharpe_counts, volatility_periods
+from flagtrl.evidence.attainable import (
+    Question,
+    Span,
+    attainable,
+    sharpe_counts,
+    volatility_periods,
+)
 from flagtrl.evidence.paths import Figure, Printed, account_values, replayed
+from flagtrl.evidence.printed_rows import equal
 from flagtrl.evidence.published import WINDOWS
 from flagtrl.market.embedded import embedded
 from flagtrl.market.sources import load
@@ -80,15 +87,17 @@ def test_flag_traders_rows_are_what_the_specification_says(asset, prices, tmp_pa
         assert (held["n"], held["matched"], held["differs"]) == (150, ["CR", "AV"], ["SR", "MDD"])
 
 
-def test_gpt_4_bought_and_held(prices, tmp_path):
-    rows = ["GPT-4,MSFT,16.654,0.932,30.022,9.428", "GPT-4,HON,34.342,2.005,28.779,9.195"]
-    for record in records(table(tmp_path, *rows), prices):
-        assert (record["n"], record["av_days"]) == (150, 365)
-        assert record["equals"][0] == {
+@pytest.mark.parametrize("row", ["MSFT,16.654,0.932,30.022,9.428", "HON,34.342,2.005,28.779,9.195"])
+def test_gpt_4_bought_and_held(row, prices, tmp_path):
+    [question] = asked(read_rows(table(tmp_path, f"GPT-4,{row}")), prices)
+    assert equal(question.row.printed, question.known) == [
+        {
             **{"strategy": "buy_and_hold", "n": 150, "av_days": 365},
             **{"matched": ["CR", "SR", "AV", "MDD"], "differs": []},
         }
-        assert record["attainable"]["long_flat"]["365"] == "yes"
+    ]
+    answer = attainable(Question(question.row.printed, "long_flat", 365), question.spans)
+    assert answer.verdict == "yes" and answer.count == len(answer.span.prices) == 150
 
 
 def test_av_alone_forces_365_days_in_most_rows(shared):

@@ -30,7 +30,7 @@ from flagtrl.evidence.searching import search
 PERIODS = (252, 365)  # of a year, in AV
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 FEWEST_PRICES = 4
-TRIES = 800  # starts of a search
+TRIES, TRIES_DAYS = 800, 220  # starts of a search, and the days up to which it has so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +278,9 @@ def _enumerated(case: _Case, shallow: Bound) -> Answer | None:
 
 def _searched(case: _Case, program: Program, depths: Depths, seed: int) -> Answer:
     rng = np.random.default_rng(seed)
-    for paths in search(program, depths, TRIES, rng):
+    # a start takes time that grows with the square of the days
+    tries = max(1, round(TRIES * min(1.0, TRIES_DAYS / len(case.days)) ** 2))
+    for paths in search(program, depths, tries, rng):
         _, found = _looked_at(case, paths)
         if found is not None:
             return _yes(case, found)
@@ -287,7 +289,7 @@ def _searched(case: _Case, program: Program, depths: Depths, seed: int) -> Answe
             f"at that CR and AV no drawdown exceeds {_shown(_drawdown(reached), 1)} where none "
             f"exceeds the printed {case.question.printed.MDD}"
         )
-    text = f"no bound excludes the row, and a search of {TRIES} starts found no path"
+    text = f"no bound excludes the row, and a search of {tries} starts found no path"
     return Answer(UNKNOWN, [f"{case.question.convention}, {case.span}: {text}"])
 
 

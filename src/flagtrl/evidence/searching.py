@@ -19,6 +19,7 @@ from flagtrl.evidence.relaxation import CAPPED, Depths, Program, Target
 
 AT_ONCE = 400_000  # pairs of changes, for memory
 TRIPLES = 90  # single changes of which all triples are made: 117,480
+MOST_DAYS = 220
 DEEPENED = 4  # ways to put a drawdown right that are tried of a start
 LOOKED_AT = 80  # of those that move CR and the sum of squares least
 
@@ -37,8 +38,10 @@ class Changes(NamedTuple):
 
 def changes(days: Days, path: np.ndarray, where: np.ndarray, largest: int) -> Changes:
     """Every set of at most `largest` changes of a path (N,) on the days `where`; of triples only
-    where single changes are at most TRIPLES.
+    where single changes are at most TRIPLES, and of more days than MOST_DAYS on so many of them.
     """
+    if len(where) > MOST_DAYS:
+        where = where[np.linspace(0, len(where) - 1, MOST_DAYS).astype(np.int64)]
     k = len(days.positions)
     rows, new = np.repeat(where, k), np.tile(np.arange(k), len(where))
     free = days.allowed[rows, new] & (new != path[rows])
