@@ -1,5 +1,6 @@
 """Test windows, chained: the account that trades them all, what stands beside it, and the page."""
 
+import copy
 import json
 import math
 import re
@@ -106,6 +107,17 @@ def test_matched_accounts_trade_as_often_and_as_long_in_every_window():
     assert len(np.unique(found.matched[:, 40].round(3))) > 1, "at other times"
 
 
+def test_windows_alike_have_other_orders_each():
+    prices = 100 * np.exp(np.random.default_rng(0).normal(0, 0.03, 40).cumsum())
+    whole = replace(news_leads_price(80), prices=np.tile(prices, 2))
+    windows = [Window(whole, 0, 40), Window(whole, 40, 80)]
+    agent = rule(lambda seen: 2 if seen.bar % 40 in (3, 4, 9, 17, 18, 19, 30, 33) else 0)
+    passes = [{"agent_greedy": backtest(agent, each, SETTINGS)} for each in windows]
+    matched = stitch(windows, passes, SETTINGS, 50).matched
+    one, other = matched[:, 39] / matched[:, 0], matched[:, 79] / matched[:, 40]
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.5
+
+
 def test_rows_that_are_in_every_window_are_chained():
     windows = windows_of(5, 30, 60)
     own = [backtest(READS, window, SETTINGS) for window in windows]
@@ -204,6 +216,15 @@ def test_the_sentences_are_computed(walk):
     assert any(f"With {returns} returns, a Sharpe ratio below" in each for each in said)
 
 
+def test_more_than_buy_and_hold_is_more_than_both_kinds(walk):
+    results = copy.deepcopy(dict(walk.runs[0].results))
+    held = results["test"]["buy_and_hold"]["standard"]["CR"]
+    by_order = results["test"]["buy_and_hold_by_order"]["standard"]["CR"]
+    results["test"]["agent_greedy"]["standard"]["CR"] = (held + by_order) / 2
+    runs = [replace(walk.runs[0], results=results), *walk.runs[1:]]
+    assert "in 2 of 3 windows" in Walked(runs, walk.stitched, walk.plan).verdict()[1]
+
+
 def test_one_that_never_trades_is_said_to_have_nothing_that_is_defined(walk, tmp_path):
     windows = walk.stitched.windows
     passes = [{"agent_greedy": backtest(always(Action.HOLD), each, SETTINGS)} for each in windows]
@@ -251,3 +272,10 @@ def test_a_step_that_does_not_belong_is_refused(walk, folder, change, said):
             Walked.read(directories, walk.stitched.windows, SETTINGS, walk.plan, draws=5)
     finally:
         path.write_text(text)
+
+
+def test_steps_that_were_made_at_other_costs_than_the_options_now_have_are_refused(walk):
+    directories = [run.directory for run in walk.runs]
+    dearer = replace(SETTINGS, cost_bps=9)
+    with pytest.raises(AdapterError, match="was made with cost_bps 5, not with 9"):
+        Walked.read(directories, walk.stitched.windows, dearer, walk.plan, draws=5)
