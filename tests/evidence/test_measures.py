@@ -75,6 +75,18 @@ def test_at_its_break_even_cost_a_pass_earns_nothing():
     assert again.values[-1] / again.values[0] == pytest.approx(1, abs=1e-4)
 
 
+def test_one_order_that_doubles_the_account_breaks_even_at_a_fee_above_its_value():
+    """Of each unit of cash a fee of 200% leaves a third in shares, which here triple."""
+    settings = MarketSettings(reward="log_return")
+    dates = WINDOW.dates
+    prices = np.linspace(10, 10, len(dates))
+    prices[-1] = 30
+    tripled = MarketData("X", dates, prices, ((),) * len(dates), 252).window()
+    run = backtest(always(Action.BUY), tripled, settings)
+    assert break_even(run, settings) == pytest.approx(20_000)
+    assert measures(run, settings).break_even_bps == pytest.approx(20_000)
+
+
 def test_what_is_undefined_is_said_to_be():
     settings = MarketSettings(reward="log_return")
     found = measures(backtest(always(Action.HOLD), WINDOW, settings), settings)

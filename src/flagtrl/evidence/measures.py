@@ -113,4 +113,6 @@ def break_even(run: Backtest, settings: MarketSettings) -> float:
         return gain - entries * math.log1p(fee) + exits * math.log1p(-fee)
 
     most = math.expm1(gain / entries)  # at which the entries alone cost as much
-    return 10_000 * float(brentq(left, 0.0, min(most, 1 - 1e-12) if exits else most))
+    if not exits:
+        return 10_000 * most  # a fee of 1 or more, where the account doubled
+    return 10_000 * float(brentq(left, 0.0, min(most, 1 - 1e-12)))
