@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 
@@ -24,6 +26,8 @@ ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else ray warns of it
 }
 
+AGENTS = ("ray.dashboard.agent", "ray._private.runtime_env.agent.main", "flagtrl.runs.node")
+
 
 @contextmanager
 def cluster(monkeypatch):
@@ -32,8 +36,10 @@ def cluster(monkeypatch):
 
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
-    # every process of Ray's would compile all of its libraries anew
+    # Else every process of Ray's would compile all of its libraries anew; a node whose agents begin
+    # later than after 15 s gives up.
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    subprocess.run([sys.executable, "-c", f"import {', '.join(AGENTS)}"], check=True)
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket's path is at most 107 long
     monkeypatch.setenv("TMPDIR", folder)  # what a killed worker leaves is removed, too
     os.mkdir(where := f"{folder}/ray")
