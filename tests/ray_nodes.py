@@ -1,11 +1,15 @@
 """A Ray cluster on this machine: two nodes, each of them as large as one run."""
 
+import os
 import shutil
-import socket
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 
 import psutil
+
+from short_runs import free_port
 
 # A lost node is noticed within seconds; the agents of a node start slowly where many tests run.
 NOTICED = {
@@ -22,6 +26,8 @@ ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else ray warns of it
 }
 
+AGENTS = ("ray.dashboard.agent", "ray._private.runtime_env.agent.main", "flagtrl.runs.node")
+
 
 @contextmanager
 def cluster(monkeypatch):
@@ -30,11 +36,15 @@ def cluster(monkeypatch):
 
     for name, value in ENV.items():
         monkeypatch.setenv(name, value)
-    # every process of Ray's would compile all of its libraries anew
+    # Else every process of Ray's would compile all of its libraries anew; a node whose agents begin
+    # later than after 15 s gives up.
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    subprocess.run([sys.executable, "-c", f"import {', '.join(AGENTS)}"], check=True)
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket's path is at most 107 long
+    monkeypatch.setenv("TMPDIR", folder)  # what a killed worker leaves is removed, too
+    os.mkdir(where := f"{folder}/ray")
     before = set(psutil.Process().children(recursive=True))
-    head = {**node(), "include_dashboard": False, "temp_dir": folder, "_system_config": NOTICED}
+    head = {**node(), "include_dashboard": False, "temp_dir": where, "_system_config": NOTICED}
     made = Cluster(initialize_head=True, head_node_args=head)
     try:
         made.add_node(**node())
@@ -53,9 +63,3 @@ def node():
     names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
     ports = {name: free_port() for name in (*names, "runtime_env_agent_port")}
     return {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_log_monitor": False, **ports}
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

@@ -251,7 +251,9 @@ def test_a_parcel_has_what_was_not_sent_and_every_part_of_it(stand_in, tmp_path,
             run.take(part)
     run.begin([*task.program, *task.words], True, str(tmp_path), b'{"policy": 0}\n')
     code, log, parcels = followed(run, home)
-    assert code == 0 and "goes on from 1 true" in log and len(log) > 200
+    words, said = log.splitlines()
+    assert code == 0 and said == "goes on from 1 true" and len(log) > 200
+    assert words.endswith(f"--steps 3 --output_dir {run.run} --resume_from_checkpoint true")
     assert parcels[-1] - {"checkpoint-3"} == {RESULTS_FILE, PAGE_FILE}
     assert not any("checkpoint-1" in parcel for parcel in parcels), "home has it"
     state = (home / "checkpoint-3/weights").read_text()
