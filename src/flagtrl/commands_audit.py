@@ -42,7 +42,8 @@ def audit_run(options: argparse.Namespace) -> None:
         say=say,
     )
     found = audit(loaded, options.knowledge_cutoff, say)
-    if options.output_dir is None and local is None:
+    other = any(each is not None for each in (options.data, options.start, options.end))
+    if options.output_dir is None and (local is None or other):  # not what the run's results are of
         out = Path(numbered("runs/audit"))
     found.write(out)
     found.print()

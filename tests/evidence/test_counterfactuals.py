@@ -57,6 +57,23 @@ def test_a_policy_moves_with_what_it_reads_and_with_nothing_else(policy, moved):
     assert nothing == (not moved)
 
 
+def test_nothing_is_said_of_what_is_not_there():
+    silent = replace(MARKET, news=((),) * len(MARKET)).window()
+    said = in_words(counterfactuals(always(Action.BUY), silent, SETTINGS))
+    assert said[0].startswith("It reads nothing: with price moves shuffled no decision")
+    blind = replace(SETTINGS, lookback=1)  # a single price, and no moves
+    found = counterfactuals(always(Action.BUY), silent, blind)
+    assert set(found) == {"prices rescaled", "ticker masked"} and "news" not in str(in_words(found))
+
+
+def test_a_ticker_is_masked_and_a_word_like_it_is_not():
+    told = (NewsItem("ALL: not all is well"),)
+    market = replace(MARKET, symbol="ALL", news=(told,) * len(MARKET))
+    seen = replace(seen_at(5), symbol="ALL", news=market.news[:4])
+    masked = changes(market.window())["ticker masked"](seen)
+    assert masked.news[0][0].text == "ASSET: not all is well"
+
+
 def test_the_opposite_of_the_news_loses_what_the_news_earns():
     found = counterfactuals(rule(follow_news), WINDOW, SETTINGS)
     own = standard(backtest(rule(follow_news), WINDOW, SETTINGS).values, 252).CR
@@ -185,6 +202,11 @@ def test_a_side_with_nothing_on_it_is_said(bar, said):
     found = sides(rule(follow_news), always(2), WINDOW, SETTINGS, MARKET.dates[bar])
     assert said in found.sentences()[0]
     assert found.as_dict()["before"]["SR"] is None or found.as_dict()["after"]["SR"] is None
+
+
+def test_a_ratio_that_is_undefined_is_said_to_be():
+    found = sides(always(Action.HOLD), always(Action.BUY), WINDOW, SETTINGS, MARKET.dates[60])
+    assert found.sentences()[0].count("undefined") == 2 and "nan" not in found.sentences()[0]
 
 
 def test_a_policy_is_asked_what_it_is_shown():

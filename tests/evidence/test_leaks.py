@@ -4,18 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.signal import fftconvolve
 
 from flagtrl.evidence.foresight import foretelling, paid_for_the_future
 from flagtrl.evidence.leaks import STAGES, Pipeline, moved_by_the_future, plain
 from flagtrl.language.prompts import prompt_style, style_names
-from flagtrl.market.data import NewsItem
+from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.policy import follow_last_move, follow_news, rule
 from flagtrl.market.rewards import reward_names
 from flagtrl.market.suite import SUITE
 
 SETTINGS = MarketSettings(reward="log_return", lookback=4)
-MARKET = SUITE["news70"].make(70, 3)
+LONG = SUITE["news70"].make(160, 3)
+MARKET = replace(LONG, dates=LONG.dates[:70], prices=LONG.prices[:70], news=LONG.news[:70])
 WINDOW = MARKET.window()
 
 
@@ -147,7 +149,7 @@ def test_a_leak_on_a_single_day_is_found():
 # ------------------------------------------------------------ what holds a copy of the future
 
 
-MOVES = np.append(np.diff(np.log(MARKET.prices)), [0.0, 0.0])
+MOVES = np.append(np.diff(np.log(LONG.prices)), [0.0, 0.0])
 
 
 def test_a_prompt_that_was_told_the_next_move_is_suspected():
@@ -160,7 +162,7 @@ def test_a_prompt_that_was_told_the_next_move_is_suspected():
     assert moved_by_the_future(build, WINDOW) == [], "the copy does not move"
     (leak, *_) = foretelling(build, WINDOW)
     assert (leak.stage, leak.reads, leak.proved) == ("prompt", "the next move", False)
-    assert "was it known by then?" in leak.sentence()
+    assert "could it be known by then?" in leak.sentence()
 
 
 def test_words_that_say_where_the_price_goes_are_suspected():
@@ -168,7 +170,7 @@ def test_words_that_say_where_the_price_goes_are_suspected():
         words = {True: "a strong session", False: "a weak session"}
         return replace(written()(window), prompt=lambda seen: words[MOVES[seen.bar] > 0])
 
-    assert {leak.what for leak in foretelling(build, WINDOW)} == {
+    assert {leak.what for leak in foretelling(build, WINDOW) if "word" in leak.what} == {
         "(the word 'strong')",
         "(the word 'weak')",
     }
@@ -179,7 +181,7 @@ def test_tomorrows_price_in_a_prompt_is_suspected():
         ahead = np.append(MARKET.prices[1:], MARKET.prices[-1])
         return replace(written()(window), prompt=lambda seen: f"target {ahead[seen.bar]:.2f}.")
 
-    (leak,) = foretelling(build, WINDOW)
+    leak, *_ = foretelling(build, WINDOW)
     assert leak.reads == "the next bar's price" and leak.days > 60
 
 
@@ -192,6 +194,107 @@ def test_labels_of_a_file_that_were_made_of_later_prices_are_suspected(ahead):
     found += foretelling(written(), leaky.window())
     assert {leak.stage for leak in found} == {"feature", "prompt"} or ahead == 1
     assert found and not any(leak.proved for leak in found)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_labels_are_judged_on_days_with_news(most):
+    rng, rises = np.random.default_rng(0), MOVES > 0
+    days = [
+        (NewsItem("News.", "positive" if rises[bar] else "negative"),)
+        * int(rng.integers(0, most + 1))
+        for bar in range(len(LONG))
+    ]
+    found = foretelling(plain(SETTINGS), replace(LONG, news=tuple(days)).window())
+    assert "news" in {leak.what for leak in found}
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_later_price_is_suspected_whatever_its_unit(ahead, scale):
+    later = np.append(LONG.prices[ahead:], [LONG.prices[-1]] * ahead) * scale
+
+    def build(window):
+        return replace(written()(window), prompt=lambda seen: f"level {later[seen.bar]:,.4f}.")
+
+    assert {leak.stage for leak in foretelling(build, LONG.window())} == {"prompt"}
+
+
+def test_a_price_among_headlines_of_any_number_is_suspected():
+    rng = np.random.default_rng(0)
+    prices = 10_000 * LONG.prices / LONG.prices[0]
+    market = replace(LONG, prices=prices)
+    ahead = np.append(prices[1:], prices[-1])
+    tails = [" ".join(map(str, rng.integers(1, 99, rng.integers(0, 4)))) for _ in prices]
+
+    def build(window):
+        def prompt(seen):
+            return f"Target {ahead[seen.bar]:,.2f}. Headlines: {tails[seen.bar]}"
+
+        return replace(written()(window), prompt=prompt)
+
+    assert foretelling(build, market.window())[0].reads == "the next bar's price"
+
+
+def test_what_differs_when_asked_again_is_not_called_a_leak():
+    asked = iter(range(10**6))
+
+    def build(window):
+        return replace(written()(window), prompt=lambda seen: f"question {next(asked)}")
+
+    (leak,) = moved_by_the_future(build, WINDOW)
+    assert not leak.proved and "cannot be judged: nothing changed" in leak.sentence()
+
+
+def test_every_day_is_tested_past_a_ruin_and_the_last_reward_too():
+    falling = replace(MARKET, prices=np.exp(-0.4 * np.arange(len(MARKET))))
+    window = falling.window(end=str(falling.dates[-5]))
+    told = []
+    assert moved_by_the_future(plain(SETTINGS), window, tell=lambda *n: told.append(n)) == []
+    assert told[-1] == (len(window) - 1, len(window) - 1)
+
+    class PaysAtTheEnd(PaysAhead):
+        def step(self, action):
+            last = self._bar == self.window.stop - 2
+            return super().step(action) if last else TradingEnv.step(self, action)
+
+    short = MARKET.window(end=str(MARKET.dates[-3]))
+    found = moved_by_the_future(env_of(PaysAtTheEnd), short, seed=1)
+    assert [leak.stage for leak in found] in ([], ["reward"])  # where the last order holds shares
+
+
+def test_rounding_over_all_bars_is_no_leak():
+    class Averages(TradingEnv):
+        def numbers(self):
+            prices = self.window.market.prices
+            every = fftconvolve(prices, np.ones(4) / 4)[: len(prices)]
+            return super().numbers() | {"average": np.array([every[self._bar]])}
+
+    assert moved_by_the_future(env_of(Averages), WINDOW) == []
+
+
+def test_a_market_that_any_eye_foretells_is_no_leak():
+    side = np.cumprod(np.where(np.random.default_rng(0).random(150) < 0.97, -1, 1))
+    dates = np.datetime64("2020-01-01") + np.arange(150)
+    market = MarketData("ABC", dates, 1 + 0.01 * side, ((),) * 150)
+    assert foretelling(written(), market.window()) == []
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_a_price_beside_the_price_and_a_rare_word_are_suspected(rare):
+    ahead, moves = np.append(LONG.prices[1:], LONG.prices[-1]), np.append(MOVES, 0.0)
+
+    def prompt(seen):
+        if rare:
+            return "sharply up" if moves[seen.bar] > np.quantile(MOVES, 0.7) else ""
+        return f"resistance {1.004 * ahead[seen.bar]:.3f}."
+
+    found = foretelling(lambda window: replace(written()(window), prompt=prompt), LONG.window())
+    assert {leak.reads for leak in found} == {"the next move"}
+
+
+def test_constant_prices_foretell_nothing():
+    still = replace(MARKET, prices=np.full(len(MARKET), 7.0)).window()
+    assert foretelling(written(), still) == paid_for_the_future(plain(SETTINGS), still) == []
 
 
 REWARDS = {

@@ -59,6 +59,10 @@ def test_a_run_is_audited_and_its_page_says_so(copy, capsys):
     sides = found["knowledge_cutoff"]
     assert sides["before"]["bars"] == 18 and sides["after"]["bars"] == 19
     assert any("at least 20 are needed" in said for said in found["verdict"])
+    card = {each["name"]: (each["here"], each["tested"]) for each in found["assumptions"]}
+    assert card["the base model has read"] == ("up to 2020-10-26", "not tested")
+    assert card["the market is not seen ahead"] == ("no stage knows later bars", "changed futures")
+    assert card["windows"][0] == "trained to 2020-08-14, traded from 2020-10-01"
     assert {each["name"] for each in found["assumptions"]} >= {"orders fill", "a trade costs"}
     said = capsys.readouterr().out
     assert "No leak was found" in said and "audit.json and report.html" in said
@@ -78,6 +82,7 @@ def test_other_days_are_audited_where_they_are_named(copy, tmp_path):
               "--output_dir", str(out)])  # fmt: skip
     found = json.loads((out / "audit.json").read_text())
     assert found["window"][:2] == ["2021-01-04", "2021-02-12"]
+    assert "overlaps" not in str(found["assumptions"])
     assert not (copy / "audit.json").exists() and not (out / "report.html").exists()
 
 

@@ -4,13 +4,16 @@ tested it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from flagtrl.evidence.cutoff import Sides
+from flagtrl.evidence.foresight import judged
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.record import RunRecord
 
-GRID, SHOWN = "the grid of costs and fills", "changed futures"
+GRID, SHOWN, NOT_TESTED = "the grid of costs and fills", "changed futures", "not tested"
 
 
 @dataclass(frozen=True)
@@ -27,33 +30,57 @@ class Assumption:
 
 
 def assumptions(
-    settings: MarketSettings, record: RunRecord, window: Window, knowledge_cutoff: str | None
+    settings: MarketSettings,
+    record: RunRecord,
+    window: Window,
+    sides: Sides | None,
+    leaking: Sequence[str],
 ) -> list[Assumption]:
-    """The card of a run."""
+    """The card of a run.
+
+    Args:
+        settings: that it was traded with.
+        record: of training.
+        window: what was traded.
+        sides: of the base model's knowledge cut-off; None where that was not given.
+        leaking: stages that a leak was found in.
+    """
     fills = {
         "next_price": "at the price of the bar after the decision",
         "same_price": "at the price that was decided at: optimistic",
     }[settings.execution]
     costs = f"{settings.cost_bps:g} bps of fees, {settings.slippage_bps:g} bps of slippage"
     cash = f"{settings.cash_rate:g} a bar" if settings.cash_rate else "nothing"
-    read = f"up to {knowledge_cutoff}" if knowledge_cutoff else "of any of these days, maybe"
     reading = window.market.reading
     column = None if reading is None else reading.columns.get("price")
     priced = "as in the file" if column is None else f"of the column {column!r}"
-    trained = record.windows.get("train")
-    before = "-" if trained is None else f"trained to {trained[1]}, traded from {window.dates[0]}"
+    ahead = ", ".join(dict.fromkeys(leaking))
+    ahead = f"it is: {ahead}" if leaking else "no stage knows later bars"
+    foretold = "figures and words that foretell" if judged(window) else NOT_TESTED
+    read, told = "of any of these days, maybe", NOT_TESTED
+    if sides is not None:
+        read = f"up to {sides.cutoff}"
+        told = "before and after the cut-off" if sides.comparable else NOT_TESTED
     return [
         Assumption("orders fill", fills, GRID),
         Assumption("a trade costs", costs, GRID),
-        Assumption("orders move the price", "not at all, whatever their size", "not tested"),
-        Assumption("shares", "can be bought in any fraction", "not tested"),
-        Assumption("cash earns", cash, "not tested"),
-        Assumption("prices", priced, "not tested"),
-        Assumption("news", "known by the end of its bar", "figures and words that foretell"),
-        Assumption("the market is not seen ahead", "no stage reads later bars", SHOWN),
-        Assumption("windows", before, "the record of training"),
-        Assumption("the asset", "was chosen knowing how it went", "not tested"),
-        Assumption("the base model has read", read,
-                   "before and after the cut-off" if knowledge_cutoff else "not tested"),
-        Assumption("the future is like the past", "one window of one asset", "not tested"),
-    ]  # fmt: skip
+        Assumption("orders move the price", "not at all, whatever their size", NOT_TESTED),
+        Assumption("shares", "can be bought in any fraction", NOT_TESTED),
+        Assumption("cash earns", cash, NOT_TESTED),
+        Assumption("risk-free rate", f"{settings.risk_free_rate:g} a bar", NOT_TESTED),
+        Assumption("prices", priced, NOT_TESTED),
+        Assumption("news", "known by the end of its bar", foretold),
+        Assumption("the market is not seen ahead", ahead, SHOWN),
+        Assumption("windows", _windows(record, window), "the record of training"),
+        Assumption("the asset", "was chosen knowing how it went", NOT_TESTED),
+        Assumption("the base model has read", read, told),
+        Assumption("the future is like the past", "one window of one asset", NOT_TESTED),
+    ]
+
+
+def _windows(record: RunRecord, window: Window) -> str:
+    trained, first = record.windows.get("train"), str(window.dates[0])
+    if trained is None:
+        return "-"
+    after = "" if first > trained[1] else ": it overlaps, or lies before"
+    return f"trained to {trained[1]}, traded from {first}{after}"

@@ -138,7 +138,8 @@ def counterfactuals(
     seed: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Counterfactual]:
-    """A policy shown something else, by the name of the change, beside itself along its own path.
+    """A policy shown something else, by the name of the change, beside itself along its own path;
+    without changes that show the same on all of it.
 
     Args:
         policy: takes its likeliest action.
@@ -150,6 +151,7 @@ def counterfactuals(
     """
     known, found = changes(window, seed) if known is None else known, {}
     path, own = _along(policy, window, settings)
+    known = {name: change for name, change in known.items() if _changes(change, path)}
     year, rate = window.market.periods_per_year, settings.risk_free_rate
     for number, (name, change) in enumerate(known.items(), start=1):
         other = shown(policy, change)
@@ -161,6 +163,16 @@ def counterfactuals(
         )
         tell(number, len(known))
     return found
+
+
+def _changes(change: Change, path: Sequence[Observation]) -> bool:
+    """Whether anything is shown that was not there."""
+    for seen in path:
+        other = change(seen)
+        same = (other.news, other.symbol, other.shares) == (seen.news, seen.symbol, seen.shares)
+        if not same or not np.array_equal(other.prices, seen.prices):
+            return True
+    return False
 
 
 def _along(
@@ -209,7 +221,7 @@ def _rescaled(seen: Observation) -> Observation:
 
 
 def _masked(market: MarketData, seen: Observation) -> Observation:
-    pattern = re.compile(rf"\b{re.escape(market.symbol)}\b", re.IGNORECASE)
+    pattern = re.compile(rf"(?<!\w){re.escape(market.symbol)}(?!\w)")
     masked = _with_items(seen, lambda item: replace(item, text=pattern.sub(MASK, item.text)))
     return replace(masked, symbol=MASK)
 
@@ -223,8 +235,8 @@ def in_words(found: Mapping[str, Counterfactual]) -> list[str]:
         widest = max(each.total_variation for each in telling.values())
         lead = "It reads nothing" if widest < NOTHING else "What it reads decides nothing"
         said.append(
-            f"{lead}: whatever news and price moves it is shown, no decision changes, and its "
-            f"probabilities move by {widest:.3f} at most (mean total variation)."
+            f"{lead}: with {', '.join(telling)} no decision changes, and its probabilities move by "
+            f"{widest:.3f} at most (mean total variation)."
         )
     else:
         shares = ", ".join(f"{each.changed:.0%} with {name}" for name, each in telling.items())

@@ -48,6 +48,11 @@ class Sides:
     before: Side
     after: Side
 
+    @property
+    def comparable(self) -> bool:
+        """Whether both sides have enough bars."""
+        return min(self.before.bars, self.after.bars) >= FEWEST_BARS
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-serialisable; None where undefined."""
         told = {"before": self.before, "after": self.after}
@@ -73,15 +78,18 @@ class Sides:
                 f"On one side of the cut-off, {self.cutoff}, lie {short[0]} bars; at least "
                 f"{FEWEST_BARS} are needed to compare."
             ]
-        lost = ""
-        if self.before.SR > 0 and not math.isnan(self.after.SR):
-            lost = f", {100 * (self.after.SR / self.before.SR - 1):+.0f}%"
+        told = [
+            f"{_ratio(side.SR)} ({side.bars} bars; buy and hold {_ratio(side.held_SR)})"
+            for side in (self.before, self.after)
+        ]
         return [
             f"Up to the base model's knowledge cut-off, {self.cutoff}, its Sharpe ratio is "
-            f"{self.before.SR:.2f} ({self.before.bars} bars; buy and hold {self.before.held_SR:.2f}"
-            f"), after it {self.after.SR:.2f} ({self.after.bars} bars; buy and hold "
-            f"{self.after.held_SR:.2f}){lost}."
+            f"{told[0]}, after it {told[1]}; so few bars show no decay by themselves."
         ]
+
+
+def _ratio(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.2f}"
 
 
 def sides(

@@ -16,70 +16,120 @@ import numpy as np
 from scipy import stats
 
 from flagtrl.evidence.leaks import Build, Leak
-from flagtrl.market.data import Window
+from flagtrl.market.data import Window, count_sentiments
 
 FEWEST_DAYS = 30
-CORRELATION, AGREEMENT, SHOWN = 0.9, 0.97, 0.9
+CORRELATION, OVERLAPPING, AGREEMENT, SHOWN = 0.9, 0.97, 0.97, 0.9
 # Of what a step's own return leaves of a reward, the share that the next move explains, and how
 # surely: on prices that have nothing to do with it, and on its own, which may foretell one another.
 ELSEWHERE, AT_HOME, T_VALUE = 0.2, 0.5, 6.0
 LEFT = 0.01  # of a reward's variance, below which there is nothing to explain
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+HORIZONS = (1, 2, 3, 5, 10)  # bars
 WORD = re.compile(r"[A-Za-z]{2,}")
 NOT_FEATURES = ("date", "symbol", "bar", "legal")
 
 
 def foretelling(build: Build, window: Window, seed: int = 0) -> list[Leak]:
-    """Figures and words that say the next bar's price, or one of the two next moves.
+    """Figures and words that say a later price, or a move to come.
 
-    What is seen and read is collected without any position, bar by bar. Suspected are: a figure
-    equal to the next bar's price, to the digits in which it is shown, on 90% of the days on which
-    the price moves; one whose rank correlation with a move is above .9; and a figure's sign, or a
-    word's presence, that is a move's direction on 97% of days.
+    What is seen and read is collected without any position, bar by bar. Suspected are: a price of
+    the next bar in a prompt, to the digits in which it is shown, on 90% of the days on which the
+    price moves; a figure whose rank correlation with the move of one bar, 1, 2, 3, 5 or 10 bars
+    ahead is above .9, or whose own moves have it, as those of a later price do; a figure's size, or
+    a word's presence, that is such a move's direction on 97% of days; and a figure whose rank
+    correlation with the return over as many bars to come is above .97, which overlap and so take
+    more. Of the labels of a bar's news those bars count that have news.
 
     Args:
         build: a window's environment and prompt.
-        window: what is traded.
+        window: what is traded; fewer than 32 bars are not judged.
         seed: of the environment.
     """
-    if len(window) - 2 < FEWEST_DAYS:
+    if not judged(window):
         return []
     numbers, texts, bars = _shown(build, window, seed)
     prices, dates = window.market.prices, window.market.dates[bars]
-    now, future, steps = prices[bars], prices[bars + 1], np.diff(np.log(prices))
-    moves = {
-        "the next move": steps[bars],
-        "the move after the next": steps[np.minimum(bars + 1, len(steps) - 1)],
-    }
-    found = []
+    moves, found = _to_come(prices, bars), _prices_in(texts, prices, bars, dates)
+    last = np.diff(np.log(prices), prepend=np.nan)[bars]
+    # what the last move foretells by itself, in a market that regular, anybody may know
+    moves = {name: move for name, move in moves.items() if _agrees(last, move) is None}
     for (stage, name), series in {**numbers, **_numbers_of(texts)}.items():
-        near = _half_digit(series)
-        moved = np.abs(future - now) > 2 * near
-        days = moved & (np.abs(series - future) <= near)
-        if days.sum() >= SHOWN * max(int(moved.sum()), FEWEST_DAYS):
-            found.append(_suspected(stage, name, "the next bar's price", days, dates))
-            continue
         for which, move in moves.items():
-            if (days := _agrees(series, move)) is not None:
+            days = _foretells(series, prices[bars], move, which in ONE_BAR.values())
+            if days is not None:
                 found.append(_suspected(stage, name, which, days, dates))
                 break
-    return found + _words(texts, moves, dates)
+    one_bar = {name: moves[name] for name in ONE_BAR.values() if name in moves}
+    return found + _words(texts, one_bar, dates)
+
+
+def judged(window: Window) -> bool:
+    """Whether a window is long enough, and its price moves enough, to say whether anything
+    foretells it.
+    """
+    moves = np.count_nonzero(np.diff(window.prices))
+    return bool(len(window) - 2 >= FEWEST_DAYS and moves >= FEWEST_DAYS)
+
+
+def _to_come(prices: np.ndarray, bars: np.ndarray) -> dict[str, np.ndarray]:
+    """By name, the moves after each bar; NaN beyond the data."""
+    logs = np.append(np.log(prices), np.full(max(HORIZONS), np.nan))
+    found = {ONE_BAR[k]: logs[bars + k] - logs[bars + k - 1] for k in HORIZONS}
+    return found | {f"the next {k} bars": logs[bars + k] - logs[bars] for k in HORIZONS[1:]}
+
+
+ONE_BAR = {k: f"the move {k} bars ahead" for k in HORIZONS} | {
+    1: "the next move",
+    2: "the move after the next",
+}
+
+
+def _prices_in(
+    texts: Sequence[str] | None, prices: np.ndarray, bars: np.ndarray, dates: np.ndarray
+) -> list[Leak]:
+    """The next bar's price, wherever in a prompt it stands, more often than that of another day."""
+    if texts is None:
+        return []
+    now, future = prices[bars], prices[bars + 1]
+    shown = [_read(text) for text in texts]
+
+    def there(wanted: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                any(abs(value - price) <= near < abs(price - today) for value, near in each)
+                for each, price, today in zip(shown, wanted, now, strict=True)
+            ]
+        )
+
+    days, moved = there(future), future != now
+    by_chance = there(np.roll(future, len(future) // 2)).mean()
+    if by_chance > 0.5 or days.sum() < max(SHOWN * moved.sum(), FEWEST_DAYS):
+        return []
+    return [_suspected("prompt", "", "the next bar's price", days, dates)]
+
+
+def _read(text: str) -> list[tuple[float, float]]:
+    """Every number of a text, with half a unit of its last digit."""
+    found = NUMBER.findall(THOUSANDS.sub("", text))
+    return [(float(each), 0.5 * 10.0 ** -len(each.partition(".")[2]) + 1e-9) for each in found]
 
 
 def paid_for_the_future(build: Build, window: Window, seed: int = 0) -> list[Leak]:
-    """Rewards that follow the window's next move, on the window and on a market of the same days
-    whose prices have nothing to do with it.
+    """Rewards that follow the window's moves to come, on the window and on a market of the same
+    days whose prices have nothing to do with it.
 
-    Suspected is a reward of which the next move explains a fifth of what the step's own return
-    leaves on the other market, where an honest reward cannot know it at all, or half of it on its
-    own.
+    Suspected is a reward of which a move of one bar explains a fifth, or one of several half, of what the step's own return and
+    position leave on the other market, where an honest reward cannot know it at all, or half of it
+    on its own.
 
     Args:
         build: a window's environment.
         window: what is traded.
         seed: of the other market and the orders.
     """
-    if len(window) - 2 < FEWEST_DAYS:
+    if not judged(window):
         return []
     rng, market = np.random.default_rng(seed), window.market
     moves = np.diff(np.log(market.prices))
@@ -91,25 +141,31 @@ def paid_for_the_future(build: Build, window: Window, seed: int = 0) -> list[Lea
         rewards, bars, returns, sides = [], [], [], []
         while not env.ended:
             worth = env.observe().value
-            _, reward, *_ = env.step(int(rng.choice(np.flatnonzero(env.legal))))
+            _, paid, *_ = env.step(int(rng.choice(np.flatnonzero(env.legal))))
             after = env.observe()
-            rewards.append(reward)
+            rewards.append(paid)
             bars.append(after.bar)
             returns.append(after.value / worth - 1)
             sides.append(1.0 if after.shares > 0 else -1.0)
-        rows = np.array(bars) < len(moves)
-        told = (np.array(each)[rows] for each in (rewards, returns, sides))
-        if _follows(*told, moves[np.array(bars)[rows]], share):
-            dates = market.dates[np.array(bars)[rows]]
-            return [_suspected("reward", "", "the next move", np.ones(len(dates), bool), dates)]
+        for which, move in _to_come(market.prices, np.array(bars)).items():
+            of_one_bar = which in ONE_BAR.values()
+            if traded is window and not of_one_bar:
+                continue  # they overlap, and those that were paid may foretell them
+            rows = ~np.isnan(move)
+            reward, own, side = (np.array(each)[rows] for each in (rewards, returns, sides))
+            if rows.sum() >= FEWEST_DAYS and _follows(
+                *(reward, own, side, move[rows]), share if of_one_bar else AT_HOME
+            ):
+                days = np.ones(int(rows.sum()), dtype=bool)
+                return [_suspected("reward", "", which, days, market.dates[np.array(bars)[rows]])]
     return []
 
 
 def _follows(
     reward: np.ndarray, own: np.ndarray, side: np.ndarray, move: np.ndarray, share: float
 ) -> bool:
-    """Whether the next move, or its direction, alone or times the step's own return or position,
-    explains a share of what those leave of the reward.
+    """Whether a move, or its direction, alone or times the step's own return or position, explains
+    a share of what those leave of the reward.
     """
     base = np.stack([np.ones_like(own), own, np.abs(own), side], axis=1)
     for known in (by * of for by in (1, own, np.abs(own), side) for of in (move, np.sign(move))):
@@ -139,6 +195,8 @@ def _shown(
             break
         bars.append(seen.bar)
         rows.append(dict(_figures({**vars(seen), **env.numbers()})))
+        positive, _, negative = count_sentiments(seen.news[-1])
+        rows[-1]["news"] = positive - negative if seen.news[-1] else np.nan
         if pipeline.prompt is not None:
             texts.append(str(pipeline.prompt(seen)))
         env.step(hold)
@@ -165,12 +223,13 @@ def _numbers_of(texts: Sequence[str] | None) -> dict[tuple[str, str], np.ndarray
     """The numbers of the prompts by their place from the end, as far as all have as many."""
     if texts is None:
         return {}
-    rows = [[float(each) for each in NUMBER.findall(text)] for text in texts]
+    rows = [[value for value, _ in _read(text)] for text in texts]
     count = min(map(len, rows))
-    return {
-        ("prompt", f"(number {place} from its end)"): np.array([row[-place] for row in rows])
-        for place in range(1, count + 1)
-    }
+    found = {}
+    for place in range(1, count + 1):
+        found["prompt", f"(number {place})"] = np.array([row[place - 1] for row in rows])
+        found["prompt", f"(number {place} from its end)"] = np.array([row[-place] for row in rows])
+    return found
 
 
 def _words(
@@ -182,22 +241,51 @@ def _words(
     found = []
     for word in sorted(set().union(*sets)):
         there = np.array([word in words for words in sets])
-        if not 0.1 <= there.mean() <= 0.9:
-            continue
         for which, move in moves.items():
-            if (days := _agrees(there * 2.0 - 1, move)) is not None:
+            if (days := _stands_right(there, move)) is not None:
                 found.append(_suspected("prompt", f"(the word {word!r})", which, days, dates))
                 break
     return found
 
 
+def _stands_right(there: np.ndarray, move: np.ndarray) -> np.ndarray | None:
+    """(n,) on which days a word that is not always there stands before a rise, or before a fall,
+    where nearly all of its days are such.
+    """
+    told = there & np.isfinite(move) & (move != 0)
+    if told.sum() < FEWEST_DAYS or there.mean() > 0.9:
+        return None
+    for days in (told & (move > 0), told & (move < 0)):
+        if days.sum() >= AGREEMENT * told.sum():
+            return days
+    return None
+
+
+def _foretells(
+    series: np.ndarray, now: np.ndarray, move: np.ndarray, of_one_bar: bool
+) -> np.ndarray | None:
+    """(n,) on which days a figure says a move to come, where it does so too well; else None: the
+    figure, its own moves, or what it is beside the price.
+    """
+    if not of_one_bar:
+        return _correlates(series, move, OVERLAPPING)
+    days = _agrees(series, move)
+    if days is None and (series > 0).all():
+        days = _correlates(np.log(series / now), move)
+        if days is None and (days := _correlates(np.diff(np.log(series)), move[1:])) is not None:
+            days = np.append(False, days)
+    return days
+
+
 def _agrees(series: np.ndarray, move: np.ndarray) -> np.ndarray | None:
     """(n,) on which days a figure says a move, where it does so on too many; else None."""
-    if not np.isfinite(series).all() or np.ptp(series) == 0:
+    known = np.isfinite(series) & np.isfinite(move)
+    if known.sum() < FEWEST_DAYS or np.ptp(series[known]) == 0:
         return None
     # above or below nothing, or where the figure is halved: a count, or one of two values
-    for cut in (0.0, float(np.median(series)), (series.min() + series.max()) / 2):
-        above, told = series > cut, (series != cut) & (move != 0)
+    middle = (series[known].min() + series[known].max()) / 2
+    for cut in (0.0, float(np.median(series[known])), middle):
+        above, told = series > cut, known & (series != cut) & (move != 0)
         # what is nearly always on one side is right as often as the market rises
         if told.sum() < FEWEST_DAYS or not 0.1 <= above[told].mean() <= 0.9:
             continue
@@ -205,16 +293,18 @@ def _agrees(series: np.ndarray, move: np.ndarray) -> np.ndarray | None:
         for days in (right, told & ~right):
             if days.sum() >= AGREEMENT * told.sum():
                 return days
-    r = stats.spearmanr(series, move).statistic
-    return np.ones(len(series), dtype=bool) if abs(r) >= CORRELATION else None
+    return _correlates(series, move)
 
 
-def _half_digit(series: np.ndarray) -> float:
-    """Half a unit of the last digit in which a series is shown."""
-    for digits in range(7):
-        if np.allclose(series, np.round(series, digits), rtol=0, atol=1e-9):
-            return 0.5 * 10.0**-digits + 1e-9
-    return 1e-6
+def _correlates(
+    series: np.ndarray, move: np.ndarray, least: float = CORRELATION
+) -> np.ndarray | None:
+    """(n,) the days of a figure whose rank correlation with a move is too high; else None."""
+    known = np.isfinite(series) & np.isfinite(move)
+    if known.sum() < FEWEST_DAYS or min(np.ptp(series[known]), np.ptp(move[known])) == 0:
+        return None
+    r = stats.spearmanr(series[known], move[known]).statistic
+    return known if abs(r) >= least else None
 
 
 def _suspected(stage: str, what: str, says: str, days: np.ndarray, dates: np.ndarray) -> Leak:

@@ -1,4 +1,4 @@
-"""Whether an agent is shown or paid anything that it cannot know yet.
+"""Whether an agent is shown or paid anything that it could not yet know.
 
 Two tests. The first changes the future: after each bar prices or news become others, and nothing
 that is seen, read, allowed, decided or paid up to it may move. Whoever reads the market that is
@@ -21,8 +21,11 @@ from flagtrl.market.observation import Observation
 from flagtrl.market.policy import Policy
 
 # what each change leaves as it was: bars up to the one after the decision, or to the decision
-CHANGES = ("prices", "news", "later prices", "later news")
-STAGES = ("feature", "prompt", "mask", "decision", "reward")
+CHANGES = ("nothing", "prices", "news", "later prices", "later news")
+# what comes of one comes of those after it too: rewards are shown, features are read
+STAGES = ("reward", "feature", "mask", "prompt", "decision")
+ITSELF = "nothing"  # what moves although the market is as it was
+ROUNDING = 1e-9  # relative
 FACTORS = (0.3, 3.0)  # that prices are multiplied by
 OTHER_NEWS = (
     NewsItem("Everything has changed overnight.", "negative"),
@@ -47,6 +50,9 @@ class Pipeline:
 
 
 Build = Callable[[Window], Pipeline]  # of a window, everything anew
+Seen = dict[tuple[str, str], Any]  # stage and name to what is known there
+Ask = Callable[[Window], Seen]
+Moved = dict[tuple[str, str], dict[str, list[str]]]  # stage and name to change to days
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,13 @@ class Leak:
         """In words."""
         named = f"{self.stage} {self.what}".strip()
         of = f"on {self.days} of {self.tested} days, first on {self.first}"
+        if self.reads == ITSELF:
+            return f"The {named} cannot be judged: nothing changed, and it was another, {of}."
         if self.proved:
             return f"Leak: the {named} moves with {self.reads}, {of}."
-        return f"Leak suspected: the {named} says {self.reads}, {of}; was it known by then?"
+        return (
+            f"Leak suspected: the {named} foretells {self.reads}, {of}; could it be known by then?"
+        )
 
 
 def plain(settings: MarketSettings) -> Build:
@@ -94,8 +104,9 @@ def moved_by_the_future(
 ) -> list[Leak]:
     """The stages that move when the bars after a decision are changed.
 
-    Every decision of the window is tested, along one episode of random legal orders: the step that
-    leads to it is taken again where the future is another.
+    Every decision of the window is tested, along an episode of random legal orders, or several
+    where an account is ruined: the step that leads to it is taken again where the future is
+    another. What moves where nothing was changed cannot be judged, and is said to be so.
 
     Args:
         build: a window's environment, prompt and policy.
@@ -104,35 +115,51 @@ def moved_by_the_future(
         tell: is called with the decisions tested, and their number.
     """
     rng, pipeline = np.random.default_rng(seed), build(window)
-    env = pipeline.env
-    env.reset(seed=seed)
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
-    known, bar = _seen(pipeline, None), env.observe().bar
-    _compare(found, known, _changed(window, bar, rng), lambda of: _begun(build, of, seed))
-    tested, most = 1, len(window) - 1
-    while not env.ended:
+    env, most = pipeline.env, len(window) - 1
+    found: Moved = {}
+    for tested in range(most):
+        bar = window.start + tested
+        if tested:
+            before, action = env.state_dict(), int(rng.choice(np.flatnonzero(env.legal)))
+            _, reward, *_ = env.step(action)
+            again, known = _again(build, before, action), _seen(pipeline, reward)
+            if env.ended:  # by ruin
+                again, known = _rewarded(again), _of_reward(known)
+            _compare(found, known, _changed(window, bar, rng), again)
+        if not tested or env.ended:
+            env.reset(seed=seed, options={"start": tested})
+            begun = _begun(build, seed, {"start": tested})
+            _compare(found, _seen(pipeline, None), _changed(window, bar, rng), begun)
+        tell(tested + 1, most)
+    if window.stop < len(window.market):  # the last reward has later bars too
         before, action = env.state_dict(), int(rng.choice(np.flatnonzero(env.legal)))
         _, reward, *_ = env.step(action)
-        if env.ended:  # nothing is decided at the last bar, but a reward is paid there
-            break
-        known, bar = _seen(pipeline, reward), env.observe().bar
-        again = _again(build, before, action)
-        _compare(found, known, _changed(window, bar, rng), again)
-        tested += 1
-        tell(tested, most)
-    return [_leak(stage, what, by, tested) for (stage, what), by in found.items()]
+        again = _rewarded(_again(build, before, action))
+        changed = _changed(window, window.stop - 1, rng)
+        _compare(found, _of_reward(_seen(pipeline, reward)), changed, again)
+    leaks = [_leak(stage, what, by, most) for (stage, what), by in found.items()]
+    return sorted(leaks, key=lambda leak: (STAGES.index(leak.stage), leak.what))
 
 
-def _begun(build: Build, window: Window, seed: int) -> dict[tuple[str, str], Any]:
-    pipeline = build(window)
-    pipeline.env.reset(seed=seed)
-    return _seen(pipeline, None)
+def _begun(build: Build, seed: int, start: dict[str, int]) -> Ask:
+    def on(window: Window) -> Seen:
+        pipeline = build(window)
+        pipeline.env.reset(seed=seed, options=start)
+        return _seen(pipeline, None)
+
+    return on
 
 
-def _again(
-    build: Build, before: dict[str, Any], action: int
-) -> Callable[[Window], dict[tuple[str, str], Any]]:
-    def on(window: Window) -> dict[tuple[str, str], Any]:
+def _rewarded(ask: Ask) -> Ask:
+    return lambda window: _of_reward(ask(window))
+
+
+def _of_reward(seen: Seen) -> Seen:
+    return {key: seen[key] for key in (("reward", ""), ("feature", "date"))}
+
+
+def _again(build: Build, before: dict[str, Any], action: int) -> Ask:
+    def on(window: Window) -> Seen:
         pipeline = build(window)
         pipeline.env.load_state_dict(before)
         _, reward, *_ = pipeline.env.step(action)
@@ -141,11 +168,11 @@ def _again(
     return on
 
 
-def _seen(pipeline: Pipeline, reward: float | None) -> dict[tuple[str, str], Any]:
+def _seen(pipeline: Pipeline, reward: float | None) -> Seen:
     """All that is known at a decision, by stage and name."""
     env = pipeline.env
     observation = env.observe()
-    found: dict[tuple[str, str], Any] = {
+    found: Seen = {
         ("feature", name): value
         for name, value in (vars(observation) | env.numbers()).items()
         if name != "legal"
@@ -165,7 +192,8 @@ def _changed(window: Window, bar: int, rng: np.random.Generator) -> Iterator[tup
     ones leave the next bar as it was, so that what is moved by the others alone reads that bar.
     """
     market, at = window.market, bar
-    for name in CHANGES:
+    yield ITSELF, window
+    for name in CHANGES[1:]:
         first = at + 2 if name.startswith("later") else at + 1
         rest = len(market) - first
         if rest < 1:
@@ -182,10 +210,10 @@ def _changed(window: Window, bar: int, rng: np.random.Generator) -> Iterator[tup
 
 
 def _compare(
-    found: dict[tuple[str, str], dict[str, list[str]]],
-    known: Mapping[tuple[str, str], Any],
+    found: Moved,
+    known: Seen,
     changed: Iterator[tuple[str, Window]],
-    seen_on: Callable[[Window], Mapping[tuple[str, str], Any]],
+    seen_on: Ask,
 ) -> None:
     """Write down, by stage and name, the change and the day of all that moved."""
     for change, other in changed:
@@ -197,15 +225,20 @@ def _compare(
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        one, other = np.asarray(one), np.asarray(other)
-        equal_nan = one.dtype.kind == other.dtype.kind == "f"
-        return one.shape == other.shape and np.array_equal(one, other, equal_nan=equal_nan)
-    return bool(one == other) or (one != one and other != other)
+    """Up to rounding, which a figure over all bars may move where it reads none of them."""
+    if isinstance(one, int | float | np.ndarray) and isinstance(other, int | float | np.ndarray):
+        a, b = np.asarray(one), np.asarray(other)
+        if a.shape == b.shape and a.dtype.kind in "fiub" and b.dtype.kind in "fiub":
+            return np.allclose(a, b, rtol=ROUNDING, atol=0, equal_nan=True)
+        return np.array_equal(a, b)
+    return bool(one == other)
 
 
 def _leak(stage: str, what: str, by: Mapping[str, list[str]], tested: int) -> Leak:
     """Of the changes that moved a stage: which bars it reads."""
+    if ITSELF in by:
+        days = by[ITSELF]
+        return Leak(stage, what, ITSELF, len(days), tested, days[0], proved=False)
     days = sorted({day for each in by.values() for day in each})
     read = [_reads(kind, by) for kind in ("prices", "news") if {kind, f"later {kind}"} & by.keys()]
     return Leak(stage, what, " and ".join(read), len(days), tested, days[0])

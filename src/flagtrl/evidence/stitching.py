@@ -149,25 +149,27 @@ def stitch(
     ]
     # in another order the same spells end in the same position
     kept = [kept_at_the_end(run, settings.costs) for run in agent]
-    return Stitched(whole, windows, settings, agent, curves, chain(matched, kept))
+    chained = chain(matched, kept, settings.cash_rate)
+    return Stitched(whole, windows, settings, agent, curves, chained)
 
 
 def _chained(runs: Sequence[Backtest], settings: MarketSettings) -> np.ndarray:
     kept = [kept_at_the_end(run, settings.costs) for run in runs]
-    return chain([run.values for run in runs], kept)
+    return chain([run.values for run in runs], kept, settings.cash_rate)
 
 
-def chain(parts: Sequence[np.ndarray], kept: Sequence[float]) -> np.ndarray:
+def chain(parts: Sequence[np.ndarray], kept: Sequence[float], cash_rate: float = 0.0) -> np.ndarray:
     """(..., N) account values over all windows.
 
     Args:
         parts: (..., n) values over each window, which begin with what there is then.
         kept: of each window's last value, the share that selling what is held leaves; that of the
             last window, which nothing follows, is not read.
+        cash_rate: a fraction that cash, which everything is then, earns over a seam.
     """
     found = [np.asarray(parts[0], dtype=np.float64)]
     for part, share in zip(parts[1:], kept[:-1], strict=True):
-        scale = share * found[-1][..., -1:] / part[..., :1]
+        scale = share * (1 + cash_rate) * found[-1][..., -1:] / part[..., :1]
         found.append(part * scale)
     return np.concatenate(found, axis=-1)
 

@@ -59,7 +59,8 @@ def _run(commands: Commands) -> None:
         command,
         "--output_dir",
         directory=True,
-        help="where to write (default: the run's directory; of one of the Hub runs/audit-1)",
+        help="where to write (default: the run's directory; of other days or data, or a run of "
+        "the Hub, runs/audit-1 or the next number)",
     )
     reading(command)
 

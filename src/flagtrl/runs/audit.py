@@ -26,7 +26,7 @@ from flagtrl.evidence.counterfactuals import (
     in_words,
 )
 from flagtrl.evidence.cutoff import Sides, sides
-from flagtrl.evidence.foresight import foretelling, paid_for_the_future
+from flagtrl.evidence.foresight import foretelling, judged, paid_for_the_future
 from flagtrl.evidence.leaks import Build, Leak, Pipeline, moved_by_the_future
 from flagtrl.evidence.page import AUDIT_FILE
 from flagtrl.files import write_json
@@ -41,6 +41,11 @@ from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.policy.acting import language_policy, prompts_known_ahead, read_ahead
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.runs.replay import Loaded
+
+FORETOLD = (
+    "No figure or word that it is shown, and no reward, says a later price or move too well for "
+    "chance."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +76,19 @@ class Audit:
 
     def sentences(self) -> list[str]:
         """What was found, in words."""
-        said = [leak.sentence() for leak in self.leaks] or [
-            f"No leak was found: on {self.tested} days neither what it is shown, reads, may do and "
-            "decides, nor what it is paid, moved when the days after were changed, and nothing "
-            "says what comes next."
-        ]
+        said = [leak.sentence() for leak in self.leaks]
+        if not said:
+            said.append(
+                f"No leak was found: on {self.tested} days neither what it is shown, reads, may do "
+                "and decides, nor what it is paid, moved when the days after were changed."
+            )
+        if not judged(self.run.window):
+            said.append(
+                "Whether anything foretells its prices cannot be judged: they move too seldom, or "
+                "there are too few."
+            )
+        elif all(leak.proved for leak in self.leaks):
+            said.append(FORETOLD)
         said += in_words(self.counterfactuals)
         if self.calibration is not None:
             said.append(self.calibration.sentence())
@@ -89,8 +102,10 @@ class Audit:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-serialisable."""
-        dates = self.run.window.dates
+        market, dates = self.run.window.market, self.run.window.dates
         return {
+            "symbol": market.symbol,
+            "data_sha256": market.fingerprint(),
             "window": [str(dates[0]), str(dates[-1]), len(dates)],
             "verdict": self.sentences(),
             "leaks": [{**asdict(leak), "sentence": leak.sentence()} for leak in self.leaks],
@@ -151,7 +166,7 @@ def audit(
     split = None if cutoff is None else sides(policy, held, window, settings, cutoff)
     return Audit(
         *(run, leaks, len(window) - 1, found, calibration(run, settings), grid, split),
-        assumptions(settings, loaded.record, window, knowledge_cutoff),
+        assumptions(settings, loaded.record, window, split, [leak.stage for leak in leaks]),
         time.monotonic() - began,
     )
 

@@ -75,18 +75,19 @@ def backtest_saved(
     _check_modes(modes)
     loaded = load_saved(
         directory,
-        **{"data": data, "symbol": symbol, "reading": reading, "start": start, "end": end},
-        **{"base": base, "accept_base": accept_base, "reward": reward, "device": device},
+        data=data,
+        symbol=symbol,
+        reading=reading,
+        start=start,
+        end=end,
+        base=base,
+        accept_base=accept_base,
+        reward=reward,
+        device=device,
         say=say,
     )
-    record = loaded.record
-    periods = volatility_periods or record.options.get("volatility_periods", 252)
-    how = {name: record.options[name] for name in _AS_THEN if name in record.options}
-    how |= {"volatility_periods": periods, "modes": modes, "seed": record.seed, "say": say}
-    how["survey"] = loaded.trained_on
-    model, encoder = loaded.policy.model, loaded.policy.encoder
-    report = judge(model, encoder, loaded.window, loaded.settings, **how)
-    return report, loaded.traded(periods)
+    periods = volatility_periods or loaded.record.options.get("volatility_periods", 252)
+    return loaded.judged(modes, periods, say), loaded.traded(periods)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,14 @@ class Loaded:
     window: Window
     trained_on: Window | None
     source: str
+
+    def judged(self, modes: Sequence[str], periods: int, say: Say) -> Report:
+        """The policy beside its controls, as its run judged it."""
+        options = self.record.options
+        how = {name: options[name] for name in _AS_THEN if name in options}
+        how |= {"volatility_periods": periods, "modes": modes, "seed": self.record.seed}
+        traded = self.policy.model, self.policy.encoder, self.window, self.settings
+        return judge(*traded, survey=self.trained_on, say=say, **how)
 
     def traded(self, periods: int) -> RunRecord:
         """The run's record, with what is traded now and how."""
