@@ -120,9 +120,9 @@ def paid_for_the_future(build: Build, window: Window, seed: int = 0) -> list[Lea
     """Rewards that follow the window's moves to come, on the window and on a market of the same
     days whose prices have nothing to do with it.
 
-    Suspected is a reward of which a move of one bar explains a fifth, or one of several half, of what the step's own return and
-    position leave on the other market, where an honest reward cannot know it at all, or half of it
-    on its own.
+    Suspected is a reward of which, besides what the step's own return and position explain, a move
+    of one bar explains a fifth, or one of several bars half, on the other market, where an honest
+    reward cannot know it at all; or a move of one bar half on its own.
 
     Args:
         build: a window's environment.
