@@ -192,8 +192,9 @@ class RayWorkers:
         """A run's exit code, on one worker."""
         import ray
 
-        takes = {"num_cpus": self.cluster.cpus, "num_gpus": self.cluster.gpus}
-        maker: Any = ray.remote(**takes, scheduling_strategy="SPREAD")(NodeRun)
+        cpus, gpus = self.cluster.cpus, self.cluster.gpus
+        spread = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
+        maker: Any = spread(NodeRun)
         actor = maker.remote(self.cluster.cpus, self.cluster.gpus > 0)
         try:
             if not self._placed(actor.check.remote(self._program)):
