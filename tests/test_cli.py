@@ -94,6 +94,8 @@ def test_every_option_says_what_it_is():
 def words_of(command):
     """A command with the arguments that it needs."""
     needed = {
+        "audit run": "x",
+        "audit table": "x.csv --data x",
         "backtest": "--adapter x",
         "merge": "x y",
         "push": "x a/b",
