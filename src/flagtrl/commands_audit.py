@@ -17,7 +17,7 @@ def audit_run(options: argparse.Namespace) -> None:
     if options.knowledge_cutoff is not None:
         parse_date(options.knowledge_cutoff)
 
-    from flagtrl.commands_evidence import reading_of
+    from flagtrl.commands_evidence import loading_of
     from flagtrl.cpu import cpu_tuning
     from flagtrl.evidence.page import AUDIT_FILE, RESULTS, write_report
     from flagtrl.hub import local_or_pulled
@@ -26,22 +26,8 @@ def audit_run(options: argparse.Namespace) -> None:
     from flagtrl.runs.replay import load_saved
 
     cpu_tuning()
-    say = partial(print, flush=True)
-    directory = Path(local_or_pulled(options.run, options.revision))
-    loaded = load_saved(
-        directory,
-        data=options.data,
-        symbol=options.symbol,
-        reading=reading_of(options),
-        start=options.start,
-        end=options.end,
-        base=options.base,
-        accept_base=options.accept_base,
-        reward=options.reward,
-        device=options.device,
-        say=say,
-    )
-    found = audit(loaded, options.knowledge_cutoff, say)
+    loaded = load_saved(local_or_pulled(options.run, options.revision), **loading_of(options))
+    found = audit(loaded, options.knowledge_cutoff, partial(print, flush=True))
     other = any(each is not None for each in (options.data, options.start, options.end))
     if options.output_dir is None and (local is None or other):  # not what the run's results are of
         out = Path(numbered("runs/audit"))

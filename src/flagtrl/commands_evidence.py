@@ -26,18 +26,9 @@ def backtest(options: argparse.Namespace) -> None:
     with claimed_for_results(options.output_dir) if options.output_dir else nullcontext():
         report, record = backtest_saved(
             local_or_pulled(options.adapter, options.revision),
-            data=options.data,
-            symbol=options.symbol,
-            reading=reading_of(options),
-            start=options.start,
-            end=options.end,
             modes=options.policy_mode,
-            base=options.base,
-            accept_base=options.accept_base,
-            reward=options.reward,
             volatility_periods=options.volatility_periods,
-            device=options.device,
-            say=partial(print, flush=True),
+            **loading_of(options),
         )
         out = options.output_dir or numbered("runs/backtest")
         told = {"base": options.base} if options.base and options.accept_base else {}
@@ -131,8 +122,10 @@ def walk_forward(options: argparse.Namespace) -> None:
     from flagtrl.runs.walk import WalkForward
     from flagtrl.runs.walk import walk_forward as walked
 
-    cluster = chosen_cluster(options.cluster, options.cpus, options.gpus)
-    together = {"jobs": options.jobs if (options.jobs or 1) > 1 else None, "cluster": cluster}
+    together = {
+        "jobs": options.jobs if (options.jobs or 1) > 1 else None,
+        "cluster": options.cluster,
+    }
     for name, given in together.items():
         if options.continued and given is not None:
             raise ConfigError(
@@ -145,10 +138,18 @@ def walk_forward(options: argparse.Namespace) -> None:
         anchored=options.anchored,
         first_test=options.first_test,
     )
+    cluster = chosen_cluster(options.cluster, options.cpus, options.gpus)
     told = WalkForward(*(walk, options.embargo, options.continued, options.others, options.recipe))
     out = check_output_dir(options.output_dir)
     say = partial(print, flush=True)
     walked(told, out, workers_of(out, options.jobs, cluster, say), say)
+
+
+def loading_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a command that loads a saved run, as `runs.replay.load_saved` takes them."""
+    names = ("data", "symbol", "start", "end", "base", "accept_base", "reward", "device")
+    named = {name: getattr(options, name) for name in names}
+    return {**named, "reading": reading_of(options), "say": partial(print, flush=True)}
 
 
 def reading_of(options: argparse.Namespace) -> Any:

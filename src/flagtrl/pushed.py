@@ -13,7 +13,7 @@ from flagtrl.card import CARD_FILE, QA_FIGURE, QA_FILE
 from flagtrl.errors import AdapterError
 from flagtrl.evidence.curves import LEARNING_CURVES
 from flagtrl.evidence.days import DAYS_FILE
-from flagtrl.evidence.page import PAGE_FILE
+from flagtrl.evidence.page import AUDIT_FILE, PAGE_FILE
 from flagtrl.evidence.report import CURVE_FILE, PICTURE, RESULTS_FILE, TRADES_FILE
 from flagtrl.policy.manifest import (
     POLICY_MANIFEST,
@@ -51,7 +51,7 @@ NOT_PUSHED = (
         "qa.json",
     ),
     # they quote the news, which may be nobody's to publish
-    *(DAYS_FILE, PAGE_FILE),
+    *(DAYS_FILE, PAGE_FILE, AUDIT_FILE),
     *(POLICY_MANIFEST, "checkpoint-[0-9]*", "incomplete-checkpoint-[0-9]*", "incomplete-policy-*"),
 )
 

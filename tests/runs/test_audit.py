@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from flagtrl import cli
+from flagtrl.errors import AdapterError
 from flagtrl.evidence.counterfactuals import changes
 from flagtrl.evidence.page import page
 from flagtrl.options import parse
@@ -104,7 +105,10 @@ def test_what_cannot_be_audited_is_refused_in_a_line(words, said, capsys):
 
 def test_a_page_refuses_a_damaged_audit(copy):
     (copy / "audit.json").write_text("{")
-    with pytest.raises(Exception, match=r"audit\.json is damaged"):
+    with pytest.raises(AdapterError, match=r"audit\.json is damaged"):
+        page([copy])
+    (copy / "audit.json").write_text('{"data_sha256": "0", "window": ["2020-01-01", "2020-02-01"]}')
+    with pytest.raises(AdapterError, match="is of 2020-01-01 to 2020-02-01 or of other data"):
         page([copy])
 
 

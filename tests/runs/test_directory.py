@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from flagtrl.errors import ConfigError
+from flagtrl.evidence.page import AUDIT_FILE
+from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.pushed import PUSHED
 from flagtrl.runs.directory import (
     LOCK_FILE,
@@ -104,6 +106,14 @@ def test_a_run_is_told_from_the_users_own_files_by_exact_names(used):
     left = {path.relative_to(used).as_posix() for path in used.rglob("*") if path.is_file()}
     assert left - {LOCK_FILE} == {"notes.txt", *OF_THE_USER}
     assert not (used / "additional_chat_templates").exists()
+
+
+def test_an_audit_of_the_run_that_was_there_goes_with_it(tmp_path):
+    (tmp_path / AUDIT_FILE).write_text("{}")
+    (tmp_path / RESULTS_FILE).write_text("{}")
+    with claimed(tmp_path, overwrite=True) as clear:
+        clear()
+    assert not (tmp_path / AUDIT_FILE).exists()
 
 
 def test_all_that_is_pushed_is_removed_with_a_run(tmp_path):

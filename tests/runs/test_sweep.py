@@ -6,52 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
 
 import pytest
 
+from fake_workers import Fake, finish
 from flagtrl.errors import ConfigError, Interrupted
 from flagtrl.evidence.page import PAGE_FILE
 from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.record import RECORD_FILE
 from flagtrl.runs.paper import Plan, assets_and_files, options_of, replicate
-from flagtrl.runs.sweep import Ended, LocalProcesses, Task, check_failures, planned, sweep
+from flagtrl.runs.sweep import LocalProcesses, Task, check_failures, planned, sweep
 from short_runs import FAST, ROOT
 
 TASKS = [Task(f"MSFT/flagtrl/seed-{n}", ("--seed", str(n))) for n in range(3)]
-
-
-class Fake:
-    """Workers that do as they are told, at once."""
-
-    def __init__(self, out, codes=(), at=lambda task: None):
-        self.out, self.codes, self.at, self.made = out, dict(codes), at, []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.left = True
-
-    def to_stop(self):
-        return []
-
-    def submit(self, task):
-        future = Future()
-        code = self.codes.get(task.name, 0)
-        self.made.append(task.name)
-        self.at(task)
-        if code == 0:
-            finish(task.directory(self.out))
-        future.set_result(Ended(task, code, 60.0))
-        return future
-
-
-def finish(directory):
-    """As tables need it, with nothing in it that they could read."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / RESULTS_FILE).write_text("{}")
-    (directory / PAGE_FILE).write_text("")
 
 
 def test_what_is_finished_is_not_made_again(tmp_path):

@@ -7,19 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from fake_workers import Fake
 from flagtrl import cli
 from flagtrl.evidence.page import PAGE_FILE
 from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.evidence.walkforward import Length, Walk
 from flagtrl.evidence.walkpage import WALK_FILE
 from flagtrl.record import RunRecord
-from flagtrl.runs.sweep import Ended, Task, sweep
+from flagtrl.runs.sweep import Task, sweep
 from flagtrl.runs.walk import SELECTION, InOrder, Planned, WalkForward
 from short_runs import FAST, ROOT
 
@@ -125,33 +125,6 @@ def test_what_cannot_be_is_refused_before_the_first_run(
     assert line.count("\n") == 1
     assert re.search(said, line), line
     assert not (tmp_path / "out/plan.json").exists()
-
-
-class Fake:
-    """Workers whose runs take a while, and of which some fail."""
-
-    def __init__(self, out, codes=()):
-        self.out, self.codes, self.made, self.left = out, dict(codes), [], False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.left = True
-
-    def to_stop(self):
-        return []
-
-    def submit(self, task):
-        future = Future()
-        self.made.append(task.name)
-        code = self.codes.get(task.name, 0)
-        if not code:
-            task.directory(self.out).mkdir(parents=True, exist_ok=True)
-            (task.directory(self.out) / RESULTS_FILE).write_text("{}")
-            (task.directory(self.out) / PAGE_FILE).write_text("")
-        future.set_result(Ended(task, code, 1.0))
-        return future
 
 
 def test_no_step_is_made_after_one_that_failed(tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from flagtrl.evidence.cutoff import Sides
 from flagtrl.evidence.foresight import judged
+from flagtrl.evidence.leaks import Leak
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.record import RunRecord
@@ -34,7 +35,7 @@ def assumptions(
     record: RunRecord,
     window: Window,
     sides: Sides | None,
-    leaking: Sequence[str],
+    leaks: Sequence[Leak],
 ) -> list[Assumption]:
     """The card of a run.
 
@@ -43,7 +44,7 @@ def assumptions(
         record: of training.
         window: what was traded.
         sides: of the base model's knowledge cut-off; None where that was not given.
-        leaking: stages that a leak was found in.
+        leaks: that were found.
     """
     fills = {
         "next_price": "at the price of the bar after the decision",
@@ -54,8 +55,6 @@ def assumptions(
     reading = window.market.reading
     column = None if reading is None else reading.columns.get("price")
     priced = "as in the file" if column is None else f"of the column {column!r}"
-    ahead = ", ".join(dict.fromkeys(leaking))
-    ahead = f"it is: {ahead}" if leaking else "no stage knows later bars"
     foretold = "figures and words that foretell" if judged(window) else NOT_TESTED
     read, told = "of any of these days, maybe", NOT_TESTED
     if sides is not None:
@@ -70,12 +69,23 @@ def assumptions(
         Assumption("risk-free rate", f"{settings.risk_free_rate:g} a bar", NOT_TESTED),
         Assumption("prices", priced, NOT_TESTED),
         Assumption("news", "known by the end of its bar", foretold),
-        Assumption("the market is not seen ahead", ahead, SHOWN),
+        Assumption("the market is not seen ahead", _ahead(leaks), SHOWN),
         Assumption("windows", _windows(record, window), "the record of training"),
         Assumption("the asset", "was chosen knowing how it went", NOT_TESTED),
         Assumption("the base model has read", read, told),
         Assumption("the future is like the past", "one window of one asset", NOT_TESTED),
     ]
+
+
+def _ahead(leaks: Sequence[Leak]) -> str:
+    """The stages that know later bars, that may, and that cannot be judged."""
+    known = {
+        "it is": [leak.stage for leak in leaks if leak.proved],
+        "it may be": [leak.stage for leak in leaks if not (leak.proved or leak.unsteady)],
+        "it cannot be judged": [leak.stage for leak in leaks if leak.unsteady],
+    }
+    told = [f"{how}: {', '.join(dict.fromkeys(stages))}" for how, stages in known.items() if stages]
+    return "; ".join(told) or "no stage knows later bars"
 
 
 def _windows(record: RunRecord, window: Window) -> str:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from flagtrl.evidence.backtest import backtest
-from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import standard_of_many
@@ -179,14 +178,17 @@ def _along(
     policy: Policy, window: Window, settings: MarketSettings
 ) -> tuple[list[Observation], np.ndarray]:
     """What it sees along its own path, and its log-probabilities (T, A) there."""
-    world = Accounts(window, replace(settings, episode_start="fixed"))
-    path, logprobs = [], []
-    while not world.over:
-        seen = world.observe()[0]
-        path.append(seen)
-        logprobs.append(policy([seen]).logprobs[0])
-        world.advance(np.array([int(logprobs[-1].argmax())]))
-    return path, np.stack(logprobs)
+    path: list[Observation] = []
+    logprobs = []
+
+    def followed(seen: Sequence[Observation]) -> PolicyOutput:
+        output = policy(seen)
+        path.extend(seen)
+        logprobs.append(output.logprobs)
+        return output
+
+    backtest(followed, window, settings)
+    return path, np.concatenate(logprobs)
 
 
 # ----------------------------------------------------------------------------------- what is shown

@@ -17,16 +17,19 @@ from scipy import stats
 
 from flagtrl.evidence.leaks import Build, Leak
 from flagtrl.market.data import Window, count_sentiments
+from flagtrl.market.ledger import Action
 
 FEWEST_DAYS = 30
 CORRELATION, OVERLAPPING, AGREEMENT, SHOWN = 0.9, 0.97, 0.97, 0.9
-# Of what a step's own return leaves of a reward, the share that the next move explains, and how
-# surely: on prices that have nothing to do with it, and on its own, which may foretell one another.
+# Of what a step's own return and position leave of a reward, the share that a move explains, and
+# how surely: on prices that have nothing to do with it, and on its own, which may foretell it.
 ELSEWHERE, AT_HOME, T_VALUE = 0.2, 0.5, 6.0
 LEFT = 0.01  # of a reward's variance, below which there is nothing to explain
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 HORIZONS = (1, 2, 3, 5, 10)  # bars
+ONE_BAR = {k: f"the move {k} bars ahead" for k in HORIZONS}
+ONE_BAR |= {1: "the next move", 2: "the move after the next"}
 WORD = re.compile(r"[A-Za-z]{2,}")
 NOT_FEATURES = ("date", "symbol", "bar", "legal")
 
@@ -78,12 +81,6 @@ def _to_come(prices: np.ndarray, bars: np.ndarray) -> dict[str, np.ndarray]:
     logs = np.append(np.log(prices), np.full(max(HORIZONS), np.nan))
     found = {ONE_BAR[k]: logs[bars + k] - logs[bars + k - 1] for k in HORIZONS}
     return found | {f"the next {k} bars": logs[bars + k] - logs[bars] for k in HORIZONS[1:]}
-
-
-ONE_BAR = {k: f"the move {k} bars ahead" for k in HORIZONS} | {
-    1: "the next move",
-    2: "the move after the next",
-}
 
 
 def _prices_in(
@@ -182,9 +179,9 @@ def _follows(
 def _shown(
     build: Build, window: Window, seed: int
 ) -> tuple[dict[tuple[str, str], np.ndarray], list[str] | None, np.ndarray]:
-    """Figures by stage and name, texts, and bars, of every day but the last two."""
+    """Figures by stage and name, texts, and bars, of every day but the last."""
     pipeline = build(window)
-    env, hold = pipeline.env, 1
+    env = pipeline.env
     env.reset(seed=seed)
     rows: list[dict[str, float]] = []
     texts: list[str] = []
@@ -199,7 +196,7 @@ def _shown(
         rows[-1]["news"] = positive - negative if seen.news[-1] else np.nan
         if pipeline.prompt is not None:
             texts.append(str(pipeline.prompt(seen)))
-        env.step(hold)
+        env.step(Action.HOLD)
     names = [name for name in rows[0] if all(name in row for row in rows)]
     series = {("feature", name): np.array([row[name] for row in rows]) for name in names}
     return series, texts or None, np.array(bars)
@@ -220,7 +217,7 @@ def _figures(seen: Mapping[str, Any]) -> Sequence[tuple[str, float]]:
 
 
 def _numbers_of(texts: Sequence[str] | None) -> dict[tuple[str, str], np.ndarray]:
-    """The numbers of the prompts by their place from the end, as far as all have as many."""
+    """The numbers of the prompts by their place from either end, as far as all have as many."""
     if texts is None:
         return {}
     rows = [[value for value, _ in _read(text)] for text in texts]

@@ -20,11 +20,11 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.observation import Observation
 from flagtrl.market.policy import Policy
 
-# what each change leaves as it was: bars up to the one after the decision, or to the decision
-CHANGES = ("nothing", "prices", "news", "later prices", "later news")
+# of the bars after a decision; later ones leave the next bar as it was
+CHANGES = ("prices", "news", "later prices", "later news")
 # what comes of one comes of those after it too: rewards are shown, features are read
 STAGES = ("reward", "feature", "mask", "prompt", "decision")
-ITSELF = "nothing"  # what moves although the market is as it was
+ITSELF = "nothing"  # the market asked again as it was
 ROUNDING = 1e-9  # relative
 FACTORS = (0.3, 3.0)  # that prices are multiplied by
 OTHER_NEWS = (
@@ -78,11 +78,16 @@ class Leak:
     first: str
     proved: bool = True
 
+    @property
+    def unsteady(self) -> bool:
+        """Whether it moved although nothing was changed: then it cannot be judged."""
+        return self.reads == ITSELF
+
     def sentence(self) -> str:
         """In words."""
         named = f"{self.stage} {self.what}".strip()
         of = f"on {self.days} of {self.tested} days, first on {self.first}"
-        if self.reads == ITSELF:
+        if self.unsteady:
             return f"The {named} cannot be judged: nothing changed, and it was another, {of}."
         if self.proved:
             return f"Leak: the {named} moves with {self.reads}, {of}."
@@ -123,7 +128,7 @@ def moved_by_the_future(
             before, action = env.state_dict(), int(rng.choice(np.flatnonzero(env.legal)))
             _, reward, *_ = env.step(action)
             again, known = _again(build, before, action), _seen(pipeline, reward)
-            if env.ended:  # by ruin
+            if env.ended:  # by ruin, or a limit of its own
                 again, known = _rewarded(again), _of_reward(known)
             _compare(found, known, _changed(window, bar, rng), again)
         if not tested or env.ended:
@@ -191,10 +196,10 @@ def _changed(window: Window, bar: int, rng: np.random.Generator) -> Iterator[tup
     """The window with other bars after `bar` of its market, by the name of what was changed. Later
     ones leave the next bar as it was, so that what is moved by the others alone reads that bar.
     """
-    market, at = window.market, bar
+    market = window.market
     yield ITSELF, window
-    for name in CHANGES[1:]:
-        first = at + 2 if name.startswith("later") else at + 1
+    for name in CHANGES:
+        first = bar + 2 if name.startswith("later") else bar + 1
         rest = len(market) - first
         if rest < 1:
             continue
@@ -203,8 +208,7 @@ def _changed(window: Window, bar: int, rng: np.random.Generator) -> Iterator[tup
             prices[first:] *= rng.uniform(*FACTORS, rest)
             other = replace(market, prices=prices)
         else:
-            items = [tuple(rng.permutation(np.array(OTHER_NEWS, dtype=object))[: 1 + k % 3])
-                     for k in range(rest)]  # fmt: skip
+            items = [OTHER_NEWS[: 1 + k % len(OTHER_NEWS)] for k in range(rest)]
             other = replace(market, news=(*market.news[:first], *items))
         yield name, replace(window, market=other)
 

@@ -117,7 +117,7 @@ def _run(directory: Path, number: int) -> dict[str, Any]:
         "rows": results["test"],
         "train": results.get("train", {}),
         "figures": _figures(name, test, agent, results, _history(directory)),
-        "audit": _audit(directory),
+        "audit": _audit(directory, results),
         "command": _command(results),
     }
 
@@ -189,15 +189,22 @@ def read_results(directory: Path) -> dict[str, Any]:
     return results
 
 
-def _audit(directory: Path) -> dict[str, Any] | None:
-    """What `flagtrl audit` has left there; None where it was not run."""
+def _audit(directory: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `flagtrl audit` has left there of the same days; None where it has left nothing."""
     path = directory / AUDIT_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        audited, days = (found["data_sha256"], found["window"]), results["windows"]["test"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{path} is damaged ({reason(error)}); audit the run again") from error
+    if audited != (results["data"]["sha256"], list(days)):
+        raise AdapterError(
+            f"{path} is of {' to '.join(map(str, audited[1][:2]))} or of other data, not of these "
+            "results; audit the run again, or remove the file"
+        )
+    return found
 
 
 def _history(directory: Path) -> list[Mapping[str, Any]]:

@@ -6,6 +6,7 @@ A rule reads the market up to the bar that it decides on, and never beyond, but 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,11 +14,11 @@ from flagtrl.evidence.backtest import Backtest
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.ledger import NUM_ACTIONS, Action, step_account
+from flagtrl.market.ledger import Action
 from flagtrl.market.observation import Observation
 from flagtrl.market.play import likeliest, play
 from flagtrl.market.policy import Policy, PolicyOutput, follow_news, legal_of, rule
-from flagtrl.market.transitions import POSITIONS, standing
+from flagtrl.market.transitions import POSITIONS, transitions
 
 TREND_BARS, FAST_BARS, SLOW_BARS = 20, 10, 50
 MATCHED_DRAWS = 10_000
@@ -57,27 +58,12 @@ def oracle(window: Window, settings: MarketSettings) -> Policy:
     """What hindsight earns: of all ways to trade the window, one with the highest final value, by
     dynamic programming over positions. No policy can know it; it is a scale, not a rival.
     """
-    now, then = window.prices[:-1], window.prices[1:]
-    shape = (len(now), len(POSITIONS), NUM_ACTIONS)
-    gains, after = np.full(shape, -np.inf), np.zeros(shape, dtype=np.int64)
-    for position in POSITIONS:
-        account = standing(position, now)
-        for action in range(NUM_ACTIONS):
-            new, _ = step_account(
-                account,
-                np.full(len(now), action),
-                now,
-                then,
-                settings.execution,
-                settings.costs,
-                settings.cash_rate,
-            )
-            with np.errstate(divide="ignore"):
-                gains[:, position, action] = np.log(new.value(then))  # of a value of 1
-            after[:, position, action] = new.shares > 0
-    best = np.zeros(shape[:2], dtype=np.int64)
+    table = transitions(window, replace(settings, reward="log_return"))
+    with np.errstate(divide="ignore"):
+        gains, after = np.log1p(table.returns), table.after
+    best = np.zeros(gains.shape[:2], dtype=np.int64)
     worth = np.zeros(len(POSITIONS))
-    for bar in reversed(range(len(now))):
+    for bar in reversed(range(len(gains))):
         values = gains[bar] + worth[after[bar]]
         # of equal ones Hold, which does nothing
         values[:, Action.HOLD] = np.nextafter(values[:, Action.HOLD], np.inf)

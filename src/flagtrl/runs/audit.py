@@ -87,7 +87,7 @@ class Audit:
                 "Whether anything foretells its prices cannot be judged: they move too seldom, or "
                 "there are too few."
             )
-        elif all(leak.proved for leak in self.leaks):
+        elif all(leak.proved or leak.unsteady for leak in self.leaks):
             said.append(FORETOLD)
         said += in_words(self.counterfactuals)
         if self.calibration is not None:
@@ -166,7 +166,7 @@ def audit(
     split = None if cutoff is None else sides(policy, held, window, settings, cutoff)
     return Audit(
         *(run, leaks, len(window) - 1, found, calibration(run, settings), grid, split),
-        assumptions(settings, loaded.record, window, split, [leak.stage for leak in leaks]),
+        assumptions(settings, loaded.record, window, split, leaks),
         time.monotonic() - began,
     )
 

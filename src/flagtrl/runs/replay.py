@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from flagtrl.countdown import Say
 from flagtrl.errors import AdapterError, ConfigError, DataError
@@ -33,59 +34,26 @@ _AS_THEN = ("sampled_paths", "perturbed_draws")
 def backtest_saved(
     directory: str | Path,
     *,
-    data: str | None = None,
-    symbol: str | None = None,
-    reading: ReadingSettings | None = None,
-    start: str | None = None,
-    end: str | None = None,
     modes: Sequence[str] = POLICY_MODES,
-    base: str | None = None,
-    accept_base: bool = False,
-    reward: str | None = None,
     volatility_periods: int | None = None,
-    device: str | None = None,
     say: Say = lambda line: None,
+    **how: Any,
 ) -> tuple[Report, RunRecord]:
     """Backtest a saved policy as trained: the report, and its record with what is traded now.
 
-    A run's files may be a stranger's: what they name is not run, and a file of data that they name
-    is used only if it holds what training had. A reward of the user's own is the argument's.
-
     Args:
         directory: of the run or of one of its checkpoints.
-        data: JSON, CSV or Parquet file, or hub:REPO; None: those of training, where they are
-            InvestorBench's, or a file that is found unchanged.
-        symbol: of the asset in `data`; None: what the file says of it.
-        reading: of `data`; what it leaves open of the file of training is read as then.
-        start: first day; None: of the saved test window.
-        end: last day; None: of it too.
         modes: of POLICY_MODES, the agent's rows.
-        base: the base model, where it is not where the adapter says.
-        accept_base: load on `base` whatever its weights are, and say by how much it differs.
-        reward: `path/to/file.py:function`, where the policy was trained on a reward of that kind.
         volatility_periods: of the `paper` convention's AV; None: as saved.
-        device: of torch; None: a GPU where there is one.
         say: is told how far it is.
+        how: what is traded, and how it is loaded: as of `load_saved`.
 
     Raises:
-        AdapterError: a run that cannot be loaded, or says nothing of its market, windows or data.
-        ConfigError: no such mode, or a reward that must be named.
-        DataError: data that cannot be used, or that must be named.
+        ConfigError: no such mode, or as of `load_saved`.
+        AdapterError, DataError: as of `load_saved`.
     """
     _check_modes(modes)
-    loaded = load_saved(
-        directory,
-        data=data,
-        symbol=symbol,
-        reading=reading,
-        start=start,
-        end=end,
-        base=base,
-        accept_base=accept_base,
-        reward=reward,
-        device=device,
-        say=say,
-    )
+    loaded = load_saved(directory, say=say, **how)
     periods = volatility_periods or loaded.record.options.get("volatility_periods", 252)
     return loaded.judged(modes, periods, say), loaded.traded(periods)
 
@@ -144,7 +112,30 @@ def load_saved(
     device: str | None = None,
     say: Say = lambda line: None,
 ) -> Loaded:
-    """A saved policy and its market; arguments and errors as of `backtest_saved`."""
+    """A saved policy and what it is to trade.
+
+    A run's files may be a stranger's: what they name is not run, and a file of data that they name
+    is used only if it holds what training had. A reward of the user's own is the argument's.
+
+    Args:
+        directory: of the run or of one of its checkpoints.
+        data: JSON, CSV or Parquet file, or hub:REPO; None: those of training, where they are
+            InvestorBench's, or a file that is found unchanged.
+        symbol: of the asset in `data`; None: what the file says of it.
+        reading: of `data`; what it leaves open of the file of training is read as then.
+        start: first day; None: of the saved test window.
+        end: last day; None: of it too.
+        base: the base model, where it is not where the adapter says.
+        accept_base: load on `base` whatever its weights are, and say by how much it differs.
+        reward: `path/to/file.py:function`, where the policy was trained on a reward of that kind.
+        device: of torch; None: a GPU where there is one.
+        say: is told what the data are.
+
+    Raises:
+        AdapterError: a run that cannot be loaded, or says nothing of its market, windows or data.
+        ConfigError: a reward that must be named.
+        DataError: data that cannot be used, or that must be named.
+    """
     record = read_settings(directory).record
     trained, test, data_facts = _how_it_was_traded(directory, record)
     named = {"reward": saved_reward(str(record.market["reward"]), reward)}
