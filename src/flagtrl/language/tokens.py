@@ -34,10 +34,13 @@ _CONTENT = "<<<flagtrl-content>>>"
 class EncodedPrompt:
     """Token ids of one prompt: (L,) int64, of which the first `shared_length` are the same for
     every visit to its bar.
+
+    paths: each action's token ids after it, where its actions are its own; None: the policy's.
     """
 
     ids: np.ndarray
     shared_length: int
+    paths: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def own_length(self) -> int:
