@@ -28,9 +28,10 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.ledger import Action
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, rule
+from flagtrl.market.policy import rule
 from flagtrl.market.suite import earned, known_market, walked
 from flagtrl.market.transitions import POSITIONS, seen_at, transitions
+from flagtrl.play.policy import Policy
 from flagtrl.policy.continuing import begin_as
 
 BARS, TEST_BARS, STEPS = 1000, 600, 4000

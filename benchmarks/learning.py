@@ -39,10 +39,10 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.metrics import standard
-from flagtrl.market.policy import Policy
 from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market, paid, walked
 from flagtrl.market.transitions import POSITIONS, seen_at, transitions
 from flagtrl.options.words import workers
+from flagtrl.play.policy import Policy
 from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter

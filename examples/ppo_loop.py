@@ -22,8 +22,8 @@ from flagtrl.learning.losses import Targets, ppo_loss
 from flagtrl.learning.rollout import Rollout
 from flagtrl.learning.start import prepare_policy
 from flagtrl.market.env import TradingEnv
-from flagtrl.market.play import play
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.play.loop import play
 from flagtrl.policy.acting import reading
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter

@@ -25,11 +25,11 @@ from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.play import Uniformly, play
-from flagtrl.market.policy import uniform
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.places import check_output_dir
+from flagtrl.play.loop import Uniformly, play
+from flagtrl.play.policy import uniform
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import check_base, context_length, device_or_gpu, load_base
 from flagtrl.policy.pretrained import same_source

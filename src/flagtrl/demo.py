@@ -30,10 +30,10 @@ from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.market.play import likeliest, play
 from flagtrl.market.policy import always, follow_last_move, follow_news, rule
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.places import check_output_dir
+from flagtrl.play.loop import likeliest, play
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter

@@ -13,10 +13,11 @@ from flagtrl.errors import ConfigError
 from flagtrl.learning.rollout import Collector
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.ledger import Action
-from flagtrl.market.policy import always, follow_news, rule, uniform
+from flagtrl.market.policy import always, follow_news, rule
 from flagtrl.market.suite import SUITE
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.play.policy import uniform
 from flagtrl.policy.numeric import MOVE
 from flagtrl.runs.sweep import Ended
 

@@ -15,10 +15,11 @@ from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import paper
-from flagtrl.market.play import play
-from flagtrl.market.policy import follow_last_move, follow_news, rule, uniform
+from flagtrl.market.policy import follow_last_move, follow_news, rule
 from flagtrl.market.sources import investorbench_json
 from flagtrl.market.synthetic import random_walk
+from flagtrl.play.loop import play
+from flagtrl.play.policy import uniform
 
 FREE = MarketSettings()
 FILES = {asset: f"investorbench/{asset.lower()}.json" for asset in ("MSFT", "JNJ", "HON", "BTC")}

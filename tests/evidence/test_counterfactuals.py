@@ -21,9 +21,10 @@ from flagtrl.market.data import NewsItem
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import standard
-from flagtrl.market.policy import PolicyOutput, always, follow_last_move, follow_news, rule
+from flagtrl.market.policy import always, follow_last_move, follow_news, rule
 from flagtrl.market.policy import each as each_by
 from flagtrl.market.suite import SUITE
+from flagtrl.play.policy import PolicyOutput
 
 SETTINGS = MarketSettings(reward="log_return", lookback=4)
 MARKET = SUITE["news90"].make(120, 0)

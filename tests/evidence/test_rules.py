@@ -22,9 +22,9 @@ from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
-from flagtrl.market.play import likeliest, play
 from flagtrl.market.policy import follow_news, rule
 from flagtrl.market.synthetic import news_leads_price, random_walk
+from flagtrl.play.loop import likeliest, play
 
 SETTINGS = MarketSettings(reward="log_return", lookback=1)
 MARKET = random_walk(120, seed=3)

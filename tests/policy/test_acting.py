@@ -11,8 +11,8 @@ from flagtrl.countdown import Countdown
 from flagtrl.language.prompts import style_names
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
-from flagtrl.market.policy import uniform
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.play.policy import uniform
 from flagtrl.policy.acting import (
     language_policy,
     prompts_known_ahead,

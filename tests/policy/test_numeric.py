@@ -6,8 +6,8 @@ import pytest
 from flagtrl.evidence.backtest import backtest
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
-from flagtrl.market.policy import check_policy
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.play.policy import check_policy
 from flagtrl.policy.numeric import Numbers, features, learner, numeric_policy, of_features
 
 stable_baselines3 = pytest.importorskip("stable_baselines3", reason="the extra sb3")

@@ -9,8 +9,8 @@ import torch
 from flagtrl.evidence.backtest import backtest, backtests
 from flagtrl.evidence.report import evaluate
 from flagtrl.market.env import MarketSettings, TradingEnv
-from flagtrl.market.policy import PolicyOutput
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.play.policy import PolicyOutput
 from flagtrl.policy import perturbed
 from flagtrl.policy.acting import language_policy, prompts_known_ahead
 from flagtrl.policy.perturbed import moved_at_random, perturbed_policies, trained_and_initial

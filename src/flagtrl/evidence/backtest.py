@@ -13,8 +13,8 @@ from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.market.play import Played, Sampler, likeliest, play
-from flagtrl.market.policy import Policy
+from flagtrl.play.loop import Played, Sampler, likeliest, play
+from flagtrl.play.policy import Policy
 
 SAMPLING_TEMPERATURE = 0.6  # InvestorBench's setting, for the sampled row
 
@@ -115,13 +115,14 @@ def _of_path(window: Window, settings: MarketSettings, played: Played, path: int
         done = column[:traded, path]
         return np.concatenate([done, np.broadcast_to(then, (rest, *done.shape[1:]))])
 
-    values, shares = played.values[traded - 1, path], played.shares[traded - 1, path]
+    told = played.told
+    values, shares = told["values"][traded - 1, path], told["shares"][traded - 1, path]
     return Backtest(
         window=window,
-        values=np.concatenate([[settings.initial_cash], whole(played.values, values)]),
+        values=np.concatenate([[settings.initial_cash], whole(told["values"], values)]),
         actions=whole(played.actions, int(Action.HOLD)),
         probabilities=whole(np.exp(played.logprobs), np.eye(len(Action))[Action.HOLD]),
-        shares=np.concatenate([[0.0], whole(played.shares, shares)]),
-        fees=whole(played.fees, 0.0),
+        shares=np.concatenate([[0.0], whole(told["shares"], shares)]),
+        fees=whole(told["fees"], 0.0),
         critic=whole(played.predictions, np.nan),
     )

@@ -11,8 +11,9 @@ from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Account, Action, transition
-from flagtrl.market.play import Uniformly, play
-from flagtrl.market.policy import always, uniform
+from flagtrl.market.policy import always
+from flagtrl.play.loop import Uniformly, play
+from flagtrl.play.policy import uniform
 
 RANDOM_PATHS = 1000
 

@@ -18,7 +18,7 @@ from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import standard_of_many
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, PolicyOutput
+from flagtrl.play.policy import Policy, PolicyOutput
 
 SHIFT = 5  # bars by which news comes late
 SCALE = 10.0

@@ -14,7 +14,7 @@ from flagtrl.evidence.backtest import backtest
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import standard_of_many
-from flagtrl.market.policy import Policy
+from flagtrl.play.policy import Policy
 
 FEWEST_BARS = 20
 

@@ -18,7 +18,7 @@ import numpy as np
 from flagtrl.market.data import NewsItem, Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy
+from flagtrl.play.policy import Policy
 
 # of the bars after a decision; later ones leave the next bar as it was
 CHANGES = ("prices", "news", "later prices", "later news")

@@ -41,7 +41,8 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import Metrics
-from flagtrl.market.policy import Policy, always
+from flagtrl.market.policy import always
+from flagtrl.play.policy import Policy
 from flagtrl.record import RunRecord
 
 RESULTS_FILE, TRADES_FILE, CURVE_FILE = "results.json", "trades.csv", "equity_curve.png"

@@ -16,9 +16,10 @@ from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.observation import Observation
-from flagtrl.market.play import likeliest, play
-from flagtrl.market.policy import Policy, PolicyOutput, follow_news, legal_of, rule
+from flagtrl.market.policy import follow_news, rule
 from flagtrl.market.transitions import POSITIONS, transitions
+from flagtrl.play.loop import likeliest, play
+from flagtrl.play.policy import Policy, PolicyOutput, legal_of
 
 TREND_BARS, FAST_BARS, SLOW_BARS = 20, 10, 50
 MATCHED_DRAWS = 10_000

@@ -14,7 +14,8 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import standard_of_many
-from flagtrl.market.policy import Policy, always
+from flagtrl.market.policy import always
+from flagtrl.play.policy import Policy
 
 SHIFTS, FEWEST_BARS = 10, 20  # first days; bars that the last of them leaves
 HELD = "buy_and_hold_by_order"

@@ -21,8 +21,9 @@ from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.observation import Observation
-from flagtrl.market.play import Uniformly, likeliest, play
-from flagtrl.market.policy import PolicyOutput, always, uniform
+from flagtrl.market.policy import always
+from flagtrl.play.loop import Uniformly, likeliest, play
+from flagtrl.play.policy import PolicyOutput, uniform
 from flagtrl.signals import limited
 
 # stands for the prompt while the chat template is rendered around it

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from flagtrl.language.tokens import EncodedPrompt
 from flagtrl.market.ledger import Action
-from flagtrl.market.play import Played, play
-from flagtrl.market.policy import Policy
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.play.loop import Played, play
+from flagtrl.play.policy import Policy
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from flagtrl.learning.steps import AtRolloutEnd
 from flagtrl.learning.stopping import StopOnSignal
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import legal_of
+from flagtrl.play.policy import legal_of
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import REFERENCE
 from flagtrl.policy.settings import EngineSettings

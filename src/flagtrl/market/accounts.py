@@ -16,8 +16,8 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Account, Action, legal_actions, step_account
 from flagtrl.market.observation import EpisodeSoFar, Observation, observation
-from flagtrl.market.play import Step
 from flagtrl.market.rewards import EpisodeHistory, checked_reward, load_reward
+from flagtrl.play.loop import Step
 
 
 class Accounts:
@@ -80,9 +80,11 @@ class Accounts:
             rewards=np.full(self.count, np.nan),
             terminated=self.ruined & ~before,
             truncated=last & ~self.ruined,
-            values=values,
-            shares=traded.shares,
-            fees=np.broadcast_to(fill.fee, values.shape),
+            told={
+                "values": values,
+                "shares": traded.shares,
+                "fees": np.broadcast_to(fill.fee, values.shape),
+            },
         )
 
     def begin_again(self, ended: np.ndarray) -> None:

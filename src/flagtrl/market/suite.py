@@ -19,7 +19,7 @@ from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, always, follow_last_move, follow_news, rule
+from flagtrl.market.policy import always, follow_last_move, follow_news, rule
 from flagtrl.market.synthetic import (
     GRADES,
     MEAN_SIZE,
@@ -30,6 +30,7 @@ from flagtrl.market.synthetic import (
     regimes,
 )
 from flagtrl.market.transitions import FLAT, Transitions, seen_at, transitions
+from flagtrl.play.policy import Policy
 
 LOOKBACK = 3
 HALF_LIFE = 1.0  # of the reversion, bars: what two moves foretell best

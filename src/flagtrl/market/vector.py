@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from flagtrl.errors import ConfigError
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.observation import Observation
-from flagtrl.market.play import Step
+from flagtrl.play.loop import Step
 
 
 class VectorTradingEnv(SyncVectorEnv):
@@ -46,7 +46,8 @@ class VectorTradingEnv(SyncVectorEnv):
         """Fill (B,) actions, and move every environment one bar on."""
         _, rewards, terminated, truncated, info = self.step(actions)
         shares = np.array([float(env.account.shares) for env in self.trading_envs])
-        return Step(rewards, terminated, truncated, info["value"], shares, info["fee"])
+        told = {"values": info["value"], "shares": shares, "fees": info["fee"]}
+        return Step(rewards, terminated, truncated, told)
 
     def begin_again(self, ended: np.ndarray) -> None:
         """Start new episodes where `ended` (B,) says so."""

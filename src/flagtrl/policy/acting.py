@@ -17,8 +17,8 @@ from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, PolicyOutput, legal_of
 from flagtrl.market.transitions import POSITIONS, seen_at
+from flagtrl.play.policy import Policy, PolicyOutput, legal_of
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.prior import visits

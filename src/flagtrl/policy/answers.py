@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, PolicyOutput, legal_of
+from flagtrl.play.policy import Policy, PolicyOutput, legal_of
 
 ANSWER_TOKENS = 32  # the three answers of the question, one after another, are fewer
 KEPT_UNREADABLE = 5  # of which the words are told

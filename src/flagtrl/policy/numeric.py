@@ -19,7 +19,7 @@ from flagtrl.market.data import Window, count_sentiments
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.observation import Observation, numbers
-from flagtrl.market.policy import Policy, PolicyOutput, legal_of
+from flagtrl.play.policy import Policy, PolicyOutput, legal_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm

@@ -26,8 +26,8 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, PolicyOutput, legal_of
 from flagtrl.market.transitions import POSITIONS, seen_at
+from flagtrl.play.policy import Policy, PolicyOutput, legal_of
 from flagtrl.policy.acting import prompts_known_ahead
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.prior import LabelPrior, visits

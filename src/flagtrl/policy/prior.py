@@ -27,8 +27,8 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.observation import RECENT, Observation
-from flagtrl.market.play import likeliest, play
 from flagtrl.market.policy import rule
+from flagtrl.play.loop import likeliest, play
 from flagtrl.policy.adapters import PolicySettings
 
 SURVEY_BARS = 64

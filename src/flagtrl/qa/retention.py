@@ -16,11 +16,11 @@ from flagtrl.errors import ConfigError, DataError, PromptError
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.play import Uniformly, play
-from flagtrl.market.policy import uniform
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.sources import load
 from flagtrl.market.synthetic import news_leads_price
+from flagtrl.play.loop import Uniformly, play
+from flagtrl.play.policy import uniform
 from flagtrl.qa.arms import Switch
 from flagtrl.qa.divergence import (
     Divergence,

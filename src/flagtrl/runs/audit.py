@@ -36,8 +36,9 @@ from flagtrl.market.data import Window, parse_date
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import EXECUTIONS, Action
 from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, always
+from flagtrl.market.policy import always
 from flagtrl.market.transitions import POSITIONS, seen_at
+from flagtrl.play.policy import Policy
 from flagtrl.policy.acting import language_policy, prompts_known_ahead, read_ahead
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.runs.replay import Loaded

@@ -12,7 +12,7 @@ from flagtrl.evidence.starts import spreads
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
-from flagtrl.market.policy import Policy
+from flagtrl.play.policy import Policy
 from flagtrl.policy.acting import language_policy, read_ahead, untrained_policies, without_news
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.perturbed import perturbed_policies

@@ -20,7 +20,8 @@ from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.wiring import probe
 from flagtrl.market.data import Window
 from flagtrl.market.env import TradingEnv
-from flagtrl.market.policy import Policy, decisions
+from flagtrl.market.policy import decisions
+from flagtrl.play.policy import Policy
 from flagtrl.policy.acting import read_ahead, untrained_policies
 from flagtrl.policy.answers import Answers, answering, generated
 from flagtrl.policy.endpoint import Asking

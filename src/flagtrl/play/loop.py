@@ -1,54 +1,52 @@
-"""play(): the one episode loop. Training, backtests, baselines and retention all trade through it.
+"""play(): the one episode loop. Training, backtests, baselines and retention all go through it.
 
-A `World` is what is traded in: accounts that trade one window in step (`Accounts`), or environments
-that each live at their own bar (`vector.VectorTradingEnv`).
+A `World` is what is acted in: accounts that trade one window in step (`market.accounts`), or
+environments that each live at their own bar (`market.vector`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from flagtrl.errors import ConfigError
-from flagtrl.market.observation import Observation
-from flagtrl.market.policy import Policy, checked, legal_of
+from flagtrl.play.policy import Policy, checked, legal_of
 
 # (B, A) log-probabilities -> (B,) actions
 Choose = Callable[[np.ndarray], np.ndarray]
 
 
 class Step(NamedTuple):
-    """What one bar did to B accounts; each (B,).
+    """What one step did to B environments; each (B,).
 
     rewards: NaN in worlds that pay none.
-    terminated, truncated: by ruin; by the end of the window or the longest episode.
-    values, shares: after it.
-    fees: paid in it, currency.
+    terminated, truncated: by an end of the task's own, as ruin; by the end of the data or the
+        longest episode.
+    told: what else the world tells of it, by name: a market the accounts' `values` and `shares`
+        after it, and the `fees` paid in it, currency.
     """
 
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    values: np.ndarray
-    shares: np.ndarray
-    fees: np.ndarray
+    told: Mapping[str, np.ndarray]
 
 
 class World(Protocol):
-    """B accounts, and the market that they trade in."""
+    """B environments, or accounts and the market that they trade in."""
 
     @property
     def over(self) -> bool:
         """Whether there is nothing left to decide."""
 
-    def observe(self) -> Sequence[Observation]:
-        """What each of the B accounts may know now."""
+    def observe(self) -> Sequence[Any]:
+        """What each of the B agents may know now: `Seen`."""
 
     def advance(self, actions: np.ndarray) -> Step:
-        """Fill (B,) actions, and move one bar on."""
+        """Take (B,) actions, and move one step on."""
 
     def begin_again(self, ended: np.ndarray) -> None:
         """Start new episodes where `ended` (B,) says so, if this world has more than one."""
@@ -56,21 +54,22 @@ class World(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """T steps of B accounts, time first.
+    """T steps of B environments, time first.
 
     Attributes:
         seen: T sequences of B observations.
-        read: T * B of what the policy read; step t of account b is at t * B + b; or none.
-        legal: (T, B, A) bool.
-        actions: (T, B) int64, Action, as decided.
+        read: T * B of what the policy read; step t of environment b is at t * B + b; or none.
+        legal: (T, B, A) bool; A is that of the step with the most.
+        actions: (T, B) int64, as decided.
         logprobs: (T, B, A) float64, log pi of the policy, before any temperature.
         predictions: (T, B) float64, V(s_t).
         next_predictions: (T, B) float64, V of the state a step led to, before any new episode; 0
-            where that was ruin; NaN where it was not asked for.
-        rewards, terminated, truncated, values, shares, fees: (T, B), as in Step.
+            where that was terminal; NaN where it was not asked for.
+        rewards, terminated, truncated: (T, B), as in Step.
+        told: name to (T, B), as in Step.
     """
 
-    seen: tuple[Sequence[Observation], ...]
+    seen: tuple[Sequence[Any], ...]
     read: tuple[Any, ...]
     legal: np.ndarray
     actions: np.ndarray
@@ -80,9 +79,7 @@ class Played:
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    values: np.ndarray
-    shares: np.ndarray
-    fees: np.ndarray
+    told: Mapping[str, np.ndarray]
 
     @property
     def ended(self) -> np.ndarray:
@@ -100,11 +97,11 @@ def play(
     anywhere: Callable[[bool], bool] = bool,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Played:
-    """Trade.
+    """Act.
 
     Args:
         policy: decides.
-        world: is traded in; it goes on from where it stands.
+        world: is acted in; it goes on from where it stands.
         choose: takes actions from the policy's log-probabilities: `likeliest`, `Sampler`.
         steps: at most so many; None: until the world is over, where it ends in any case.
         predict_ends: ask the policy too for the values of the states in which episodes are cut off,
@@ -118,7 +115,8 @@ def play(
         PolicyError: a policy that gives NaN, an illegal action, or no probabilities.
     """
     rows: list[tuple[np.ndarray, ...]] = []
-    seen: list[Sequence[Observation]] = []
+    told: list[Mapping[str, np.ndarray]] = []
+    seen: list[Sequence[Any]] = []
     read: list[Any] = []
     cut: list[np.ndarray] = []
     while not world.over and (steps is None or len(rows) < steps):
@@ -129,7 +127,8 @@ def play(
         step = world.advance(actions)
         seen.append(now)
         read += output.read
-        rows.append((legal, actions, output.logprobs, output.values, *step))
+        rows.append((legal, actions, output.logprobs, output.values, *step[:3]))
+        told.append(step.told)
         broken_off = step.truncated & ~step.terminated
         if predict_ends:
             cut.append(np.zeros(len(actions)))
@@ -140,15 +139,19 @@ def play(
         tell(len(rows))
     if not rows:
         raise ConfigError("there is nothing to trade: a window needs at least 2 bars")
-    columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    legal, actions, logprobs, predictions, rewards, terminated, truncated, *accounts = columns
+    legal, actions, logprobs, predictions, rewards, terminated, truncated = zip(*rows, strict=True)
+    predictions, terminated, truncated = map(np.stack, (predictions, terminated, truncated))
     following = np.full_like(predictions, np.nan, dtype=np.float64)
     if predict_ends:
         last = _predictions(policy, world.observe(), np.ones(predictions.shape[1], dtype=bool))
         following = np.concatenate([predictions[1:], last[None]])
         following = np.where(terminated | truncated, np.stack(cut), following)
-    played = (legal, actions, logprobs, predictions, following, rewards, terminated, truncated)
-    return Played(tuple(seen), tuple(read), *played, *accounts)
+    return Played(
+        *(tuple(seen), tuple(read)),
+        *(_as_wide(legal, False), np.stack(actions), _as_wide(logprobs, -np.inf)),
+        *(predictions, following, np.stack(rewards), terminated, truncated),
+        {name: np.stack([step[name] for step in told]) for name in told[0]},
+    )
 
 
 def likeliest(logprobs: np.ndarray) -> np.ndarray:
@@ -193,7 +196,18 @@ class Uniformly:
         return np.argmax(np.where(np.isneginf(logprobs), -1.0, drawn), axis=-1)
 
 
-def _predictions(policy: Policy, seen: Sequence[Observation], chosen: np.ndarray) -> np.ndarray:
+def _as_wide(steps: Sequence[np.ndarray], fill: float) -> np.ndarray:
+    """T of (B, A_t) -> (T, B, A), filled on the right where a step has fewer actions."""
+    widest = max(step.shape[1] for step in steps)
+    return np.stack(
+        [
+            np.pad(step, ((0, 0), (0, widest - step.shape[1])), constant_values=fill)
+            for step in steps
+        ]
+    )
+
+
+def _predictions(policy: Policy, seen: Sequence[Any], chosen: np.ndarray) -> np.ndarray:
     """(B,) V of the chosen observations, 0 elsewhere."""
     rows = np.flatnonzero(chosen).tolist()
     asked = rows or [0]  # none here, but some in another process

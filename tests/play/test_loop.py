@@ -8,20 +8,10 @@ from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import MarketData, NewsItem, Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.market.play import Sampler, Uniformly, likeliest, play
-from flagtrl.market.policy import (
-    PolicyOutput,
-    always,
-    check_policy,
-    decisions,
-    each,
-    follow_last_move,
-    follow_news,
-    legal_of,
-    rule,
-    uniform,
-)
+from flagtrl.market.policy import always, decisions, each, follow_last_move, follow_news, rule
 from flagtrl.market.synthetic import news_leads_price, random_walk
+from flagtrl.play.loop import Sampler, Uniformly, likeliest, play
+from flagtrl.play.policy import PolicyOutput, check_policy, legal_of, uniform
 
 SELL, HOLD, BUY = (int(action) for action in Action)
 MARKET = news_leads_price(40, seed=5)
@@ -54,9 +44,9 @@ def test_accounts_in_step_see_and_have_what_environments_by_themselves_do(execut
         for step, action in enumerate(played.actions[:, account]):
             assert same(played.seen[step][account], env.observe())
             *_, truncated, info = env.step(int(action))
-            assert played.values[step, account] == info["value"]
-            assert played.shares[step, account] == float(env.account.shares)
-            assert played.fees[step, account] == info["fee"]
+            assert played.told["values"][step, account] == info["value"]
+            assert played.told["shares"][step, account] == float(env.account.shares)
+            assert played.told["fees"][step, account] == info["fee"]
         assert truncated and played.truncated[-1, account]
     assert not played.truncated[:-1].any() and not played.terminated.any()
 
@@ -85,10 +75,10 @@ def test_a_ruined_account_keeps_what_it_had_and_the_others_trade_on():
     plan = np.array([[BUY, HOLD], [HOLD, HOLD], [SELL, BUY], [SELL, HOLD], [BUY, HOLD]])
     turns = iter(plan)
     played = play(uniform, world, lambda logprobs: next(turns))
-    np.testing.assert_allclose(played.values[:, 0], [1000, 40, 40, 40, 40])
-    np.testing.assert_allclose(played.values[:, 1], [1000, 1000, 1000, 2000, 4000])
+    np.testing.assert_allclose(played.told["values"][:, 0], [1000, 40, 40, 40, 40])
+    np.testing.assert_allclose(played.told["values"][:, 1], [1000, 1000, 1000, 2000, 4000])
     assert played.terminated[:, 0].tolist() == [False, True, False, False, False]
-    assert played.shares[:, 0].tolist() == [10] * 5 and not played.fees[:, 0].any()
+    assert played.told["shares"][:, 0].tolist() == [10] * 5 and not played.told["fees"][:, 0].any()
     assert np.stack(world.actions)[2:, 0].tolist() == [HOLD] * 3
 
 
