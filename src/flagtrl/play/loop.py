@@ -139,19 +139,10 @@ def play(
         tell(len(rows))
     if not rows:
         raise ConfigError("there is nothing to trade: a window needs at least 2 bars")
-    legal, actions, logprobs, predictions, rewards, terminated, truncated = zip(*rows, strict=True)
-    predictions, terminated, truncated = map(np.stack, (predictions, terminated, truncated))
-    following = np.full_like(predictions, np.nan, dtype=np.float64)
     if predict_ends:
-        last = _predictions(policy, world.observe(), np.ones(predictions.shape[1], dtype=bool))
-        following = np.concatenate([predictions[1:], last[None]])
-        following = np.where(terminated | truncated, np.stack(cut), following)
-    return Played(
-        *(tuple(seen), tuple(read)),
-        *(_as_wide(legal, False), np.stack(actions), _as_wide(logprobs, -np.inf)),
-        *(predictions, following, np.stack(rewards), terminated, truncated),
-        {name: np.stack([step[name] for step in told]) for name in told[0]},
-    )
+        every = np.ones(len(rows[0][0]), dtype=bool)
+        cut.append(_predictions(policy, world.observe(), every))
+    return _played(seen, read, rows, told, cut)
 
 
 def likeliest(logprobs: np.ndarray) -> np.ndarray:
@@ -194,6 +185,28 @@ class Uniformly:
         """(B, A) -> (B,)."""
         drawn = self.generator.random(logprobs.shape)
         return np.argmax(np.where(np.isneginf(logprobs), -1.0, drawn), axis=-1)
+
+
+def _played(
+    seen: Sequence[Sequence[Any]],
+    read: Sequence[Any],
+    rows: Sequence[tuple[np.ndarray, ...]],
+    told: Sequence[Mapping[str, np.ndarray]],
+    cut: Sequence[np.ndarray],
+) -> Played:
+    """The record; `cut` is of T steps, where an episode was cut off, and of the last state."""
+    legal, actions, logprobs, *others = zip(*rows, strict=True)
+    predictions, rewards, terminated, truncated = map(np.stack, others)
+    following = np.full_like(predictions, np.nan, dtype=np.float64)
+    if cut:
+        following = np.concatenate([predictions[1:], cut[-1][None]])
+        following = np.where(terminated | truncated, np.stack(cut[:-1]), following)
+    return Played(
+        *(tuple(seen), tuple(read)),
+        *(_as_wide(legal, False), np.stack(actions), _as_wide(logprobs, -np.inf)),
+        *(predictions, following, rewards, terminated, truncated),
+        {name: np.stack([step[name] for step in told]) for name in told[0]},
+    )
 
 
 def _as_wide(steps: Sequence[np.ndarray], fill: float) -> np.ndarray:
