@@ -32,8 +32,9 @@ from transformers import TrainerCallback, set_seed
 from flagtrl.cpu import cpu_tuning, one_thread
 from flagtrl.demo import demo_language_model, demo_tokenizer
 from flagtrl.evidence.report import RESULTS_FILE
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.language.settings import PromptSettings
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import Window

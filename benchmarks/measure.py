@@ -37,7 +37,8 @@ from transformers import (
 )
 
 from flagtrl.cpu import return_freed_memory
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
+from flagtrl.language.prompt import EncodedPrompt
+from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import MarketSettings, TradingEnv

@@ -23,8 +23,8 @@ from sensitivity_table import summary
 from torch import Tensor
 
 from flagtrl.cpu import cpu_tuning
-from flagtrl.language.prompts import Prompt
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.prompt import EncodedPrompt, Prompt
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.observation import Observation

@@ -223,7 +223,7 @@ def learns(model: Any, finetuning: str) -> str:
     import numpy as np
     import torch
 
-    from flagtrl.language.tokens import EncodedPrompt
+    from flagtrl.language.prompt import EncodedPrompt
     from flagtrl.policy.actor_critic import ActorCritic
     from flagtrl.policy.adapters import attach_adapter
     from flagtrl.policy.dropouts import check_repeats, switch_off_dropout

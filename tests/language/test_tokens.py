@@ -11,8 +11,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from flagtrl.errors import ConfigError, PromptError
-from flagtrl.language import tokens
-from flagtrl.language.prompts import ANSWER_PREFIX, Prompt, style_names
+from flagtrl.language import encoding
+from flagtrl.language.prompt import Prompt
+from flagtrl.language.prompts import ANSWER_PREFIX, style_names
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.env import MarketSettings, TradingEnv
@@ -477,7 +478,7 @@ def test_an_encoder_goes_to_another_process_and_reads_the_same(instruct, msft):
 def test_a_chat_template_that_fails_or_never_ends_is_one_line(
     instruct, monkeypatch, template, said
 ):
-    monkeypatch.setattr(tokens, "TEMPLATE_S", 0.5)
+    monkeypatch.setattr(encoding, "TEMPLATE_S", 0.5)
     mine = copy.deepcopy(instruct)
     mine.chat_template = template
     with pytest.raises(PromptError, match=said) as caught:

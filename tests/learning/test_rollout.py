@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.market.data import MarketData
 from flagtrl.market.env import MarketSettings, TradingEnv

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import CONFIGS
 from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.meters import LOGGED
 from flagtrl.learning.steps import micro_batches

@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder, PromptSettings
+from flagtrl.language.prompt import EncodedPrompt
+from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.losses import entropy
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_split import assert_equal_engines, outputs_and_gradients, policy_of
 
 from architectures import CONFIGS, VOCABULARY
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy import backbone
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.beginnings import beginnings

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GraniteConfig, Lfm2Co
 
 from architectures import CONFIGS, SHAPE, VOCABULARY
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.batch import PromptBatch

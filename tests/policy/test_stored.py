@@ -12,7 +12,7 @@ import torch
 from test_split import policy_of
 
 from architectures import CONFIGS
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy import trunk as trunk_module
 from flagtrl.policy.adapters import add_reference
 from flagtrl.policy.boundary import Boundary

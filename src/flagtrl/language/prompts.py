@@ -14,11 +14,11 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from flagtrl.errors import one_of
+from flagtrl.language.prompt import Prompt
 from flagtrl.market.data import SENTIMENTS, count_sentiments
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.observation import Observation
@@ -29,16 +29,6 @@ ANSWER_PREFIX = '{"Action": "'
 ANSWER_FORMAT = (
     'Answer with one JSON object: {"Action": "Buy"}, {"Action": "Sell"} or {"Action": "Hold"}.'
 )
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt in two pieces; the model answers after `own`, the chat template's turn markers and
-    ANSWER_PREFIX.
-    """
-
-    shared: str
-    own: str
 
 
 # The short styles name the answers in their shared part, where they cost nothing, and end in a

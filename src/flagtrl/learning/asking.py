@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.backbone import BATCH
 from flagtrl.policy.batch import ActorCriticOutput

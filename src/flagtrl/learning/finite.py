@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flagtrl.errors import NonFiniteLossError
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy.acting import Ask
 from flagtrl.policy.batch import ActorCriticOutput
 

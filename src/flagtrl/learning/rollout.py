@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.market.ledger import Action
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.play.loop import Played, play

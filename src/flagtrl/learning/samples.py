@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.learning.advantages import generalised_advantages, leave_one_out, whiten
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import Targets

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.prompt import EncodedPrompt
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.env import TradingEnv
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import add_reference

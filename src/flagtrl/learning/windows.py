@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.prompt import EncodedPrompt
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.advantages import occupancies
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.objectives import sharpe

@@ -9,7 +9,8 @@ import numpy as np
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.prompt import EncodedPrompt
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.steps import AtRolloutEnd
 from flagtrl.learning.stopping import StopOnSignal

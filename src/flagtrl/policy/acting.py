@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from flagtrl.countdown import Countdown, Say
-from flagtrl.language.prompts import Prompt
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.prompt import EncodedPrompt, Prompt
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.observation import Observation

@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy.adapters import REFERENCE, decoder_layers, same_trainable, use_adapter
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.beginnings import beginnings

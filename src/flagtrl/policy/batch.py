@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 
 
 class ActorCriticOutput(NamedTuple):

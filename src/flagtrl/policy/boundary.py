@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy.cache import KeysValues
 
 ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objects

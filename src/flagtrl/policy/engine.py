@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from flagtrl.errors import ConfigError, kind_and_words
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.batch import PromptBatch
 from flagtrl.policy.trunk_settings import DTYPES, TrunkSettings

@@ -21,7 +21,8 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 
 from flagtrl.countdown import Countdown, Say
-from flagtrl.language.tokens import EncodedPrompt, PromptEncoder
+from flagtrl.language.prompt import EncodedPrompt
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action

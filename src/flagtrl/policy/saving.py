@@ -113,7 +113,7 @@ def described(record: RunRecord, model: ActorCritic, encoder: PromptEncoder) -> 
     return replace(
         record,
         policy=asdict(model.settings),
-        prompt=asdict(encoder.settings),
+        prompt=encoder.described(),
         base=base,
         action_paths=model.action_paths,
         prompt_fingerprint=encoder.fingerprint(),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flagtrl.language.tokens import EncodedPrompt
+from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.market.download import cache_root
 from flagtrl.policy.boundary import (
     ENTRY_BYTES,
