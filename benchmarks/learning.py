@@ -55,6 +55,7 @@ from flagtrl.runs.cluster import Cluster, chosen_cluster, workers_of
 from flagtrl.runs.settings import preset_settings
 from flagtrl.runs.sweep import Task as Run
 from flagtrl.runs.sweep import check_failures, sweep
+from flagtrl.trading import Trading
 
 BUDGET = 13_860  # environment steps of the paper's Table 3
 # Of the budget, where the policy is looked at: often while it learns.
@@ -226,7 +227,7 @@ def run(
     with learner(task, settings, model=options.model) as trainer:
         curve = Curve(task)
         before = time.process_time()
-        env = trainer._make_env()
+        env = trainer.task.make_env()
         actor, encoder, say = trainer.model, trainer.encoder, trainer.say  # nobody is told
         read_ahead(actor, encoder, task.train, env.settings, say, "training")
         read = time.process_time() - before
@@ -273,8 +274,9 @@ def learner(
         yield (kind or PPOTrainer)(
             actor_critic,
             config,
-            lambda: environment(task.train, trading, config.max_episode_steps),
-            encoder,
+            task=Trading(
+                lambda: environment(task.train, trading, config.max_episode_steps), encoder
+            ),
             # a pretrained model's states of a market are kept for the next run
             engine=EngineSettings(trunk_disk_mb=0 if model == "tiny" else 2048),
         )

@@ -52,6 +52,7 @@ from flagtrl.policy.padding import positions_of
 from flagtrl.policy.scoring import masked_log_softmax
 from flagtrl.policy.settings import EngineSettings
 from flagtrl.policy.trunk_settings import TrunkSettings
+from flagtrl.trading import Trading
 
 ENGINES = ("split", "split_mkl", "plain", "per_action")
 SPLIT = ("split", "split_mkl")
@@ -351,7 +352,8 @@ def settled_trainer(case: Case, shared: Path, out: str) -> tuple[Clocked, float]
         trunk_dtype=case.dtype if case.dtype != "float32" else "auto",
     )
     trainer = Clocked(
-        *(model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder),
+        *(model, args),
+        task=Trading(lambda: TradingEnv(window, market, args.max_episode_steps), encoder),
         engine=engine,
     )
     trainer.pop_callback(PrinterCallback)

@@ -30,6 +30,7 @@ from flagtrl.policy.acting import read_ahead
 from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.stages import build_policy
+from flagtrl.trading import Trading
 
 UPDATES, DAYS, LAYERS = 346, 40, 2
 PROFILED = 5
@@ -65,7 +66,9 @@ def trained(model: str, updates: int, out: str) -> tuple[float, float, list[floa
     policy, encoder = build_policy(arguments, [train, test])
     clock = Clock()
     trainer = PPOTrainer(
-        *(policy, arguments.ppo, lambda: TradingEnv(train, arguments.market), encoder, [clock]),
+        *(policy, arguments.ppo),
+        task=Trading(lambda: TradingEnv(train, arguments.market), encoder),
+        callbacks=[clock],
         engine=arguments.engine,
     )
     began = time.perf_counter()

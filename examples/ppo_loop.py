@@ -22,12 +22,12 @@ from flagtrl.learning.losses import Targets, ppo_loss
 from flagtrl.learning.rollout import Rollout
 from flagtrl.learning.start import prepare_policy
 from flagtrl.market.env import TradingEnv
-from flagtrl.market.vector import VectorTradingEnv
-from flagtrl.play.loop import play
+from flagtrl.play.loop import Environments, play
 from flagtrl.policy.acting import reading
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.batch import ActorCriticOutput, PromptBatch
+from flagtrl.trading import Trading
 
 
 def ask(model: ActorCritic, prompts, legal: np.ndarray, reference=False) -> ActorCriticOutput:
@@ -37,7 +37,7 @@ def ask(model: ActorCritic, prompts, legal: np.ndarray, reference=False) -> Acto
 
 
 @torch.no_grad()
-def rollout(model, encoder: PromptEncoder, envs: VectorTradingEnv, steps: int, generator):
+def rollout(model, encoder: PromptEncoder, envs: Environments, steps: int, generator):
     """T * B prompts, their legal actions (T * B, A), and what happened in T steps (T, B, ...)."""
 
     def sample(logprobs: np.ndarray) -> np.ndarray:
@@ -74,20 +74,20 @@ def those(record, rows: np.ndarray):
     return type(record)(*(part[rows] for part in record if part is not None))
 
 
-def train(model, encoder: PromptEncoder, make_env, config: PPOConfig, say=print) -> None:
+def train(model, task, config: PPOConfig, say=print) -> None:
     """The training loop; of PPOTrainer's settings it reads those that define the algorithm."""
-    envs = VectorTradingEnv([make_env() for _ in range(config.num_envs)])
+    envs = task.environments(config.num_envs)
     envs.reset(seed=config.seed)  # environment b with seed + b
     generator = torch.Generator().manual_seed(config.seed)
     model.eval()  # no dropout: the first ratio is 1
-    prepare_policy(model, model, make_env(), encoder, torch.device("cpu"), say)
+    prepare_policy(model, model, task, torch.device("cpu"), say)
     rates = (config.learning_rate, config.head_learning_rate, config.weight_decay)
     groups, betas = model.parameter_groups(*rates), (config.adam_beta1, config.adam_beta2)
     optimizer = torch.optim.AdamW(groups, betas=betas, eps=config.adam_epsilon)
     steps = config.warmup_steps, config.optimizer_steps
     schedule = get_linear_schedule_with_warmup(optimizer, *steps)
     for number in range(config.num_rollouts):
-        prompts, legal, happened = rollout(model, encoder, envs, config.num_steps, generator)
+        prompts, legal, happened = rollout(model, task.encoder, envs, config.num_steps, generator)
         old, targets = estimate(happened, config)
         reference = ask(model, prompts, legal, reference=True).logprobs  # the adapter off
         say(f"rollout {number + 1}: mean return {targets.returns.mean():+.5f}")
@@ -109,11 +109,12 @@ def main() -> None:
     market, window, _ = demo.demo_market(seed=0)
     tokenizer = demo.demo_tokenizer(market)
     encoder = PromptEncoder(tokenizer, demo.PROMPT, max_length=512)
+    task = Trading(lambda: TradingEnv(window, demo.MARKET, max_episode_steps=65), encoder)
     adapted = attach_adapter(demo.demo_language_model(tokenizer), demo.POLICY)
     model = ActorCritic(adapted, encoder.action_paths, demo.POLICY)
     sampled = {"advantage": "gae", "gamma": 0.5, "num_envs": 8, "total_timesteps": 1_280}
     config = PPOConfig(**{**demo.PPO, **sampled}, output_dir="runs/loop", use_cpu=True)
-    train(model, encoder, lambda: TradingEnv(window, demo.MARKET, config.max_episode_steps), config)
+    train(model, task, config)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from flagtrl.program import one_line_errors
 from flagtrl.runs.arguments import check_run
 from flagtrl.runs.recipes import RECIPES
+from flagtrl.trading import Trading
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
         # trainer
         valid = stages.validation(arguments, market, encoder)
         trainer = PPOTrainer(
-            *(model, arguments.ppo, make_env, encoder),
+            *(model, arguments.ppo),
+            task=Trading(make_env, encoder),
             engine=arguments.engine,
             record=arguments.record(market, train=train, test=test),
             validate=valid,

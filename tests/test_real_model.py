@@ -24,6 +24,7 @@ from flagtrl.policy.prior import visits
 from flagtrl.policy.saving import load_policy
 from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.stages import build_policy
+from flagtrl.trading import Trading
 from flagtrl.train import run_recipe
 
 pytestmark = pytest.mark.skipif(
@@ -56,7 +57,7 @@ def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(
     policy, style, assets, monkeypatch
 ):
     model, encoder = policy
-    monkeypatch.setattr("flagtrl.learning.start.visits", lambda env: visits(env, BARS))
+    monkeypatch.setattr("flagtrl.trading.visits", lambda env: visits(env, BARS))
     # benchmarks/start.py asks about all of them
     for asset in assets:
         arguments = parse_arguments(RECIPES[asset], [*MODEL, "--prompt_style", style], asset)
@@ -64,7 +65,8 @@ def test_calibrated_it_hesitates_on_every_asset_and_the_engines_agree(
         env = TradingEnv(window, arguments.market)
         encoder = type(encoder)(encoder.tokenizer, arguments.prompt, 8192)
         model.use_split()
-        prepare_policy(model, model, env, encoder, torch.device("cpu"), lambda line: None)
+        task = Trading(lambda env=env: env, encoder)
+        prepare_policy(model, model, task, torch.device("cpu"), lambda line: None)
         seen = visits(env, BARS)
         prompts, legal = (
             [encoder.encode(each) for each in seen],

@@ -28,6 +28,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.prior import visits
 from flagtrl.policy.settings import EngineSettings
+from flagtrl.trading import Trading
 
 # A real model is asked about 64 bars before it is trained, which would take half of every tiny
 # training run.
@@ -137,9 +138,8 @@ def tiny_trainer(
     return kind(
         model,
         args,
-        lambda: TradingEnv(window, market, args.max_episode_steps),
-        encoder,
-        callbacks,
+        task=Trading(lambda: TradingEnv(window, market, args.max_episode_steps), encoder),
+        callbacks=callbacks,
         **more,
     )
 

@@ -42,6 +42,7 @@ from flagtrl.policy.pretrained import PACKAGE
 from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
 from flagtrl.runs.directory import claimed
 from flagtrl.runs.stages import Overwriting
+from flagtrl.trading import Trading
 from flagtrl.train import run_recipe
 
 TRAIN_BARS, TEST_BARS = 2000, 200
@@ -134,8 +135,7 @@ def _synthetic(config: PPOConfig, clear: Callable[[], None], began: float) -> Re
     trainer = PPOTrainer(
         model,
         config,
-        lambda: TradingEnv(train, MARKET, config.max_episode_steps),
-        encoder,
+        task=Trading(lambda: TradingEnv(train, MARKET, config.max_episode_steps), encoder),
         callbacks=[Overwriting(clear)],
         record=record,
     )

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from flagtrl.errors import ConfigError
-from flagtrl.learning.rollout import Collector
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.ledger import Action
 from flagtrl.market.policy import always, follow_news, rule
 from flagtrl.market.suite import SUITE
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.play.loop import Uniformly, play
 from flagtrl.play.policy import uniform
 from flagtrl.policy.numeric import MOVE
 from flagtrl.runs.sweep import Ended
@@ -170,9 +170,10 @@ def test_environments_that_stand_together_see_one_price_path():
     task = learning.Task.of("news90", 0, 200, 12)
     trading = replace(task.settings, episode_start="random")
     envs = VectorTradingEnv([learning.Together(task.train, trading, 10) for _ in range(4)])
-    collector = Collector(envs, seed=3)
-    bars = collector.collect(uniform, 40).bars
-    assert (bars == bars[:, :1]).all() and len(bars[::10, 0].unique()) > 1
+    envs.reset(seed=3)
+    played = play(uniform, envs, Uniformly(3), 40)
+    bars = np.array([[each.bar for each in seen] for seen in played.seen])
+    assert (bars == bars[:, :1]).all() and len(np.unique(bars[::10, 0])) > 1
 
 
 def test_a_rule_that_earned_next_to_nothing_is_no_measure():

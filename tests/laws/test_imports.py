@@ -20,6 +20,8 @@ ORDER = (
     ("cpu",),
     ("policy",),
     ("learning",),
+    ("exact",),
+    ("trading",),
     ("card", "patience", "pushed", "hub", "qa"),
     ("runs",),
     ("launch", "train", "demo", "options", "commands_evidence", "commands_audit", "cli"),

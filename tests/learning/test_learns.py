@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flagtrl.errors import NonFiniteLossError
-from flagtrl.learning import exact
+from flagtrl.exact import estimator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -69,6 +69,6 @@ def test_weights_of_illegal_actions_stop_it_at_once(monkeypatch):
 
 
 def break_it(broken, monkeypatch):
-    whole = exact.exact_targets
-    monkeypatch.setattr(exact, "exact_targets", lambda *args: broken(whole(*args)))
+    whole = estimator.exact_targets
+    monkeypatch.setattr(estimator, "exact_targets", lambda *args: broken(whole(*args)))
     monkeypatch.setattr(learning, "LOOKS", (1.0,))

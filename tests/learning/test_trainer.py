@@ -11,9 +11,10 @@ from architectures import CONFIGS
 from flagtrl.errors import AdapterError, ConfigError, NonFiniteLossError
 from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.meters import LOGGED
+from flagtrl.learning.meters import OF_ROLLOUTS, OF_UPDATES
 from flagtrl.learning.steps import micro_batches
 from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.policy import heads
 from flagtrl.policy.backbone import MEASURES
 from flagtrl.policy.saving import load_policy
@@ -431,7 +432,9 @@ def test_the_log_has_every_metric(run):
     history = run.state.log_history
     assert set().union(*history) >= {
         # risk is of exact advantages, language_kl of a run that pays for it
-        *(name for name in LOGGED if not name.startswith(("risk", "language"))),
+        *OF_ROLLOUTS,
+        *(f"action_share/{word}" for word in ACTION_WORDS),
+        *(name for name in OF_UPDATES if not name.startswith(("risk", "language"))),
         *MEASURES,
         "loss",
         "grad_norm",

@@ -35,7 +35,7 @@ def calibrated(loud_model, tmp_path_factory):
         loud_model, tmp_path_factory.mktemp("acting"), prior="calibrated", style="markov", days=12
     )
     model = trainer.model.eval()
-    seen = visits(trainer._make_env())
+    seen = visits(trainer.task.make_env())
     prompts, legal = [trainer.encoder.encode(o) for o in seen], np.stack([o.legal for o in seen])
     with torch.no_grad():
         survey = model(**model.inputs(prompts, legal), survey=True)

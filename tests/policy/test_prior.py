@@ -206,7 +206,7 @@ def test_after_calibration_the_mean_score_of_each_action_and_position_is_0(loud_
     options = {"style": "markov", "days": 16, "learning_rate": 0.0, "update_epochs": 1}
     trainer = tiny_trainer(loud_model, tmp_path, prior="calibrated", **options)
     trainer.train()
-    model, env = trainer.model.eval(), trainer._make_env()
+    model, env = trainer.model.eval(), trainer.task.make_env()
     seen = visits(env, BARS_ASKED)
     prompts, legal = [trainer.encoder.encode(o) for o in seen], np.stack([o.legal for o in seen])
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_after_calibration_the_mean_score_of_each_action_and_position_is_0(loud_
 @pytest.mark.parametrize("prior", PRIORS)
 def test_both_engines_give_the_same_policy(runs, prior):
     run = runs(prior)
-    model, env = run.model.eval(), run._make_env()
+    model, env = run.model.eval(), run.task.make_env()
     seen = visits(env, bars=6, seed=2)
     prompts, legal = [run.encoder.encode(o) for o in seen], np.stack([o.legal for o in seen])
     with torch.no_grad():

@@ -21,6 +21,7 @@ from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.saving import load_policy, save_policy
 from flagtrl.policy.settings import FINETUNING, PolicySettings
 from flagtrl.policy.trunk_settings import TrunkSettings
+from flagtrl.trading import Trading
 from training import random_llama, weights
 
 KINDS = {"8bit": Linear8bitLt, "4bit": Linear4bit}
@@ -144,7 +145,8 @@ def run_of_20_updates(quantised, quantization, finetuning, policy, out):
     market = MarketSettings(reward="log_return", lookback=3, episode_start="random")
     set_seed(1)
     trainer = PPOTrainer(
-        model, args, lambda: TradingEnv(window, market, args.max_episode_steps), encoder
+        *(model, args),
+        task=Trading(lambda: TradingEnv(window, market, args.max_episode_steps), encoder),
     )
     before = {**weights(trainer), **maps(model)}
     trainer.train()

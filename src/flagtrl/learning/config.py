@@ -12,10 +12,11 @@ from transformers import TrainingArguments
 
 from flagtrl.errors import ConfigError
 from flagtrl.learning.settings import PPOSettings
-from flagtrl.market.transitions import POSITIONS
 from flagtrl.record import may_change
 
 logger = logging.getLogger(__name__)
+
+POSITIONS = 2  # of which exact advantages have a sample each: flat and long
 
 # transformers' flag of each 16-bit train_dtype
 FLAGS = {"float16": "fp16", "bfloat16": "bf16"}
@@ -112,7 +113,7 @@ class PPOConfig(PPOSettings, TrainingArguments):
     @property
     def samples_per_step(self) -> int:
         """Samples of one step in one environment: exact advantages have one for every position."""
-        return len(POSITIONS) if self.advantage == "exact" else 1
+        return POSITIONS if self.advantage == "exact" else 1
 
     @property
     def rollout_is_one_pass(self) -> bool:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from flagtrl.learning.losses import explained_variance
 from flagtrl.learning.rollout import Rollout
-from flagtrl.learning.samples import Targets
-from flagtrl.learning.windows import WindowRollout
-from flagtrl.market.ledger import Action
 from flagtrl.policy.backbone import MEASURES
 
-LOGGED = (
+OF_ROLLOUTS = (
     "reward",
     "episode_return",
     "episode_length",
     "explained_variance",
     "env_steps_per_second",
-    *(f"action_share/{action.word}" for action in Action),
+)
+OF_UPDATES = (
     "policy_loss",
     "value_loss",
     "entropy",
@@ -39,10 +39,11 @@ class Meters:
 
     Args:
         accelerator: the processes that share them.
+        words: the actions, where they are the same in every state; how often each is taken is told.
     """
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, words: Sequence[str] = ()):
+        self.accelerator, self.words = accelerator, tuple(words)
         self._sums: dict[str, Tensor] = {}
         self._minibatch: dict[str, Tensor] = {}
 
@@ -64,7 +65,8 @@ class Meters:
 
     def means(self) -> dict[str, float]:
         """Every name's mean, of those that have a value in any process; begins anew."""
-        names = (*LOGGED, *MEASURES)
+        shares = (f"action_share/{word}" for word in self.words)
+        names = (*OF_ROLLOUTS, *shares, *OF_UPDATES, *MEASURES)
         nothing = torch.zeros(2, device=self.accelerator.device)
         sums = torch.stack([self._sums.get(name, nothing) for name in names])
         self._sums.clear()
@@ -84,15 +86,10 @@ class Meters:
         variance = explained_variance(rollout.values.flatten(), returns)
         if variance.isfinite():
             self.add("explained_variance", variance, 1)
-        for action in Action:
-            self.add(f"action_share/{action.word}", (rollout.actions == action).sum(), len(rollout))
+        taken = rollout.actions.flatten()
+        self.add_actions(torch.bincount(taken, minlength=rollout.legal.shape[-1]), len(rollout))
 
-    def add_windows(self, rollout: WindowRollout, targets: Targets) -> None:
-        """What the policy expects on its windows; no action was sampled."""
-        joint, decisions = rollout.joint, rollout.occupancy.sum()
-        self.add("reward", rollout.value(joint, 1.0).sum(), decisions)
-        for action in Action:
-            self.add(f"action_share/{action.word}", joint[..., action].sum(), decisions)
-        variance = explained_variance(rollout.values.flatten(), targets.returns, targets.visits)
-        if variance.isfinite():
-            self.add("explained_variance", variance, 1)
+    def add_actions(self, counts: Iterable[Tensor], decisions: Tensor | float) -> None:
+        """How often each of the A actions was taken, in so many decisions."""
+        for word, count in zip(self.words, counts, strict=bool(self.words)):
+            self.add(f"action_share/{word}", count, decisions)

@@ -10,7 +10,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from flagtrl.learning.trainer import PPOTrainer
-from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.policy.actor_critic import ActorCritic
 
 
@@ -23,6 +22,9 @@ def show_progress_lines(trainer: PPOTrainer) -> None:
     trainer.add_callback(
         ProgressLines(trainer.args.rollout_samples, trainer.args.steps_per_rollout)
     )
+
+
+SHOWN_ACTIONS = 6  # of a line
 
 
 class ProgressLines(TrainerCallback):
@@ -108,7 +110,8 @@ def trainable(model: ActorCritic) -> str:
 
 
 def _shares(logs: dict[str, float], prefix: str = "") -> str:
-    names = {word: f"{prefix}action_share/{word}" for word in ACTION_WORDS}
-    return " ".join(
-        f"{word} {100 * logs[name]:3.0f}%" for word, name in names.items() if name in logs
-    )
+    start = f"{prefix}action_share/"
+    found = {name.removeprefix(start): logs[name] for name in logs if name.startswith(start)}
+    if len(found) > SHOWN_ACTIONS:
+        found = dict(sorted(found.items(), key=lambda pair: -pair[1])[:SHOWN_ACTIONS])
+    return " ".join(f"{word} {100 * share:3.0f}%" for word, share in found.items())

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from flagtrl.language.prompt import EncodedPrompt
-from flagtrl.market.ledger import Action
-from flagtrl.market.vector import VectorTradingEnv
-from flagtrl.play.loop import Played, play
+from flagtrl.play.loop import Environments, Played, play
 from flagtrl.play.policy import Policy
 
 
@@ -22,20 +20,18 @@ class Rollout:
 
     Attributes:
         prompts: T * B prompts; step t of environment b is at t * B + b.
-        bars: (T, B) int64, the market's.
         legal: (T, B, A) bool.
         actions: (T, B) int64.
         logprobs: (T, B, A) float32, log pi_old.
         values: (T, B) float32, V(s_t).
         next_values: (T, B) float32, V of the state a step led to, before any reset; 0 where that
-            was ruin.
+            was terminal.
         rewards: (T, B) float32.
         terminated, ended: (T, B) bool.
         episode_returns, episode_lengths: of the episodes that ended in it.
     """
 
     prompts: tuple[EncodedPrompt, ...]
-    bars: Tensor
     legal: Tensor
     actions: Tensor
     logprobs: Tensor
@@ -57,7 +53,6 @@ class Rollout:
         """What was played, as tensors in the types that are learnt from."""
         return cls(
             prompts=played.read,
-            bars=torch.tensor([[each.bar for each in seen] for seen in played.seen]),
             legal=torch.from_numpy(played.legal),
             actions=torch.from_numpy(played.actions),
             logprobs=torch.from_numpy(played.logprobs).float(),
@@ -69,11 +64,6 @@ class Rollout:
             episode_returns=episode_returns,
             episode_lengths=episode_lengths,
         )
-
-    @property
-    def long(self) -> Tensor:
-        """(T, B) bool: whether shares were held; with `bars`, all that a path-free reward asks."""
-        return self.legal[..., Action.SELL]
 
     def __len__(self) -> int:
         return self.actions.numel()
@@ -93,7 +83,7 @@ class Collector:
 
     def __init__(
         self,
-        envs: VectorTradingEnv,
+        envs: Environments,
         seed: int,
         first: int = 0,
         total: int | None = None,

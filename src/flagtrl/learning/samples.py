@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +18,27 @@ from flagtrl.learning.advantages import generalised_advantages, leave_one_out, w
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.losses import Targets
 from flagtrl.learning.rollout import Rollout
-from flagtrl.learning.windows import WindowRollout
 from flagtrl.policy.batch import ActorCriticOutput
+
+
+class SampleRows(Protocol):
+    """Prompts of a rollout, with what the policy that acted made of them: (..., A) and (...)."""
+
+    @property
+    def prompts(self) -> tuple[EncodedPrompt, ...]:
+        """In the order of the others' flattened axes."""
+
+    @property
+    def legal(self) -> Tensor:
+        """(..., A) bool."""
+
+    @property
+    def logprobs(self) -> Tensor:
+        """(..., A) float32, log pi_old."""
+
+    @property
+    def values(self) -> Tensor:
+        """(...) float32, V."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +54,7 @@ class Samples:
     targets: Targets
 
     @classmethod
-    def of(
-        cls, rollout: Rollout | WindowRollout, reference: Tensor | None, targets: Targets
-    ) -> Samples:
+    def of(cls, rollout: SampleRows, reference: Tensor | None, targets: Targets) -> Samples:
         """A rollout's steps, environments and positions as one axis."""
         old = ActorCriticOutput(rollout.logprobs.flatten(0, -2), rollout.values.flatten())
         return cls(rollout.prompts, rollout.legal.flatten(0, -2), old, reference, targets)

@@ -1,5 +1,5 @@
-"""What happens once, before the first rollout: the untrained policy is asked about bars of the
-training window.
+"""What happens once, before the first rollout: the untrained policy is asked about states of the
+task, as bars of a training window.
 
 From its answers come the label prior (`policy/prior.py`), the standardisation of what the heads
 read, and, with `prior=baked`, an adapter that starts near uniform.
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
 from flagtrl.language.prompt import EncodedPrompt
-from flagtrl.language.tokens import PromptEncoder
-from flagtrl.market.env import TradingEnv
+from flagtrl.learning.task import Task
+from flagtrl.play.policy import legal_of
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import add_reference
-from flagtrl.policy.prior import Survey, describe, visits
+from flagtrl.policy.prior import Survey, describe
 from flagtrl.policy.scoring import masked_log_softmax
 
 BATCH = 8  # prompts of one forward
@@ -31,12 +31,7 @@ BAKED_KL = 0.02
 
 
 def prepare_policy(
-    model: ActorCritic,
-    wrapped: nn.Module,
-    env: TradingEnv,
-    encoder: PromptEncoder,
-    device: torch.device,
-    say: Say,
+    model: ActorCritic, wrapped: nn.Module, task: Task, device: torch.device, say: Say
 ) -> None:
     """Measure the label prior and the standardisation of `model`, and bake the prior out where its
     settings say so.
@@ -44,17 +39,15 @@ def prepare_policy(
     Args:
         model: the policy, before any training.
         wrapped: the same as the trainer calls it; every process must call it alike.
-        env: an environment of the training window.
-        encoder: observation to prompt.
+        task: on whose states it is asked.
         device: where forwards run.
         say: is told, a line each, how far it is and what the policy answers.
 
     Raises:
         ConfigError: the prior cannot be baked out.
     """
-    seen = visits(env)
-    prompts = [encoder.encode(observation) for observation in seen]
-    legal = np.stack([observation.legal for observation in seen])
+    seen = task.survey()
+    prompts, legal = [task.encoder.encode(each) for each in seen], legal_of(seen)
     was_training = model.training
     model.eval()
     survey = _ask(model, wrapped, prompts, legal, device, say)
@@ -69,15 +62,20 @@ def prepare_policy(
     else:
         logprobs = _logprobs(model, wrapped, prompts, legal, device)
     if not torch.allclose(raw, logprobs, atol=1e-3):
-        for line in describe(raw, survey.legal)[0]:
+        for line in _described(raw, survey.legal, task)[0]:
             say(f"the untrained model, {line}")
-    lines, warning = describe(logprobs, survey.legal)
+    lines, warning = _described(logprobs, survey.legal, task)
     for line in lines:
         say(f"the policy at the start, {line}")
     say(f"share of the model's probability on action words: {survey.mass.mean():.3f}")
     if warning is not None:
         say(warning)
     model.train(was_training)
+
+
+def _described(logprobs: Tensor, legal: Tensor, task: Task) -> tuple[list[str], str | None]:
+    words = task.words
+    return ([], None) if words is None else describe(logprobs, legal, words, task.state_of)
 
 
 @torch.no_grad()

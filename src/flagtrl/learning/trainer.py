@@ -19,38 +19,33 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import TrainerCallback, default_data_collator
 
-from flagtrl.countdown import Say
+from flagtrl.countdown import Countdown, Say
 from flagtrl.cpu import return_freed_memory
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.asking import Asking
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.exact import Exact
 from flagtrl.learning.finite import asking_for_finite, check_loss, check_norm
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
 from flagtrl.learning.meters import Meters
 from flagtrl.learning.persistent import PersistentTrainer, Publisher
 from flagtrl.learning.processes import largest
 from flagtrl.learning.rollout import Collector, Rollout
-from flagtrl.learning.samples import Samples, Targets, sampled_targets
+from flagtrl.learning.samples import SampleRows, Samples, Targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
 from flagtrl.learning.steps import MicroBatch, MicroSteps, is_logged, merged, micro_batches
+from flagtrl.learning.task import Estimator, Task
 from flagtrl.learning.watch import Watch
-from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.learning.wiring import (
     check_engine,
     check_prior,
     check_reference,
-    check_states,
     check_wiring,
     own_callbacks,
     own_environments,
     probe,
     recorded,
 )
-from flagtrl.market.env import TradingEnv
-from flagtrl.market.vector import VectorTradingEnv
-from flagtrl.policy.acting import Ask, read_ahead, reading
+from flagtrl.policy.acting import Ask, reading
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.settings import EngineSettings
@@ -66,8 +61,7 @@ class PPOTrainer(PersistentTrainer):
     Args:
         model: the actor-critic.
         args: settings.
-        make_env: makes a training environment, as often as it is called.
-        encoder: observation to prompt.
+        task: environments, and how they are read.
         callbacks: more of transformers' callbacks.
         record: what is known of the run; the trainer adds its settings, and what it is not told.
         validate: metrics of the policy on a validation window, by name; what `eval_strategy` calls.
@@ -87,8 +81,8 @@ class PPOTrainer(PersistentTrainer):
         self,
         model: ActorCritic,
         args: PPOConfig,
-        make_env: Callable[[], TradingEnv],
-        encoder: PromptEncoder,
+        *,
+        task: Task,
         callbacks: Sequence[TrainerCallback] = (),
         record: RunRecord | None = None,
         validate: Callable[[ActorCritic], dict[str, float]] | None = None,
@@ -97,17 +91,15 @@ class PPOTrainer(PersistentTrainer):
     ):
         check_wiring(args, validate is not None, publisher is not None)
         self.engine = engine or EngineSettings()
-        self.encoder, self._validate, self._publisher = encoder, validate, publisher
-        self._make_env = make_env
+        self.task, self.encoder = task, task.encoder
+        self._validate, self._publisher = validate, publisher
         self.say: Say = lambda line: None  # `show_progress_lines` has somebody to tell
         self.watch = Watch()
         self._own = own_environments(args)
-        envs = VectorTradingEnv([make_env() for _ in self._own])
+        envs = task.environments(len(self._own))
         self.collector = Collector(envs, args.seed, self._own.start, args.num_envs, self._anywhere)
-        self.record = recorded(record, args, self.engine, envs.trading_envs[0])
-        self.exact: Exact | None = None
-        if args.advantage == "exact":
-            self.exact = Exact(Windows(make_env(), encoder, args, self._own), args)
+        self.record = recorded(record, args, self.engine, task)
+        self.exact = task.exact(args, self._own)
         self._micro_steps = MicroSteps(
             args.max_steps * args.gradient_accumulation_steps * args.world_size
         )
@@ -124,13 +116,13 @@ class PPOTrainer(PersistentTrainer):
                 # the Trainer asks for one; evaluate() does not
                 eval_dataset=None if validate is None else self._micro_steps,
                 data_collator=default_data_collator,
-                processing_class=encoder.tokenizer,
+                processing_class=self.encoder.tokenizer,
                 callbacks=[*own_callbacks(args, self._largest), *callbacks],
             )
         # a setting of TrainingArguments, or a tracker not installed
         except (ValueError, ImportError, RuntimeError) as error:
             raise ConfigError(str(error)) from error
-        self._meters = Meters(self.accelerator)
+        self._meters = Meters(self.accelerator, task.words or ())
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.asking = Asking(
             *(self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded),
@@ -142,7 +134,8 @@ class PPOTrainer(PersistentTrainer):
         check_reference(model, self.sharded)
         with self.accelerator.autocast():
             how = "plain" if self.sharded else self.engine.engine
-            choose_engine(model, how, TrunkSettings.of(self.engine), probe(encoder, envs.observe()))
+            asked = probe(self.encoder, envs.observe())
+            choose_engine(model, how, TrunkSettings.of(self.engine), asked)
 
     # -- before the first rollout
 
@@ -155,17 +148,16 @@ class PPOTrainer(PersistentTrainer):
         """Read prompts ahead; of a run that begins, measure the label prior and the heads'
         standardisation.
         """
-        policy, env = self._policy(), self._make_env()
+        policy, task, device = self._policy(), self.task, self.args.device
         with self.accelerator.autocast():
             # of a resumed run too
-            known = read_ahead(policy, self.encoder, env.window, env.settings, self.say, "training")
-            style, begins = self.encoder.settings.prompt_style, self.state.global_step == 0
-            check_states(self.args.advantage, known, style)
-            if begins and not policy.prior.known:
+            ahead = task.ahead()
+            tell = Countdown(self.say, "reading the bars of the training window")
+            policy.read_ahead(ahead, next(policy.parameters()).device, tell)
+            task.check(self.args, bool(ahead))
+            if self.state.global_step == 0 and not policy.prior.known:
                 check_prior(policy.settings.prior, self.sharded)
-                prepare_policy(
-                    policy, self.model_wrapped, env, self.encoder, self.args.device, self.say
-                )
+                prepare_policy(policy, self.model_wrapped, task, device, self.say)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         risk = {} if self.exact is None else self.exact.state()
@@ -253,6 +245,7 @@ class PPOTrainer(PersistentTrainer):
             return_freed_memory()
         self._policy().begin_rollout()
         with self.asking.evaluating():
+            rollout: SampleRows
             rollout, targets = self._sampled() if self.exact is None else self._expected(self.exact)
             reference = None
             if self.args.kl_coef or is_logged(self.args, self.state):
@@ -272,7 +265,7 @@ class PPOTrainer(PersistentTrainer):
         self._meters.add_rollout(rollout, targets.returns)
         return rollout, targets
 
-    def _expected(self, exact: Exact) -> tuple[WindowRollout, Targets]:
+    def _expected(self, exact: Estimator) -> tuple[SampleRows, Targets]:
         act = self.asking.act_to_learn if self._one_pass else self.asking.act_on_many
         number = self._rollout_number()
         return exact.gather(number, self._ask(act), self._everyones, self._meters)

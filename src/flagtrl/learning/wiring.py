@@ -10,17 +10,15 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from flagtrl.errors import ConfigError
 from flagtrl.language.prompt import EncodedPrompt
-from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.steps import AtRolloutEnd
 from flagtrl.learning.stopping import StopOnSignal
-from flagtrl.market.env import TradingEnv
-from flagtrl.market.observation import Observation
-from flagtrl.play.policy import legal_of
+from flagtrl.learning.task import Reader, Task
+from flagtrl.play.policy import Seen, legal_of
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import REFERENCE
 from flagtrl.policy.settings import EngineSettings
-from flagtrl.record import DataFacts, RunRecord, days
+from flagtrl.record import RunRecord
 
 PROBED = 2  # environments whose first prompts the engines are compared on
 
@@ -53,22 +51,6 @@ def check_engine(engine: EngineSettings, sharded: bool) -> None:
         )
 
 
-def check_states(advantage: str, known: bool, style: str) -> None:
-    """Refuse an estimator for which the position is not all of the state; ConfigError.
-
-    Args:
-        advantage: the estimator's name.
-        known: whether prompts tell of the account no more than its position.
-        style: of the prompts.
-    """
-    if advantage != "gae" and not known:
-        raise ConfigError(
-            f"advantage is {advantage}, but prompts of the style {style!r} tell more of the "
-            "account than its position, so that the position is not all of the state; use "
-            "prompt_style markov, or advantage gae"
-        )
-
-
 def check_reference(model: ActorCritic, sharded: bool) -> None:
     """Refuse a reference of its own that a model spread over processes cannot have; ConfigError."""
     if sharded and REFERENCE in model.language_model.peft_config:
@@ -86,29 +68,27 @@ def check_prior(prior: str, sharded: bool) -> None:
         )
 
 
-def probe(
-    encoder: PromptEncoder, seen: Sequence[Observation]
-) -> tuple[list[EncodedPrompt], np.ndarray]:
+def probe(encoder: Reader, seen: Sequence[Seen]) -> tuple[list[EncodedPrompt], np.ndarray]:
     """Prompts and legal (B, A) to compare engines on: of the first observations, each also without
     its first token, so that lengths are mixed.
     """
     whole = [encoder.encode(each) for each in seen[:PROBED]]
-    shorter = [EncodedPrompt(each.ids[1:], max(each.shared_length - 1, 1)) for each in whole]
+    shorter = [
+        replace(each, ids=each.ids[1:], shared_length=max(each.shared_length - 1, 1))
+        for each in whole
+    ]
     return [*whole, *shorter], np.concatenate([legal_of(seen[:PROBED])] * 2)
 
 
 def recorded(
-    record: RunRecord | None, args: PPOConfig, engine: EngineSettings, env: TradingEnv
+    record: RunRecord | None, args: PPOConfig, engine: EngineSettings, task: Task
 ) -> RunRecord:
-    """What is known of the run, with its settings, market and training window."""
-    record = record or RunRecord.begin()
+    """What is known of the run, with its settings and its task."""
+    record = task.recorded(record or RunRecord.begin())
     return replace(
         record,
-        market=asdict(env.settings),
         training=args.recorded(),
         engine=asdict(engine),
-        data=record.data or DataFacts.of(env.window.market, "in memory"),
-        windows=record.windows or {"train": days(env.window)},
         seed=args.seed,
         **args.in_force(),
     )

@@ -52,6 +52,23 @@ class World(Protocol):
         """Start new episodes where `ended` (B,) says so, if this world has more than one."""
 
 
+class Environments(World, Protocol):
+    """B environments that live across rollouts."""
+
+    @property
+    def num_envs(self) -> int:
+        """B."""
+
+    def reset(self, *, seed: int) -> Any:
+        """Begin; environment b with seed + b."""
+
+    def state_dict(self) -> Any:
+        """All that `load_state_dict` needs to go on as if never interrupted; JSON-serialisable."""
+
+    def load_state_dict(self, state: Any, /) -> None:
+        """Continue from `state_dict()`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Played:
     """T steps of B environments, time first.

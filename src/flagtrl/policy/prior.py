@@ -15,7 +15,7 @@ plain PEFT too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,26 +143,33 @@ def _orders(steps: int, long: bool, generator: np.random.Generator) -> Callable[
     return order
 
 
-def describe(logprobs: Tensor, legal: Tensor) -> tuple[list[str], str | None]:
+def position_of(legal: np.ndarray) -> str:
+    """What a market's states with these legal actions (A,) are called."""
+    return "long" if legal[Action.SELL] else "flat"
+
+
+def describe(
+    logprobs: Tensor,
+    legal: Tensor,
+    words: Sequence[str] = ACTION_WORDS,
+    state_of: Callable[[np.ndarray], str] = position_of,
+) -> tuple[list[str], str | None]:
     """What a policy says: a line for each set of legal actions; and a warning where it hardly
     hesitates.
 
     Args:
         logprobs: (N, A) log pi, -inf where illegal.
         legal: (N, A) bool.
+        words: the actions.
+        state_of: what states with some legal actions are called.
     """
     probabilities, lines, lowest = logprobs.exp(), [], math.inf
     entropies = -(probabilities * logprobs.masked_fill(~legal, 0.0)).sum(-1)
     for allowed in legal.unique(dim=0):
         rows = (legal == allowed).all(-1)
-        shown = [
-            f"P({word}) {probabilities[rows, a].mean():.3f}" for a, word in enumerate(ACTION_WORDS)
-        ]
-        entropy, position = (
-            float(entropies[rows].mean()),
-            "long" if allowed[Action.SELL] else "flat",
-        )
-        lines.append(f"{position}: {', '.join(reversed(shown))}, entropy {entropy:.3f} nats")
+        shown = [f"P({word}) {probabilities[rows, a].mean():.3f}" for a, word in enumerate(words)]
+        entropy, state = float(entropies[rows].mean()), state_of(allowed.cpu().numpy())
+        lines.append(f"{state}: {', '.join(reversed(shown))}, entropy {entropy:.3f} nats")
         lowest = min(lowest, entropy)
     if lowest >= LOW_ENTROPY:
         return lines, None

@@ -21,6 +21,7 @@ from flagtrl.runs.stages import (
     shown,
     validation,
 )
+from flagtrl.trading import Trading
 
 
 def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> None:
@@ -45,7 +46,8 @@ def run(arguments: Arguments, environment: type[TradingEnv] = TradingEnv) -> Non
         # trainer
         valid = validation(arguments, market, encoder)
         trainer = PPOTrainer(
-            *(model, arguments.ppo, make_env, encoder),
+            *(model, arguments.ppo),
+            task=Trading(make_env, encoder),
             engine=arguments.engine,
             record=arguments.record(market, train=train, test=test),
             validate=valid,

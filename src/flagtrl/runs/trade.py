@@ -35,6 +35,7 @@ from flagtrl.runs.judging import NOTES, SAMPLED_PATHS, SAMPLED_PATHS_OF_OWN_PROM
 from flagtrl.runs.others import Other
 from flagtrl.runs.parsing import Arguments
 from flagtrl.runs.stages import build_policy
+from flagtrl.trading import Trading
 
 
 @dataclass
@@ -125,7 +126,8 @@ def _zero_shot(arguments: Arguments, other: Other, train: Window, test: Window, 
     choose_engine(model, engine.engine, TrunkSettings.of(engine), probe(encoder, visits(env, 1)))
     windows = {"training": train, "test": test}
     known = [read_ahead(model, encoder, w, arguments.market, say, n) for n, w in windows.items()]
-    prepare_policy(model, model, env, encoder, next(model.parameters()).device, say)
+    task = Trading(lambda: env, encoder)
+    prepare_policy(model, model, task, next(model.parameters()).device, say)
     found = untrained_policies(model, encoder)
     raw = found.pop("untrained_raw")
     paths = SAMPLED_PATHS if all(known) else SAMPLED_PATHS_OF_OWN_PROMPTS

@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flagtrl.learning.advantages import action_values
-from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.losses import Targets
-from flagtrl.learning.meters import Meters
-from flagtrl.learning.objectives import (
+from flagtrl.exact.objectives import (
     Functional,
     Multiplier,
     drawdown,
@@ -22,7 +18,11 @@ from flagtrl.learning.objectives import (
     shortfall,
     turnover,
 )
-from flagtrl.learning.windows import WindowRollout, Windows
+from flagtrl.exact.windows import WindowRollout, Windows
+from flagtrl.learning.advantages import action_values
+from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.losses import Targets, explained_variance
+from flagtrl.learning.meters import Meters
 from flagtrl.policy.acting import Ask
 
 
@@ -112,7 +112,7 @@ class Exact:
             meters.add("risk", found, 1)
             meters.add("risk_multiplier", self.multiplier.value, 1)
             self.multiplier.update(found)
-        meters.add_windows(rollout, targets)
+        _tell(meters, rollout, targets)
         return rollout, targets
 
     def _unit_of_risk(self) -> float:
@@ -132,3 +132,13 @@ class Exact:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`."""
         self.multiplier.value = state.get("risk_multiplier", self.multiplier.value)
+
+
+def _tell(meters: Meters, rollout: WindowRollout, targets: Targets) -> None:
+    """What the policy expects on its windows; no action was sampled."""
+    joint, decisions = rollout.joint, rollout.occupancy.sum()
+    meters.add("reward", rollout.value(joint, 1.0).sum(), decisions)
+    meters.add_actions([joint[..., a].sum() for a in range(joint.shape[-1])], decisions)
+    variance = explained_variance(rollout.values.flatten(), targets.returns, targets.visits)
+    if variance.isfinite():
+        meters.add("explained_variance", variance, 1)

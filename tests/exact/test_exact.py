@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from flagtrl.errors import AdapterError, ConfigError
+from flagtrl.exact.estimator import exact_targets
+from flagtrl.exact.windows import WindowRollout, Windows
 from flagtrl.learning.advantages import action_values, occupancies
-from flagtrl.learning.exact import exact_targets
 from flagtrl.learning.losses import ppo_loss
-from flagtrl.learning.windows import WindowRollout, Windows
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import random_walk

@@ -11,10 +11,8 @@ import torch
 from test_exact import EXACT, START, STEPS, by_enumeration, loss_of, masked, rollout_of
 
 from flagtrl.errors import ConfigError
-from flagtrl.learning.advantages import occupancies
-from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.exact import Exact, exact_targets, risk_of
-from flagtrl.learning.objectives import (
+from flagtrl.exact.estimator import Exact, exact_targets, risk_of
+from flagtrl.exact.objectives import (
     Multiplier,
     drawdown,
     marginal,
@@ -22,6 +20,8 @@ from flagtrl.learning.objectives import (
     shortfall,
     turnover,
 )
+from flagtrl.learning.advantages import occupancies
+from flagtrl.learning.config import PPOConfig
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.metrics import standard
 from flagtrl.market.synthetic import random_walk

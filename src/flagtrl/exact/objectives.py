@@ -33,7 +33,7 @@ def sharpe(joint: Tensor, returns: Tensor, gamma: float = 1.0, risk_free: float 
     SR_t = (m - r_f) / sqrt(q - m^2), m = sum E[x] / (t + k), q = (sum E[x^2] + k s0^2) / (t + k):
     `sharpe_difference_prior`, with moments in place of samples. With gamma = 1 it is SR_T - SR_0.
     What the mean of a ratio is beyond the ratio of means is left out; against the gradient of
-    E[SR_T] itself the cosine is above .99 (tests/learning/test_objectives.py).
+    E[SR_T] itself the cosine is above .99 (tests/exact/test_objectives.py).
 
     Args:
         joint: (T, B, H, A).

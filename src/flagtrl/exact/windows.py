@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from flagtrl.errors import ConfigError
+from flagtrl.exact.objectives import sharpe
 from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.advantages import occupancies
 from flagtrl.learning.config import PPOConfig
-from flagtrl.learning.objectives import sharpe
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.rewards import MIN_STD

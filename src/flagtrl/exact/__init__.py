@@ -1,0 +1,1 @@
+"""Exact advantages, where nothing that an agent does moves the price."""
