@@ -18,8 +18,8 @@ from transformers import (
     set_seed,
 )
 
+from flagtrl import trading
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
-from flagtrl.learning import start
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import MarketSettings, TradingEnv
@@ -33,7 +33,7 @@ from flagtrl.trading import Trading
 # A real model is asked about 64 bars before it is trained, which would take half of every tiny
 # training run.
 BARS_ASKED = 8
-start.visits = partial(visits, bars=BARS_ASKED)
+trading.visits = partial(visits, bars=BARS_ASKED)
 # What a clock says, and what the cache held, which a resumed run starts without.
 TIMES = {
     "env_steps_per_second",
