@@ -1,9 +1,9 @@
 """PPOTrainer: rollouts behind transformers.Trainer, so that resume, callbacks, clipping, DDP and
 logging are inherited.
 
-Reading order of one update: `training_step` collects a rollout when one is due (`_new_samples`);
-`_prepare_inputs` hands out its micro-batches; `compute_loss` is the PPO loss of one micro-batch;
-everything else is the Trainer's.
+Reading order of one update: `training_step` (stepped.py) collects a rollout when one is due
+(`_new_samples`) and `_prepare_inputs` hands out its micro-batches; `compute_loss` is the PPO loss
+of one micro-batch; everything else is the Trainer's.
 """
 
 from __future__ import annotations
@@ -13,27 +13,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
+from peft import PeftConfig
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import TrainerCallback, default_data_collator
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    default_data_collator,
+)
 
 from flagtrl.countdown import Countdown, Say
 from flagtrl.cpu import return_freed_memory
 from flagtrl.errors import ConfigError
 from flagtrl.learning.asking import Asking
+from flagtrl.learning.assembling import Wanted, assembled
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.finite import asking_for_finite, check_loss, check_norm
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
 from flagtrl.learning.meters import Meters
-from flagtrl.learning.persistent import PersistentTrainer, Publisher
+from flagtrl.learning.persistent import Publisher
 from flagtrl.learning.processes import largest
 from flagtrl.learning.rollout import Collector, Rollout
 from flagtrl.learning.samples import SampleRows, Samples, Targets, sampled_targets
 from flagtrl.learning.start import prepare_policy
-from flagtrl.learning.steps import MicroBatch, MicroSteps, is_logged, merged, micro_batches
+from flagtrl.learning.stepped import SteppedTrainer
+from flagtrl.learning.steps import is_logged
 from flagtrl.learning.task import Estimator, Task
+from flagtrl.learning.texts import ToText
 from flagtrl.learning.watch import Watch
 from flagtrl.learning.wiring import (
     check_engine,
@@ -48,20 +54,28 @@ from flagtrl.learning.wiring import (
 from flagtrl.policy.acting import Ask, reading
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.settings import EngineSettings
+from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.policy.trunk_settings import TrunkSettings
-from flagtrl.record import RunRecord
+from flagtrl.record import BaseFacts, RunRecord
 
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 
 
-class PPOTrainer(PersistentTrainer):
+class PPOTrainer(SteppedTrainer):
     """Train a policy with PPO in its environments.
 
     Args:
-        model: the actor-critic.
+        model: a causal language model, by its name or loaded; or an actor-critic.
         args: settings.
-        task: environments, and how they are read.
+        processing_class: the model's tokenizer; default: the one that it is saved with.
+        make_env: makes a gymnasium environment, as often as it is called.
+        to_text: its observation and info to a prompt: a string, messages or a Prompt.
+        actions: their words, in the order of the environment's actions; None: each state's own, in
+            `info["actions"]`. `info["action_mask"]` says which are legal.
+        answer_prefix: what the answer begins with, before an action's words.
+        policy: what of the model is trained, and how it acts.
+        peft_config: a LoraConfig, in place of what `policy` says of LoRA.
+        task: environments and how they are read, in place of the four before.
         callbacks: more of transformers' callbacks.
         record: what is known of the run; the trainer adds its settings, and what it is not told.
         validate: metrics of the policy on a validation window, by name; what `eval_strategy` calls.
@@ -79,17 +93,31 @@ class PPOTrainer(PersistentTrainer):
 
     def __init__(
         self,
-        model: ActorCritic,
-        args: PPOConfig,
+        model: ActorCritic | PreTrainedModel | str,
+        args: PPOConfig | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         *,
-        task: Task,
+        make_env: Callable[[], Any] | None = None,
+        to_text: ToText | None = None,
+        actions: Sequence[str] | None = None,
+        answer_prefix: str = "",
+        policy: PolicySettings | None = None,
+        peft_config: PeftConfig | None = None,
+        task: Task | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         record: RunRecord | None = None,
         validate: Callable[[ActorCritic], dict[str, float]] | None = None,
         publisher: Publisher | None = None,
         engine: EngineSettings | None = None,
     ):
+        args = args or PPOConfig(output_dir="runs/ppo")
         check_wiring(args, validate is not None, publisher is not None)
+        wanted = Wanted(
+            *(task, make_env, to_text, actions, answer_prefix),
+            *(processing_class, policy, peft_config),
+        )
+        model, task, base = assembled(model, args, wanted)
+        record = record or RunRecord.begin(base=base or BaseFacts())
         self.engine = engine or EngineSettings()
         self.task, self.encoder = task, task.encoder
         self._validate, self._publisher = validate, publisher
@@ -100,14 +128,8 @@ class PPOTrainer(PersistentTrainer):
         self.collector = Collector(envs, args.seed, self._own.start, args.num_envs, self._anywhere)
         self.record = recorded(record, args, self.engine, task)
         self.exact = task.exact(args, self._own)
-        self._micro_steps = MicroSteps(
-            args.max_steps * args.gradient_accumulation_steps * args.world_size
-        )
-        self._micro_per_rollout = args.steps_per_rollout * args.gradient_accumulation_steps
-        self._micro_step, self._stopped, self._untrimmed = 0, False, 0
-        self._samples: Samples | None = None
-        self._schedule: list[MicroBatch] = []
-        self._rollout_began: float | None = None
+        self._count_steps(args)
+        self._untrimmed = 0
         try:
             super().__init__(
                 model=model,
@@ -174,63 +196,6 @@ class PPOTrainer(PersistentTrainer):
             if self.exact is not None:
                 self.exact.load(watch)
 
-    # -- where the Trainer asks for data: a row is the number of a micro-step
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(self._micro_steps)
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        result = super()._init_training_state(*args, **kwargs)
-        # not the saved run's intervals of logging and saving
-        self.state.compute_steps(self.args, self.args.max_steps)
-        self._micro_step = self.state.global_step * self.args.gradient_accumulation_steps
-        self._samples, self._rollout_began = None, None
-        return result
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
-        """One micro-batch; before the first of a rollout, the rollout.
-
-        Once target_kl has ended a rollout's update, its other steps leave the weights alone.
-        """
-        position = self._micro_step % self._micro_per_rollout
-        if position == 0:
-            self._begin_rollout()
-        if self._micro_step % self.args.gradient_accumulation_steps == 0:
-            self._meters.begin_minibatch()
-        if self._stopped or not len(self._schedule[position].rows):
-            # no gradient: the optimizer passes its parameters over
-            loss = torch.zeros((), device=self.args.device)
-        else:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        self._micro_step += 1
-        if (
-            self.args.target_kl is not None
-            and self._micro_step % self.args.gradient_accumulation_steps == 0
-        ):
-            self._stopped = (
-                self._stopped or self._meters.of_minibatch("kl_old") > self.args.target_kl
-            )
-        return loss
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The current micro-batch of the rollout."""
-        micro = self._schedule[self._micro_step % self._micro_per_rollout]
-        return {
-            "rows": torch.from_numpy(micro.rows),
-            "counted": micro.counted,
-            "minibatch": micro.minibatch,
-        }
-
-    def _begin_rollout(self) -> None:
-        self._samples, self._stopped = self._new_samples(), False
-        self._schedule = micro_batches(self.args, self._rollout_number(), self._own)
-        if self._policy().keeps and self.engine.merge_tokens:
-            lengths = np.array([len(prompt.ids) for prompt in self._samples.prompts])
-            each = self.args.gradient_accumulation_steps
-            self._schedule = merged(self._schedule, lengths, each, self.engine.merge_tokens)
-
     # -- the rollout
 
     def _new_samples(self) -> Samples:
@@ -269,9 +234,6 @@ class PPOTrainer(PersistentTrainer):
         act = self.asking.act_to_learn if self._one_pass else self.asking.act_on_many
         number = self._rollout_number()
         return exact.gather(number, self._ask(act), self._everyones, self._meters)
-
-    def _rollout_number(self) -> int:
-        return self._micro_step // self._micro_per_rollout
 
     def _everyones(self, values: Tensor) -> Tensor:
         """(N,) of this process -> those of all, in the order of their ranks."""

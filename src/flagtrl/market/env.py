@@ -249,9 +249,9 @@ class TradingEnv(gymnasium.Env):
             "generator": self.np_random.bit_generator.state,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`; ConfigError where it was saved on other bars than this
-        window's.
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[dict, dict]:
+        """Continue from `state_dict()`; observation and info, as `reset` returns them. ConfigError
+        where it was saved on other bars than this window's.
         """
         if not self.window.start <= state["bar"] < self.window.stop:
             raise ConfigError(
@@ -264,6 +264,7 @@ class TradingEnv(gymnasium.Env):
         self._values, self._shares = list(state["values"]), list(state["shares"])
         self._rewards, self._actions = list(state["rewards"]), list(state["actions"])
         self.np_random.bit_generator.state = copy.deepcopy(state["generator"])
+        return self.numbers(), self._info()
 
     def _begin(self, bar: int) -> None:
         self._bar, self._done = bar, False

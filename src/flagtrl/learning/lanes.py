@@ -1,0 +1,216 @@
+"""Environments of gymnasium side by side, each with what it shows; a world for `play`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from flagtrl.errors import ConfigError
+from flagtrl.play.loop import Step
+
+OWN_STATE = ("state_dict", "load_state_dict")
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What one environment shows.
+
+    Attributes:
+        observation, info: as its step or reset gave them; where the environment has an `observe()`
+            of its own, what that returns is `info["seen"]`.
+        legal: (A,) bool.
+        words: the actions in this state.
+    """
+
+    observation: Any
+    info: Mapping[str, Any]
+    legal: np.ndarray
+    words: tuple[str, ...]
+
+
+class Lane:
+    """One environment, and what it shows now.
+
+    An environment with a `state_dict()` and a `load_state_dict(state)` of its own, which returns
+    what reset would, is reset with a seed once. Any other is reset with a seed at every episode,
+    and its state is that seed with the actions since: gymnasium asks of an environment that these
+    determine it, and resuming repeats them.
+
+    Args:
+        env: an environment.
+        words: its actions; None: each state's own, in `info["actions"]`.
+
+    Raises:
+        ConfigError: actions that are not those of its action space.
+    """
+
+    def __init__(self, env: gymnasium.Env, words: tuple[str, ...] | None):
+        self.env, self.words = env, words
+        space = env.action_space
+        if not isinstance(space, (spaces.Discrete, spaces.Text)):
+            raise ConfigError(
+                f"the environment's action space is {space}; actions with words need Discrete or "
+                "Text"
+            )
+        if words is not None and isinstance(space, spaces.Discrete) and int(space.n) != len(words):
+            raise ConfigError(
+                f"actions has {len(words)} entries, the environment's action space is {space}; "
+                "name each of its actions"
+            )
+        self.own_state = all(callable(getattr(env, name, None)) for name in OWN_STATE)
+        self.ended = True
+        self.seed, self.episode = 0, 0
+        self.actions: list[int] = []
+        self._shown: tuple[Any, Mapping[str, Any]] | None = None
+
+    def begin(self, seed: int) -> None:
+        """The first episode of a lane with this seed."""
+        self.seed, self.episode = seed, 0
+        self._reset(seed)
+
+    def begin_again(self) -> None:
+        """The next episode."""
+        self.episode += 1
+        self._reset(None if self.own_state else _seed_of(self.seed, self.episode))
+
+    def step(self, action: int) -> tuple[float, bool, bool]:
+        """Take the action of that number; reward, terminated, truncated."""
+        space = self.env.action_space
+        asked: Any = self.show().words[action]
+        if isinstance(space, spaces.Discrete):
+            asked = int(space.start) + action
+        observation, reward, terminated, truncated, info = self.env.step(asked)
+        self.actions.append(action)
+        self._shown, self.ended = (observation, info), bool(terminated or truncated)
+        return float(reward), bool(terminated), bool(truncated)
+
+    def show(self) -> Shown:
+        """What there is to see.
+
+        Raises:
+            ConfigError: no action is legal, or they have no words.
+        """
+        assert self._shown is not None, "begin() comes first"
+        observation, info = self._shown
+        if callable(observe := getattr(self.env, "observe", None)):
+            info = {**info, "seen": observe()}
+        words = self.words
+        if words is None:
+            if not (named := info.get("actions")) or isinstance(named, str):
+                raise ConfigError(
+                    f"info['actions'] is {named!r}; pass actions=[...], or let every state name "
+                    "its own, at least one"
+                )
+            words = tuple(map(str, named))
+        legal = np.asarray(info.get("action_mask", np.ones(len(words))), dtype=bool)
+        if legal.shape != (len(words),):
+            raise ConfigError(
+                f"info['action_mask'] has the shape {legal.shape}, there are {len(words)} actions; "
+                "give one entry for each"
+            )
+        if not legal.any():
+            if not self.ended:
+                raise ConfigError(
+                    "info['action_mask'] allows no action; end the episode there, or allow one"
+                )
+            legal = np.ones(len(words), dtype=bool)  # its value alone is asked for
+        return Shown(observation, info, legal, words)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs; JSON-serialisable."""
+        state: dict[str, Any] = {"seed": self.seed, "episode": self.episode}
+        if self.own_state:
+            return {**state, "environment": self.env.state_dict()}  # type: ignore[attr-defined]
+        return {**state, "actions": list(self.actions), "shown": self._digest()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`.
+
+        Raises:
+            ConfigError: the episode goes otherwise than before when it is repeated.
+        """
+        self.seed, self.episode = state["seed"], state["episode"]
+        if self.own_state:
+            self._shown = self.env.load_state_dict(state["environment"])  # type: ignore[attr-defined]
+            self.ended = False
+            return
+        self._reset(_seed_of(self.seed, self.episode) if self.episode else self.seed)
+        for action in state["actions"]:
+            self.step(action)
+        if self._digest() != state["shown"]:
+            raise ConfigError(
+                f"{self.env} does not repeat an episode from its seed and actions, so the run "
+                "cannot go on from here; let reset(seed=...) determine it, or give it state_dict "
+                "and load_state_dict"
+            )
+
+    def _reset(self, seed: int | None) -> None:
+        self._shown, self.ended, self.actions = self.env.reset(seed=seed), False, []
+
+    def _digest(self) -> str:
+        assert self._shown is not None
+        shown = repr(self._shown[0]) + repr(self.show().words) + repr(self.show().legal.tolist())
+        return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+
+class Lanes:
+    """B environments side by side."""
+
+    def __init__(self, lanes: Sequence[Lane]):
+        self.lanes = tuple(lanes)
+
+    @property
+    def num_envs(self) -> int:
+        """B."""
+        return len(self.lanes)
+
+    @property
+    def over(self) -> bool:
+        """Never: an episode that ends is followed by the next."""
+        return False
+
+    def reset(self, *, seed: int) -> None:
+        """Begin; environment b with seed + b."""
+        for number, lane in enumerate(self.lanes):
+            lane.begin(seed + number)
+
+    def observe(self) -> list[Shown]:
+        """What each shows."""
+        return [lane.show() for lane in self.lanes]
+
+    def advance(self, actions: np.ndarray) -> Step:
+        """Take (B,) actions."""
+        steps = [lane.step(int(a)) for lane, a in zip(self.lanes, actions, strict=True)]
+        rewards, terminated, truncated = map(np.array, zip(*steps, strict=True))
+        return Step(rewards, terminated, truncated, {})
+
+    def begin_again(self, ended: np.ndarray) -> None:
+        """Start new episodes where `ended` (B,) says so."""
+        for lane, over in zip(self.lanes, ended, strict=True):
+            if over:
+                lane.begin_again()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The states of the B environments."""
+        return [lane.state_dict() for lane in self.lanes]
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Continue from `state_dict()`; the number of environments must be equal."""
+        if len(states) != len(self.lanes):
+            raise ConfigError(
+                f"the saved run has {len(states)} environments, this one {len(self.lanes)}; set "
+                "num_envs to match"
+            )
+        for lane, state in zip(self.lanes, states, strict=True):
+            lane.load_state_dict(state)
+
+
+def _seed_of(seed: int, episode: int) -> int:
+    """Of an episode after the first: the same whatever happened before."""
+    return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0]) & 0x7FFFFFFF
