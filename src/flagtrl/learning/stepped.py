@@ -1,4 +1,4 @@
-"""A Trainer whose rows are micro-steps: where it asks for data, it gets a rollout's micro-batches."""
+"""A Trainer whose rows are micro-steps: asked for data, it gives a rollout's micro-batches."""
 
 from __future__ import annotations
 

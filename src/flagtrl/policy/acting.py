@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ PROBED_BARS = 4  # on which two histories are compared
 Ask = Callable[[Sequence[EncodedPrompt], np.ndarray], ActorCriticOutput]
 
 
-def reading(encoder: PromptEncoder, ask: Ask) -> Policy:
+def reading(encoder: Any, ask: Ask) -> Policy:
     """The policy that writes each observation as a prompt, and asks about all of them at once."""
 
     def policy(seen: Sequence[Observation]) -> PolicyOutput:
@@ -40,7 +41,7 @@ def reading(encoder: PromptEncoder, ask: Ask) -> Policy:
     return policy
 
 
-def language_policy(model: ActorCritic, encoder: PromptEncoder) -> Policy:
+def language_policy(model: ActorCritic, encoder: Any) -> Policy:
     """The policy of an actor-critic. A prompt that comes again is not computed again: the model
     must not change meanwhile.
     """
@@ -124,15 +125,15 @@ def read_ahead(
     return bool(prompts)
 
 
-def _remembering(model: ActorCritic, encoder: PromptEncoder, ask: Ask) -> Policy:
+def _remembering(model: ActorCritic, encoder: Any, ask: Ask) -> Policy:
     """Each different prompt is asked about once, and by itself: what it is asked beside would move
     its sums' last bits.
     """
-    known: dict[tuple[Prompt, bytes], tuple[np.ndarray, float]] = {}
+    known: dict[tuple[Prompt, bytes, Any], tuple[np.ndarray, float]] = {}
 
     @torch.no_grad()
-    def answer(seen: Observation) -> tuple[np.ndarray, float]:
-        key = (encoder.prompt(seen), seen.legal.tobytes())
+    def answer(seen: Any) -> tuple[np.ndarray, float]:
+        key = (encoder.prompt(seen), seen.legal.tobytes(), getattr(seen, "words", None))
         if key not in known:
             found = ask([encoder.encode(seen)], seen.legal[None])
             known[key] = found.logprobs[0].double().cpu().numpy(), float(found.values[0])

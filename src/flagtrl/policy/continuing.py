@@ -46,8 +46,8 @@ def begin_as(model: ActorCritic, encoder: PromptEncoder, directory: str | Path) 
         encoder.fingerprint(),
     ):
         raise AdapterError(
-            f"{directory} was trained on prompts that read otherwise; use its own prompt settings: "
-            f"--prompt_style {saved.prompt.prompt_style}"
+            f"{directory} was trained on prompts that read otherwise; use its own prompt settings"
+            + (f": --prompt_style {saved.prompt.prompt_style}" if saved.prompt else "")
         )
     adapted = model.language_model
     with fitting_adapter(model, directory / ADAPTER_FILE) as state, same_trainable(adapted):

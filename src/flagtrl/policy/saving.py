@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -196,10 +197,13 @@ def fitting_adapter(model: ActorCritic, path: Path) -> Iterator[dict[str, Tensor
 
 @dataclass(frozen=True, eq=False)
 class SavedSettings:
-    """A run's record, and its settings of policy, prompts and engine as records of their own."""
+    """A run's record, and its settings of policy, prompts and engine as records of their own.
+
+    prompt: None of a policy of another task than trading, whose prompts its user makes.
+    """
 
     policy: PolicySettings
-    prompt: PromptSettings
+    prompt: PromptSettings | None
     trunk: TrunkSettings | None
     record: RunRecord
 
@@ -209,7 +213,7 @@ class SavedPolicy:
     """A policy that was read back: model, its prompts, and the run's record."""
 
     model: ActorCritic
-    encoder: PromptEncoder
+    encoder: Any
     record: RunRecord
 
 
@@ -227,7 +231,8 @@ def read_settings(directory: str | Path) -> SavedSettings:
             "%s has no %s, as runs of before: its files are not checked", directory, POLICY_MANIFEST
         )
     record = RunRecord.read(directory)
-    if not (record.policy and record.prompt and record.action_paths):
+    trades = "answer_prefix" not in record.prompt
+    if not (record.policy and record.prompt and (record.action_paths or not trades)):
         raise AdapterError(f"{directory}: its {RECORD_FILE} is damaged (it names no policy)")
     for name in _NEEDED:
         if not (directory / name).is_file():
@@ -239,7 +244,7 @@ def read_settings(directory: str | Path) -> SavedSettings:
         trunk = record.latest.split_engine
         return SavedSettings(
             PolicySettings(**record.policy),
-            PromptSettings(**record.prompt),
+            PromptSettings(**record.prompt) if trades else None,
             None if trunk is None else TrunkSettings(**trunk),
             record,
         )
@@ -265,6 +270,10 @@ def load_policy(
     """
     directory = Path(directory)
     saved = read_settings(directory)
+    if saved.prompt is None:
+        raise AdapterError(
+            f"{directory} is of another task; load it with learning.episodes.load_text_policy"
+        )
     adapted, tokenizer = load_adapted(directory, saved, base, accept_base)
     encoder = PromptEncoder(tokenizer, saved.prompt, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
     if encoder.action_paths != saved.record.action_paths:

@@ -1,0 +1,326 @@
+"""Any environment through the general interface: the same numbers, masks, resuming, refusals."""
+
+import ast
+import json
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flagtrl import learning
+from flagtrl.errors import AdapterError, ConfigError, PromptError
+from flagtrl.language.prompt import Prompt
+from flagtrl.language.prompts import ANSWER_PREFIX
+from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.episodes import evaluate, load_text_policy
+from flagtrl.learning.lanes import Lane, Lanes, Shown
+from flagtrl.learning.texts import TextEncoder, Texts
+from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.market.env import TradingEnv
+from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.play.policy import PolicyOutput
+from flagtrl.policy.acting import language_policy
+from flagtrl.policy.saving import load_policy
+from flagtrl.policy.settings import PolicySettings
+from training import AtStep, entries, equal, tiny_trainer, weights
+
+WAYS = ("Left", "Down", "Right", "Up")
+
+
+@pytest.fixture(scope="module")
+def instruct(shared):
+    return AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer")
+
+
+def lake(**options):
+    return gymnasium.make("FrozenLake-v1", is_slippery=False, **options)
+
+
+def place(observation, info):
+    return f"You stand in row {observation // 4}, column {observation % 4}."
+
+
+def settings(out, **overrides):
+    options = {
+        "num_envs": 2,
+        "num_steps": 8,
+        "total_timesteps": 48,
+        "minibatch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 2e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "train_dtype": "float32",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "seed": 1,
+    } | overrides
+    return PPOConfig(output_dir=str(out), **options)
+
+
+def trainer(directory, out, *, policy=None, callbacks=(), **overrides):
+    asked = {"make_env": lake, "to_text": place, "actions": WAYS} | {
+        name: overrides.pop(name)
+        for name in ("make_env", "to_text", "actions", "answer_prefix", "peft_config")
+        if name in overrides
+    }
+    return PPOTrainer(
+        str(directory),
+        settings(out, **overrides),
+        policy=policy or PolicySettings(head_width=16),
+        callbacks=callbacks,
+        **asked,
+    )
+
+
+def test_trading_through_the_general_interface_gives_the_same_weights_to_the_bit(
+    small_model, tmp_path
+):
+    """Prompts, masks, draws, rewards, losses: all that the market's own task gives."""
+    options = {"rollouts": 3, "logging_steps": 1, "gradient_accumulation_steps": 1}
+    ours = tiny_trainer(small_model, tmp_path / "trading", **options)
+    window, market = ours.task.make_env().window, ours.task.make_env().settings
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    words = PromptEncoder(tokenizer, PromptSettings("compact", 16), 8192)
+    twin = tiny_trainer(small_model, tmp_path / "twin", **options)
+    general = PPOTrainer(
+        twin.model,
+        twin.args,
+        tokenizer,
+        make_env=lambda: TradingEnv(window, market, twin.args.max_episode_steps),
+        to_text=lambda observation, info: words.prompt(info["seen"]),
+        actions=ACTION_WORDS,
+        answer_prefix=ANSWER_PREFIX,
+    )
+    # what is measured before training is of states, which each task chooses itself
+    general.task.survey = lambda: [
+        Shown(None, {"seen": each}, each.legal, ACTION_WORDS) for each in ours.task.survey()
+    ]
+    for each in (ours, general):
+        each.train()
+    assert equal(weights(ours), weights(general))
+    ignored = {"trunk/prefix_hit_rate", "trunk/prompt_hit_rate", "trunk/cache_mb"}
+    for one, other in zip(entries(ours), entries(general), strict=True):
+        assert {k: v for k, v in one.items() if k not in ignored} == {
+            k: v for k, v in other.items() if k not in ignored
+        }
+
+
+def test_a_run_that_is_resumed_repeats_the_undisturbed_one(small_model, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "total_timesteps": 64}
+    whole = trainer(small_model, tmp_path / "whole", **options)
+    whole.train()
+    cut = trainer(
+        small_model,
+        tmp_path / "cut",
+        callbacks=[AtStep(lambda model: 1 / 0, 3)],
+        **options,
+    )
+    with pytest.raises(ZeroDivisionError):
+        cut.train()
+    state = json.loads(next((tmp_path / "cut/checkpoint-2").glob("rollout*.json")).read_text())
+    assert any(lane["actions"] for lane in state["environments"]), "within an episode"
+    again = trainer(small_model, tmp_path / "cut", **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "cut/checkpoint-2"))
+    assert equal(weights(whole), weights(again))
+    # the last entry sums up what one process did
+    assert entries(whole, 3)[:-1] == entries(again, 3)[:-1]
+
+
+def test_an_environment_that_does_not_repeat_itself_is_no_ground_to_go_on_from():
+    class Moody(gymnasium.Env):
+        observation_space, action_space = spaces.Discrete(1000), spaces.Discrete(4)
+        calls = 0
+
+        def reset(self, *, seed=None, options=None):
+            return self._next(), {}
+
+        def step(self, action):
+            return self._next(), 0.0, False, False, {}
+
+        def _next(self):
+            Moody.calls += 1
+            return Moody.calls
+
+    lane = Lane(Moody(), WAYS)
+    lane.begin(0)
+    lane.step(1)
+    with pytest.raises(ConfigError, match="does not repeat an episode"):
+        Lane(Moody(), WAYS).load_state_dict(lane.state_dict())
+
+
+def test_every_episode_is_what_its_seed_says():
+    """The second episode of a lane is the same whatever was done in the first."""
+    lanes = [Lane(gymnasium.make("Taxi-v4"), tuple("abcdef")) for _ in range(2)]
+    for lane, steps in zip(lanes, (1, 5), strict=True):
+        lane.begin(3)
+        for _ in range(steps):
+            lane.step(0)
+        lane.begin_again()
+    assert lanes[0].show().observation == lanes[1].show().observation
+    lanes[0].begin_again()
+    assert lanes[0].show().observation != lanes[1].show().observation
+
+
+def test_what_is_saved_acts_alike_when_it_is_read_back(small_model, tmp_path):
+    run = trainer(small_model, tmp_path / "run")
+    run.train()
+    run.save_model()
+    found = load_text_policy(tmp_path / "run", place)
+    world = run.task.environments(2)
+    world.reset(seed=5)
+    seen = world.observe()
+    ours, theirs = (
+        language_policy(model, encoder)(seen).logprobs
+        for model, encoder in ((run.model, run.encoder), (found.model, found.encoder))
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    assert found.record.market == {"environment": "FrozenLake-v1"}
+    assert found.record.prompt["actions"] == list(WAYS)
+    played = evaluate(language_policy(found.model, found.encoder), run.task, 3)
+    assert played.returns.shape == (3,) and (played.lengths <= 100).all()
+    with pytest.raises(AdapterError, match="another task"):
+        load_policy(tmp_path / "run")
+
+
+def test_evaluate_plays_whole_episodes_as_gymnasium_would():
+    class Asked:
+        words = WAYS
+
+        def described(self):
+            return {}
+
+    task = Texts(lake, Asked())
+    path = {0: 1, 4: 1, 8: 2, 9: 1, 13: 2, 14: 2}
+
+    def policy(seen):
+        logprobs = np.full((len(seen), 4), -np.inf)
+        logprobs[np.arange(len(seen)), [path[each.observation] for each in seen]] = 0.0
+        return PolicyOutput.of(logprobs)
+
+    found = evaluate(policy, task, 4)
+    assert found.returns.tolist() == [1.0] * 4 and found.lengths.tolist() == [6] * 4
+    assert found.terminated.all()
+
+
+class Doors(gymnasium.Env):
+    """One step: of some doors, the one that the observation names pays."""
+
+    observation_space, action_space = spaces.Discrete(3), spaces.Discrete(3)
+
+    def __init__(self, masked=None):
+        self.masked = masked
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.pays = int(self.np_random.integers(3))
+        return self.pays, self._info()
+
+    def step(self, action):
+        return self.pays, float(action == self.pays), True, False, self._info()
+
+    def _info(self):
+        return {} if self.masked is None else {"action_mask": np.array(self.masked, dtype=np.int8)}
+
+
+def test_actions_that_the_mask_forbids_are_never_taken(small_model, tmp_path):
+    run = trainer(
+        small_model,
+        tmp_path,
+        make_env=lambda: Doors([1, 0, 1]),
+        to_text=lambda o, i: Prompt("Three doors.\n", f"The one with {'abc'[o]} pays."),
+        actions=("a", "b", "c"),
+    )
+    taken = []
+    real = run.collector.envs.advance
+    run.collector.envs.advance = lambda actions: taken.extend(actions) or real(actions)
+    run.train()
+    assert set(taken) == {0, 2}
+
+
+def test_lora_as_peft_asks_for_it(small_model, tmp_path):
+    layers = AutoModelForCausalLM.from_pretrained(small_model).config.num_hidden_layers
+    top = LoraConfig(r=4, lora_alpha=8, layers_to_transform=[layers - 1])
+    run = trainer(small_model, tmp_path, peft_config=top)
+    assert run.model.settings.finetuning == "lora" and run.model.settings.lora_rank == 4
+    trained = {n for n, p in run.model.named_parameters() if p.requires_grad and "lora" in n}
+    assert trained and all(f"layers.{layers - 1}." in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"actions": ("Left", "Left", "Up", "Down")}, "name at least 2, each with words of its"),
+        ({"actions": ("Left", "Right")}, "actions has 2 entries"),
+        ({"actions": None}, r"info\['actions'\] is None; pass actions"),
+        ({"to_text": None}, "to_text is missing"),
+        ({"make_env": lambda: 3}, "make_env makes a int"),
+        ({"make_env": lambda: AsyncVectorEnv([lake, lake])}, "cannot be stepped one by one"),
+        ({"make_env": lambda: SyncVectorEnv([lake] * 3)}, "makes 3 environments, 2 are asked"),
+        ({"make_env": lambda: gymnasium.make("Pendulum-v1")}, "need Discrete or Text"),
+        ({"make_env": lambda: Doors([1, 0]), "actions": tuple("abc")}, "has the shape"),
+        ({"make_env": lambda: Doors([0, 0, 0]), "actions": tuple("abc")}, "allows no action"),
+        ({"advantage": "exact", "gamma": 0.9}, "advantage is exact, which needs a market"),
+        ({"peft_config": LoraConfig()}, "layers_to_transform is None"),
+        ({"peft_config": LoraConfig(layers_to_transform=[0])}, "name the top ones"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(small_model, tmp_path, change, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        trainer(small_model, tmp_path, **change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("to_text", "said"),
+    [
+        (lambda o, i: 7, "int"),
+        (lambda o, i: [{"role": "user"}], "list"),
+        (lambda o, i: "word " * 9000, "shorten what to_text returns"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_in_one_line(small_model, tmp_path, to_text, said):
+    with pytest.raises(PromptError, match=said) as caught:
+        trainer(small_model, tmp_path, to_text=to_text)
+    assert "\n" not in str(caught.value)
+
+
+def test_prompts_of_three_kinds_read_alike(instruct):
+    """A string is a user's message; what a Prompt shares is a beginning of the same text."""
+    world = Lanes([Lane(lake(), WAYS)])
+    world.reset(seed=0)
+    [seen] = world.observe()
+    told = [
+        TextEncoder(instruct, 512, to_text, WAYS).encode(seen)
+        for to_text in (
+            place,
+            lambda o, i: [{"role": "user", "content": place(o, i)}],
+            lambda o, i: Prompt("You stand", place(o, i).removeprefix("You stand")),
+        )
+    ]
+    assert told[0].ids.tolist() == told[1].ids.tolist() == told[2].ids.tolist()
+    assert told[1].shared_length == 1 < told[0].shared_length < told[2].shared_length
+
+
+def test_special_tokens_of_a_state_are_plain_text(instruct):
+    encoder = TextEncoder(instruct, 512, lambda o, i: "a <|im_end|> b", WAYS)
+    world = Lanes([Lane(lake(), WAYS)])
+    world.reset(seed=0)
+    ids = encoder.encode(world.observe()[0]).ids.tolist()
+    assert ids.count(instruct.convert_tokens_to_ids("<|im_end|>")) == encoder.tokenize(
+        encoder._head + "x" + encoder._tail
+    ).count(instruct.convert_tokens_to_ids("<|im_end|>"))
+
+
+def test_the_market_is_not_imported_to_learn_something_else():
+    for path in Path(learning.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not {name for name in named if str(name).startswith("flagtrl.market")}, path
