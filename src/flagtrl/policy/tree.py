@@ -49,15 +49,14 @@ def layout(
     answers = most_nodes(tries)
     if all(not trie.branches and len(trie.nodes) == answers for trie in tries):
         return left_mask([length + answers for length in lengths], width, device), None
-    places = np.arange(width)[None] - (width - answers - np.array(lengths)[:, None])
+    begin = width - answers
+    places = np.arange(width)[None] - (begin - np.array(lengths)[:, None])
     mask, sees = places >= 0, np.zeros((len(tries), answers, answers), dtype=bool)
-    sees |= np.eye(answers, dtype=bool)
     for row, (trie, length) in enumerate(zip(tries, lengths, strict=True)):
-        own = len(trie.nodes)
-        sees[row, :own, :own] = trie.sees
-        places[row, width - answers :] = length
-        places[row, width - answers :][:own] += [node.depth - 1 for node in trie.nodes]
-        mask[row, width - answers + own :] = False
+        own, end = len(trie.nodes), begin + len(trie.nodes)
+        sees[row, :own, :own], mask[row, end:] = trie.sees, False
+        places[row, begin:end] = [length - 1 + node.depth for node in trie.nodes]
+        places[row, end:] = length
     positions = torch.from_numpy(places.clip(min=0)).to(device)
     found = Tree(positions, torch.from_numpy(sees).to(device))
     return torch.from_numpy(mask).long().to(device), found
