@@ -197,6 +197,16 @@ def test_reference_survey_and_drift_are_the_same_on_both_engines(name, monkeypat
     assert plain[3].min() > 1e-4
 
 
+def test_the_drift_of_many_answers_has_one_gradient():
+    model, prompts = policy_of(TREES["llama"], paths=MANY[:20]), prompts_of([3, 9], 12)
+    legal, found = some_legal(prompts, 20), []
+    for engine in (model.use_plain, model.use_split):
+        engine()
+        output = model(**model.inputs(prompts, legal), language=True)
+        found.append(numbers(model, output.logprobs, output.language_kl + output.values))
+    assert_same(*found)
+
+
 def test_what_is_read_ahead_is_kept_on_disk_under_the_tries_name(tmp_path, monkeypatch):
     monkeypatch.setenv("FLAGTRL_CACHE", str(tmp_path))
     monkeypatch.setattr(trunk, "STORED_AFTER", 0.0)

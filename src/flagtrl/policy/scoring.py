@@ -148,9 +148,20 @@ def vocabulary_kl(
     for run, of_base, chain in zip(runs, base, chains, strict=True):
         for depth in range(len(chain) + 1):
             if chain[:depth] not in nodes:
-                mine, theirs = (each.scores(depth, None, True) for each in (run, of_base))
-                nodes[chain[:depth]] = (mine.exp() * (mine - theirs)).sum(-1)
+                part = partial(_vocabulary_kl, run, of_base, depth)
+                nodes[chain[:depth]] = (
+                    # of many nodes no vocabulary is held: it is computed again for the gradient
+                    checkpoint(part, use_reentrant=False, preserve_rng_state=False)
+                    if len(chains) > 1 and torch.is_grad_enabled()
+                    else part()
+                )
     return torch.stack(list(nodes.values())).mean(0)
+
+
+def _vocabulary_kl(run: ChainRun, base: ChainRun, depth: int) -> Tensor:
+    """(B,) at one position."""
+    mine, theirs = (each.scores(depth, None, True) for each in (run, base))
+    return (mine.exp() * (mine - theirs)).sum(-1)
 
 
 def _path_sums(logprobs: Tensor, trie: Trie) -> Tensor:
