@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,3 +38,11 @@ class EncodedPrompt:
     def own_length(self) -> int:
         """Tokens after the shared part."""
         return len(self.ids) - self.shared_length
+
+    @cached_property
+    def key(self) -> bytes:
+        """Equal where prompts are: their tokens, and the actions of their own."""
+        if self.paths is None:
+            return self.ids.tobytes()
+        paths = repr([[int(token) for token in path] for path in self.paths])
+        return self.ids.tobytes() + hashlib.sha256(paths.encode()).digest()

@@ -146,7 +146,7 @@ class Asking:
         """
         asked = zip(prompts, legal, strict=True)
         keys = [
-            n if self.sharded else (prompt.ids.tobytes(), row.tobytes())
+            n if self.sharded else (prompt.key, row.tobytes())
             for n, (prompt, row) in enumerate(asked)
         ]
         first: dict[Any, int] = {}

@@ -114,5 +114,5 @@ def sampled_targets(
 
 def _states(prompts: Sequence[EncodedPrompt]) -> Tensor:
     """(N,) int64, equal where prompts are, in every process alike."""
-    digests = (hashlib.sha256(prompt.ids.tobytes()).digest()[:8] for prompt in prompts)
+    digests = (hashlib.sha256(prompt.key).digest()[:8] for prompt in prompts)
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests])

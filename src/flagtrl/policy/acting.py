@@ -69,7 +69,7 @@ def untrained_policies(model: ActorCritic, encoder: PromptEncoder) -> dict[str, 
     device, known = next(model.parameters()).device, {}
 
     def scores(prompt: EncodedPrompt, legal: np.ndarray) -> Tensor:
-        key = prompt.ids.tobytes()
+        key = prompt.key
         if key not in known:
             known[key] = model.untrained_scores(**model.inputs([prompt], legal, device))
         return known[key]

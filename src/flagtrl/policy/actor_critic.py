@@ -5,7 +5,7 @@ fire.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,19 +17,21 @@ from flagtrl.errors import ConfigError
 from flagtrl.policy import heads
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.backbone import Backbone
-from flagtrl.policy.batch import ActorCriticOutput
+from flagtrl.policy.batch import ActorCriticOutput, Paths
 from flagtrl.policy.boundary import Boundary
 from flagtrl.policy.padding import batches, tokens_per_pass
 from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.provenance import base_fingerprint
 from flagtrl.policy.scoring import (
     ChainRun,
+    Group,
     LabelScores,
-    answer_chains,
     label_scores,
     masked_log_softmax,
+    padded,
     vocabulary_kl,
 )
+from flagtrl.policy.trie import Trie, grouped, trie_for, trie_of
 
 # The vocabulary matrix is read once for so many prompts; always so many, so that scores do not
 # depend on what else is scored.
@@ -43,7 +45,8 @@ class ActorCritic(Backbone):
 
     Args:
         language_model: a causal LM with a PEFT adapter; the adapter's parameters are theta_train.
-        action_paths: each action's token ids after the answer prefix, indexed by Action.
+        action_paths: each action's token ids after the answer prefix, indexed by Action; None:
+            every prompt has actions of its own.
         settings: policy parameterisation, length normalisation, width of the heads.
         dropout: of the heads' hidden layer while training.
     """
@@ -51,12 +54,15 @@ class ActorCritic(Backbone):
     def __init__(
         self,
         language_model: PeftModel,
-        action_paths: Sequence[Sequence[int]],
+        action_paths: Sequence[Sequence[int]] | None,
         settings: PolicySettings | None = None,
         dropout: float = 0.0,
     ):
-        settings, paths = settings or PolicySettings(), tuple(map(tuple, action_paths))
-        super().__init__(language_model, answer_chains(paths), settings.trainable_layers)
+        settings, paths = settings or PolicySettings(), tuple(map(tuple, action_paths or ()))
+        if action_paths is None:
+            check_own_actions(settings)
+        trie = None if action_paths is None else trie_of(paths)
+        super().__init__(language_model, trie, settings.trainable_layers)
         self.settings, self.action_paths = settings, paths
         # set by who has base and tokenizer (`provenance.base_probe`)
         self.base_probe: dict[str, float] | None = None
@@ -87,25 +93,32 @@ class ActorCritic(Backbone):
         reference: bool = False,
         survey: bool = False,
         language: bool = False,
+        paths: Sequence[Paths | None] | None = None,
     ) -> ActorCriticOutput | Survey:
         """Prompts and legal (B, A) -> ActorCriticOutput.
 
-        Prompts are given as left-padded ids and mask (B, L), or to the split engine as B
-        boundaries. With `reference`, the policy is the initial one: the model with its adapter off,
-        and the initial policy head. With `survey`, what the label prior and the heads'
-        standardisation are measured from. With `language`, `language_kl` too.
+        Prompts are given as left-padded ids and mask (B, L), with `paths` where some have actions
+        of their own, or to the split engine as B boundaries. With `reference`, the policy is the
+        initial one: the model with its adapter off, and the initial policy head. With `survey`,
+        what the label prior and the heads' standardisation are measured from. With `language`,
+        `language_kl` too.
         """
-        prompts = (legal.device, input_ids, attention_mask, boundaries)
+        prompts = (legal.device, input_ids, attention_mask, boundaries, paths)
         runs, index = self.runs(*prompts)
         if survey:
-            answers = self._label_scores(runs, mass=True)
-            return Survey(legal, answers.scores[index], answers.mass[index], answers.hidden[index])
+            answers = self._answers(runs, mass=True)
+            scored = padded(answers.scores, legal.shape[1])[index]
+            return Survey(legal, scored, answers.mass[index], answers.hidden[index])
         drift: Tensor | None = None
         if language:
-            whole = list(runs)
+            whole = [(trie, list(own)) for trie, own in runs]
             with torch.no_grad(), self.adapter_off():
-                base = list(self.runs(*prompts)[0])
-            drift, runs = vocabulary_kl(whole, base, self.chains)[index], iter(whole)
+                base = [list(own) for _, own in self.runs(*prompts)[0]]
+            drifts = [
+                vocabulary_kl(own, of_base, trie.chains)
+                for (trie, own), of_base in zip(whole, base, strict=True)
+            ]
+            drift, runs = torch.cat(drifts)[index], iter(map(Group._make, whole))
         with self.as_reference() if reference else nullcontext():
             scores, hidden = self.scores(runs, reference)
         logprobs = self.logprobs(scores[index], legal)
@@ -117,10 +130,11 @@ class ActorCritic(Backbone):
         """
         runs, index = self.runs(legal.device, **prompts)
         with self.adapter_off():
-            return self._label_scores(runs).scores[index]
+            return self._answers(runs).scores[index]
 
     def logprobs(self, scores: Tensor, legal: Tensor) -> Tensor:
         """(B, A) scores -> log pi, the label prior taken out where the settings say so."""
+        scores = padded(scores, legal.shape[1])
         if self.settings.prior == "calibrated" and self.policy_head is None:
             scores = self.prior(scores, legal)
         return masked_log_softmax(scores, legal)
@@ -139,26 +153,28 @@ class ActorCritic(Backbone):
             for boundary in boundaries
         }
         missing = [boundary for boundary, known in scores.items() if known is None]
-        hidden: list[tuple[Boundary, tuple[Tensor, ...]]] = []
+        hidden: dict[Boundary, Tensor] = {}
         with self.as_reference() if missing else nullcontext():
             for rows in batches(
-                [boundary.prompt.own_length for boundary in missing], tokens_per_pass(legal.device)
+                [self.trunk.own_tokens(boundary.prompt) for boundary in missing],
+                tokens_per_pass(legal.device),
             ):
                 chosen = [missing[row] for row in rows]
-                chains = self.split_hidden(
-                    chosen, legal.device, self.trunk.reference_past(chosen, legal.device)
-                )
-                hidden += zip(chosen, zip(*chains, strict=True), strict=True)
-            for start in range(0, len(hidden), HEAD_ROWS):
-                group = hidden[start : start + HEAD_ROWS]
-                filled = [states for _, states in group] + [group[-1][1]] * (HEAD_ROWS - len(group))
-                runs = self.split_runs(torch.stack(chain) for chain in zip(*filled, strict=True))
-                for (boundary, _), row in zip(
-                    group, self.scores(runs, reference=True)[0], strict=False
-                ):
-                    scores[boundary] = row.clone()  # not a view, which would keep the whole batch
-                    self.trunk.keep_reference_scores(boundary.prompt, row.clone())
-        return self.logprobs(torch.stack([scores[boundary] for boundary in boundaries]), legal)  # type: ignore[misc]
+                past = self.trunk.reference_past(chosen, legal.device)
+                hidden |= zip(chosen, self.split_hidden(chosen, legal.device, past), strict=True)
+            for trie, rows in grouped([self.trunk.trie_of(each.prompt) for each in hidden]).items():
+                asked, size = list(hidden), 1 if trie.branches else HEAD_ROWS
+                for start in range(0, len(rows), size):
+                    group = [asked[row] for row in rows[start : start + size]]
+                    filled = group + [group[-1]] * (size - len(group))
+                    states = torch.stack([hidden[each][: 1 + len(trie.nodes)] for each in filled])
+                    runs = iter([Group(trie, self.split_runs(states, trie))])
+                    found = self.scores(runs, reference=True)[0]
+                    for boundary, row in zip(group, found, strict=False):
+                        scores[boundary] = row.clone()  # not a view: it would keep the whole batch
+                        self.trunk.keep_reference_scores(boundary.prompt, row.clone())
+        known = [padded(scores[boundary], legal.shape[1]) for boundary in boundaries]  # type: ignore[arg-type]
+        return self.logprobs(torch.stack(known), legal)
 
     def parameter_groups(
         self, learning_rate: float, head_learning_rate: float, weight_decay: float = 0.0
@@ -216,20 +232,49 @@ class ActorCritic(Backbone):
             self.prior.load(state["prior.legal"], state["prior.offsets"])
         return {name: tensor for name, tensor in state.items() if name not in MEASURED}
 
-    def scores(self, runs: Iterator[ChainRun], reference: bool) -> tuple[Tensor, Tensor]:
+    def scores(self, runs: Iterator[Group], reference: bool) -> tuple[Tensor, Tensor]:
         """Unmasked scores (B, A), log-likelihoods up to a term common to all actions, and the
-        hidden state (B, D).
+        hidden state (B, D); -inf where a prompt has fewer actions than another.
         """
         head = self.reference_head if reference else self.policy_head
         if head is None:
-            answers = self._label_scores(runs)
+            answers = self._answers(runs)
             return answers.scores, answers.hidden
-        hidden = next(runs).hidden
+        hidden = torch.cat([next(iter(own)).hidden for _, own in map(self._checked, runs)])
         return heads.apply(head, self.standard(hidden)), hidden
 
-    def _label_scores(self, runs: Iterator[ChainRun], mass: bool = False) -> LabelScores:
+    def _answers(self, runs: Iterator[Group], mass: bool = False) -> LabelScores:
+        """Of all groups, one after the other."""
+        found = [self._label_scores(own, trie, mass) for trie, own in map(self._checked, runs)]
+        scores, hidden, share = zip(*found, strict=True)
+        width = max(each.shape[-1] for each in scores)
+        return LabelScores(
+            torch.cat([padded(each, width) for each in scores]), torch.cat(hidden), torch.cat(share)
+        )
+
+    def _checked(self, group: Group) -> Group:
+        if group.trie is not self.trie:
+            check_own_actions(self.settings)
+        return group
+
+    def _label_scores(
+        self, runs: Iterable[ChainRun], trie: Trie | None = None, mass: bool = False
+    ) -> LabelScores:
         per_token = self.settings.length_normalisation == "token"
-        return label_scores(runs, self.chains, self.action_paths, per_token, mass)
+        return label_scores(runs, trie_for(None, trie or self.trie), per_token, mass)
 
     def _values(self, hidden: Tensor) -> Tensor:
         return heads.apply(self.value_head, self.standard(hidden)).squeeze(-1)
+
+
+def check_own_actions(settings: PolicySettings) -> None:
+    """Refuse settings that fix the actions, where prompts have actions of their own."""
+    for name, value, wanted in (
+        ("policy", settings.policy, "action_tokens"),
+        ("prior", settings.prior, "raw"),
+    ):
+        if value != wanted:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of one set of actions, and prompts have actions of "
+                f"their own; use {name}={wanted}"
+            )

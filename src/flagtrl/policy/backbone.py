@@ -8,24 +8,29 @@ that the other must equal. `split`: the frozen trunk's states are computed as se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn import functional
 
 from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy.adapters import REFERENCE, decoder_layers, same_trainable, use_adapter
-from flagtrl.policy.batch import PromptBatch
+from flagtrl.policy.batch import Paths, PromptBatch, check_actions
 from flagtrl.policy.beginnings import beginnings
 from flagtrl.policy.boundary import Boundary, Past
-from flagtrl.policy.padding import left_mask, pad_left, positions_of, rounded_up
-from flagtrl.policy.scoring import ChainRun
+from flagtrl.policy.padding import pad_left, positions_of, rounded_up
+from flagtrl.policy.scoring import ChainRun, Group, children_logprobs
 from flagtrl.policy.split import SplitDecoder
+from flagtrl.policy.tree import layout, most_nodes
+from flagtrl.policy.trie import Trie, grouped, trie_for
 from flagtrl.policy.trunk import Trunk
 from flagtrl.policy.trunk_settings import DTYPES, TrunkSettings
 
@@ -35,6 +40,7 @@ BATCH, BATCH_SPLIT = 8, 32
 MEASURES = tuple(
     f"trunk/{name}" for name in ("prefix_hit_rate", "prompt_hit_rate", "cache_mb", "rollout_mb")
 )
+LOGITS_BYTES = 32 << 20  # of the vocabulary's logits that are held at a time
 
 
 class Backbone(nn.Module):
@@ -42,23 +48,29 @@ class Backbone(nn.Module):
 
     Args:
         language_model: a causal LM with a PEFT adapter.
-        chains: the answer chains that are run after every prompt (see `answer_chains`).
+        trie: of the answers that are scored after a prompt without actions of its own; None: every
+            prompt has its own.
         trainable_layers: at the top; the layers below are the trunk.
     """
 
     def __init__(
         self,
         language_model: PeftModel,
-        chains: Sequence[tuple[int, ...]],
+        trie: Trie | None,
         trainable_layers: int,
     ):
         super().__init__()
         self.language_model = language_model
         self.config = language_model.config
-        self.chains, self.trainable_layers = tuple(chains), trainable_layers
+        self.trie, self.trainable_layers = trie, trainable_layers
         self.split: SplitDecoder | None = None
         self.trunk: Trunk | None = None
         self._kept: dict[bytes, Boundary] = {}
+
+    @property
+    def chains(self) -> tuple[tuple[int, ...], ...]:
+        """The policy's answer chains (see `answer_chains`)."""
+        return self.trie.chains if self.trie else ()
 
     @property
     def _no_split_modules(self) -> Any:
@@ -79,7 +91,7 @@ class Backbone(nn.Module):
             DTYPES[settings.dtype],
             settings.one_dnn,
         )
-        self.trunk = Trunk(self.split, self.chains, settings)
+        self.trunk = Trunk(self.split, self.trie, settings)
         self._kept = {}
         return self.trunk
 
@@ -118,8 +130,8 @@ class Backbone(nn.Module):
         next rollout begins.
         """
         if self.trunk is not None:
-            new = [prompt for prompt in prompts if prompt.ids.tobytes() not in self._kept]
-            self._kept |= {each.prompt.ids.tobytes(): each for each in self.trunk(new, device)}
+            new = [prompt for prompt in prompts if prompt.key not in self._kept]
+            self._kept |= {each.prompt.key: each for each in self.trunk(new, device)}
 
     @torch.no_grad()
     def read_ahead(
@@ -173,7 +185,8 @@ class Backbone(nn.Module):
         """
         if self.trunk is None:
             return PromptBatch.of(prompts, legal, device).inputs()
-        known = [self._kept.get(prompt.ids.tobytes()) for prompt in prompts]
+        check_actions(prompts, legal)
+        known = [self._kept.get(prompt.key) for prompt in prompts]
         whole = all(each is not None for each in known)
         return {
             "legal": torch.from_numpy(np.ascontiguousarray(legal)).to(device),
@@ -186,40 +199,70 @@ class Backbone(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         boundaries: Sequence[Boundary] | None = None,
-    ) -> tuple[Iterator[ChainRun], Tensor]:
-        """The language model's runs of the prompts that differ, not yet begun; and each prompt's
-        row in them.
+        paths: Sequence[Paths | None] | None = None,
+    ) -> tuple[Iterator[Group], Tensor]:
+        """The language model's runs of the prompts that differ, not yet begun, by their actions;
+        and each prompt's row in them, one group after the other.
         """
         if boundaries is None:
             assert input_ids is not None and attention_mask is not None, (
                 "give ids and mask, or boundaries"
             )
-            # where padding is told from the token of its id
-            marked = 2 * input_ids + attention_mask
-            different, index = marked.unique(dim=0, return_inverse=True)
-            return self.plain_runs(different // 2, different % 2), index
+            return self._plain_groups(input_ids, attention_mask, paths)
         unique = list(dict.fromkeys(boundaries))  # equal prompts share a boundary, and so one row
-        rows = {boundary: row for row, boundary in enumerate(unique)}
-        index = torch.tensor([rows[boundary] for boundary in boundaries], device=device)
-        return self.split_runs(self.split_hidden(unique, device)), index
+        rows = grouped([trie_for(each.prompt.paths, self.trie) for each in unique])
+        order = {unique[row]: n for n, row in enumerate(chain.from_iterable(rows.values()))}
+        index = torch.tensor([order[boundary] for boundary in boundaries], device=device)
+        return self._split_groups(unique, rows, device), index
 
-    def plain_runs(self, input_ids: Tensor, attention_mask: Tensor) -> Iterator[ChainRun]:
+    def _plain_groups(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        paths: Sequence[Paths | None] | None,
+    ) -> tuple[Iterator[Group], Tensor]:
+        # where padding is told from the token of its id
+        marked = 2 * input_ids + attention_mask
+        tries = [trie_for(own, self.trie) for own in paths or [None] * len(marked)]
+        index = torch.zeros(len(marked), dtype=torch.int64, device=marked.device)
+        groups, begun = [], 0
+        for trie, rows in grouped(tries).items():
+            different, inverse = marked[rows].unique(dim=0, return_inverse=True)
+            index[rows], begun = inverse + begun, begun + len(different)
+            plain = self.plain_runs if trie is self.trie else partial(self.plain_runs, trie=trie)
+            groups.append(Group(trie, plain(different // 2, different % 2)))
+        return iter(groups), index
+
+    def _split_groups(
+        self,
+        boundaries: Sequence[Boundary],
+        rows: dict[Trie, list[int]],
+        device: torch.device,
+    ) -> Iterator[Group]:
+        hidden = self.split_hidden(boundaries, device)
+        for trie, own in rows.items():
+            chosen = hidden if len(rows) == 1 else hidden[own, : 1 + len(trie.nodes)]
+            yield Group(trie, self.split_runs(chosen, trie))
+
+    def plain_runs(
+        self, input_ids: Tensor, attention_mask: Tensor, trie: Trie | None = None
+    ) -> Iterator[ChainRun]:
         """One full forward per chain, with logits from the prompt's last position on."""
-        for chain in self.chains:
-            answer = torch.tensor(chain, device=input_ids.device, dtype=input_ids.dtype).expand(
-                len(input_ids), -1
-            )
+        for answer_chain in trie_for(None, trie or self.trie).chains:
+            answer = torch.tensor(
+                answer_chain, device=input_ids.device, dtype=input_ids.dtype
+            ).expand(len(input_ids), -1)
             mask = torch.cat([attention_mask, torch.ones_like(answer)], dim=1)
             out = self.language_model(
                 input_ids=torch.cat([input_ids, answer], dim=1),
                 attention_mask=mask,
                 position_ids=positions_of(mask),
-                logits_to_keep=1 + len(chain),
+                logits_to_keep=1 + len(answer_chain),
                 output_hidden_states=True,
                 use_cache=False,
             )
             logprobs = out.logits.float().log_softmax(-1)
-            hidden = out.hidden_states[-1][:, -1 - len(chain)].float()
+            hidden = out.hidden_states[-1][:, -1 - len(answer_chain)].float()
 
             def scores(
                 depth: int,
@@ -233,42 +276,51 @@ class Backbone(nn.Module):
 
     def split_hidden(
         self, boundaries: Sequence[Boundary], device: torch.device, past: Past | None = None
-    ) -> Iterator[Tensor]:
-        """Per chain, the hidden states (B, 1 + len(chain), D) from the prompt's end on, from the
-        trunk's states; what they begin with alike is run once, unless `past` has it.
+    ) -> Tensor:
+        """The hidden states (B, 1 + N, D) at the prompts' ends and at their answers' inner nodes,
+        from the trunk's states; what they begin with alike is run once, unless `past` has it.
         """
         assert self.split is not None, "call use_split() before a forward with boundaries"
-        # only now: under the adapter that is in force when the runs begin
-        past = past or beginnings(self.split, boundaries, len(self.chains[0]), device)
-        for number, chain in enumerate(self.chains):
-            states = [boundary.states[number] for boundary in boundaries]
-            counts = past.counts if past else [0] * len(states)
-            rest = [state[count:] for state, count in zip(states, counts, strict=True)]
-            length = max(map(len, rest))
-            # After a past there is no room for padding between the two.
-            padded = pad_left(rest, length if past else rounded_up(length), device)
-            mask = left_mask(
-                [len(state) for state in states], max(counts) + padded.shape[1], device
-            )
-            yield self.split.top(padded, mask, 1 + len(chain), past.keys_values if past else None)
+        tries = [trie_for(boundary.prompt.paths, self.trie) for boundary in boundaries]
+        answers = most_nodes(tries)
+        past = past or beginnings(self.split, boundaries, answers, device)
+        counts = past.counts if past else [0] * len(boundaries)
+        rest = [
+            functional.pad(each.states[0][count:], (0, 0, 0, answers - len(trie.nodes)))
+            for each, count, trie in zip(boundaries, counts, tries, strict=True)
+        ]
+        length = max(map(len, rest))
+        # After a past there is no room for padding between the two.
+        padded = pad_left(rest, length if past else rounded_up(length), device)
+        lengths = [len(boundary.prompt.ids) for boundary in boundaries]
+        mask, tree = layout(lengths, tries, max(counts) + padded.shape[1], device)
+        keys_values = past.keys_values if past else None
+        return self.split.top(padded, mask, 1 + answers, keys_values, tree)
 
-    def split_runs(self, chains: Iterable[Tensor]) -> Iterator[ChainRun]:
-        """The runs whose hidden states `split_hidden` gives, with the head's rows that are
-        needed.
+    def split_runs(self, hidden: Tensor, trie: Trie) -> Iterator[ChainRun]:
+        """One for each chain of a trie, from what `split_hidden` gives, with the head's rows that
+        are needed.
         """
         split = self.split
         assert split is not None
-        for hidden in chains:
+        below: dict[int, Tensor] = {}  # where answers branch, all nodes at once
+        rows = LOGITS_BYTES // (4 * self.config.get_text_config().vocab_size)
+        for nodes in trie.along:
 
             def scores(
                 depth: int,
                 tokens: tuple[int, ...] | None,
                 normalised: bool,
-                hidden: Tensor = hidden,
+                nodes: tuple[int, ...] = nodes,
             ) -> Tensor:
+                node = hidden[:, nodes[depth]]
                 if not normalised:
-                    return split.logits(hidden[:, depth], tokens).float()
-                logprobs = split.logits(hidden[:, depth]).float().log_softmax(-1)
+                    return split.logits(node, tokens).float()
+                if trie.branches and depth > 0 and tokens is not None:
+                    if not below:
+                        below.update(children_logprobs(split.logits, hidden, trie, rows))
+                    return below[nodes[depth]]
+                logprobs = split.logits(node).float().log_softmax(-1)
                 return logprobs if tokens is None else logprobs[:, list(tokens)]
 
             yield ChainRun(hidden[:, 0].float(), scores)

@@ -28,7 +28,7 @@ def beginnings(
     Args:
         split: the decoder's views.
         boundaries: of B prompts.
-        answer: tokens of the longest answer chain, which is run with every prompt.
+        answer: the most inner nodes of a prompt's answers, which are run with it.
         device: where to compute.
 
     Returns:

@@ -8,7 +8,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +19,8 @@ ENTRY_BYTES = 256  # of a cache entry besides its tensors: key, list node, objec
 
 @dataclass(frozen=True, eq=False)
 class Boundary:
-    """The trunk's output for one prompt: per answer chain (L + len(chain), D), all on one
-    device.
+    """The trunk's output for one prompt and the N inner nodes of its answers: (L + N, D), alone in
+    `states`.
     """
 
     prompt: EncodedPrompt
@@ -51,9 +50,11 @@ def kept_bytes(keys_values: KeysValues) -> int:
     return ENTRY_BYTES + sum(tensor.nbytes for pair in keys_values for tensor in pair)
 
 
-def cache_key(kind: str, ids: np.ndarray, device: torch.device | str) -> bytes:
-    """An entry's name; what was computed under autocast is kept apart from what was not."""
+def cache_key(kind: str, key: bytes, device: torch.device | str) -> bytes:
+    """An entry's name, of a text's `key`; what was computed under autocast is kept apart from what
+    was not.
+    """
     kind_of_device = torch.device(device).type
     if torch.is_autocast_enabled(kind_of_device):
         kind += f" {torch.get_autocast_dtype(kind_of_device)}"
-    return kind.encode() + hashlib.sha256(ids.tobytes()).digest()
+    return kind.encode() + hashlib.sha256(key).digest()

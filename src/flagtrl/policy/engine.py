@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,15 +68,11 @@ def _fault(
     model.eval()
     try:
         batch = PromptBatch.of(prompts, legal, device)
-        scores, hidden = model.scores(
-            model.plain_runs(batch.input_ids, batch.attention_mask), reference=False
-        )
+        scores, hidden = _scores(model, device, **batch.inputs())
         reference = model(**batch.inputs(), reference=True).logprobs.exp()
         try:
             boundaries = model.use_split(settings)(prompts, device)
-            split_scores, split_hidden = model.scores(
-                model.split_runs(model.split_hidden(boundaries, device)), reference=False
-            )
+            split_scores, split_hidden = _scores(model, device, boundaries=boundaries)
             split_reference = model.reference_logprobs(boundaries, batch.legal).exp()
             # with an empty cache: what the probe left is of weights that may yet be loaded over
             model.use_split(settings)
@@ -104,6 +101,15 @@ def _fault(
         f"{name} differ by {value:.3g}" for name, value in differences.items() if not value <= bound
     ]
     return f"{' and '.join(faults)}, the bound is {bound:g}" if faults else None
+
+
+def _scores(
+    model: ActorCritic, device: torch.device, legal: torch.Tensor | None = None, **prompts: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, A) and (B, D), prompt by prompt."""
+    runs, index = model.runs(device, **prompts)
+    scores, hidden = model.scores(runs, reference=False)
+    return scores[index], hidden[index]
 
 
 def _largest(plain: torch.Tensor, split: torch.Tensor) -> float:

@@ -113,11 +113,9 @@ class _Answers:
         seen = visits(survey)
         self._legal = torch.from_numpy(legal_of(seen))
         surveyed = list(map(encoder.encode, seen))
-        known = {p.ids.tobytes(): p for each in (surveyed, *asked) for p in each}
+        known = {p.key: p for each in (surveyed, *asked) for p in each}
         self.prompts, place = list(known.values()), {ids: row for row, ids in enumerate(known)}
-        self._surveyed, *self.rows = (
-            [place[p.ids.tobytes()] for p in each] for each in (surveyed, *asked)
-        )
+        self._surveyed, *self.rows = ([place[p.key] for p in each] for each in (surveyed, *asked))
 
     @torch.no_grad()
     def scores(self, surveyed_alone: bool = False) -> Tensor:

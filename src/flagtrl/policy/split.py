@@ -44,15 +44,16 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flagtrl.errors import ConfigError
 from flagtrl.policy.cache import KeysValues, LayerCache
 from flagtrl.policy.linear import OneDnnLinear, one_dnn_helps, packed, sharing_copy
 from flagtrl.policy.padding import positions_of
+from flagtrl.policy.tree import Tree, attention
+from flagtrl.policy.vocabulary import vocabulary_head
 
+HEADS_KEPT = 64  # rows of the vocabulary matrix for so many sets of first tokens
 # of a model's configuration, what changes nothing that the trunk computes
 NO_FACTS = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -111,10 +112,13 @@ class SplitDecoder:
         self._top_linear = OneDnnLinear() if self._one_dnn else nullcontext()
 
     @torch.no_grad()
-    def trunk(self, ids: Tensor, mask: Tensor, cache: LayerCache) -> Tensor:
+    def trunk(
+        self, ids: Tensor, mask: Tensor, cache: LayerCache, tree: Tree | None = None
+    ) -> Tensor:
         """(B, S) ids that follow the C positions in `cache`, mask (B, C + S) -> (B, S, D); extends
-        `cache`.
+        `cache`. With a `tree`, the last N ids are answers that branch.
         """
+        length = ids.shape[1]
         autocast_off = (
             nullcontext()
             if self.trunk_dtype is None
@@ -125,14 +129,19 @@ class SplitDecoder:
         with autocast_off:
             return self._trunk(
                 input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions_of(mask)[:, -ids.shape[1] :],
+                attention_mask=_masks(self._trunk, mask, tree, length),
+                position_ids=_positions(mask, tree)[:, -length:],
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
 
     def top(
-        self, states: Tensor, mask: Tensor, keep: int, past: KeysValues | None = None
+        self,
+        states: Tensor,
+        mask: Tensor,
+        keep: int,
+        past: KeysValues | None = None,
+        tree: Tree | None = None,
     ) -> Tensor:
         """The layers above the boundary, at the last positions.
 
@@ -141,22 +150,25 @@ class SplitDecoder:
             mask: (B, C + S) int64, where C positions come before `states`.
             keep: K, how many positions at the end are wanted.
             past: the top layers' keys and values at the C positions; None where C is 0.
+            tree: of the K - 1 positions after the prompts' ends, where they branch.
 
         Returns:
             (B, K, D) after the final norm.
         """
         past = past or []
         states = states.to(self._dtype)
-        positions = positions_of(mask)[:, -states.shape[1] :]
+        positions = _positions(mask, tree)[:, -states.shape[1] :]
         body = states.shape[1] - keep
         if self.depth < self.layers - 1:
             cache = LayerCache(self.depth, past[:-1]) if past else None
-            states = self._run(self._middle, states, mask, positions, cache)
+            masks = _masks(self._middle, mask, tree, states.shape[1])
+            states = self._run(self._middle, states, masks, positions, cache)
         last = LayerCache(self.layers - 1, past[-1:])
         if body:
             with last.filling(), _without_queries(self._last):
                 self._run(self._last, states[:, :body], mask[:, :-keep], positions[:, :body], last)
-        return self._run(self._last, states[:, body:], mask, positions[:, body:], last)
+        masks = _masks(self._last, mask, tree, keep)
+        return self._run(self._last, states[:, body:], masks, positions[:, body:], last)
 
     def top_keys_values(
         self, states: Tensor, mask: Tensor | None = None, past: KeysValues | None = None
@@ -188,7 +200,9 @@ class SplitDecoder:
         capping the model applies.
         """
         if tokens not in self._heads:
-            head = _head(self._base, tokens)
+            if len(self._heads) > HEADS_KEPT:  # the oldest goes, of some tokens
+                del self._heads[next(kept for kept in self._heads if kept is not None)]
+            head = vocabulary_head(self._base, tokens)
             self._heads[tokens] = packed(head) if self._one_dnn else head
         with self._top_linear:
             # As one row of B positions: of B rows with one position each torch makes B products, 7
@@ -232,7 +246,7 @@ class SplitDecoder:
         self,
         view: nn.Module,
         states: Tensor,
-        mask: Tensor,
+        mask: Any,
         positions: Tensor,
         cache: LayerCache | None,
     ) -> Tensor:
@@ -246,37 +260,13 @@ class SplitDecoder:
             ).last_hidden_state
 
 
-class _Passthrough(nn.Module):
-    """Stands for the decoder where its output is at hand already."""
-
-    def forward(self, inputs_embeds: Tensor, **kwargs: Any) -> MoeModelOutputWithPast:
-        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+def _masks(view: Any, mask: Tensor, tree: Tree | None, queries: int) -> Any:
+    """What a view's forward takes as its attention mask, of S = `queries` positions at the end."""
+    return mask if tree is None else attention(view.config, mask, tree, queries)
 
 
-class _Rows(nn.Module):
-    """Some rows of a linear head."""
-
-    def __init__(self, head: nn.Linear, rows: tuple[int, ...]):
-        super().__init__()
-        # in a list: its parameters are the model's, not this module's
-        self._shared, self._rows = [head], list(rows)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        head = self._shared[0]
-        return functional.linear(
-            hidden, head.weight[self._rows], None if head.bias is None else head.bias[self._rows]
-        )
-
-
-class _Select(nn.Module):
-    """Some columns of a head's output, where the head is no plain linear map."""
-
-    def __init__(self, head: nn.Module, rows: tuple[int, ...]):
-        super().__init__()
-        self._shared, self._rows = [head], list(rows)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self._shared[0](hidden)[..., self._rows]
+def _positions(mask: Tensor, tree: Tree | None) -> Tensor:
+    return positions_of(mask) if tree is None else tree.positions
 
 
 @contextmanager
@@ -306,19 +296,6 @@ def _without_queries(view: nn.Module) -> Iterator[None]:
 
 def _zeros(width: int, inputs: Tensor) -> Tensor:
     return inputs.new_zeros(*inputs.shape[:-1], width)  # whole: some models clamp queries in place
-
-
-def _head(base: PreTrainedModel, tokens: tuple[int, ...] | None) -> nn.Module:
-    """The model without its decoder: hidden states in, logits out, of all tokens or of some."""
-    view = copy.copy(base)
-    view._modules = {**base._modules, base.base_model_prefix: _Passthrough()}
-    if tokens is not None:
-        head = base.get_output_embeddings()
-        name = next(name for name, module in base._modules.items() if module is head)
-        view._modules[name] = (
-            _Rows(head, tokens) if type(head) is nn.Linear else _Select(head, tokens)
-        )
-    return view
 
 
 def _view(decoder: Any, lo: int, hi: int, final_norm: bool) -> nn.Module:

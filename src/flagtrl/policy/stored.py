@@ -126,7 +126,7 @@ def named(facts: Iterable[object], prompts: Sequence[EncodedPrompt]) -> str:
     digest.update(repr((*facts, *machine)).encode())
     for prompt in prompts:
         digest.update(f"{len(prompt.ids)} {prompt.shared_length}".encode())
-        digest.update(prompt.ids.tobytes())
+        digest.update(prompt.key)
     return digest.hexdigest()[:32]
 
 

@@ -38,6 +38,8 @@ from flagtrl.policy.padding import (
 )
 from flagtrl.policy.split import SplitDecoder
 from flagtrl.policy.stored import StoredStates, fingerprint, named
+from flagtrl.policy.tree import layout, most_nodes
+from flagtrl.policy.trie import Trie, trie_for
 from flagtrl.policy.trunk_settings import DTYPES, TrunkSettings
 
 PREFILL_BARS = 8
@@ -50,7 +52,7 @@ class Trunk:
 
     Args:
         split: the decoder's views.
-        chains: the answer chains that follow a prompt (see ActorCritic.chains).
+        trie: of the answers that follow a prompt without actions of its own; None: there is none.
         settings: bound of the cache, types and places of what is kept.
 
     Attributes:
@@ -60,10 +62,8 @@ class Trunk:
         tokens: that went through the trunk, padding not counted.
     """
 
-    def __init__(
-        self, split: SplitDecoder, chains: Sequence[tuple[int, ...]], settings: TrunkSettings
-    ):
-        self.split, self.chains, self.settings = split, tuple(chains), settings
+    def __init__(self, split: SplitDecoder, trie: Trie | None, settings: TrunkSettings):
+        self.split, self.trie, self.settings = split, trie, settings
         self.cache = LruCache(settings.cache_bytes)
         self.lookups: Counter[str] = Counter()
         self.tokens = 0
@@ -76,14 +76,14 @@ class Trunk:
         """The boundary of every prompt; equal prompts are computed once, and share one."""
         known: dict[bytes, Boundary | None] = {}
         missing: dict[bytes, EncodedPrompt] = {}
-        keys = [cache_key("prompt", prompt.ids, device) for prompt in prompts]
+        keys = [cache_key("prompt", prompt.key, device) for prompt in prompts]
         for key, prompt in zip(keys, prompts, strict=True):
             if key not in known:
                 known[key] = self._look_up("prompt", key)
                 if known[key] is None:
                     missing[key] = prompt
         missing_keys, batch = list(missing), list(missing.values())
-        for rows in batches([prompt.own_length for prompt in batch], tokens_per_pass(device)):
+        for rows in batches([self.own_tokens(prompt) for prompt in batch], tokens_per_pass(device)):
             chosen = [batch[row] for row in rows]
             prefixes = [self._prefix(prompt, device) for prompt in chosen]
             for row, boundary in zip(rows, self._run(chosen, prefixes, device), strict=True):
@@ -110,26 +110,24 @@ class Trunk:
         missing = {
             key: p
             for p in prompts
-            if not self.cache.pinned(key := cache_key("prompt", p.ids, device))
+            if not self.cache.pinned(key := cache_key("prompt", p.key, device))
         }
-        states = sum(
-            (len(p.ids) + len(chain)) * self._state_bytes()
-            for p in missing.values()
-            for chain in self.chains
-        )
+        answers = {key: len(self.trie_of(p).nodes) for key, p in missing.items()}
+        states = sum(len(p.ids) + answers[key] for key, p in missing.items()) * self._state_bytes()
         room = PREFILL_SHARE * self.settings.cache_bytes - self.cache.pinned_bytes
         if not missing or states + len(missing) * ENTRY_BYTES > room:
             return 0
         prompts, name = list(missing.values()), None
         known: list[Boundary] | None = None
         on_cpu = torch.device(device).type == "cpu"
-        if self.settings.disk_bytes and on_cpu and not self.split.quantised:
+        shared = all(p.paths is None for p in prompts)  # what a file holds is as long for each
+        if self.settings.disk_bytes and on_cpu and shared and not self.split.quantised:
             name = self._name(prompts, device)
-            known = self._disk.load(name, prompts, list(map(len, self.chains)))
+            known = self._disk.load(name, prompts, [answers[next(iter(missing))]])
         began = time.perf_counter()
         boundaries = list(self._read(prompts, device, tell)) if known is None else known
         for boundary in boundaries:
-            key = cache_key("prompt", boundary.prompt.ids, device)
+            key = cache_key("prompt", boundary.prompt.key, device)
             self.cache.pin(key, boundary, boundary.nbytes + ENTRY_BYTES)
         if name and known is None and time.perf_counter() - began > STORED_AFTER:
             self._disk.save(name, boundaries)
@@ -137,14 +135,27 @@ class Trunk:
 
     def prefilled(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> bool:
         """Whether `prefill` keeps all of these prompts."""
-        return all(self.cache.pinned(cache_key("prompt", p.ids, device)) for p in prompts)
+        return all(self.cache.pinned(cache_key("prompt", p.key, device)) for p in prompts)
+
+    def trie_of(self, prompt: EncodedPrompt) -> Trie:
+        """Of the prompt's own actions, or else of those that all have."""
+        return trie_for(prompt.paths, self.trie)
+
+    def own_tokens(self, prompt: EncodedPrompt) -> int:
+        """How many tokens a prompt adds to a pass: its own part, and its answers where they
+        branch.
+        """
+        trie = self.trie_of(prompt)
+        return prompt.own_length + (len(trie.nodes) if trie.branches else 0)
 
     def _name(self, prompts: Sequence[EncodedPrompt], device: torch.device | str) -> str:
         if self._weights is None:  # half a gigabyte of SmolLM2's
             self._weights = fingerprint(self.split.trunk_weights())
         stored = (self.settings.boundary_dtype, self.settings.boundary_device)
-        passes = (PREFILL_BARS, cache_key("", prompts[0].ids, device))
-        facts = (self._weights, *self.split.trunk_facts(), self.chains, *stored, *passes)
+        passes = (PREFILL_BARS, cache_key("", prompts[0].key, device))
+        trie = self.trie_of(prompts[0])
+        answers = (trie.nodes,) if trie.branches else trie.chains
+        facts = (self._weights, *self.split.trunk_facts(), answers, *stored, *passes)
         return named(facts, prompts)
 
     def _read(
@@ -172,14 +183,14 @@ class Trunk:
 
     def reference_scores(self, prompt: EncodedPrompt, device: torch.device) -> Tensor | None:
         """(A,) what `keep_reference_scores` kept for a prompt."""
-        return self.cache.get(cache_key("scores", prompt.ids, device))
+        return self.cache.get(cache_key("scores", prompt.key, device))
 
     def keep_reference_scores(self, prompt: EncodedPrompt, scores: Tensor) -> None:
         """Keep the reference policy's scores (A,) of a prompt: it never changes, so neither do
         they.
         """
         self.cache.put(
-            cache_key("scores", prompt.ids, scores.device), scores, scores.nbytes + ENTRY_BYTES
+            cache_key("scores", prompt.key, scores.device), scores, scores.nbytes + ENTRY_BYTES
         )
 
     def reference_past(self, boundaries: Sequence[Boundary], device: torch.device) -> Past | None:
@@ -192,7 +203,7 @@ class Trunk:
         known = []
         for boundary in boundaries:
             shared = boundary.prompt.shared_length
-            key = cache_key("reference", boundary.prompt.ids[:shared], device)
+            key = cache_key("reference", boundary.prompt.ids[:shared].tobytes(), device)
             keys_values = self.cache.get(key)
             if keys_values is None:
                 keys_values = self.split.top_keys_values(
@@ -208,53 +219,45 @@ class Trunk:
         prefixes: Sequence[Prefix],
         device: torch.device | str,
     ) -> list[Boundary]:
-        """One pass over the parts that the prompts do not share, and one more for every further
-        answer chain.
-        """
+        """One pass over the parts that the prompts do not share, and all answers' inner nodes."""
         # Rows are as long as the longest own part: a shorter one begins earlier, within its shared
         # part. So every row is one piece, padded on the left alone, and sliding windows stay right.
-        counts = self._kept(prompts)
+        counts, tries = self._kept(prompts), list(map(self.trie_of, prompts))
         cache = LayerCache(
             0,
             stacked([keys_values for _, keys_values in prefixes], counts) if any(counts) else None,
         )
-        kept = max(counts)
-        first, states = None, []
-        for number, chain in enumerate(self.chains):
-            if number == 0:
-                texts = [
-                    np.append(p.ids[count:], chain).astype(np.int64)
-                    for p, count in zip(prompts, counts, strict=True)
-                ]
-                self.tokens += sum(map(len, texts))
-                ids = pad_ids(texts, device)
-            else:
-                cache.crop(-len(self.chains[number - 1]))  # take back the chain before this one
-                self.tokens += len(prompts) * len(chain)
-                ids = torch.tensor(chain, device=device).expand(len(prompts), -1)
-            past = kept if number == 0 else cache.get_seq_length()
-            totals = [len(prompt.ids) + len(chain) for prompt in prompts]
-            out = self.split.trunk(ids, left_mask(totals, past + ids.shape[1], device), cache)
-            if number == 0:
-                first, first_length = out, out.shape[1] - len(chain)
-                states.append(out)
-            else:
-                states.append(torch.cat([first[:, :first_length], out], dim=1))  # type: ignore[index]
+        answers = most_nodes(tries)
+        texts = [
+            np.append(p.ids[count:], [node.token for node in trie.nodes]).astype(np.int64)
+            for p, count, trie in zip(prompts, counts, tries, strict=True)
+        ]
+        self.tokens += sum(map(len, texts))
+        padding = [answers - len(trie.nodes) for trie in tries]  # after answers that are fewer
+        ids = pad_ids(list(map(np.pad, texts, [(0, n) for n in padding])), device)
+        lengths = [len(prompt.ids) for prompt in prompts]
+        mask, tree = layout(lengths, tries, max(counts) + ids.shape[1], device)
+        states = self.split.trunk(ids, mask, cache, *([tree] if tree else []))
         # A shared part has one set of states, bit for bit, whichever prompt asks: the reference's
         # keys come from them.
+        ends = [ids.shape[1] - n for n in padding]
         return [
             Boundary(
                 prompt,
-                tuple(
+                (
                     self._stored(
                         torch.cat(
-                            [prefixes[row][0][0], state[row, -prompt.own_length - len(chain) :]]
+                            [
+                                prefix[0][0],
+                                state[end - len(trie.nodes) - prompt.own_length : end],
+                            ]
                         )
-                    )
-                    for state, chain in zip(states, self.chains, strict=True)
+                    ),
                 ),
             )
-            for row, prompt in enumerate(prompts)
+            for prompt, prefix, trie, state, end in zip(
+                prompts, prefixes, tries, states, ends, strict=True
+            )
         ]
 
     def _prefix(self, prompt: EncodedPrompt, device: torch.device | str) -> Prefix:
@@ -262,7 +265,7 @@ class Trunk:
         it.
         """
         shared = prompt.ids[: prompt.shared_length]
-        key = cache_key("prefix", shared, device)
+        key = cache_key("prefix", shared.tobytes(), device)
         known = self._look_up("prefix", key)
         if known is not None:
             return known
@@ -313,7 +316,9 @@ class Trunk:
         """How many positions of each prompt's shared part are taken from the cache, for rows of one
         length.
         """
-        answer = len(self.chains[0])  # is run with the prompt, so it counts
+        answer = most_nodes(
+            list(map(self.trie_of, prompts))
+        )  # is run with the prompt, so it counts
         longest = rounded_up(max(prompt.own_length for prompt in prompts) + answer) - answer
         return [max(len(prompt.ids) - longest, 0) for prompt in prompts]
 
