@@ -170,6 +170,11 @@ def demo_tokenizer(market: MarketData) -> PreTrainedTokenizerFast:
     for (seen,) in held.seen:
         prompt = prompt_style(PROMPT.prompt_style)(seen, [item.text for item in seen.news[-1]])
         texts.append(prompt.shared + prompt.own)
+    return tiny_tokenizer(texts)
+
+
+def tiny_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 512 tokens trained on some texts; deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
