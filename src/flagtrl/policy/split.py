@@ -19,6 +19,10 @@ A fourth saving is in the head: the first answer token's normaliser is the same 
 cancels when probabilities are renormalised over the actions, so only the actions' rows of the
 vocabulary matrix are multiplied there.
 
+A fifth is in the answers: however many actions there are, their inner tokens follow the prompt in
+the same pass, each seeing what leads to it alone (tree.py); what some begin with alike is there
+once.
+
 Nothing is approximated, but in 8-bit trunks, where bitsandbytes rounds by what else is in a pass.
 Only the order of floating-point sums inside a matrix product may differ, which is worth about 1e-7
 in float32. Views, shallow copies of the decoder with fewer layers, let the model's own forward
