@@ -16,7 +16,7 @@ ORDER = (
     ("bounds", "countdown", "files", "made_with", "places", "program", "signals", "market"),
     ("record",),
     ("evidence",),
-    ("language",),
+    ("language", "trl_environment"),
     ("cpu",),
     ("policy",),
     ("learning",),
