@@ -22,7 +22,16 @@ ORDER = (
     ("learning",),
     ("card", "patience", "pushed", "hub", "qa"),
     ("runs",),
-    ("launch", "train", "demo", "options", "commands_evidence", "commands_audit", "cli"),
+    (
+        "launch",
+        "train",
+        "demo",
+        "options",
+        "commands_evidence",
+        "commands_audit",
+        "cli",
+        "__main__",
+    ),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")
