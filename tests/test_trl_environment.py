@@ -173,8 +173,12 @@ def speaks(model, tokenizer):
     "rows", [[0], pytest.param(None, marks=pytest.mark.slow)], ids=["a row with a start", "no data"]
 )
 def test_grpo_trains_on_what_the_environment_pays(small_model, tmp_path, monkeypatch, rows):
-    if Version(trl.__version__) < Version("1.8"):
-        pytest.skip("trl before 1.8 asks no environment for its reward")
+    version = Version(trl.__version__)
+    if version < Version("1.9" if rows is None else "1.7.1"):
+        pytest.skip("this trl needs data, or reads no answers with these transformers")
+    if version < Version("1.10"):
+        pytest.importorskip("jmespath")
+    asks = version >= Version("1.8")  # the environment for its reward
     from trl.chat_template_utils import qwen3_chat_template
 
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -202,6 +206,7 @@ def test_grpo_trains_on_what_the_environment_pays(small_model, tmp_path, monkeyp
         train_dataset=rows and Dataset.from_dict({"prompt": [prompt] * len(rows), "start": rows}),
         processing_class=tokenizer,
         environment_factory=trading_environments(make_env, tokenizer),
+        **({} if asks else {"reward_funcs": episode_return}),
     )
     trainer.train()
     assert not torch.equal(before, trainer.model.model.layers[0].mlp.up_proj.weight.cpu())
@@ -215,7 +220,9 @@ def test_grpo_trains_on_what_the_environment_pays(small_model, tmp_path, monkeyp
         by_hand.append(sum(env.step(Action[word.upper()])[1] for word in calls))
     assert returns == pytest.approx(by_hand)
     log = trainer.state.log_history[0]
-    assert log["rewards/TradingEnvironment/mean"] == pytest.approx(np.mean(by_hand), rel=1e-5)
+    assert log[
+        f"rewards/{'TradingEnvironment' if asks else 'episode_return'}/mean"
+    ] == pytest.approx(np.mean(by_hand), rel=1e-5)
     assert (log["tools/call_frequency"], log["tools/failure_frequency"]) == (2.5, 0.0)
 
 
