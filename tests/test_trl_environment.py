@@ -220,9 +220,8 @@ def test_grpo_trains_on_what_the_environment_pays(small_model, tmp_path, monkeyp
         by_hand.append(sum(env.step(Action[word.upper()])[1] for word in calls))
     assert returns == pytest.approx(by_hand)
     log = trainer.state.log_history[0]
-    assert log[
-        f"rewards/{'TradingEnvironment' if asks else 'episode_return'}/mean"
-    ] == pytest.approx(np.mean(by_hand), rel=1e-5)
+    name = "TradingEnvironment" if asks else "episode_return"
+    assert log[f"rewards/{name}/mean"] == pytest.approx(np.mean(by_hand), rel=1e-5)
     assert (log["tools/call_frequency"], log["tools/failure_frequency"]) == (2.5, 0.0)
 
 
