@@ -43,7 +43,7 @@ def record(name: str, docs: Path) -> dict[str, Any]:
         commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=clone)
         began = time.perf_counter()
         done = subprocess.run(
-            ["make", name], cwd=clone, env=env, check=True, stdout=subprocess.PIPE, text=True
+            ["make", name], cwd=clone, env=env, check=True, stdout=subprocess.PIPE, encoding="utf-8"
         )
         seconds = round(time.perf_counter() - began)
         for written, kept in COMMANDS[name].items():
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("commands", nargs="+", choices=list(COMMANDS))
     parser.add_argument("--json", type=Path, default=ROOT / "docs/commands.json")
     options = parser.parse_args()
-    entries = json.loads(options.json.read_text()) if options.json.is_file() else {}
+    entries = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else {}
     for name in options.commands:
         entries[name] = record(name, options.json.parent)
         text = json.dumps(entries, indent=1, ensure_ascii=False)

@@ -153,13 +153,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("docs/continuing.json"))
     options = parser.parse_args()
     cpu_tuning()
-    known = json.loads(options.json.read_text()) if options.json.is_file() else []
+    known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
     made = {_name(record): record for record in known}
     for change in options.changes:
         for seed in options.seeds:
             rows = run(change, seed)
             made |= {_name(record): record for record in rows}
-            options.json.write_text(json.dumps(list(made.values()), indent=1) + "\n")
+            options.json.write_text(
+                json.dumps(list(made.values()), indent=1) + "\n", encoding="utf-8"
+            )
             print(*rows, sep="\n", flush=True)
     print(summary(list(made.values())))
 

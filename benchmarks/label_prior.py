@@ -89,7 +89,7 @@ def main() -> None:
             rows.append({"task": name, "form": form, "n": len(texts)} | measured(logs, labels))
             print(rows[-1], flush=True)
     if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

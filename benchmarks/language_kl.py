@@ -29,8 +29,8 @@ def trained(coefficient: float, seed: int, out: Path, model: str) -> dict[str, A
         words = ["--model_name_or_path", model, "--seed", str(seed), "--output_dir", str(out)]
         words += ["--language_kl_coef", str(coefficient), *FEW]
         subprocess.run([sys.executable, "-m", "flagtrl.train", *words], check=True)
-    results = json.loads((out / "results.json").read_text())
-    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    history = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     told = [entry["entropy"] for entry in history if "entropy" in entry]
     made = {
         f"{window}_cr": results[window]["agent_greedy"]["standard"]["CR"]
@@ -46,7 +46,7 @@ def compared(runs: list[Path], data: str, items: int, out: Path) -> list[dict[st
         words += ["--data", data, "--retention_prompts", "8", "--json", str(out)]
         words += ["--output_dir", str(out.with_suffix(""))]
         subprocess.run([sys.executable, "-m", "flagtrl.cli", "qa", *words], check=True)
-    return json.loads(out.read_text())
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 def main() -> None:

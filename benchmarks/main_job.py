@@ -67,12 +67,9 @@ def run(name: str, seed: int, model: str, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "flagtrl.train", *RUNS[name], *options], check=True)
     seconds = time.perf_counter() - began
-    results = json.loads((out / "results.json").read_text())
-    logged = [
-        entry
-        for entry in json.loads((out / "trainer_state.json").read_text())["log_history"]
-        if "entropy" in entry
-    ]
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))
+    logged = [entry for entry in state["log_history"] if "entropy" in entry]
     ppo = results["settings"]["training"]
     rollout = ppo["num_steps"] * ppo["num_envs"]
     per_update = rollout / (ppo["update_epochs"] * math.ceil(rollout / ppo["minibatch_size"]))
@@ -101,7 +98,7 @@ def deviation(trades: Path) -> float:
     """How much the greedy agent's probabilities vary between the bars of one position: the largest
     standard deviation.
     """
-    with open(trades) as file:
+    with open(trades, encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["row"] == "agent_greedy"]
     p = np.array([[float(row[f"p_{word}"]) for word in ("sell", "hold", "buy")] for row in rows])
     may_sell = p[:, 0] > 0
@@ -196,7 +193,7 @@ def main() -> None:
     parser.add_argument("--json", default="docs/learning.json", help="file of the rows")
     options = parser.parse_args()
     path = Path(options.json)
-    rows = json.loads(path.read_text()) if path.is_file() else []
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     for name in options.runs:
         for seed in options.seeds:
             row = run(name, seed, options.model, Path(options.out) / f"{name}-{seed}")
@@ -204,7 +201,7 @@ def main() -> None:
                 row
             ]
             rows.sort(key=lambda other: (list(RUNS).index(other["run"]), other["seed"]))
-            path.write_text(json.dumps(rows, indent=1) + "\n")
+            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     draw(rows, path.parent)
     print(markdown(rows))
 

@@ -556,7 +556,7 @@ def reset_peak_memory(device: torch.device | str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory_mb(device: torch.device | str) -> float:
@@ -568,6 +568,6 @@ def peak_memory_mb(device: torch.device | str) -> float:
         return float("nan")
     return next(
         int(line.split()[1]) / 1024
-        for line in status.read_text().splitlines()
+        for line in status.read_text(encoding="utf-8").splitlines()
         if line.startswith("VmHWM")
     )

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from measure import peak_memory_mb
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -88,11 +88,6 @@ def random_model(size: str) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def peak_mb() -> float:
-    """The process's largest resident set so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def run_both(engine: str, lm: HFLM, adapter: str, tasks: dict, items: int) -> list[dict]:
     """Both arms' samples."""
     together = (
@@ -133,7 +128,7 @@ def main() -> None:
         )
         writer.start()
         writer.join()
-        tasks, before = load_tasks([options.task], options.data), peak_mb()
+        tasks, before = load_tasks([options.task], options.data), peak_memory_mb("cpu")
         model, tokenizer, (adapter,), _ = load_arms(f"{folder}/base", [f"{folder}/adapter"], "cpu")
     weights_mb = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
     ours = PairedLM(model, tokenizer, options.batch_size)
@@ -153,7 +148,7 @@ def main() -> None:
                 "seconds": round(time.perf_counter() - start, 1),
                 "cpu_seconds": round(time.process_time() - cpu, 1),
                 "weights_mb": round(weights_mb),
-                "peak_above_start_mb": round(peak_mb() - before),
+                "peak_above_start_mb": round(peak_memory_mb("cpu") - before, 1),
                 "threads": options.threads,
             }
             print(turn, row, flush=True)
@@ -162,7 +157,9 @@ def main() -> None:
                     "peak_above_start_mb": rows.get(engine, row)["peak_above_start_mb"]
                 }
     if options.json:
-        Path(options.json).write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        Path(options.json).write_text(
+            json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

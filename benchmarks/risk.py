@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("docs/risk.json"))
     options = parser.parse_args()
     cpu_tuning()
-    known = json.loads(options.json.read_text()) if options.json.is_file() else []
+    known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
     made: list[dict[str, Any]] = []
     for case in options.cases:
         for seed in options.seeds:

@@ -94,7 +94,7 @@ def main() -> None:
         for phase in PHASES
     ]
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     args.plot.parent.mkdir(parents=True, exist_ok=True)
     draw(rows).savefig(args.plot, dpi=150)
     print(f"wrote {args.plot}")

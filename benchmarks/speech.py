@@ -109,7 +109,7 @@ def main() -> None:
         "rows": [{k: row[k] for k in ("task", "metric", "n", "base", "adapter")} for row in kept],
         "answers": said,
     }
-    Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
+    Path(options.json).write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     print(f"{measures(measured)}\n\n{answers(measured)}")
 
 

@@ -115,7 +115,7 @@ def main() -> None:
         for style in style_names():
             rows.append(start(asset, style, options.model, options.bars))
             print(rows[-1], flush=True)
-    Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(markdown(rows))
 
 

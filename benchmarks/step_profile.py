@@ -166,7 +166,7 @@ def main() -> None:
                 cells = "".join(f"{spent[kind]:>11.4f}" for kind in KINDS)
                 print(f"{prompt:<9}{dtype:<10}{phase:<11}{cells}{rate:>17.0f}", flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {args.json}\n{markdown(rows)}")
 
 

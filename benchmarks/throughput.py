@@ -226,7 +226,7 @@ def main() -> None:
                 name: visit for name, visit in visits.items() if "split" in name
             },
         }
-        args.json.write_text(json.dumps({"rows": rows, **facts}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"rows": rows, **facts}, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {args.json}")
         if (
             set(args.engines) == set(ENGINES)

@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("docs/what_helps.json"))
     options = parser.parse_args()
     cpu_tuning()
-    known = json.loads(options.json.read_text()) if options.json.is_file() else []
+    known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
     made = {_name(record): record for record in known}
     for seed in options.seeds:
         for setting in options.settings:

@@ -117,7 +117,7 @@ def main() -> None:
     record = measured(options.model, options.updates)
     print(json.dumps(record, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def source(path: Path) -> str:
     for each in files:
         language = {".py": "python", ".yaml": "yaml"}.get(each.suffix, "text")
         heading = [] if each == path else [f"## {each.name}"]
-        parts += [*heading, f"````{language}\n{each.read_text().rstrip()}\n````"]
+        parts += [*heading, f"````{language}\n{each.read_text(encoding='utf-8').rstrip()}\n````"]
     return "\n\n".join(parts) + "\n"
 
 

@@ -558,7 +558,9 @@ def excerpts() -> Texts:
     loop = functions["train"].body[-1]
     assert isinstance(loop, ast.For), "train() ends in the loop over rollouts"
     lines = source.splitlines()[loop.lineno - 1 : loop.end_lineno]
-    claims = re.search(r"^\| claim .*?(?=\n\n)", (DOCS / "claims.md").read_text(), re.M | re.S)
+    claims = re.search(
+        r"^\| claim .*?(?=\n\n)", (DOCS / "claims.md").read_text(encoding="utf-8"), re.M | re.S
+    )
     assert claims, "docs/claims.md begins with a table of claims"
     return {
         "excerpt.loop": code(textwrap.dedent("\n".join(lines)), "python"),

@@ -208,7 +208,7 @@ def main() -> None:
         "steps": steps,
         "seed": options.seed,
     }
-    (out / NOTE_FILE).write_text(json.dumps(note, indent=2) + "\n")
+    (out / NOTE_FILE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     kept = {name: getattr(record, name) for name in ("prompt", "market", "base", "data", "windows")}
     RunRecord.begin(seed=options.seed, **kept).write(out)
 

@@ -47,7 +47,7 @@ def main() -> None:
         print(f"pushed: {push(out, options.repo_id)}")
     rows, notes = run(Comparison((str(out),), tasks, options.qa_data, limit=options.qa_limit))
     write(out, rows, notes)
-    (out / CARD_FILE).write_text(model_card(out, options.repo_id or out.name))
+    (out / CARD_FILE).write_text(model_card(out, options.repo_id or out.name), encoding="utf-8")
     if options.repo_id:
         print(f"card with the comparison: {push(out, options.repo_id)}")
 

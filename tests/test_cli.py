@@ -73,6 +73,16 @@ def test_every_command_explains_itself_its_options_and_its_exit_codes(command, c
     assert len(text.split()) > 50, "a usage line alone is not worth reading"
 
 
+def test_python_runs_the_package_as_the_command():
+    words = ["runs", "--bogus"]
+    outcomes = [
+        subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True)
+        for module in ("flagtrl", "flagtrl.cli")
+    ]
+    assert len({(done.returncode, done.stdout, done.stderr) for done in outcomes}) == 1
+    assert outcomes[0].returncode == 2 and "--bogus" in outcomes[0].stderr
+
+
 def test_every_option_says_what_it_is():
     def walk(part):
         for action in part._actions:

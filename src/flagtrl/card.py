@@ -182,7 +182,7 @@ def _qa_section(directory: Path) -> str:
     picture = f"\n\n![Adapter minus base]({QA_FIGURE})" if (directory / QA_FIGURE).is_file() else ""
     return (
         "## Financial QA: base against adapter\n\n"
-        f"{(directory / QA_FILE).read_text().strip()}{picture}"
+        f"{(directory / QA_FILE).read_text(encoding='utf-8').strip()}{picture}"
     )
 
 

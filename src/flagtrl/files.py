@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,11 @@ def sums_of(directory: Path) -> dict[str, str]:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until the disk has a file, or a directory's entries."""
+    """Wait until the disk has a file, or a directory's entries; not on Windows, which opens no
+    directory and waits only for files open for writing.
+    """
+    if sys.platform == "win32":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,9 +94,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text`; ConfigError where the file cannot be written."""
+    """Write `text`, line ends as they are; ConfigError where the file cannot be written."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written ({error.strerror or error}); name another file"

@@ -34,7 +34,7 @@ def one_line_errors() -> Iterator[None]:
         _exit_with("stopped by Ctrl-C", 128 + signal.SIGINT)
     except BrokenPipeError:  # who reads what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit_with("", 128 + signal.SIGPIPE)
+        _exit_with("", 128 + getattr(signal, "SIGPIPE", 13))
     except OSError as error:
         if (line := _of_the_system(error)) is None:
             raise

@@ -92,7 +92,8 @@ def _cleaned(directory: Path) -> dict[str, bytes]:
         path = directory / name
         if (
             path.is_file()
-            and (public := without_paths(content := json.loads(path.read_text()))) != content
+            and (public := without_paths(content := json.loads(path.read_text(encoding="utf-8"))))
+            != content
         ):
             cleaned[name] = json.dumps(public, indent=2).encode() + b"\n"
     return cleaned
@@ -100,7 +101,9 @@ def _cleaned(directory: Path) -> dict[str, bytes]:
 
 def say_what_is_renamed(directory: Path) -> None:
     """Warn where the base goes by another name on the Hub."""
-    base = json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+    base = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8")).get(
+        "base_model_name_or_path"
+    )
     if base and not on_hub(base):
         logger.warning(
             "the base model is a directory or file of this machine: the pushed adapter names it "

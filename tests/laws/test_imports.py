@@ -16,7 +16,7 @@ ORDER = (
     ("bounds", "countdown", "files", "made_with", "places", "program", "signals", "play", "market"),
     ("record",),
     ("evidence",),
-    ("language",),
+    ("language", "trl_environment"),
     ("cpu",),
     ("policy",),
     ("learning",),
@@ -24,7 +24,16 @@ ORDER = (
     ("trading",),
     ("card", "patience", "pushed", "hub", "qa"),
     ("runs",),
-    ("launch", "train", "demo", "options", "commands_evidence", "commands_audit", "cli"),
+    (
+        "launch",
+        "train",
+        "demo",
+        "options",
+        "commands_evidence",
+        "commands_audit",
+        "cli",
+        "__main__",
+    ),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 EVERYWHERE = ("flagtrl", "flagtrl.errors")

@@ -121,7 +121,7 @@ class Report:
         content["measures"] = self.measures()
         content |= {**record.facts(), **more, "versions": versions()}
         (directory / RESULTS_FILE).write_text(
-            json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
+            json.dumps(content, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8"
         )
         trades = pd.concat(
             [run.trades().assign(row=row) for row, run in self.backtests.items()], ignore_index=True

@@ -35,7 +35,23 @@ ANSWER_FORMAT = (
 # question.
 _QUESTION = "Buy, Sell or Hold? Answer in JSON."
 
+# The same two sentences for a model that acts by calling tools.
+_BY_TOOL = {
+    ANSWER_FORMAT: "Call one tool: buy, sell or hold.",
+    _QUESTION: "Buy, sell or hold? Call the tool.",
+}
+
 PromptStyle = Callable[[Observation, Sequence[str]], Prompt]
+
+
+def asking_for_a_tool(prompt: Prompt) -> str:
+    """The words of a prompt, with a call of `buy`, `sell` or `hold` asked for in place of an answer
+    in JSON.
+    """
+    text = prompt.shared + prompt.own
+    for answer, call in _BY_TOOL.items():
+        text = text.replace(answer, call)
+    return text
 
 
 def paper(observation: Observation, headlines: Sequence[str]) -> Prompt:

@@ -121,7 +121,8 @@ def optimizer_files(directory: Path, processes: int = 1) -> tuple[str, ...]:
         )
     if not (directory / "latest").is_file():
         return ("optimizer.pt",)
-    folder = (directory / "latest").read_text().strip() or "(an empty file: latest)"  # DeepSpeed's
+    folder = (directory / "latest").read_text(encoding="utf-8").strip()  # DeepSpeed's
+    folder = folder or "(an empty file: latest)"
     ranks = [f"zero_pp_rank_{process}_mp_rank_00" for process in range(processes)]
     models = [
         f"{rank}_model_states.pt"
@@ -271,7 +272,7 @@ def _fault(directory: Path, processes: int | None) -> str | None:
         # Checkpoints from before there were manifests are judged by what can be told from their
         # files alone.
         sums = (
-            json.loads((directory / MANIFEST_FILE).read_text())
+            json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
             if (directory / MANIFEST_FILE).exists()
             else {}
         )
@@ -317,7 +318,7 @@ def _open(path: Path) -> None:
     """ValueError, naming the file, where its content is not of the kind that its name says."""
     try:
         if path.suffix == ".json":
-            json.loads(path.read_text())
+            json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt") as tensors:
                 tensors.keys()

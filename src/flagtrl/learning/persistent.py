@@ -317,13 +317,13 @@ class PersistentTrainer(Trainer):
         check_same_sharding(path, self._sharding())
         ours = described(self.record, actor_critic, self.encoder)
         changed = check_same_run(path, ours)
-        step = json.loads((path / STATE_FILE).read_text())["global_step"]
+        step = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
         self.record = ours.going_on(RunRecord.read(path), step, changed)
         if path.resolve().parent == Path(str(self.args.output_dir)).resolve():
             self._went_on_from = step
         self._load_weights(path)
         self.collector.load_state_dict(
-            json.loads((path / rollout_file(self.args.process_index)).read_text())
+            json.loads((path / rollout_file(self.args.process_index)).read_text(encoding="utf-8"))
         )
 
     def _load_callback_state(self) -> None:
@@ -343,5 +343,5 @@ class PersistentTrainer(Trainer):
         """The Trainer's generators, and the environments with theirs, of this process."""
         super()._save_rng_state(output_dir)
         (Path(output_dir) / rollout_file(self.args.process_index)).write_text(
-            json.dumps(self.collector.state_dict())
+            json.dumps(self.collector.state_dict()), encoding="utf-8"
         )

@@ -226,7 +226,7 @@ def _headers(part: Path, have: int) -> dict[str, str]:
         headers["Range"] = f"bytes={have}-"
         if _etag(part).exists():
             # another version by now: the server sends all of it
-            headers["If-Range"] = _etag(part).read_text()
+            headers["If-Range"] = _etag(part).read_text(encoding="utf-8")
     return headers
 
 
@@ -249,7 +249,7 @@ def _check_status(response: requests.Response, url: str, part: Path, have: int) 
 def _keep_etag(part: Path, etag: str) -> None:
     """Remember a strong validator beside the part; If-Range takes no weak one."""
     if etag.startswith('"'):
-        _etag(part).write_text(etag)
+        _etag(part).write_text(etag, encoding="utf-8")
     else:
         _etag(part).unlink(missing_ok=True)
 
@@ -259,7 +259,7 @@ def _recorded(target: Path) -> str | None:
     path = _sidecar(target)
     if not path.exists():
         return None
-    match = re.match(r"[0-9a-f]{64}\b", path.read_text(errors="replace"))
+    match = re.match(r"[0-9a-f]{64}\b", path.read_text(errors="replace", encoding="utf-8"))
     if match is None:
         raise DataError(
             f"{path} holds no sha256; delete it together with {target.name}, and run again"
@@ -269,7 +269,7 @@ def _recorded(target: Path) -> str | None:
 
 def _record(target: Path, checksum: str) -> None:
     """Write the checksum as `sha256sum` would."""
-    _sidecar(target).write_text(f"{checksum}  {target.name}\n")
+    _sidecar(target).write_text(f"{checksum}  {target.name}\n", encoding="utf-8")
     _log.warning(
         "%s is unpinned: no checksum of it is known; its sha256 %s is recorded in %s and later "
         "uses are held to it",

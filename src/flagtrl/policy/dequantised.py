@@ -67,7 +67,7 @@ def dequantised(file: Path, source: str) -> Path:
         told["versions"] = {
             name: version(name) for name in ("flagtrl", "gguf", "transformers", "torch")
         }
-        (beside / SOURCE_FILE).write_text(json.dumps(told, indent=2) + "\n")
+        (beside / SOURCE_FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         os.replace(beside, target)
     except Exception as error:
         if (target / SOURCE_FILE).is_file():  # another process was first

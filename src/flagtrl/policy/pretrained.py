@@ -88,7 +88,7 @@ def find_pretrained(name: str, offline: bool = False, revision: str | None = Non
     if path.is_dir():
         made = path / SOURCE_FILE
         weights = (
-            json.loads(made.read_text())["weights"]
+            json.loads(made.read_text(encoding="utf-8"))["weights"]
             if made.is_file()
             else "as saved there, in float32"
         )
@@ -194,5 +194,5 @@ def _gguf(file: Path, name: str, source: str | None = None) -> Pretrained:
             f"there is no file {file}; give the path of a .gguf file, or hub:owner/name/file.gguf"
         )
     directory = dequantised(file, source)
-    weights = json.loads((directory / SOURCE_FILE).read_text())["weights"]
+    weights = json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))["weights"]
     return Pretrained(name, source, weights, str(directory), True)

@@ -96,7 +96,7 @@ def came_from_hub(directory: str | Path) -> bool:
 def _is_clone(config: Path) -> bool:
     """Whether a git repository's configuration names the Hub."""
     try:
-        text = config.read_text(errors="replace")
+        text = config.read_text(errors="replace", encoding="utf-8")
     except OSError:
         return False
     return any(
@@ -117,7 +117,7 @@ def saved_base(directory: str | Path) -> str:
             never opened.
     """
     path = Path(directory) / ADAPTER_CONFIG
-    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise AdapterError(
             f"{path} names no base model: it was made in memory; give the base (--base)"
@@ -137,7 +137,7 @@ def check_adapter_config(directory: str | Path) -> None:
         AdapterError: naming the entry.
     """
     path = Path(directory) / ADAPTER_CONFIG
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     defaults = json.loads(json.dumps(LoraConfig(task_type="CAUSAL_LM").to_dict(), default=list))
     if config["peft_type"] != "LORA":
         raise AdapterError(
@@ -165,7 +165,7 @@ def check_adapted_layers(
         AdapterError: naming the entry of its configuration.
     """
     path = Path(directory) / ADAPTER_CONFIG
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     prefix, depth = decoder_layers(model)
     top = list(range(depth - settings.trainable_layers, depth))
     layers = sorted(f"{prefix}.{i}" for i in top)

@@ -152,11 +152,11 @@ def write(
     content = json.dumps([row.as_dict() for row in rows], indent=1, allow_nan=False) + "\n"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / QA_FILE).write_text(markdown(rows, notes))
-        (directory / JSON_FILE).write_text(content)
+        (directory / QA_FILE).write_text(markdown(rows, notes), encoding="utf-8")
+        (directory / JSON_FILE).write_text(content, encoding="utf-8")
         figure(rows).savefig(directory / QA_FIGURE, dpi=120)
         if json_file is not None:
-            Path(json_file).write_text(content)
+            Path(json_file).write_text(content, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"{error.filename or directory} cannot be written: {error.strerror or error}; choose "

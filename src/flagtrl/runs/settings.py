@@ -67,7 +67,7 @@ def _config_entry(path: str | None, name: str) -> str | None:
     if path is None:
         return None
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
             f"--config {path}: {in_one_line(error)}; give a YAML file, as `flagtrl train "
