@@ -105,7 +105,7 @@ def main() -> None:
     for phase, ratio in record["ratio"].items():  # type: ignore[attr-defined]
         print(f"{phase}: {record['actions']} actions cost {ratio:.2f} times what 3 do")
     if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,16 +34,16 @@ def make_env() -> gymnasium.Env:
 
 def to_text(observation: int, info: dict) -> Prompt:
     """Where one stands."""
-    return Prompt(PROMPT, f"You are at row {observation // 4}, column {observation % 4}. Go")
+    return Prompt(PROMPT, f"You are at row {observation // 4}, column {observation % 4}.")
 
 
-def trained(seed: int = 0, steps: int = 16_000, output_dir: str = "runs/lake", model=None):
+def trained(seed: int = 0, steps: int = 10_000, output_dir: str = "runs/lake", model=None):
     """The trainer, after training, and the share of greedy episodes that found the gift before."""
     torch.manual_seed(seed)
     tokenizer = None
     if model is None:
         texts = [PROMPT + to_text(place, {}).own for place in range(16)]
-        tokenizer = tiny_tokenizer(texts + [f" {way}" for way in WAYS] * 20)
+        tokenizer = tiny_tokenizer(texts + [f"Go {way}" for way in WAYS] * 20)
         model = demo_language_model(tokenizer)
     args = PPOConfig(
         output_dir=output_dir,
@@ -60,7 +60,6 @@ def trained(seed: int = 0, steps: int = 16_000, output_dir: str = "runs/lake", m
         gae_lambda=0.95,
         ent_coef=0.02,
         kl_coef=0.0,
-        target_kl=None,
         logging_steps=16,
         save_strategy="no",
         report_to="none",
@@ -74,6 +73,7 @@ def trained(seed: int = 0, steps: int = 16_000, output_dir: str = "runs/lake", m
         make_env=make_env,
         to_text=to_text,
         actions=[f" {way}" for way in WAYS],
+        answer_prefix="Go",
         policy=PolicySettings(trainable_layers=2, head_width=64),
     )
     show_progress_lines(trainer)
@@ -92,7 +92,7 @@ def main() -> None:
     """Train, and say how often it finds the gift."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--output_dir", default="runs/lake")
     parser.add_argument("--model_name_or_path", help="default: a random Llama of 3 layers")
     options = parser.parse_args()

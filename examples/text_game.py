@@ -86,7 +86,7 @@ def texts() -> list[str]:
     return found
 
 
-def trained(seed: int = 0, steps: int = 24_000, output_dir: str = "runs/game", model=None):
+def trained(seed: int = 0, steps: int = 10_000, output_dir: str = "runs/game", model=None):
     """The trainer, after training, and the mean return of greedy games before."""
     torch.manual_seed(seed)
     tokenizer = None
@@ -139,7 +139,7 @@ def main() -> None:
     """Train, and say what share of the optimum it earns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=24_000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--output_dir", default="runs/game")
     parser.add_argument("--model_name_or_path", help="default: a random Llama of 3 layers")
     options = parser.parse_args()

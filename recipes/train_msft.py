@@ -11,7 +11,6 @@ import sys
 from flagtrl.program import one_line_errors
 from flagtrl.runs.arguments import check_run
 from flagtrl.runs.recipes import RECIPES
-from flagtrl.trading import Trading
 
 
 def main() -> None:
@@ -21,6 +20,7 @@ def main() -> None:
     from flagtrl.learning.trainer import PPOTrainer
     from flagtrl.market.env import TradingEnv
     from flagtrl.runs import parsing, stages
+    from flagtrl.trading import Trading
 
     arguments = parsing.parse_arguments(RECIPES["msft"], recipe="msft")
     stages.begin(arguments)

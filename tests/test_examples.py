@@ -1,5 +1,8 @@
 """What a reader learns the algorithm from does what the trainer does."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,57 @@ def test_the_loop_in_one_file_gives_the_trainers_weights(
 
 def test_it_is_short_enough_to_read():
     assert len((ROOT / "examples/ppo_loop.py").read_text().splitlines()) <= 121
+
+
+@pytest.mark.parametrize(("name", "steps"), [("frozen_lake", 512), ("text_game", 512)])
+def test_an_example_runs_and_says_what_it_reached(tmp_path, name, steps):
+    """Shortened; `make test-slow` runs it whole."""
+    ran = subprocess.run(
+        [sys.executable, ROOT / f"examples/{name}.py", "--steps", str(steps)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(r"untrained -?\d\.\d\d, trained -?\d\.\d\d, in \d+ s", ran.stdout), ran.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_lake_is_crossed(tmp_path, monkeypatch, seed):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import frozen_lake
+
+    trainer, before = frozen_lake.trained(seed, output_dir=str(tmp_path))
+    assert before < 0.5 and frozen_lake.success(trainer) >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_game_is_won(tmp_path, monkeypatch, seed):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import text_game
+
+    trainer, before = text_game.trained(seed, output_dir=str(tmp_path))
+    optimum = text_game.OPTIMUM
+    assert before < 0.5 * optimum and text_game.mean_return(trainer) >= 0.9 * optimum
+
+
+def test_the_games_optimum_is_what_its_best_play_earns():
+    """By search over all commands, whatever the game."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    import text_game
+
+    def best(seed, taken):
+        game = text_game.Cellar()
+        _, info = game.reset(seed=seed)
+        paid, over = 0.0, False
+        for action in taken:
+            _, reward, ended, cut, info = game.step(action)
+            paid, over = paid + reward, ended or cut
+        if over or len(taken) == 5:
+            return paid
+        return max(best(seed, [*taken, action]) for action in range(len(info["actions"])))
+
+    for seed in range(4):
+        assert best(seed, []) == pytest.approx(text_game.OPTIMUM)

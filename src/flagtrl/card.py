@@ -48,18 +48,17 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     file = HUB_FILE.fullmatch(base)
     public = on_hub(base)
     repository = file[1] if file else base
+    trades = "answer_prefix" not in record.prompt
     data = ModelCardData(
         base_model=repository if public else None,
         library_name="peft",
         pipeline_tag="text-generation",
-        tags=["flagtrl", "ppo", "trading", "reinforcement-learning", "finance"],
+        tags=["flagtrl", "ppo", "reinforcement-learning", *(["trading", "finance"] * trades)],
     )
     base_name = public_name(base)
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id}",
-        f"A trading policy: the likelihood that `{base_name}` gives to the words Buy, Sell and "
-        "Hold after a prompt about the market, trained with PPO by "
-        "[flagtrl](https://arxiv.org/abs/2502.11433), the open implementation of FLAG-Trader.",
+        _introduction(base_name, record if not trades else None),
         ""
         if public
         else (
@@ -68,19 +67,39 @@ def model_card(directory: str | Path, repo_id: str) -> str:
         ),
         _weights_line(record.base),
         _data_section(record),
-        _result_section(results, record, has_curve=(directory / CURVE_FILE).is_file()),
+        _result_section(results, record, (directory / CURVE_FILE).is_file()) if trades else "",
         _qa_section(directory),
-        _LIMITS,
-        _loading_section(repo_id, base_name, record, public),
+        _LIMITS if trades else "",
+        _loading_section(repo_id, base_name, record, public, trades),
         _settings_section(record),
         "## Licence\n\nThe adapter changes the base model and is bound by its licence"
         + (f"; see [{repository}](https://huggingface.co/{repository})." if public else ".")
-        + " The market data are not part of this repository.",
+        + (" The market data are not part of this repository." if trades else ""),
         _CITATION,
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     ModelCard(text)  # its header is parsed: a card that the Hub would refuse fails here
     return text
+
+
+def _introduction(base: str, record: RunRecord | None) -> str:
+    """What the policy is; with a record, of another task than trading."""
+    by = (
+        "trained with PPO by [flagtrl](https://arxiv.org/abs/2502.11433), the open implementation "
+        "of FLAG-Trader."
+    )
+    if record is None:
+        return (
+            f"A trading policy: the likelihood that `{base}` gives to the words Buy, Sell and Hold "
+            f"after a prompt about the market, {by}"
+        )
+    environment = escaped(str(record.market.get("environment", "an environment of its own")))
+    words = record.prompt["actions"]
+    named = "each state's own" if words is None else escaped(", ".join(words))
+    return (
+        f"A policy for {environment}: the likelihood that `{base}` gives to an action's words "
+        f"({named}) after a state told in words, {by}"
+    )
 
 
 def write_card(directory: Path) -> None:
@@ -186,10 +205,10 @@ def _qa_section(directory: Path) -> str:
     )
 
 
-def _loading_section(repo_id: str, base: str, record: RunRecord, public: bool) -> str:
+def _loading_section(repo_id: str, base: str, record: RunRecord, public: bool, trades: bool) -> str:
     file = HUB_FILE.fullmatch(base)
     opened = f'"{file[1]}", gguf_file="{file[2]}"' if file else f'"{base}"'
-    style, named = record.prompt["prompt_style"], "" if public else " --base DIRECTORY"
+    named = "" if public else " --base DIRECTORY"
     lacking = lacks_offsets(PolicySettings(**record.policy))
     lacks = f"\n\nNote: {PLAIN_PEFT_LACKS}." if lacking else ""
     return f"""## How to use it
@@ -203,11 +222,20 @@ from transformers import AutoModelForCausalLM
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({opened}), "{repo_id}")
 ```
 
-With flagtrl, which also loads the value head and writes the prompts (style `{style}`):
-`flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other;
-`flagtrl merge {repo_id} OUT{named}` makes one plain model of base and adapter;
-`flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made.
+With flagtrl, which also loads the value head{_with_flagtrl(repo_id, named, record, trades)}
 {lacks}""".rstrip()
+
+
+def _with_flagtrl(repo_id: str, named: str, record: RunRecord, trades: bool) -> str:
+    merging = f"`flagtrl merge {repo_id} OUT{named}` makes one plain model of base and adapter;"
+    if not trades:
+        return f""" (prompts come from `to_text`, as in training):
+{merging}
+`flagtrl.learning.episodes.load_text_policy` loads a directory that `flagtrl pull` made."""
+    return f""" and writes the prompts (style `{record.prompt["prompt_style"]}`):
+`flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other;
+{merging}
+`flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made."""
 
 
 def _settings_section(record: RunRecord) -> str:

@@ -13,6 +13,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flagtrl import learning
+from flagtrl.card import model_card
 from flagtrl.errors import AdapterError, ConfigError, PromptError
 from flagtrl.language.prompt import Prompt
 from flagtrl.language.prompts import ANSWER_PREFIX
@@ -184,6 +185,9 @@ def test_what_is_saved_acts_alike_when_it_is_read_back(small_model, tmp_path):
     np.testing.assert_array_equal(ours, theirs)
     assert found.record.market == {"environment": "FrozenLake-v1"}
     assert found.record.prompt["actions"] == list(WAYS)
+    card = model_card(tmp_path / "run", "someone/lake")
+    assert "A policy for FrozenLake-v1" in card and "Left, Down, Right, Up" in card
+    assert "load_text_policy" in card and "Buy" not in card and "trading" not in card
     played = evaluate(language_policy(found.model, found.encoder), run.task, 3)
     assert played.returns.shape == (3,) and (played.lengths <= 100).all()
     with pytest.raises(AdapterError, match="another task"):

@@ -9,7 +9,7 @@ of one micro-batch; everything else is the Trainer's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,7 @@ from flagtrl.learning.wiring import (
     probe,
     recorded,
 )
+from flagtrl.play.loop import Environments
 from flagtrl.policy.acting import Ask, reading
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.engine import choose_engine
@@ -58,6 +59,11 @@ from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.policy.trunk_settings import TrunkSettings
 from flagtrl.record import BaseFacts, RunRecord
 
+PAPER: Mapping[str, str] = {
+    "title": "FLAG-Trader: Fusion LLM-Agent with Gradient-based Reinforcement Learning for "
+    "Financial Trading",
+    "id": "2502.11433",
+}
 TRIM_EVERY = 5  # rollouts; memory that is returned must be asked for again, page by page
 
 
@@ -88,6 +94,10 @@ class PPOTrainer(SteppedTrainer):
             are saved.
     """
 
+    # as TRL's trainers have them, for the model's card
+    _tag_names = ("flagtrl", "ppo")
+    _name = "PPO"
+    _paper = PAPER
     # compute_loss divides by the minibatch, whatever its split into micro-batches
     loss_is_scaled_for_ga = True
 
@@ -144,7 +154,12 @@ class PPOTrainer(SteppedTrainer):
         # a setting of TrainingArguments, or a tracker not installed
         except (ValueError, ImportError, RuntimeError) as error:
             raise ConfigError(str(error)) from error
-        self._meters = Meters(self.accelerator, task.words or ())
+        self._wire(model, envs)
+
+    def _wire(self, model: ActorCritic, envs: Environments) -> None:
+        """What needs an accelerator, and the model on its device."""
+        args = self.args
+        self._meters = Meters(self.accelerator, self.task.words or ())
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.asking = Asking(
             *(self._policy, lambda: self.model_wrapped, self.accelerator, self.sharded),
