@@ -53,9 +53,23 @@ def texts() -> Texts:
     parts = (
         *(demo, replication, synthetic, presets, learning, suite, start, speech, commands),
         *(throughput, whole_run, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
-        *(architectures, generated),
+        *(architectures, generated, tasks),
     )
     return {name: text for part in parts for name, text in part().items()}
+
+
+def tasks() -> Texts:
+    """Of `benchmarks/tasks.py`."""
+    records = written("tasks")
+    rows = [
+        [
+            *(record["task"], record["seed"], f"{record['untrained']:.2f}"),
+            *(f"{record['trained']:.2f}", record["steps"], f"{record['cpu_seconds']:.0f}"),
+        ]
+        for record in records
+    ]
+    head = ("task", "seed", "untrained", "trained", "steps", "CPU seconds")
+    return {"tasks.table": table(head, rows)}
 
 
 def filled(page: str, new: Texts) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flagtrl.record import RunRecord
 from training import tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,3 +100,31 @@ def test_the_games_optimum_is_what_its_best_play_earns():
 
     for seed in range(4):
         assert best(seed, []) == pytest.approx(text_game.OPTIMUM)
+
+
+@pytest.mark.parametrize("more", ["", "--use_peft --lora_r 4 --trainable_layers 1"])
+def test_the_script_takes_trls_options(small_model, tmp_path, more):
+    words = f"""--env_id FrozenLake-v1 --env_kwargs {{"is_slippery":false}}
+        --actions Left Down Right Up --model_name_or_path {small_model}
+        --output_dir {tmp_path / "run"} --total_timesteps 32
+        --num_envs 2 --num_steps 8 --minibatch_size 8 --gradient_accumulation_steps 2 --use_cpu
+        --report_to none --episodes 2 --train_dtype float32 {more}"""
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples/ppo.py", *words.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "mean return of greedy episodes: untrained 0.000, trained" in ran.stdout
+    record = RunRecord.read(tmp_path / "run")
+    assert record.policy["finetuning"] == ("lora" if more else "full_top")
+
+
+def test_a_scripts_header_names_what_it_needs():
+    """PEP 723."""
+    text = (ROOT / "examples/ppo.py").read_text(encoding="utf-8")
+    found = re.match(r"# /// script\n((?:#.*\n)+?)# ///\n", text)
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    header = tomllib.loads("".join(line[2:] + "\n" for line in found[1].splitlines()))
+    assert "flagtrl" in header["dependencies"]

@@ -1,0 +1,86 @@
+# /// script
+# dependencies = [
+#     "flagtrl",
+#     "gymnasium[toy-text]",
+# ]
+# ///
+"""PPO on a language model in an environment of gymnasium's registry, as TRL's scripts are.
+
+Every option of PPOConfig (transformers' TrainingArguments and PPO's settings) and TRL's names for
+the model: --model_name_or_path, --use_peft, --lora_r, --lora_alpha, --load_in_4bit, --load_in_8bit.
+
+    python examples/ppo.py \
+        --env_id FrozenLake-v1 --env_kwargs '{"is_slippery": false}' \
+        --actions Left Down Right Up \
+        --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct \
+        --output_dir runs/lake --total_timesteps 10000 --num_envs 16 --num_steps 32 \
+        --minibatch_size 128 --learning_rate 1e-4 --gamma 0.97 --target_kl 0.05
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import gymnasium
+from trl import ModelConfig, TrlParser
+
+from flagtrl.hub import Publisher
+from flagtrl.learning.config import PPOConfig
+from flagtrl.learning.episodes import evaluate
+from flagtrl.learning.progress import show_progress_lines
+from flagtrl.learning.trainer import PPOTrainer
+from flagtrl.policy.acting import language_policy
+from flagtrl.policy.settings import PolicySettings
+
+
+@dataclass
+class ScriptArguments:
+    """What is learnt."""
+
+    env_id: str = field(metadata={"help": "of gymnasium's registry"})
+    env_kwargs: str = field(default="{}", metadata={"help": "JSON, for gymnasium.make"})
+    actions: list[str] | None = field(
+        default=None, metadata={"help": "their words; left out: each state's own"}
+    )
+    task_text: str = field(default="", metadata={"help": "what a prompt begins with"})
+    trainable_layers: int = field(default=2, metadata={"help": "at the top"})
+    prior: str = field(default="raw", metadata={"help": "raw, or calibrated (fixed actions)"})
+    episodes: int = field(default=20, metadata={"help": "greedy ones, before and after"})
+
+
+def main() -> None:
+    """Train, and say what greedy episodes earn before and after."""
+    script, args, model = TrlParser(
+        (ScriptArguments, PPOConfig, ModelConfig)
+    ).parse_args_and_config()
+    policy = PolicySettings(
+        finetuning="lora" if model.use_peft else "full_top",
+        lora_rank=model.lora_r,
+        lora_alpha=model.lora_alpha,
+        trainable_layers=script.trainable_layers,
+        prior=script.prior,
+        quantization="4bit" if model.load_in_4bit else "8bit" if model.load_in_8bit else "none",
+    )
+    trainer = PPOTrainer(
+        model.model_name_or_path,
+        args,
+        make_env=lambda: gymnasium.make(script.env_id, **json.loads(script.env_kwargs)),
+        to_text=lambda observation, info: f"{script.task_text}State: {observation}.",
+        actions=script.actions,
+        policy=policy,
+        publisher=Publisher.of(args),
+    )
+    show_progress_lines(trainer)
+    acting = (trainer.model, trainer.encoder)
+    before = evaluate(language_policy(*acting), trainer.task, script.episodes).returns.mean()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    after = evaluate(language_policy(*acting), trainer.task, script.episodes).returns.mean()
+    print(f"mean return of greedy episodes: untrained {before:.3f}, trained {after:.3f}")
+    trainer.save_model()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main()
