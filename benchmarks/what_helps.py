@@ -1,6 +1,6 @@
 """What else helps learning? One change at a time, on unseen bars, beside the preset as it is.
 
-    python benchmarks/what_helps.py --seeds 0,1,2,3,4 --json docs/what_helps.json
+    python benchmarks/what_helps.py --seeds 0,1,2,3,4 --json benchmarks/results/what_helps.json
 
 A tiny random model on two markets of the suite, in two settings. `plenty`: 2,000 training bars,
 each seldom seen twice; what matters is how fast and how steadily it learns. `scarce`: 200 bars,
@@ -331,7 +331,7 @@ def run(setting: str, market: str, name: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run, and write each record as soon as it is there."""
+    """Run, and write each record as soon as it is there; what the file has is not run again."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--markets", nargs="+", choices=MARKETS, default=list(MARKETS))
     parser.add_argument("--variants", nargs="+", help="by name; default: all")
     parser.add_argument("--seeds", type=learning.numbers, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--json", type=Path, default=Path("docs/what_helps.json"))
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/what_helps.json"))
     options = parser.parse_args()
     cpu_tuning()
     known = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
@@ -348,6 +348,8 @@ def main() -> None:
         for setting in options.settings:
             for name in options.variants or VARIANTS[setting]:
                 for market in options.markets:
+                    if (setting, market, name, seed) in made:
+                        continue
                     record = run(setting, market, name, seed)
                     made[_name(record)] = record
                     print(setting, market, name, seed, record["share"], record["cpu_seconds"])
