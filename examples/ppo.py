@@ -28,6 +28,7 @@ from trl import ModelConfig, TrlParser
 from flagtrl.hub import Publisher
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.episodes import evaluate
+from flagtrl.learning.processes import leave_processes
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.policy.acting import language_policy
@@ -76,10 +77,13 @@ def main() -> None:
     before = evaluate(language_policy(*acting), trainer.task, script.episodes).returns.mean()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     after = evaluate(language_policy(*acting), trainer.task, script.episodes).returns.mean()
-    print(f"mean return of greedy episodes: untrained {before:.3f}, trained {after:.3f}")
+    if trainer.is_world_process_zero():
+        print(f"mean return of greedy episodes: untrained {before:.3f}, trained {after:.3f}")
     trainer.save_model()
     if args.push_to_hub:
         trainer.push_to_hub()
+    trainer.accelerator.end_training()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.record import RunRecord
+from short_runs import free_port, of_processes
 from training import tiny_trainer, weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,23 +105,49 @@ def test_the_games_optimum_is_what_its_best_play_earns():
         assert best(seed, []) == pytest.approx(text_game.OPTIMUM)
 
 
-@pytest.mark.parametrize("more", ["", "--use_peft --lora_r 4 --trainable_layers 1"])
-def test_the_script_takes_trls_options(small_model, tmp_path, more):
-    words = f"""--env_id FrozenLake-v1 --env_kwargs {{"is_slippery":false}}
-        --actions Left Down Right Up --model_name_or_path {small_model}
-        --output_dir {tmp_path / "run"} --total_timesteps 32
-        --num_envs 2 --num_steps 8 --minibatch_size 8 --gradient_accumulation_steps 2 --use_cpu
-        --report_to none --episodes 2 --train_dtype float32 {more}"""
+WORDS = """--env_id FrozenLake-v1 --env_kwargs {"is_slippery":false} --actions Left Down Right Up
+    --total_timesteps 32 --num_envs 2 --num_steps 8 --minibatch_size 8 --use_cpu --report_to none
+    --gradient_accumulation_steps 1 --episodes 2 --train_dtype float32"""
+
+
+def script_words(model, out, more=""):
+    return [*WORDS.split(), "--model_name_or_path", model, "--output_dir", out, *more.split()]
+
+
+def finished(line, **options):
     ran = subprocess.run(
-        [sys.executable, ROOT / "examples/ppo.py", *words.split()],
-        capture_output=True,
-        text=True,
-        check=False,
+        list(map(str, line)), capture_output=True, text=True, check=False, **options
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    assert "mean return of greedy episodes: untrained 0.000, trained" in ran.stdout
+    return ran.stdout
+
+
+@pytest.mark.parametrize("more", ["", "--use_peft --lora_r 4 --trainable_layers 1"])
+def test_the_script_takes_trls_options(small_model, tmp_path, more):
+    words = script_words(small_model, tmp_path / "run", more)
+    said = finished([sys.executable, ROOT / "examples/ppo.py", *words])
+    assert "mean return of greedy episodes: untrained 0.000, trained" in said
     record = RunRecord.read(tmp_path / "run")
     assert record.policy["finetuning"] == ("lora" if more else "full_top")
+
+
+def test_the_script_in_two_processes_gives_the_policy_of_one(small_model, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    finished([sys.executable, ROOT / "examples/ppo.py", *script_words(small_model, one)])
+    launch = f"""{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2
+        --num_machines 1 --mixed_precision no --dynamo_backend no
+        --main_process_port {free_port()}""".split()
+    words = script_words(small_model, two)
+    said = finished(
+        [*launch, ROOT / "examples/ppo.py", *words],
+        env=of_processes() | {"ACCELERATE_USE_CPU": "true"},
+    )
+    assert said.count("mean return of greedy episodes") == 1
+    for file in (ADAPTER_FILE, HEADS_FILE):
+        ours, theirs = load_file(one / file), load_file(two / file)
+        for name, tensor in ours.items():
+            torch.testing.assert_close(theirs[name], tensor, atol=1e-5, rtol=0, msg=name)
+    assert RunRecord.read(two).processes == 2
 
 
 def test_a_scripts_header_names_what_it_needs():
