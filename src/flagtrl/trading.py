@@ -15,8 +15,8 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS
-from flagtrl.market.observation import Observation
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.play.policy import legal_of
 from flagtrl.policy.acting import prompts_known_ahead
 from flagtrl.policy.prior import position_of, visits
 from flagtrl.record import DataFacts, RunRecord, days
@@ -39,9 +39,10 @@ class Trading:
         """`count` new environments."""
         return VectorTradingEnv([self.make_env() for _ in range(count)])
 
-    def survey(self) -> list[Observation]:
+    def survey(self) -> tuple[list[EncodedPrompt], np.ndarray]:
         """Bars spread over the training window, flat and long."""
-        return visits(self.make_env())
+        seen = visits(self.make_env())
+        return list(map(self.encoder.encode, seen)), legal_of(seen)
 
     def state_of(self, legal: np.ndarray) -> str:
         """The position that has these legal actions."""

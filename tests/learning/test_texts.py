@@ -7,6 +7,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from peft import LoraConfig
@@ -20,7 +21,7 @@ from flagtrl.language.prompts import ANSWER_PREFIX
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.episodes import evaluate, load_text_policy
-from flagtrl.learning.lanes import Lane, Lanes, Shown
+from flagtrl.learning.lanes import Lane, Lanes
 from flagtrl.learning.texts import TextEncoder, Texts
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
@@ -91,19 +92,19 @@ def test_trading_through_the_general_interface_gives_the_same_weights_to_the_bit
     tokenizer = AutoTokenizer.from_pretrained(small_model)
     words = PromptEncoder(tokenizer, PromptSettings("compact", 16), 8192)
     twin = tiny_trainer(small_model, tmp_path / "twin", **options)
+    # which of other environments says how long an episode is, and not the settings
+    steps, twin.args.max_episode_steps = twin.args.max_episode_steps, PPOConfig.max_episode_steps
     general = PPOTrainer(
         twin.model,
         twin.args,
         tokenizer,
-        make_env=lambda: TradingEnv(window, market, twin.args.max_episode_steps),
+        make_env=lambda: TradingEnv(window, market, steps),
         to_text=lambda observation, info: words.prompt(info["seen"]),
         actions=ACTION_WORDS,
         answer_prefix=ANSWER_PREFIX,
     )
     # what is measured before training is of states, which each task chooses itself
-    general.task.survey = lambda: [
-        Shown(None, {"seen": each}, each.legal, ACTION_WORDS) for each in ours.task.survey()
-    ]
+    general.task.survey = ours.task.survey
     for each in (ours, general):
         each.train()
     assert equal(weights(ours), weights(general))
@@ -183,13 +184,15 @@ def test_what_is_saved_acts_alike_when_it_is_read_back(small_model, tmp_path):
         for model, encoder in ((run.model, run.encoder), (found.model, found.encoder))
     )
     np.testing.assert_array_equal(ours, theirs)
-    assert found.record.market == {"environment": "FrozenLake-v1"}
+    assert found.record.market["environment"] == "FrozenLake-v1"
+    assert "is_slippery=False" in found.record.market["layers"]
     assert found.record.prompt["actions"] == list(WAYS)
     card = model_card(tmp_path / "run", "someone/lake")
     assert "A policy for FrozenLake-v1" in card and "Left, Down, Right, Up" in card
     assert "load_text_policy" in card and "Buy" not in card and "trading" not in card
     played = evaluate(language_policy(found.model, found.encoder), run.task, 3)
-    assert played.returns.shape == (3,) and (played.lengths <= 100).all()
+    twice = evaluate(language_policy(run.model, run.encoder), run.task, 3)
+    assert played.lengths.tolist() == twice.lengths.tolist()
     with pytest.raises(AdapterError, match="another task"):
         load_policy(tmp_path / "run")
 
@@ -261,8 +264,10 @@ def test_lora_as_peft_asks_for_it(small_model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"actions": ("Left", "Left", "Up", "Down")}, "name at least 2, each with words of its"),
+        ({"actions": ("Left", "Left", "Up", "Down")}, "'Left' more than once; name at least 2"),
         ({"actions": ("Left", "Right")}, "actions has 2 entries"),
+        ({"actions": "LDRU"}, "give a list of strings"),
+        ({"actions": (0, 1, 2, 3)}, "give a list of strings"),
         ({"actions": None}, r"info\['actions'\] is None; pass actions"),
         ({"to_text": None}, "to_text is missing"),
         ({"make_env": lambda: 3}, "make_env makes a int"),
@@ -272,6 +277,7 @@ def test_lora_as_peft_asks_for_it(small_model, tmp_path):
         ({"make_env": lambda: Doors([1, 0]), "actions": tuple("abc")}, "has the shape"),
         ({"make_env": lambda: Doors([0, 0, 0]), "actions": tuple("abc")}, "allows no action"),
         ({"advantage": "exact", "gamma": 0.9}, "advantage is exact, which needs a market"),
+        ({"max_episode_steps": 3}, "max_episode_steps is 3, which is of markets"),
         ({"peft_config": LoraConfig()}, "layers_to_transform is None"),
         ({"peft_config": LoraConfig(layers_to_transform=[0])}, "name the top ones"),
     ],
@@ -280,6 +286,99 @@ def test_what_cannot_be_is_refused_in_one_line(small_model, tmp_path, change, sa
     with pytest.raises(ConfigError, match=said) as caught:
         trainer(small_model, tmp_path, **change)
     assert "\n" not in str(caught.value)
+
+
+def test_one_environment_handed_out_twice_is_refused(small_model, tmp_path):
+    only = lake()
+    with pytest.raises(ConfigError, match="returns the same environment again"):
+        trainer(small_model, tmp_path, make_env=lambda: only)
+
+
+def test_a_vector_environment_gives_what_its_environments_give(small_model, tmp_path):
+    one = trainer(small_model, tmp_path / "one")
+    vector = trainer(small_model, tmp_path / "two", make_env=lambda: SyncVectorEnv([lake, lake]))
+    for each in (one, vector):
+        each.train()
+    assert equal(weights(one), weights(vector))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"make_env": lambda: gymnasium.make("FrozenLake-v1", is_slippery=False, map_name="8x8")},
+        {"make_env": lambda: gymnasium.wrappers.TransformReward(lake(), lambda r: 100 * r - 1)},
+        {"to_text": lambda observation, info: f"You are in {observation}."},
+    ],
+)
+def test_a_run_does_not_go_on_in_another_environment(small_model, tmp_path, other):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    trainer(small_model, tmp_path / "run", **options).train()
+    again = trainer(small_model, tmp_path / "other", **options, **other)
+    with pytest.raises(AdapterError, match="resume with the settings it was made with"):
+        again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))
+
+
+def test_a_policy_of_other_actions_or_settings_is_refused(small_model, tmp_path):
+    model = trainer(small_model, tmp_path / "a").model
+    asked = {"make_env": lake, "to_text": place}
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    with pytest.raises(ConfigError, match="scores other actions"):
+        PPOTrainer(model, settings(tmp_path), tokenizer, actions=WAYS[::-1], **asked)
+    asked |= {"actions": WAYS, "policy": PolicySettings()}
+    with pytest.raises(ConfigError, match="policy is given beside an ActorCritic"):
+        PPOTrainer(model, settings(tmp_path), tokenizer, **asked)
+
+
+def test_a_module_whose_weights_are_not_what_would_be_recorded_is_refused(small_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    asked = {"make_env": lake, "to_text": place, "actions": WAYS}
+    half = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="float32: small steps are lost"):
+        PPOTrainer(half, settings(tmp_path), tokenizer, **asked)
+    whole = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
+    asked["policy"] = PolicySettings(quantization="4bit")
+    with pytest.raises(ConfigError, match="the model is not quantised"):
+        PPOTrainer(whole, settings(tmp_path), tokenizer, **asked)
+
+
+class Ends(Doors):
+    """Its last state names no commands."""
+
+    def step(self, action):
+        observation, reward, *_ = super().step(action)
+        return observation, reward, True, False, {"actions": []}
+
+    def _info(self):
+        return {"actions": np.array(["open a", "open b", "open the door c"])}
+
+
+def test_a_last_state_needs_no_commands_and_many_are_asked_at_once(small_model, tmp_path):
+    options = {"make_env": Ends, "actions": None, "to_text": lambda o, i: f"Door {'abc'[o]} pays."}
+    run = trainer(small_model, tmp_path, **options)
+    run.train()
+    world = run.task.environments(3)
+    world.reset(seed=0)
+    together = language_policy(run.model, run.encoder)(world.observe()).logprobs
+    assert together.shape == (3, 3) and np.allclose(np.exp(together).sum(-1), 1)
+
+
+def test_an_environment_that_reuses_its_board_is_surveyed_state_by_state(small_model, tmp_path):
+    class Board(Doors):
+        def reset(self, *, seed=None, options=None):
+            _, info = super().reset(seed=seed)
+            self.board = getattr(self, "board", np.zeros(3))
+            self.board[:] = self.np_random.integers(5, size=3)
+            return self.board, info
+
+    run = trainer(
+        small_model,
+        tmp_path,
+        make_env=lambda: Board([1, 1, 0]),
+        to_text=lambda o, i: f"Board {np.array(o).tolist()}.",
+        actions=tuple("abc"),
+    )
+    prompts, _ = run.task.survey()
+    assert len({prompt.key for prompt in prompts}) > 10
 
 
 @pytest.mark.parametrize(

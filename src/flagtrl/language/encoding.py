@@ -83,8 +83,8 @@ class Encoder:
             if ids[: len(prefix)] != prefix or len(ids) == len(prefix):
                 raise PromptError(
                     f"the tokenizer merges the action {word!r} with {self.prefix!r} before it, "
-                    "so its likelihood cannot be read off; use a tokenizer that splits at the "
-                    "quote"
+                    "so its likelihood cannot be read off; use a tokenizer that splits there, or "
+                    "move a blank from its end to the action"
                 )
             paths.append(tuple(ids[len(prefix) :]))
         if len(set(paths)) < len(paths) or any(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peft import LoraConfig, PeftConfig
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from flagtrl.errors import ConfigError
@@ -22,7 +23,16 @@ from flagtrl.policy.provenance import base_probe
 from flagtrl.policy.settings import PolicySettings
 from flagtrl.record import BaseFacts
 
-ANY_MAP = (None, "all-linear")
+# what stands in for a task
+OF_TEXTS = (
+    *("make_env", "to_text", "actions", "answer_prefix"),
+    *("processing_class", "policy", "peft_config"),
+)
+# of a LoraConfig, what is read, or says nothing of the adapter
+READ = (
+    *("r", "lora_alpha", "lora_dropout", "layers_to_transform", "target_modules"),
+    *("task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,18 +58,20 @@ def assembled(
         ConfigError: arguments that do not go together, or a `peft_config` that flagtrl cannot keep.
     """
     if wanted.task is not None:
-        given = [name for name in ("make_env", "to_text", "actions") if getattr(wanted, name)]
+        given = [name for name in OF_TEXTS if getattr(wanted, name)]
         if given or not isinstance(model, ActorCritic):
             raise ConfigError(
                 f"task is given, and {given[0] if given else 'a model that is no ActorCritic'} "
-                "too; a task has environments and prompts, and its policy is made by you"
+                "too; a task has environments and prompts; make its ActorCritic yourself"
             )
         return model, wanted.task, None
     if wanted.make_env is None or wanted.to_text is None:
         missing = "make_env" if wanted.make_env is None else "to_text"
         raise ConfigError(f"{missing} is missing; pass make_env and to_text, or a task")
     if isinstance(model, ActorCritic):
-        return model, _task(model.language_model.get_base_model(), wanted), None
+        task = _task(model.language_model.get_base_model(), wanted)
+        _check_same(model, task, wanted)
+        return model, task, None
     set_seed(args.seed)
     facts: BaseFacts | None = None
     if isinstance(model, str):
@@ -69,6 +81,7 @@ def assembled(
         wanted = replace(wanted, processing_class=wanted.processing_class or tokenizer)
     else:
         language_model = model
+        _check_module(model, (wanted.policy or PolicySettings()).quantization)
     task = _task(language_model, wanted)
     policy = policy_of(language_model, wanted.policy or PolicySettings(), wanted.peft_config)
     probe = base_probe(language_model, task.encoder.tokenizer)
@@ -77,6 +90,42 @@ def assembled(
     actor_critic = ActorCritic(adapted, task.encoder.action_paths, policy, args.dropout)
     actor_critic.base_probe = probe
     return actor_critic, task, facts
+
+
+def _check_same(model: ActorCritic, task: Texts, wanted: Wanted) -> None:
+    """Refuse an actor-critic of other actions, or settings that it was not made with."""
+    for name in ("policy", "peft_config"):
+        if getattr(wanted, name) is not None:
+            raise ConfigError(
+                f"{name} is given beside an ActorCritic, which was made with its own; leave it out"
+            )
+    if (task.encoder.action_paths or ()) != model.action_paths:
+        raise ConfigError(
+            "the ActorCritic scores other actions than actions and answer_prefix name; name those "
+            "that it was made with, in their order"
+        )
+
+
+def _check_module(model: Any, quantization: str) -> None:
+    """Refuse a module whose weights are not what will be recorded of them."""
+    if isinstance(model, PeftModel):
+        raise ConfigError(
+            "the model has an adapter already; merge it (merge_and_unload), or pass the base model"
+        )
+    told = getattr(model.config, "quantization_config", None)
+    if (told is not None) != (quantization != "none"):
+        raise ConfigError(
+            f"quantization is {quantization!r}, the model is {'' if told else 'not '}quantised; "
+            "pass its name to have it quantised, or set policy=PolicySettings(quantization=...) to "
+            "what it is"
+        )
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if told is None and types != {torch.float32}:
+        raise ConfigError(
+            f"the model's weights are {', '.join(sorted(map(str, types)))}; load it with "
+            "dtype=torch.float32: small steps are lost in 16 bits (PPOConfig's train_dtype runs "
+            "products in them)"
+        )
 
 
 def _task(language_model: Any, wanted: Wanted) -> Texts:
@@ -114,16 +163,16 @@ def policy_of(
         )
     maps = linear_names(model.get_submodule(f"{prefix}.{top[0]}"))
     named = peft_config.target_modules
-    if named not in ANY_MAP and set(named or ()) != maps:
+    if named is not None and (isinstance(named, str) or set(named) != maps):
         raise ConfigError(
             f"peft_config.target_modules is {named}; flagtrl adapts every linear map of a layer: "
             f"leave it out, or name {sorted(maps)}"
         )
-    plain = LoraConfig(task_type=peft_config.task_type)
-    for name in ("bias", "use_dora", "use_rslora", "modules_to_save", "rank_pattern"):
-        if getattr(peft_config, name) not in (getattr(plain, name), {}):
+    plain = LoraConfig().to_dict()
+    for name, value in peft_config.to_dict().items():
+        if name not in READ and value and value != plain.get(name):
             raise ConfigError(
-                f"peft_config.{name} is {getattr(peft_config, name)!r}, which the policy could not "
+                f"peft_config.{name} is {value!r}, which the policy could not "
                 "be loaded with elsewhere; leave it out"
             )
     if peft_config.lora_dropout:

@@ -16,6 +16,7 @@ from flagtrl.policy.bases import context_length
 from flagtrl.policy.saving import SavedPolicy, load_adapted, load_heads, read_settings
 
 STEPS = 10_000  # after which an episode is given up
+EVALUATED = 1_000_000  # added to the seed: other episodes than those of training
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def evaluate(
     if episodes < 1:
         raise ConfigError(f"episodes is {episodes}; play at least 1")
     world = task.environments(1)
-    world.reset(seed=seed)
+    world.reset(seed=EVALUATED + seed)
     rows = [_episode(policy, world, choose) for _ in range(episodes)]
     returns, lengths, terminated = zip(*rows, strict=True)
     return Episodes(np.array(returns), np.array(lengths), np.array(terminated))
@@ -88,14 +89,18 @@ def load_text_policy(
     directory = Path(directory)
     saved = read_settings(directory)
     told = saved.record.prompt
-    if saved.prompt is not None or "answer_prefix" not in told:
+    if saved.prompt is not None:
         raise AdapterError(
             f"{directory} is a policy that trades; load it with flagtrl.policy.saving.load_policy"
         )
     adapted, tokenizer = load_adapted(directory, saved, base, accept_base)
     length = context_length(adapted.get_base_model())  # type: ignore[arg-type]
     encoder = TextEncoder(tokenizer, length, to_text, told["actions"], told["answer_prefix"])
-    if saved.record.prompt_fingerprint not in (None, encoder.fingerprint()):
+    paths = encoder.action_paths or ()
+    if paths != saved.record.action_paths or saved.record.prompt_fingerprint not in (
+        None,
+        encoder.fingerprint(),
+    ):
         raise AdapterError(
             f"{directory}: the tokenizer or its chat template spells the actions otherwise than in "
             "training; use the tokenizer that was saved with it"

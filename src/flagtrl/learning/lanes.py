@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,14 +66,26 @@ class Lane:
             )
         self.own_state = all(callable(getattr(env, name, None)) for name in OWN_STATE)
         self.ended = True
-        self.seed, self.episode = 0, 0
+        self.seed, self.episode, self.paid = 0, 0, 0.0
         self.actions: list[int] = []
         self._shown: tuple[Any, Mapping[str, Any]] | None = None
 
     def begin(self, seed: int) -> None:
-        """The first episode of a lane with this seed."""
+        """The first episode of a lane with this seed.
+
+        Raises:
+            ConfigError: a `state_dict()` that a checkpoint could not keep.
+        """
         self.seed, self.episode = seed, 0
         self._reset(seed)
+        if self.own_state:
+            try:
+                json.dumps(self.env.state_dict())  # type: ignore[attr-defined]
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"the environment's state_dict() is not JSON ({error}), so no checkpoint could "
+                    "keep it; return numbers, strings, lists and dictionaries"
+                ) from error
 
     def begin_again(self) -> None:
         """The next episode."""
@@ -86,7 +99,9 @@ class Lane:
         if isinstance(space, spaces.Discrete):
             asked = int(space.start) + action
         observation, reward, terminated, truncated, info = self.env.step(asked)
-        self.actions.append(action)
+        if not self.own_state:
+            self.actions.append(action)
+        self.paid += float(reward)
         self._shown, self.ended = (observation, info), bool(terminated or truncated)
         return float(reward), bool(terminated), bool(truncated)
 
@@ -102,13 +117,22 @@ class Lane:
             info = {**info, "seen": observe()}
         words = self.words
         if words is None:
-            if not (named := info.get("actions")) or isinstance(named, str):
+            named = info.get("actions")
+            if self.ended and (named is None or not len(named)):
+                named = ("none",)  # no more is asked than what the state is worth
+            if named is None or isinstance(named, str) or not len(named):
                 raise ConfigError(
                     f"info['actions'] is {named!r}; pass actions=[...], or let every state name "
                     "its own, at least one"
                 )
             words = tuple(map(str, named))
-        legal = np.asarray(info.get("action_mask", np.ones(len(words))), dtype=bool)
+        space = self.env.action_space
+        if isinstance(space, spaces.Discrete) and len(words) > int(space.n):
+            raise ConfigError(
+                f"info['actions'] names {len(words)}, the environment's action space is {space}; "
+                "make the space as large as the most that a state can have"
+            )
+        legal = np.array(info.get("action_mask", np.ones(len(words))), dtype=bool)
         if legal.shape != (len(words),):
             raise ConfigError(
                 f"info['action_mask'] has the shape {legal.shape}, there are {len(words)} actions; "
@@ -137,8 +161,13 @@ class Lane:
         """
         self.seed, self.episode = state["seed"], state["episode"]
         if self.own_state:
-            self._shown = self.env.load_state_dict(state["environment"])  # type: ignore[attr-defined]
-            self.ended = False
+            shown = self.env.load_state_dict(state["environment"])  # type: ignore[attr-defined]
+            if not (isinstance(shown, tuple) and len(shown) == 2):
+                raise ConfigError(
+                    f"the environment's load_state_dict returned {type(shown).__name__}; it must "
+                    "return observation and info, as reset does"
+                )
+            self._shown, self.ended = shown, False
             return
         self._reset(_seed_of(self.seed, self.episode) if self.episode else self.seed)
         for action in state["actions"]:
@@ -151,12 +180,13 @@ class Lane:
             )
 
     def _reset(self, seed: int | None) -> None:
-        self._shown, self.ended, self.actions = self.env.reset(seed=seed), False, []
+        self._shown, self.ended = self.env.reset(seed=seed), False
+        self.actions, self.paid = [], 0.0
 
     def _digest(self) -> str:
-        assert self._shown is not None
-        shown = repr(self._shown[0]) + repr(self.show().words) + repr(self.show().legal.tolist())
-        return hashlib.sha256(shown.encode()).hexdigest()[:16]
+        seen = self.show()
+        parts = (_told(seen.observation), seen.words, seen.legal.tolist(), self.paid)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class Lanes:
@@ -209,6 +239,17 @@ class Lanes:
             )
         for lane, state in zip(self.lanes, states, strict=True):
             lane.load_state_dict(state)
+
+
+def _told(observation: Any) -> Any:
+    """An observation by all that is in it: numpy's own text leaves out the middle of an array."""
+    if isinstance(observation, np.ndarray):
+        return str(observation.dtype), observation.shape, observation.tobytes()
+    if isinstance(observation, Mapping):
+        return [(key, _told(observation[key])) for key in observation]
+    if isinstance(observation, (tuple, list)):
+        return [_told(each) for each in observation]
+    return observation
 
 
 def _seed_of(seed: int, episode: int) -> int:

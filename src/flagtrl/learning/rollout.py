@@ -131,7 +131,7 @@ class Collector:
         """(B, A) -> one action per environment (B,).
 
         Each process draws for the environments of all, and uses its own: so their actions do not
-        depend on how the environments are shared out.
+        depend on how the environments are shared out, where all states have as many actions.
         """
         probabilities = torch.from_numpy(logprobs).float().exp()
         everyone = probabilities.new_ones(self.total, probabilities.shape[1])

@@ -18,7 +18,6 @@ from flagtrl.countdown import Countdown, Say
 from flagtrl.errors import ConfigError
 from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.learning.task import Task
-from flagtrl.play.policy import legal_of
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import add_reference
 from flagtrl.policy.prior import Survey, describe
@@ -46,8 +45,7 @@ def prepare_policy(
     Raises:
         ConfigError: the prior cannot be baked out.
     """
-    seen = task.survey()
-    prompts, legal = [task.encoder.encode(each) for each in seen], legal_of(seen)
+    prompts, legal = task.survey()
     was_training = model.training
     model.eval()
     survey = _ask(model, wrapped, prompts, legal, device, say)

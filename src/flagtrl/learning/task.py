@@ -79,9 +79,9 @@ class Task(Protocol):
     def environments(self, count: int) -> Environments:
         """`count` new environments."""
 
-    def survey(self) -> Sequence[Any]:
-        """Observations on which the untrained policy is asked: the label prior and the heads'
-        standardisation are measured on them.
+    def survey(self) -> tuple[list[EncodedPrompt], np.ndarray]:
+        """Prompts and legal (N, A) on which the untrained policy is asked: the label prior and the
+        heads' standardisation are measured on them.
         """
 
     def state_of(self, legal: np.ndarray) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import gymnasium
 import numpy as np
@@ -26,14 +27,15 @@ from flagtrl.language.encoding import Encoder
 from flagtrl.language.prompt import EncodedPrompt, Prompt
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.lanes import Lane, Lanes, Shown
+from flagtrl.learning.settings import PPOSettings
 from flagtrl.play.loop import Uniformly, play
-from flagtrl.play.policy import uniform
+from flagtrl.play.policy import PolicyOutput, uniform
 from flagtrl.record import RunRecord
 
 Messages = Sequence[Mapping[str, str]]
 ToText = Callable[[Any, Mapping[str, Any]], Prompt | Messages | str]
 SURVEY_STEPS = 64  # of random play, on which the untrained policy is asked
-SURVEY_SEED = 0
+SURVEY_SEED = 2_000_000  # far from those of training and of evaluation
 EXOGENOUS = ("leave_one_out", "exact")
 
 
@@ -43,8 +45,8 @@ class TextEncoder(Encoder):
     Args:
         tokenizer: a Hugging Face tokenizer.
         max_length: the model's context, in tokens.
-        to_text: observation and info to a prompt. A Prompt says what many states have in common,
-            which is run through the frozen layers once; of messages the last is the user's.
+        to_text: observation and info to a prompt, the same whenever it is asked. A Prompt says what
+            many states have in common, which is run through the frozen layers once.
         words: the actions; None: each state's own, in `info["actions"]`.
         prefix: what the answer begins with, before an action's words.
 
@@ -65,11 +67,9 @@ class TextEncoder(Encoder):
         self.to_text = to_text
         self._begun = lru_cache(maxsize=4096)(lambda text: tuple(self.tokenize(text)))
         self.words = None if words is None else tuple(words)
-        self._known: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
-        if self.words is not None and len(set(self.words)) < max(2, len(self.words)):
-            raise ConfigError(
-                f"actions is {list(self.words)}; name at least 2, each with words of its own"
-            )
+        self._paths = lru_cache(maxsize=4096)(self._checked_paths)
+        if self.words is not None:
+            _check_words(words, self.words)
         self.action_paths = None if self.words is None else self._paths(self.words)
 
     def prompt(self, seen: Shown) -> Prompt:
@@ -84,6 +84,17 @@ class TextEncoder(Encoder):
         if not isinstance(said, Prompt):
             return Prompt("", self._rendered(said) + self.prefix)
         shared, own = map(self.neutralise, (said.shared, said.own))
+        whole = shared + own
+        if whole != self.neutralise(whole):
+            raise PromptError(
+                f"a special token begins in the shared part of {whole[:80]!r} and ends after it; "
+                "part the prompt elsewhere"
+            )
+        if not self.tokenizer.chat_template and whole != whole.rstrip():
+            raise PromptError(
+                f"to_text returned {whole[-40:]!r}, whose last blanks merge with what follows; "
+                "strip them"
+            )
         return Prompt(self._head + shared, own + self._tail)
 
     def encode(self, seen: Shown) -> EncodedPrompt:
@@ -116,10 +127,11 @@ class TextEncoder(Encoder):
         ids = [self.ids_of(Prompt("", "?")), self.action_paths]
         return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
-    def _paths(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-        if words not in self._known:
-            self._known[words] = self.paths_of(words)
-        return self._known[words]
+    def _checked_paths(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        special = [word for word in words if self.neutralise(word) != word]
+        if special:
+            raise PromptError(f"the action {special[0]!r} holds a special token; name it otherwise")
+        return self.paths_of(words)
 
     def _rendered(self, said: Any) -> str:
         if not self.tokenizer.chat_template:
@@ -154,6 +166,8 @@ class Texts:
 
     def __init__(self, make_env: Callable[[], Any], encoder: TextEncoder):
         self.make_env, self.encoder, self.words = make_env, encoder, encoder.words
+        self._made: WeakSet[Any] = WeakSet()
+        self._surveyed: tuple[list[EncodedPrompt], np.ndarray, str] | None = None
 
     def environments(self, count: int) -> Lanes:
         """`count` new environments.
@@ -178,19 +192,42 @@ class Texts:
                 raise ConfigError(
                     f"make_env makes a {type(made).__name__}; it must be a gymnasium environment"
                 )
+        if count == 1:  # of a vector environment too
+            envs = envs[:1]
         if len(envs) != count:
             raise ConfigError(
                 f"make_env makes {len(envs)} environments, {count} are asked for; set num_envs to "
                 f"{len(envs)} a process"
             )
+        for env in envs:
+            if env.unwrapped in self._made:
+                raise ConfigError(
+                    "make_env returns the same environment again; make a new one at each call"
+                )
+            self._made.add(env.unwrapped)
         return Lanes([Lane(env, self.words) for env in envs])
 
-    def survey(self) -> list[Shown]:
+    def survey(self) -> tuple[list[EncodedPrompt], np.ndarray]:
         """The states of an environment that is played at random."""
-        world = self.environments(1)
-        world.reset(seed=SURVEY_SEED)
-        played = play(uniform, world, Uniformly(SURVEY_SEED), SURVEY_STEPS)
-        return [seen for [seen] in played.seen]
+        return self._survey()[:2]
+
+    def _survey(self) -> tuple[list[EncodedPrompt], np.ndarray, str]:
+        """And a digest of what was shown, allowed and paid."""
+        if self._surveyed is None:
+            world, prompts = self.environments(1), []
+
+            def policy(seen: Sequence[Shown]) -> PolicyOutput:
+                # now: an environment may change what it has shown in place
+                prompts.append(self.encoder.encode(seen[0]))
+                return uniform(seen)
+
+            world.reset(seed=SURVEY_SEED)
+            played = play(policy, world, Uniformly(SURVEY_SEED), SURVEY_STEPS)
+            digest = hashlib.sha256(played.legal.tobytes() + played.rewards.tobytes())
+            for prompt in prompts:
+                digest.update(prompt.key)
+            self._surveyed = prompts, played.legal[:, 0], digest.hexdigest()
+        return self._surveyed
 
     def state_of(self, legal: np.ndarray) -> str:
         """The states with these legal actions (A,), by how many there are."""
@@ -201,7 +238,14 @@ class Texts:
         return ()
 
     def check(self, args: PPOConfig, known: bool) -> None:
-        """Refuse estimators that need an environment that no action moves; ConfigError."""
+        """Refuse estimators that need an environment that no action moves, and an episode's length
+        that only a market's environments are made with; ConfigError.
+        """
+        if args.max_episode_steps != PPOSettings.max_episode_steps:
+            raise ConfigError(
+                f"max_episode_steps is {args.max_episode_steps}, which is of markets; give the "
+                "environment its limit (gymnasium.make(..., max_episode_steps=N))"
+            )
         if args.advantage in EXOGENOUS:
             raise ConfigError(
                 f"advantage is {args.advantage}, which needs a market that no action moves, with "
@@ -213,10 +257,38 @@ class Texts:
         self.check(args, known=False)
 
     def recorded(self, record: RunRecord) -> RunRecord:
-        """`record` with the environment's registered id, or its class."""
+        """`record` with what the environment is made of, and a digest of some of its states."""
         env = self.environments(1).lanes[0].env
         name = _name(type(env.unwrapped)) if env.spec is None else env.spec.id
-        return replace(record, market={"environment": name})
+        told = {"environment": name, "layers": _layers(env), "states": self._survey()[2]}
+        return replace(record, market=told)
+
+
+def _layers(env: gymnasium.Env) -> list[str]:
+    """The environment's wrappers, from the outermost, and itself, with what it was made with."""
+    found = [_name(type(env))]
+    while isinstance(env, gymnasium.Wrapper):
+        env = env.env
+        found.append(_name(type(env)))
+    kwargs = {} if env.spec is None else env.spec.kwargs
+    return [*found, *(f"{key}={value!r}" for key, value in sorted(kwargs.items()))]
+
+
+def _check_words(given: Any, words: tuple[Any, ...]) -> None:
+    """Refuse actions that are not two or more different strings; ConfigError."""
+    odd = [word for word in words if not isinstance(word, str)]
+    if isinstance(given, str) or odd:
+        raise ConfigError(
+            f"actions is {given if isinstance(given, str) else list(words)[:5]!r}; give a list of "
+            "strings"
+        )
+    if len(set(words)) < max(2, len(words)):
+        twice = next((word for word in words if words.count(word) > 1), None)
+        raise ConfigError(
+            f"actions has {len(words)} entries"
+            + (f", {twice!r} more than once" if twice else "")
+            + "; name at least 2, each with words of its own"
+        )
 
 
 def _name(of: Any) -> str:

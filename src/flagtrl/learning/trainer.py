@@ -42,6 +42,7 @@ from flagtrl.learning.task import Estimator, Task
 from flagtrl.learning.texts import ToText
 from flagtrl.learning.watch import Watch
 from flagtrl.learning.wiring import (
+    check_actions,
     check_engine,
     check_prior,
     check_reference,
@@ -168,6 +169,7 @@ class PPOTrainer(SteppedTrainer):
         # an update of one forward begins with the policy that acts
         self._one_pass = args.rollout_is_one_pass and not self.sharded
         check_engine(self.engine, self.sharded)
+        check_actions(self.task.words, self.sharded)
         check_reference(model, self.sharded)
         with self.accelerator.autocast():
             how = "plain" if self.sharded else self.engine.engine

@@ -51,6 +51,18 @@ def check_engine(engine: EngineSettings, sharded: bool) -> None:
         )
 
 
+def check_actions(words: Sequence[str] | None, sharded: bool) -> None:
+    """Refuse actions of each state's own where all processes must run as many forwards;
+    ConfigError.
+    """
+    if sharded and words is None:
+        raise ConfigError(
+            "every state names its own actions, of which a model spread over processes would run "
+            "forwards in different numbers; name them all with actions=[...] and mask them, or "
+            "train with accelerate_configs/multi_gpu.yaml"
+        )
+
+
 def check_reference(model: ActorCritic, sharded: bool) -> None:
     """Refuse a reference of its own that a model spread over processes cannot have; ConfigError."""
     if sharded and REFERENCE in model.language_model.peft_config:

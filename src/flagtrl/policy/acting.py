@@ -140,7 +140,9 @@ def _remembering(model: ActorCritic, encoder: Any, ask: Ask) -> Policy:
         return known[key]
 
     def policy(seen: Sequence[Observation]) -> PolicyOutput:
-        logprobs, values = zip(*(answer(each) for each in seen), strict=True)
+        found, values = zip(*(answer(each) for each in seen), strict=True)
+        width = max(map(len, found))  # of states that have actions of their own
+        logprobs = [np.pad(p, (0, width - len(p)), constant_values=-np.inf) for p in found]
         return PolicyOutput(np.stack(logprobs), np.array(values))
 
     model.eval()

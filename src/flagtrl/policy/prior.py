@@ -103,12 +103,18 @@ class LabelPrior(nn.Module):
         self.legal, self.offsets = legal.to(self.legal), offsets.to(self.offsets)
 
     def forward(self, scores: Tensor, legal: Tensor) -> Tensor:
-        """(B, A) scores without the prior. A set of legal actions that was never seen keeps its
-        scores as they are.
+        """(B, A) scores without the prior; of a set of legal actions that was never seen, without
+        the mean of those that were.
         """
+        if not self.known:
+            return scores
         # (B, P), at most one 1 a row
-        same = (legal[:, None] == self.legal[None]).all(-1).to(scores.dtype)
-        return scores - same @ self.offsets.to(scores.dtype)
+        same = (legal[:, None] == self.legal[None]).all(-1)
+        offsets = self.offsets.to(scores.dtype)
+        # a constant for all of a prompt's actions says nothing
+        others = (offsets - offsets.mean(-1, keepdim=True)).mean(0)
+        own = same.to(scores.dtype) @ offsets
+        return scores - torch.where(same.any(-1, keepdim=True), own, others)
 
 
 def visits(env: TradingEnv, bars: int = SURVEY_BARS, seed: int = 0) -> list[Observation]:
