@@ -53,9 +53,34 @@ def texts() -> Texts:
     parts = (
         *(demo, replication, synthetic, presets, learning, suite, start, speech, commands),
         *(throughput, whole_run, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
-        *(architectures, generated, tasks),
+        *(architectures, generated, tasks, walk),
     )
     return {name: text for part in parts for name, text in part().items()}
+
+
+def walk() -> Texts:
+    """Of `flagtrl walk-forward` over Tesla's days."""
+    told = written("walk_tsla")
+    head = ("test window", "return, %", "buy and hold by order, %", "untrained, %", "in sample, %")
+    rows = [
+        [
+            f"{step['test'][0]} to {step['test'][1]}",
+            *(
+                decimals(step[name]["CR"])
+                for name in (
+                    *("out_of_sample", "buy_and_hold_by_order", "untrained_calibrated"),
+                    "in_sample",
+                )
+            ),
+        ]
+        for step in told["steps"]
+    ]
+    return {
+        "walk.steps": table(head, rows),
+        "walk.verdict": code("\n".join(told["verdict"])),
+        "walk.commit": told["commits"][0][:7],
+        "walk.seed": str(told["seed"]),
+    }
 
 
 def tasks() -> Texts:
