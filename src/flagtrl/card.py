@@ -48,7 +48,7 @@ def model_card(directory: str | Path, repo_id: str) -> str:
     file = HUB_FILE.fullmatch(base)
     public = on_hub(base)
     repository = file[1] if file else base
-    trades = "answer_prefix" not in record.prompt
+    trades = "prompt_style" in record.prompt
     data = ModelCardData(
         base_model=repository if public else None,
         library_name="peft",
@@ -94,7 +94,7 @@ def _introduction(base: str, record: RunRecord | None) -> str:
             f"after a prompt about the market, {by}"
         )
     environment = escaped(str(record.market.get("environment", "an environment of its own")))
-    words = record.prompt["actions"]
+    words = record.prompt.get("actions")
     named = "each state's own" if words is None else escaped(", ".join(words))
     return (
         f"A policy for {environment}: the likelihood that `{base}` gives to an action's words "

@@ -89,9 +89,10 @@ def load_text_policy(
     directory = Path(directory)
     saved = read_settings(directory)
     told = saved.record.prompt
-    if saved.prompt is not None:
+    if saved.prompt is not None or "answer_prefix" not in told:
+        how = "flagtrl.policy.saving.load_policy" if saved.prompt else "what made its task"
         raise AdapterError(
-            f"{directory} is a policy that trades; load it with flagtrl.policy.saving.load_policy"
+            f"{directory} was trained without make_env and to_text; load it with {how}"
         )
     adapted, tokenizer = load_adapted(directory, saved, base, accept_base)
     length = context_length(adapted.get_base_model())  # type: ignore[arg-type]

@@ -231,7 +231,7 @@ def read_settings(directory: str | Path) -> SavedSettings:
             "%s has no %s, as runs of before: its files are not checked", directory, POLICY_MANIFEST
         )
     record = RunRecord.read(directory)
-    trades = "answer_prefix" not in record.prompt
+    trades = "prompt_style" in record.prompt
     if not (record.policy and record.prompt and (record.action_paths or not trades)):
         raise AdapterError(f"{directory}: its {RECORD_FILE} is damaged (it names no policy)")
     for name in _NEEDED:
