@@ -20,7 +20,6 @@ def main() -> None:
     from flagtrl.learning.trainer import PPOTrainer
     from flagtrl.market.env import TradingEnv
     from flagtrl.runs import parsing, stages
-    from flagtrl.trading import Trading
 
     arguments = parsing.parse_arguments(RECIPES["msft"], recipe="msft")
     stages.begin(arguments)
@@ -39,7 +38,7 @@ def main() -> None:
         valid = stages.validation(arguments, market, encoder)
         trainer = PPOTrainer(
             *(model, arguments.ppo),
-            task=Trading(make_env, encoder),
+            task=stages.Trading(make_env, encoder),
             engine=arguments.engine,
             record=arguments.record(market, train=train, test=test),
             validate=valid,

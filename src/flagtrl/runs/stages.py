@@ -38,6 +38,9 @@ from flagtrl.runs.judging import judge
 from flagtrl.runs.parsing import Arguments, checkpoint_to_resume
 from flagtrl.runs.tracking import METRICS, Tracking, Validation
 from flagtrl.signals import interrupted, listen, received, saved
+from flagtrl.trading import Trading
+
+__all__ = ["Trading"]  # of a recipe's stages too
 
 logger = logging.getLogger(__name__)
 
