@@ -122,7 +122,10 @@ def finished(line, **options):
     return ran.stdout
 
 
-@pytest.mark.parametrize("more", ["", "--use_peft --lora_r 4 --trainable_layers 1"])
+LORA = "--use_peft --lora_r 4 --trainable_layers 1"
+
+
+@pytest.mark.parametrize("more", ["", pytest.param(LORA, marks=pytest.mark.slow)])
 def test_the_script_takes_trls_options(small_model, tmp_path, more):
     words = script_words(small_model, tmp_path / "run", more)
     said = finished([sys.executable, ROOT / "examples/ppo.py", *words])
@@ -131,6 +134,7 @@ def test_the_script_takes_trls_options(small_model, tmp_path, more):
     assert record.policy["finetuning"] == ("lora" if more else "full_top")
 
 
+@pytest.mark.slow
 def test_the_script_in_two_processes_gives_the_policy_of_one(small_model, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     finished([sys.executable, ROOT / "examples/ppo.py", *script_words(small_model, one)])

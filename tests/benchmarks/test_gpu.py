@@ -9,10 +9,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu
 
 # quantised layers have tests of their own, in tests/policy/test_quantization.py
-CASES = [case for case in gpu.CASES if not case.name.endswith(("8bit", "4bit"))]
+CASES = [
+    pytest.param(case, id=case.name, marks=() if "float32" in case.name else pytest.mark.slow)
+    for case in gpu.CASES
+    if not case.name.endswith(("8bit", "4bit"))
+]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES)
 def test_first_ratios_are_1_where_nothing_is_rounded(small_model, shared, case):
     """On a CPU every case trains in float32."""
     record = gpu.measured(case, str(small_model), gpu.DRY)
