@@ -26,6 +26,25 @@ from flagtrl.policy.settings import PolicySettings
 WAYS = ("Left", "Down", "Right", "Up")
 PROMPT = "A frozen lake with holes. Find the gift.\n"
 
+# of text_game.py too
+SETTINGS = {
+    "num_envs": 16,
+    "num_steps": 32,
+    "minibatch_size": 128,
+    "gradient_accumulation_steps": 1,
+    "update_epochs": 4,
+    "head_learning_rate": 1e-3,
+    "gamma": 0.97,
+    "gae_lambda": 0.95,
+    "ent_coef": 0.02,
+    "kl_coef": 0.0,
+    "target_kl": 0.05,  # else a rollout that is nearly all won teaches noise
+    "logging_steps": 16,
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+}
+
 
 def make_env() -> gymnasium.Env:
     """The lake, with its limit of 100 steps."""
@@ -48,24 +67,10 @@ def trained(seed: int = 0, steps: int = 10_000, output_dir: str = "runs/lake", m
         model = demo_language_model(tokenizer)
     args = PPOConfig(
         output_dir=output_dir,
+        **SETTINGS,
         overwrite_output_dir=True,
         total_timesteps=steps,
-        num_envs=16,
-        num_steps=32,
-        minibatch_size=128,
-        gradient_accumulation_steps=1,
-        update_epochs=4,
         learning_rate=rate,
-        head_learning_rate=1e-3,
-        gamma=0.97,
-        gae_lambda=0.95,
-        ent_coef=0.02,
-        kl_coef=0.0,
-        target_kl=0.05,  # else a rollout that is nearly all won teaches noise
-        logging_steps=16,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
         seed=seed,
     )
     trainer = PPOTrainer(

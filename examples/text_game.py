@@ -15,6 +15,7 @@ import time
 import gymnasium
 import numpy as np
 import torch
+from frozen_lake import SETTINGS
 from gymnasium import spaces
 
 from flagtrl.demo import demo_language_model, tiny_tokenizer
@@ -96,24 +97,10 @@ def trained(seed: int = 0, steps: int = 10_000, output_dir: str = "runs/game", m
         model = demo_language_model(tokenizer)
     args = PPOConfig(
         output_dir=output_dir,
+        **SETTINGS,
         overwrite_output_dir=True,
         total_timesteps=steps,
-        num_envs=16,
-        num_steps=32,
-        minibatch_size=128,
-        gradient_accumulation_steps=1,
-        update_epochs=4,
         learning_rate=rate,
-        head_learning_rate=1e-3,
-        gamma=0.97,
-        gae_lambda=0.95,
-        ent_coef=0.02,
-        kl_coef=0.0,
-        target_kl=0.05,  # else a rollout that is nearly all won teaches noise
-        logging_steps=16,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
         seed=seed,
     )
     trainer = PPOTrainer(

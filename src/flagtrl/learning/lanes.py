@@ -95,9 +95,8 @@ class Lane:
     def step(self, action: int) -> tuple[float, bool, bool]:
         """Take the action of that number; reward, terminated, truncated."""
         space = self.env.action_space
-        asked: Any = self.show().words[action]
-        if isinstance(space, spaces.Discrete):
-            asked = int(space.start) + action
+        discrete = isinstance(space, spaces.Discrete)
+        asked: Any = int(space.start) + action if discrete else self.show().words[action]  # type: ignore[attr-defined]
         observation, reward, terminated, truncated, info = self.env.step(asked)
         if not self.own_state:
             self.actions.append(action)

@@ -85,7 +85,7 @@ def _ask(
     device: torch.device,
     say: Say,
 ) -> Survey:
-    tell = Countdown(say, "asking the untrained model about training bars")
+    tell = Countdown(say, "asking the untrained model")
     parts: list[Survey] = []
     for start in range(0, len(prompts), BATCH):
         rows = slice(start, start + BATCH)

@@ -41,7 +41,7 @@ MEASURED = frozenset({"standard.mean", "standard.deviation", "prior.legal", "pri
 
 
 class ActorCritic(Backbone):
-    """A language model that trades.
+    """A language model that acts.
 
     Args:
         language_model: a causal LM with a PEFT adapter; the adapter's parameters are theta_train.
