@@ -102,6 +102,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system call is Linux's")
 def test_a_child_does_not_outlive_a_parent_that_is_killed(tmp_path):
     (tmp_path / "family.py").write_text(CHILD)
@@ -118,7 +119,9 @@ def test_a_child_does_not_outlive_a_parent_that_is_killed(tmp_path):
 # --------------------------------------------------------------------------------- the safe points
 
 
-@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_training_stops_at_its_rollouts_end_and_goes_on_as_if_undisturbed(
     small_model, tmp_path, listening, number
 ):

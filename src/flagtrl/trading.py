@@ -15,6 +15,7 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.transitions import shows_its_own
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.play.policy import legal_of
 from flagtrl.policy.acting import prompts_known_ahead
@@ -51,6 +52,8 @@ class Trading:
     def ahead(self) -> Sequence[EncodedPrompt]:
         """Both prompts of every bar, where the account shows in no more than its position."""
         env = self.make_env()
+        if shows_its_own(env):
+            return ()
         return prompts_known_ahead(self.encoder, env.window, env.settings)
 
     def check(self, args: PPOConfig, known: bool) -> None:

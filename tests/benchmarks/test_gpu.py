@@ -10,7 +10,9 @@ import gpu
 
 # quantised layers have tests of their own, in tests/policy/test_quantization.py
 CASES = [
-    pytest.param(case, id=case.name, marks=() if "float32" in case.name else pytest.mark.slow)
+    pytest.param(
+        case, id=case.name, marks=() if case.name == "sampled float32" else pytest.mark.slow
+    )
     for case in gpu.CASES
     if not case.name.endswith(("8bit", "4bit"))
 ]

@@ -77,6 +77,7 @@ class Here:
         return done
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_leave_the_records_that_one_after_another_leave(
     tmp_path, monkeypatch, capsys
 ):

@@ -84,7 +84,10 @@ def rows(seed: int, kind: str, periods: int, digits: int, paths: int):
 @pytest.mark.parametrize(
     ("kind", "periods", "enumerates"),
     [
-        *((*convention, True) for convention in conventions()),
+        *(
+            pytest.param(*convention, True, marks=() if convention[1] == 252 else pytest.mark.slow)
+            for convention in conventions()
+        ),
         *(("long_flat", 252, False), ("long_short", 365, False)),
     ],
 )

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from flagtrl.evidence.foresight import foretelling, paid_for_the_future
+from flagtrl.evidence.foresight import OF_BOTH, foretelling, paid_for_the_future
 from flagtrl.evidence.leaks import STAGES, Pipeline, moved_by_the_future, plain
+from flagtrl.evidence.unfilled import BEFORE_THE_FILL, paid_before_filled
 from flagtrl.language.prompts import prompt_style, style_names
 from flagtrl.market.data import MarketData, NewsItem
 from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.ledger import Action
 from flagtrl.market.policy import follow_last_move, follow_news, rule
 from flagtrl.market.rewards import reward_names
 from flagtrl.market.suite import SUITE
@@ -26,6 +28,7 @@ def all_of(build, window=WINDOW):
         moved_by_the_future(build, window)
         + foretelling(build, window)
         + paid_for_the_future(build, window)
+        + paid_before_filled(build, window)
     )
 
 
@@ -53,6 +56,23 @@ def test_a_market_that_can_be_foretold_is_no_leak(market):
         window = known.make(120, 1).window()
         assert foretelling(plain(settings), window) == []
         assert paid_for_the_future(plain(settings), window) == []
+
+
+@pytest.mark.parametrize("market", ["news90", "momentum", "reversion", "regimes"])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_past_moves_and_news_say_is_no_figure_of_moves_to_come(market, seed):
+    known = SUITE[market]
+    window = known.make(120, 10 + seed).window()
+
+    def build(window):
+        def prompt(seen):
+            logs = np.log(seen.prices / 100)
+            return f"sum {logs[-1] - logs[0]:.4f} swing {np.ptp(logs):.4f} level {logs[-1]:.4f}"
+
+        settings = replace(known.settings, lookback=8)
+        return Pipeline(TradingEnv(window, settings), prompt)
+
+    assert foretelling(build, window) == []
 
 
 # ------------------------------------------------------- what reads the market that is traded
@@ -116,7 +136,10 @@ def week_ahead(market, seen):
         (env_of(KnowsPrices), "feature", "scaled", "prices beyond the next bar"),
         (env_of(PaysAhead), "reward", "", "the next bar's prices"),
         (env_of(ForbidsFalls), "mask", "", "the next bar's prices"),
-        (prompt_with(next_news), "prompt", "", "the next bar's news"),
+        pytest.param(
+            *(prompt_with(next_news), "prompt", "", "the next bar's news"),
+            marks=pytest.mark.slow,
+        ),
         (prompt_with(week_ahead), "prompt", "", "prices beyond the next bar"),
     ],
 )
@@ -126,6 +149,66 @@ def test_a_stage_that_reads_later_bars_is_named_with_what_it_reads(build, stage,
     (leak,) = found
     assert leak.proved and leak.stage in STAGES and 0 < leak.days <= leak.tested == 69
     assert leak.sentence().startswith(f"Leak: the {stage}")
+
+
+class FillsAtTheBetterPrice(TradingEnv):
+    """Adds to the reward what a purchase would gain by the price that it was decided at."""
+
+    def step(self, action):
+        decided = self.window.market.prices[self._bar]
+        numbers, reward, *rest, info = super().step(action)
+        price = self.window.market.prices[self._bar]
+        reward += float(info["traded_shares"] > 0) * max(float(np.log(price / decided)), 0.0)
+        return numbers, reward, *rest, info
+
+
+class LapsesWhereItRises(TradingEnv):
+    """Its purchases are limit orders, which are not filled where the price leaves them behind."""
+
+    def step(self, action):
+        prices, bar = self.window.market.prices, self._bar
+        lapsed = action == Action.BUY and prices[bar + 1] > prices[bar]
+        return super().step(Action.HOLD if lapsed else action)
+
+
+def test_a_purchase_that_is_paid_before_it_was_filled_is_found():
+    build = env_of(FillsAtTheBetterPrice)
+    assert moved_by_the_future(build, WINDOW) == []
+    [leak] = paid_before_filled(build, WINDOW)
+    assert (leak.stage, leak.reads, leak.proved) == ("reward", BEFORE_THE_FILL, True)
+    assert leak.days == leak.tested > 10
+
+
+@pytest.mark.parametrize("reward", reward_names())
+def test_a_ledgers_own_rewards_pay_no_order_before_its_fill(reward):
+    settings = replace(SETTINGS, reward=reward, cost_bps=30)
+    assert paid_before_filled(plain(settings), WINDOW) == []
+    assert paid_before_filled(env_of(LapsesWhereItRises), WINDOW) == []
+    # where orders fill at once, they have earned the move
+    assert paid_before_filled(plain(replace(settings, execution="same_price")), WINDOW) == []
+
+
+def weekly(prices, dates, upto):
+    """By date, the move of its week: to the week's end, or to the day itself."""
+    weeks = (dates.astype("datetime64[D]").astype(int) + 3) // 7
+    found = {}
+    for day, week in enumerate(weeks):
+        first, end = np.searchsorted(weeks, week), np.searchsorted(weeks, week, "right") - 1
+        last = end if upto == "end" else day
+        found[dates[day]] = prices[last] / prices[max(first - 1, 0)] - 1
+    return found
+
+
+@pytest.mark.parametrize(("upto", "leaks"), [("end", True), ("day", False)])
+def test_a_candle_that_closes_later_is_suspected(upto, leaks):
+    window = LONG.window()
+    table = weekly(LONG.prices, LONG.dates, upto)  # a copy, which no change of the market moves
+
+    def build(window):
+        return Pipeline(TradingEnv(window, SETTINGS), lambda seen: f"week {table[seen.date]:.3%}")
+
+    found = foretelling(build, window)
+    assert [(leak.stage, leak.reads) for leak in found[:1]] == [("prompt", OF_BOTH)] * leaks
 
 
 def test_a_decision_that_knows_the_next_move_is_found():

@@ -147,7 +147,9 @@ def test_labels_of_axes_are_text_and_keep_their_digits():
 
 
 @pytest.mark.parametrize("bars", [2, 20, 21, 22])
-@pytest.mark.parametrize("execution", ["same_price", "next_price"])
+@pytest.mark.parametrize(
+    "execution", [pytest.param("same_price", marks=pytest.mark.slow), "next_price"]
+)
 def test_short_windows_have_a_page_too(bars, execution, tmp_path):
     window = Window(MARKET, 0, bars)
     settings = MarketSettings(reward="log_return", execution=execution)

@@ -225,6 +225,7 @@ def test_more_than_buy_and_hold_is_more_than_both_kinds(walk):
     assert "in 2 of 3 windows" in Walked(runs, walk.stitched, walk.plan).verdict()[1]
 
 
+@pytest.mark.slow
 def test_one_that_never_trades_is_said_to_have_nothing_that_is_defined(walk, tmp_path):
     windows = walk.stitched.windows
     passes = [{"agent_greedy": backtest(always(Action.HOLD), each, SETTINGS)} for each in windows]

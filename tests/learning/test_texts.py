@@ -305,9 +305,19 @@ def test_a_vector_environment_gives_what_its_environments_give(small_model, tmp_
 @pytest.mark.parametrize(
     "other",
     [
-        {"make_env": lambda: gymnasium.make("FrozenLake-v1", is_slippery=False, map_name="8x8")},
+        pytest.param(
+            {
+                "make_env": lambda: gymnasium.make(
+                    "FrozenLake-v1", is_slippery=False, map_name="8x8"
+                )
+            },
+            marks=pytest.mark.slow,
+        ),
         {"make_env": lambda: gymnasium.wrappers.TransformReward(lake(), lambda r: 100 * r - 1)},
-        {"to_text": lambda observation, info: f"You are in {observation}."},
+        pytest.param(
+            {"to_text": lambda observation, info: f"You are in {observation}."},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_does_not_go_on_in_another_environment(small_model, tmp_path, other):

@@ -247,7 +247,8 @@ def test_a_checkpoint_due_within_a_rollout_is_written_at_its_end(small_model, tm
 
 
 @pytest.mark.parametrize(
-    ("policy", "finetuning"), [("action_tokens", "full_top"), ("head", "lora")]
+    ("policy", "finetuning"),
+    [("action_tokens", "full_top"), pytest.param("head", "lora", marks=pytest.mark.slow)],
 )
 def test_resuming_at_a_rollouts_end_is_bit_identical(small_model, tmp_path, policy, finetuning):
     kind = {

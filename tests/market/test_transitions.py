@@ -6,8 +6,18 @@ import pytest
 from flagtrl.errors import ConfigError
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.ledger import Action
 from flagtrl.market.synthetic import news_leads_price, random_walk
-from flagtrl.market.transitions import FLAT, LONG, seen_at, standing, transitions, transitions_of
+from flagtrl.market.transitions import (
+    FLAT,
+    LONG,
+    seen_at,
+    shows_its_own,
+    standing,
+    transitions,
+    transitions_of,
+)
+from flagtrl.market.vector import VectorTradingEnv
 
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
@@ -105,3 +115,48 @@ def test_a_reward_that_does_not_add_up_is_refused():
         ConfigError, match=r"is known neither to be of one step alone nor .*: log_return, sharpe_"
     ):
         transitions(window, MarketSettings(reward="sharpe_difference"))
+
+
+class Smoothed(TradingEnv):
+    """Shows prices that are rounded."""
+
+    def observe(self):
+        seen = super().observe()
+        return replace(seen, prices=seen.prices.round())
+
+
+class Halted(TradingEnv):
+    """Forbids to buy on odd bars."""
+
+    @property
+    def legal(self):
+        return super().legal & np.array([True, True, self._bar % 2 == 0])
+
+
+@pytest.mark.parametrize("kind", [Smoothed, Halted])
+def test_what_is_shown_otherwise_is_not_in_the_tables(kind):
+    settings = MarketSettings(reward="log_return", lookback=3)
+    env = kind(news_leads_price(20, 3).window(), settings)
+    with pytest.raises(ConfigError, match=f"{kind.__name__} changes what is seen or legal; set"):
+        transitions_of(env)
+    assert shows_its_own(env) and not shows_its_own(TradingEnv(env.window, settings))
+
+
+def test_sampled_episodes_show_what_an_environment_shows():
+    settings = MarketSettings(reward="log_return", lookback=3)
+    window = news_leads_price(20, 3).window()
+    envs = VectorTradingEnv([Smoothed(window, settings), TradingEnv(window, settings)])
+    envs.reset(seed=[1, 1])
+    envs.advance(np.array([Action.HOLD, Action.HOLD]))
+    own, plain = envs.observe()
+    assert (own.prices == plain.prices.round()).all() and (own.prices != plain.prices).any()
+
+
+def test_what_a_subclass_forbids_is_seen_as_forbidden():
+    env = Halted(news_leads_price(20, 3).window(), MarketSettings(reward="log_return"))
+    env.reset()
+    allowed = []
+    while not env.ended:
+        allowed.append(bool(env.observe().legal[Action.BUY]))
+        env.step(Action.HOLD)
+    assert allowed[:4] in ([True, False, True, False], [False, True, False, True])

@@ -21,10 +21,14 @@ from training import load, tiny_trainer
 SETTINGS = MarketSettings(reward="log_return", lookback=3)
 MARKET = news_leads_price(days=40, seed=3)
 TRAIN, TEST = MARKET.window(end="2020-01-20"), MARKET.window(start="2020-01-21")
-KINDS = [("action_tokens", "full_top"), ("action_tokens", "lora"), ("head", "full_top")]
+KINDS = [
+    pytest.param(("action_tokens", "full_top"), id="action_tokens"),
+    pytest.param(("action_tokens", "lora"), id="lora", marks=pytest.mark.slow),
+    pytest.param(("head", "full_top"), id="head", marks=pytest.mark.slow),
+]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+@pytest.fixture(scope="module", params=KINDS)
 def trained(request, loud_model, tmp_path_factory):
     """A policy whose trained weights have moved."""
     policy, finetuning = request.param

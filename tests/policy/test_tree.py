@@ -115,7 +115,15 @@ def assert_engines_are_by_hand(model, prompts, legal, paths):
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "qwen2", "gemma3", "mistral, sliding window", "deepseek-v2"]
+    "name",
+    [
+        "llama",
+        "mistral, sliding window",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("qwen2", "gemma3", "deepseek-v2")
+        ),
+    ],
 )
 def test_two_hundred_actions_are_scored_token_by_token(name):
     model, prompts = policy_of(TREES[name], paths=MANY), prompts_of([5], 12)

@@ -96,7 +96,14 @@ def test_every_answer_position_counts_once():
     torch.testing.assert_close(found, torch.stack(wanted).mean(0))
 
 
-@pytest.mark.parametrize("more", [EXACT, {"rollouts": 4}, EXACT | {"update_epochs": 2}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        EXACT,
+        pytest.param({"rollouts": 4}, marks=pytest.mark.slow),
+        pytest.param(EXACT | {"update_epochs": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_its_weight_keeps_the_model_near_its_base_and_it_is_logged(loud_model, tmp_path, more):
     ended = {}
     for coefficient in (0.0, 50.0):

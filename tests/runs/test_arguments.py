@@ -163,12 +163,14 @@ def seconds_of(command, code=0):
     ("command", "code"),
     [
         (["-m", "flagtrl.cli", "train", "--gamma", "abc"], 2),
-        (["-m", "flagtrl.cli", "train", "--help_all"], 0),
-        (["-m", "flagtrl.cli", "demo", "--preset", "nope"], 2),
+        pytest.param(["-m", "flagtrl.cli", "train", "--help_all"], 0, marks=pytest.mark.slow),
+        pytest.param(["-m", "flagtrl.cli", "demo", "--preset", "nope"], 2, marks=pytest.mark.slow),
         (["-m", "flagtrl.cli", "backtest", "--adapter", "missing_dir"], 2),
-        (["-m", "flagtrl.train", "--no_such_option", "1"], 2),
+        pytest.param(["-m", "flagtrl.train", "--no_such_option", "1"], 2, marks=pytest.mark.slow),
         ([ROOT / "recipes/train_msft.py", "--help"], 0),
-        ([ROOT / "recipes/train_shuffled_rewards.py", "--gamma", "2"], 2),
+        pytest.param(
+            [ROOT / "recipes/train_shuffled_rewards.py", "--gamma", "2"], 2, marks=pytest.mark.slow
+        ),
     ],
     ids=lambda part: " ".join(map(str, part[-3:])) if isinstance(part, list) else "",
 )

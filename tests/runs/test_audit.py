@@ -71,12 +71,14 @@ def test_a_run_is_audited_and_its_page_says_so(copy, capsys):
     assert "Leaks, and what it reads" in text and "news negated" in text
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_audit(copy):
     one, two = audited(copy), audited(copy)
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
     assert any("--knowledge_cutoff" in said for said in one["verdict"])
 
 
+@pytest.mark.slow
 def test_other_days_are_audited_where_they_are_named(copy, tmp_path):
     out = tmp_path / "elsewhere"
     cli.main(["audit", str(copy), "--start", "2021-01-04", "--end", "2021-02-12",

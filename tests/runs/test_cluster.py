@@ -98,6 +98,7 @@ def two_nodes(ray_cluster):
 # ----------------------------------------------------------------------------------- on a cluster
 
 
+@pytest.mark.slow
 @needs_ray
 def test_what_a_run_leaves_comes_home_and_what_fails_is_said(two_nodes, stand_in, tmp_path):
     tasks = [stand_in("a/fine", "--steps", "4"), stand_in("a/bad", "--fail", "1")]

@@ -120,7 +120,7 @@ def test_a_local_endpoint_is_asked_once_a_day_and_then_known(trade, tmp_path, mo
     assert len(path.read_text().splitlines()) == days
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", [pytest.param("linear", marks=pytest.mark.slow), "mlp"])
 def test_ppo_on_numbers_is_trained_in_sample_and_traded(trade, kind):
     pytest.importorskip("stable_baselines3", reason="the extra sb3")
     results, *_ = trade(kind, "--total_timesteps", "1024")
@@ -142,7 +142,10 @@ def test_two_layers_or_none(monkeypatch):
         assert len(found) == layers
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "deepseek-v2"])
+@pytest.mark.parametrize(
+    "architecture",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "qwen2")), "deepseek-v2"],
+)
 def test_the_zero_shot_row_of_a_model_of_each_architecture_is_in_the_tables(
     trade, tmp_path, shared, architecture
 ):

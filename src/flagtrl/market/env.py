@@ -7,7 +7,7 @@ frozen record that holds nothing later than the current bar.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -225,13 +225,14 @@ class TradingEnv(gymnasium.Env):
 
     def observe(self) -> Observation:
         """The current bar as the record that prompts are made of."""
-        return observation(
+        seen = observation(
             self.window.market,
             self.settings,
             self._bar,
             self.account,
             EpisodeSoFar(self._values, self._rewards, self._actions),
         )
+        return replace(seen, legal=self.legal)  # a subclass may allow less
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on as if never interrupted, generator included;

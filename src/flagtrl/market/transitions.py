@@ -98,8 +98,14 @@ def transitions_of(env: TradingEnv) -> Transitions:
     are, in a method `transitions`.
 
     Raises:
-        ConfigError: it changes `step` and has no such method; a reward as of `transitions`.
+        ConfigError: it changes `step` and has no such method, or what is seen or legal; a reward as
+            of `transitions`.
     """
+    if shows_its_own(env):
+        raise ConfigError(
+            "advantage is 'exact', whose prompts are made of the window alone, but "
+            f"{type(env).__name__} changes what is seen or legal; set advantage to gae"
+        )
     own = getattr(env, "transitions", None)
     if own is not None:
         return own()
@@ -109,6 +115,13 @@ def transitions_of(env: TradingEnv) -> Transitions:
             "give it a method transitions(), or set advantage to gae"
         )
     return transitions(env.window, env.settings)
+
+
+def shows_its_own(env: TradingEnv) -> bool:
+    """Whether a class changes what is seen or legal, so that `seen_at` does not tell it."""
+    return any(
+        getattr(type(env), name) is not getattr(TradingEnv, name) for name in ("observe", "legal")
+    )
 
 
 def standing(position: int, price: np.ndarray | float, value: float = 1.0) -> Account:

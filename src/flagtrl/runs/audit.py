@@ -29,6 +29,7 @@ from flagtrl.evidence.cutoff import Sides, sides
 from flagtrl.evidence.foresight import foretelling, judged, paid_for_the_future
 from flagtrl.evidence.leaks import Build, Leak, Pipeline, moved_by_the_future
 from flagtrl.evidence.page import AUDIT_FILE
+from flagtrl.evidence.unfilled import paid_before_filled
 from flagtrl.files import write_json
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.made_with import versions
@@ -157,7 +158,8 @@ def audit(
     build = pipeline_of(settings, encoder, policy)
     tell = Countdown(say, "changing the days after each")
     leaks = moved_by_the_future(build, window, seed, tell)
-    leaks += foretelling(build, window, seed) + paid_for_the_future(build, window, seed)
+    for test in (foretelling, paid_for_the_future, paid_before_filled):
+        leaks += test(build, window, seed)
     known = changes(window, seed)
     _read_changed(model, encoder, window, settings, known, say)
     found = counterfactuals(policy, window, settings, known)
