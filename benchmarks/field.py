@@ -1,7 +1,7 @@
 """The field, side by side: flagtrl and its peers on one market, one model and one machine.
 
     python benchmarks/field.py --json docs/field.json
-    python benchmarks/field.py --model HuggingFaceTB/SmolLM2-135M-Instruct --steps 128 \
+    python benchmarks/field.py --model HuggingFaceTB/SmolLM2-135M-Instruct --steps 320 \
         --looks false --json docs/field_smollm2.json
 
 The market is `news70` of the suite: headlines are right in 70%, orders fill at the next price, and
@@ -94,13 +94,6 @@ PEERS: dict[str, Peer] = {
     ),
     "sb3": Peer("Stable-Baselines3 PPO", "sb3_peer.py", reads="numbers"),
 }
-# Peers that no script runs, and why; in the table with their reason.
-NOT_RUN = {
-    "TorchTrade LLM GRPO": (
-        "commit 5b1f72d: its LLMTrainer samples with vLLM on CUDA alone (its own example says "
-        "'GPU-required'), and no GPU was at hand"
-    ),
-}
 
 
 def environment(name: str, peer: Peer, folder: Path) -> Path:
@@ -142,6 +135,7 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         "source": str(source(peer, options.sources)) if peer.source else None,
         "out": str(out / "record.json"),
         **peer.options,
+        **options.settings.get(name, {}),
     }
     (out / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -192,6 +186,9 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=BUDGET, help="environment steps of a run")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of a run")
     parser.add_argument("--looks", type=lambda word: word == "true", default=True)
+    parser.add_argument(
+        "--settings", type=json.loads, default={}, help="JSON: by peer, settings of its script"
+    )
     parser.add_argument("--json", type=Path, default=Path("docs/field.json"))
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "flagtrl-field")
     parser.add_argument("--sources", type=Path, help="cloned repositories (default: in --work)")
