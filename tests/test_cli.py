@@ -613,6 +613,7 @@ def test_a_backtest_leaves_a_run_alone(finished, data, capsys):
     assert "is a run's own (run.json, results.json)" in line
 
 
+@pytest.mark.slow
 def test_other_data_than_those_of_training_are_pointed_out(
     finished, data, tmp_path, capsys, caplog
 ):
@@ -636,6 +637,7 @@ def test_other_data_than_those_of_training_are_pointed_out(
     )
 
 
+@pytest.mark.slow
 def test_the_data_of_training_are_found_again_only_as_they_were(
     run_, data, tmp_path, capsys, monkeypatch
 ):

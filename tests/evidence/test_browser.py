@@ -25,7 +25,10 @@ def browser():
         yield opened
 
 
-@pytest.fixture(scope="module", params=["a run's", "the tables'", "a walk's"])
+PAGES = ["a run's", *(pytest.param(p, marks=pytest.mark.slow) for p in ("the tables'", "a walk's"))]
+
+
+@pytest.fixture(scope="module", params=PAGES)
 def page(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     if request.param == "a walk's":

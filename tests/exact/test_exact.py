@@ -397,6 +397,7 @@ def test_where_it_cannot_be_a_forward_of_its_own_acts(small_model, tmp_path, opt
     assert not tiny_trainer(small_model, tmp_path / "other", **WHOLE | options)._one_pass
 
 
+@pytest.mark.slow
 def test_a_reference_that_costs_nothing_is_asked_where_its_kl_is_logged(small_model, tmp_path):
     asked = {}
     for coefficient in (0.0, 0.1):
