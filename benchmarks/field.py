@@ -161,9 +161,12 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
 
 
 def lines(script: Path) -> int:
-    """Lines of code between `# user:` and `# end`: what a user of the peer writes."""
-    text = script.read_text(encoding="utf-8").partition("# user:\n")[2].partition("# end\n")[0]
-    return sum(1 for line in text.splitlines() if line.strip() and line.strip()[0] != "#")
+    """Lines of code between each `# user:` and `# end`: what a user of the peer writes."""
+    count, inside = 0, False
+    for line in map(str.strip, script.read_text(encoding="utf-8").splitlines()):
+        inside = line != "# end" and (inside or line == "# user:")
+        count += inside and bool(line) and not line.startswith("#")
+    return count
 
 
 def written(made: dict[str, Any], path: Path) -> list[dict[str, Any]]:

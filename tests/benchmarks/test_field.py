@@ -110,7 +110,12 @@ def test_processor_time_is_that_of_all_processes_of_the_session():
     assert 0.5 <= spent < 20 and 5 < memory < 2000
 
 
-def test_every_peer_has_a_script_with_its_users_lines():
+def test_every_peer_has_a_script_with_its_users_lines(tmp_path):
+    made = (
+        "a = 1\n# user:\nb = 2\n\n# why\n# end\nc = 3\nif c:\n    # user:\n    d = 4\n    # end\n"
+    )
+    (tmp_path / "peer.py").write_text(made)
+    assert field.lines(tmp_path / "peer.py") == 2
     for peer in field.PEERS.values():
         assert peer.reads == "numbers" or 10 < field.lines(PEERS / peer.script) < 150, peer.title
         assert all("==" in each for each in peer.requirements), "pinned"
