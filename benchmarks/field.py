@@ -2,7 +2,7 @@
 
     python benchmarks/field.py --json docs/field.json
     python benchmarks/field.py --model HuggingFaceTB/SmolLM2-135M-Instruct --steps 320 \
-        --looks false --json docs/field_smollm2.json
+        --train_bars 240 --looks false --json docs/field_smollm2.json
 
 The market is `news70` of the suite: headlines are right in 70%, orders fill at the next price, and
 the best rule is known. Every language model is the same one: a random Llama of 3 layers that was
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from field_start import prepare
+from field_start import TRAIN_BARS, prepare
 from field_table import summary
 
 from flagtrl.errors import ConfigError
@@ -124,13 +124,15 @@ def source(peer: Peer, folder: Path) -> Path | None:
 def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A record of one run, in a session of its own, whose processes are counted together."""
     peer, work = PEERS[name], options.work / options.model.rpartition("/")[2]
-    started = prepare(work / f"seed-{seed}", options.model, seed)
+    folder = work / f"seed-{seed}-{options.train_bars}"
+    started = prepare(folder, options.model, seed, options.train_bars)
     python = environment(name, peer, options.work / "environments")
     out = work / "runs" / f"{name}-{seed}"
     out.mkdir(parents=True, exist_ok=True)
     settings = {
         **started,
         **{"steps": options.steps, "seed": seed, "looks": options.looks, "limit": options.limit},
+        "train_bars": options.train_bars,
         "learning_rate": LEARNING_RATE.get(options.model, PRETRAINED_RATE),
         "source": str(source(peer, options.sources)) if peer.source else None,
         "out": str(out / "record.json"),
@@ -187,6 +189,7 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=numbers, default=[0], metavar="0,1,2")
     parser.add_argument("--model", default="tiny", help="tiny, or as --model_name_or_path")
     parser.add_argument("--steps", type=int, default=BUDGET, help="environment steps of a run")
+    parser.add_argument("--train_bars", type=int, default=TRAIN_BARS)
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of a run")
     parser.add_argument("--looks", type=lambda word: word == "true", default=True)
     parser.add_argument(

@@ -35,9 +35,9 @@ LESSONS = 700
 DAYS = 8  # of a conversation
 
 
-def prepare(folder: Path, model: str, seed: int) -> dict[str, str]:
+def prepare(folder: Path, model: str, seed: int, train_bars: int) -> dict[str, str]:
     """Write the market and the model into a folder, where they are not yet; their paths by name."""
-    task = task_of(seed)
+    task = task_of(seed, train_bars)
     made = {"task": folder / "task.json", "model": folder / "Llama"}
     if made["task"].is_file():
         return {name: str(path) for name, path in made.items()}
@@ -58,9 +58,9 @@ def prepare(folder: Path, model: str, seed: int) -> dict[str, str]:
     return {name: str(path) for name, path in made.items()}
 
 
-def task_of(seed: int) -> Task:
+def task_of(seed: int, train_bars: int = TRAIN_BARS) -> Task:
     """The market of a seed, which all of one seed share."""
-    return Task.of(MARKET, seed, TRAIN_BARS, TEST_BARS)
+    return Task.of(MARKET, seed, train_bars, TEST_BARS)
 
 
 def told_bars(window: Window, settings: MarketSettings, encoder: PromptEncoder) -> dict[str, Any]:

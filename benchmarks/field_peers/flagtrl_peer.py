@@ -29,7 +29,7 @@ from field_start import PROMPT, task_of
 from learning import answered
 
 watch = Watch.of_command_line()
-task = task_of(watch.seed)
+task = task_of(watch.seed, watch.options["train_bars"])
 
 # user:
 EXACT: dict[str, Any] = {

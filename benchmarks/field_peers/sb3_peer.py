@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from field_start import task_of
 
 watch = Watch.of_command_line()
-task = task_of(watch.seed)
+task = task_of(watch.seed, watch.options["train_bars"])
 texts = headlines(task.train)
 model = learner("mlp", task.train, task.settings, watch.seed, texts)
 bars = range(len(task.test) - 1)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from field_start import PROMPT, task_of  # the market itself, as it was written for the others
 
 watch = Watch.of_command_line()
-task = task_of(watch.seed)
+task = task_of(watch.seed, watch.options["train_bars"])
 
 # user:
 DAYS, GROUP = 8, 8
