@@ -613,7 +613,6 @@ def test_a_backtest_leaves_a_run_alone(finished, data, capsys):
     assert "is a run's own (run.json, results.json)" in line
 
 
-@pytest.mark.slow
 def test_other_data_than_those_of_training_are_pointed_out(
     finished, data, tmp_path, capsys, caplog
 ):

@@ -125,8 +125,7 @@ def finished(line, **options):
 LORA = "--use_peft --lora_r 4 --trainable_layers 1"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("more", ["", LORA])
+@pytest.mark.parametrize("more", ["", pytest.param(LORA, marks=pytest.mark.slow)])
 def test_the_script_takes_trls_options(small_model, tmp_path, more):
     words = script_words(small_model, tmp_path / "run", more)
     said = finished([sys.executable, ROOT / "examples/ppo.py", *words])

@@ -58,6 +58,11 @@ class Trading:
 
     def check(self, args: PPOConfig, known: bool) -> None:
         """Refuse an estimator for which the position is not all of the state; ConfigError."""
+        if args.advantage != "gae" and shows_its_own(env := self.make_env()):
+            raise ConfigError(
+                f"advantage is {args.advantage}, whose prompts are made of the window alone, but "
+                f"{type(env).__name__} changes what is seen or legal; set advantage to gae"
+            )
         if args.advantage != "gae" and not known:
             style = self.encoder.settings.prompt_style
             raise ConfigError(

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from flagtrl.market.transitions import (
     transitions_of,
 )
 from flagtrl.market.vector import VectorTradingEnv
+from flagtrl.trading import Trading
 
 
 @pytest.mark.parametrize("execution", ["next_price", "same_price"])
@@ -134,12 +136,31 @@ class Halted(TradingEnv):
 
 
 @pytest.mark.parametrize("kind", [Smoothed, Halted])
-def test_what_is_shown_otherwise_is_not_in_the_tables(kind):
+@pytest.mark.parametrize("advantage", ["exact", "leave_one_out"])
+def test_what_is_shown_otherwise_is_not_in_the_tables(kind, advantage):
     settings = MarketSettings(reward="log_return", lookback=3)
     env = kind(news_leads_price(20, 3).window(), settings)
+    trading = Trading(lambda: env, encoder=None)
     with pytest.raises(ConfigError, match=f"{kind.__name__} changes what is seen or legal; set"):
-        transitions_of(env)
+        trading.check(SimpleNamespace(advantage=advantage), known=True)
+    trading.check(SimpleNamespace(advantage="gae"), known=False)
+    assert trading.ahead() == ()
     assert shows_its_own(env) and not shows_its_own(TradingEnv(env.window, settings))
+
+
+def test_a_mask_may_look_at_what_is_seen():
+    class Cautious(TradingEnv):
+        @property
+        def legal(self):
+            risen = self.observe().prices[-1] > 100
+            return super().legal & np.array([True, True, risen])
+
+    env = Cautious(news_leads_price(20, 3).window(), MarketSettings(reward="log_return"))
+    env.reset()
+    for _ in range(5):
+        seen = env.observe()
+        assert seen.legal[Action.BUY] == (seen.prices[-1] > 100)
+        env.step(Action.HOLD)
 
 
 def test_sampled_episodes_show_what_an_environment_shows():

@@ -74,7 +74,6 @@ def test_an_equity_curve_is_drawn_at_each_evaluation(evaluated):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
-@pytest.mark.slow
 def test_evaluating_does_not_change_training(small_model, tmp_path, evaluated):
     plain = tiny_trainer(small_model, tmp_path, rollouts=3)
     plain.train()

@@ -24,17 +24,14 @@ CORRELATION, OVERLAPPING, AGREEMENT, SHOWN = 0.9, 0.97, 0.97, 0.9
 # Of what a step's own return and position leave of a reward, the share that a move explains, and
 # how surely: on prices that have nothing to do with it, and on its own, which may foretell it.
 ELSEWHERE, AT_HOME, T_VALUE = 0.2, 0.5, 6.0
-# Of a figure made of moves: all that they explain of it, what past ones do, what later ones do of
-# what the past ones leave, and how surely. News that lead a price know little of its past.
-MADE_OF_MOVES, OF_PAST, TO_COME, F_VALUE = 0.6, 0.25, 0.25, 8.0
-PAST, FUTURE = 10, 5  # bars
+FEWEST_SPANS = 10  # of days on which a figure stays the same
 LEFT = 0.01  # of a reward's variance, below which there is nothing to explain
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 HORIZONS = (1, 2, 3, 5, 10)  # bars
 ONE_BAR = {k: f"the move {k} bars ahead" for k in HORIZONS}
 ONE_BAR |= {1: "the next move", 2: "the move after the next"}
-OF_BOTH = "moves to come, mixed with past ones"
+OF_ITS_SPAN = "the move until it changes"
 WORD = re.compile(r"[A-Za-z]{2,}")
 NOT_FEATURES = ("date", "symbol", "bar", "legal")
 
@@ -48,9 +45,9 @@ def foretelling(build: Build, window: Window, seed: int = 0) -> list[Leak]:
     ahead is above .9, or whose own moves have it, as those of a later price do; a figure's size, or
     a word's presence, that is such a move's direction on 97% of days; and a figure whose rank
     correlation with the return over as many bars to come is above .97, which overlap and so take
-    more; and a figure that the last ten moves and the next five explain by 60%, the past ones by a
-    quarter and the next ones by a quarter of what those leave, as those of a window that ends
-    later. Of the labels of a bar's news those bars count that have news.
+    more; and a figure that stays the same for some days, two at least on average, whose rank
+    correlation with the move over just these days is above .97, as a weekly candle's before its
+    Friday. Of the labels of a bar's news those bars count that have news.
 
     Args:
         build: a window's environment and prompt.
@@ -72,9 +69,9 @@ def foretelling(build: Build, window: Window, seed: int = 0) -> list[Leak]:
                 found.append(_suspected(stage, name, which, days, dates))
                 break
         else:
-            days = _mixes(series, np.log(prices), bars)
+            days = _spans(series, np.log(prices), bars)
             if days is not None:
-                found.append(_suspected(stage, name, OF_BOTH, days, dates))
+                found.append(_suspected(stage, name, OF_ITS_SPAN, days, dates))
     one_bar = {name: moves[name] for name in ONE_BAR.values() if name in moves}
     return found + _words(texts, one_bar, dates)
 
@@ -315,30 +312,22 @@ def _correlates(
     return known if abs(r) >= least else None
 
 
-def _mixes(series: np.ndarray, logs: np.ndarray, bars: np.ndarray) -> np.ndarray | None:
-    """(n,) the days of a figure that is made of past moves and of those to come; else None. Today's
-    price is a past one too, since its level foretells where a market returns to its mean.
+def _spans(series: np.ndarray, logs: np.ndarray, bars: np.ndarray) -> np.ndarray | None:
+    """(n,) the days of a figure that stays the same for some days and says the move over just these
+    days, from the close before the first to that of the last; else None.
     """
-    known = np.isfinite(series)
-    if known.sum() < FEWEST_DAYS or np.ptp(series[known]) == 0:
+    if not np.isfinite(series).all():
         return None
-    padded = np.pad(np.diff(logs), (PAST, FUTURE), constant_values=np.nan)  # [bar + 9]: the last
-    around = np.lib.stride_tricks.sliding_window_view(padded, PAST + FUTURE)[bars]
-    rows = np.isfinite(series) & np.isfinite(around).all(1)
-    free = int(rows.sum()) - 2 - PAST - FUTURE
-    if free < FEWEST_DAYS:
+    begins = np.flatnonzero(np.diff(series, prepend=np.nan) != 0)
+    ends = np.append(begins[1:], len(series)) - 1
+    first, last = begins[1:-1], ends[1:-1]  # the outer ones may be cut
+    if len(first) < FEWEST_SPANS or (last - first + 1).mean() < 2:
         return None
-    figure, moves = series[rows], np.c_[np.ones(rows.sum()), logs[bars][rows], around[rows]]
-    left, of_past = (
-        float(np.square(figure - x @ np.linalg.lstsq(x, figure, rcond=None)[0]).sum())
-        for x in (moves, moves[:, : 2 + PAST])
-    )
-    whole = float(np.square(figure - figure.mean()).sum())
-    if not LEFT * whole < of_past <= (1 - OF_PAST) * whole:  # of past moves alone, or hardly
+    figures, moves = series[first], logs[bars[last]] - logs[bars[first] - 1]
+    if np.ptp(moves) == 0 or np.ptp(figures) == 0:
         return None
-    surely = (of_past - left) / FUTURE / max(left / free, 1e-12 * whole)
-    explained = left <= (1 - MADE_OF_MOVES) * whole and left <= (1 - TO_COME) * of_past
-    return rows if explained and surely >= F_VALUE else None
+    r = stats.spearmanr(figures, moves).statistic
+    return np.isin(np.arange(len(series)), ends, invert=True) if abs(r) >= OVERLAPPING else None
 
 
 def _suspected(stage: str, what: str, says: str, days: np.ndarray, dates: np.ndarray) -> Leak:

@@ -1,4 +1,4 @@
-"""Whether an order is paid before it was filled: with the price that it was decided at in a market
+"""Whether a purchase is paid before it was filled: with the price it was decided at in a market
 that fills at the next one, or with the better of the two.
 
 Such a reward reads no bar that is to come by the time it is paid, so that no change of later bars
@@ -20,6 +20,7 @@ from flagtrl.market.ledger import Action
 BEFORE_THE_FILL = "the move before its order was filled"
 MOVES = (0.9, 1.1)  # of the price at which the order fills, and of all later ones
 ROUNDING = 1e-9
+SHARE = 0.5  # of what a purchase is paid, that must be of the move: a fee by shares is of its price
 
 
 def paid_before_filled(build: Build, window: Window, seed: int = 0) -> list[Leak]:
@@ -45,11 +46,15 @@ def paid_before_filled(build: Build, window: Window, seed: int = 0) -> list[Leak
         if seen.shares == 0 and env.legal[Action.BUY]:
             tested += 1
             gains = []
-            for moved in (_with_move(window, seen.bar, by) for by in MOVES):
+            for moved in (_with_move(window, seen.bar, by) for by in (*MOVES, MOVES[0])):
                 bought, filled = _paid(build, moved, env.state_dict(), Action.BUY)
                 waited, _ = _paid(build, moved, env.state_dict(), Action.HOLD)
                 gains += [bought - waited] if filled else []
-            if len(gains) == len(MOVES) and abs(gains[1] - gains[0]) > ROUNDING:
+            steady = (
+                len(gains) == 3 and gains[0] == gains[2]
+            )  # else noise, which nothing is said of
+            most = max(map(abs, gains), default=0.0)
+            if steady and abs(gains[1] - gains[0]) > max(ROUNDING, SHARE * most):
                 days.append(str(seen.date))
         env.step(int(rng.choice(np.flatnonzero(env.legal))))
     if not days:
@@ -69,5 +74,5 @@ def _paid(
 
 def _with_move(window: Window, bar: int, by: float) -> Window:
     prices = window.market.prices.copy()
-    prices[bar + 1 :] = prices[bar + 1 :] * by
+    prices[bar + 1 :] *= by * prices[bar] / prices[bar + 1]
     return replace(window, market=replace(window.market, prices=prices))

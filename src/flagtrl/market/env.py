@@ -125,6 +125,8 @@ class TradingEnv(gymnasium.Env):
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own form)
 
+    _masking = False
+
     def __init__(
         self,
         window: Window,
@@ -232,7 +234,13 @@ class TradingEnv(gymnasium.Env):
             self.account,
             EpisodeSoFar(self._values, self._rewards, self._actions),
         )
-        return replace(seen, legal=self.legal)  # a subclass may allow less
+        if self._masking or type(self).legal is TradingEnv.legal:
+            return seen
+        self._masking = True  # what a subclass allows may depend on what is seen
+        try:
+            return replace(seen, legal=self.legal)
+        finally:
+            self._masking = False
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on as if never interrupted, generator included;

@@ -98,14 +98,8 @@ def transitions_of(env: TradingEnv) -> Transitions:
     are, in a method `transitions`.
 
     Raises:
-        ConfigError: it changes `step` and has no such method, or what is seen or legal; a reward as
-            of `transitions`.
+        ConfigError: it changes `step` and has no such method; a reward as of `transitions`.
     """
-    if shows_its_own(env):
-        raise ConfigError(
-            "advantage is 'exact', whose prompts are made of the window alone, but "
-            f"{type(env).__name__} changes what is seen or legal; set advantage to gae"
-        )
     own = getattr(env, "transitions", None)
     if own is not None:
         return own()
