@@ -2,15 +2,17 @@
 
     python benchmarks/field.py --json docs/field.json
     python benchmarks/field.py --model HuggingFaceTB/SmolLM2-135M-Instruct --steps 320 \
-        --train_bars 240 --looks false --json docs/field_smollm2.json
+        --train_bars 240 --looks false --json docs/field_smollm2.json \
+        --peers flagtrl flagtrl_gae trl_ppo twosome lamorel \
+        --settings '{"twosome": {"critic_warm_up_steps": 0}}'
 
 The market is `news70` of the suite: headlines are right in 70%, orders fill at the next price, and
 the best rule is known. Every language model is the same one: a random Llama of 3 layers that was
 taught to answer in words and to call tools, by drawn answers, so that peers which sample text can
 begin; `--model NAME` takes a pretrained one. A peer runs as it is, at the version or commit that
 PEERS names, in an environment of its own, by a script of `field_peers/` with what its user writes.
-What no peer decides itself is the same for all: the prompts, the learning rate, episodes of 40
-days, and the looks at unseen bars, whose time is not counted.
+What no peer decides itself is the same for all: the prompts, the policy's learning rate, episodes
+of 40 days, and looks at unseen bars, whose time is not counted. docs/field.md says what differs.
 
 An environment is made with pip where there is none yet; the source of a peer that is on no registry
 is cloned from GitHub, or is in `--sources`.
@@ -19,6 +21,7 @@ is cloned from GitHub, or is in `--sources`.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import subprocess
@@ -32,7 +35,7 @@ from typing import Any
 from field_start import TRAIN_BARS, prepare
 from field_table import summary
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, unknown
 from flagtrl.made_with import commit
 from flagtrl.program import one_line_errors
 from learning import BUDGET, numbers
@@ -97,7 +100,7 @@ PEERS: dict[str, Peer] = {
 
 
 def environment(name: str, peer: Peer, folder: Path) -> Path:
-    """The Python of a peer, made where it is not yet."""
+    """The Python of a peer, made where it is not yet; without requirements, this one."""
     if not peer.requirements:
         return Path(sys.executable)
     python = folder / name / "bin" / "python"
@@ -131,7 +134,12 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     out.mkdir(parents=True, exist_ok=True)
     settings = {
         **started,
-        **{"steps": options.steps, "seed": seed, "looks": options.looks, "limit": options.limit},
+        **{
+            "steps": options.steps,
+            "seed": seed,
+            "looks": options.looks == "true",
+            "limit": options.limit,
+        },
         "train_bars": options.train_bars,
         "learning_rate": LEARNING_RATE.get(options.model, PRETRAINED_RATE),
         "source": str(source(peer, options.sources)) if peer.source else None,
@@ -139,6 +147,7 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         **peer.options,
         **options.settings.get(name, {}),
     }
+    (out / "record.json").unlink(missing_ok=True)
     (out / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with open(out / "log.txt", "w", encoding="utf-8") as log:
@@ -151,24 +160,45 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
             start_new_session=True,
             check=False,
         )
-    if done.returncode:
+    if done.returncode or not (out / "record.json").is_file():
         raise ConfigError(f"{name} ended with {done.returncode}; see {out / 'log.txt'}")
     record = json.loads((out / "record.json").read_text(encoding="utf-8"))
     return {
         **{"peer": name, "title": peer.title, "reads": peer.reads, "model": options.model},
-        **{"seed": seed, "limit": options.limit, "lines": lines(SCRIPTS / peer.script)},
+        **{"seed": seed, "limit": options.limit, "statements": statements(SCRIPTS / peer.script)},
         **record,
+        "versions": versions(python),
         "commit": commit(),
     }
 
 
-def lines(script: Path) -> int:
-    """Lines of code between each `# user:` and `# end`: what a user of the peer writes."""
-    count, inside = 0, False
-    for line in map(str.strip, script.read_text(encoding="utf-8").splitlines()):
+def versions(python: Path) -> dict[str, str]:
+    """Of the packages that learn, in a peer's environment."""
+    code = (
+        "import json, importlib.metadata as m\n"
+        "names = ('torch', 'transformers', 'trl', 'stable-baselines3', 'peft')\n"
+        "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
+        "print(json.dumps({n: found[n] for n in names if n in found}))"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def statements(script: Path) -> int:
+    """Statements between each `# user:` and `# end`, docstrings aside: what a user of the peer
+    writes, however it is broken into lines.
+    """
+    text = script.read_text(encoding="utf-8")
+    inside, marked = False, set()
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         inside = line != "# end" and (inside or line == "# user:")
-        count += inside and bool(line) and not line.startswith("#")
-    return count
+        marked |= {number} if inside else set()
+    return sum(
+        isinstance(node, ast.stmt)
+        and node.lineno in marked
+        and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in ast.walk(ast.parse(text))
+    )
 
 
 def written(made: dict[str, Any], path: Path) -> list[dict[str, Any]]:
@@ -191,7 +221,7 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=BUDGET, help="environment steps of a run")
     parser.add_argument("--train_bars", type=int, default=TRAIN_BARS)
     parser.add_argument("--limit", type=float, default=900.0, help="seconds of a run")
-    parser.add_argument("--looks", type=lambda word: word == "true", default=True)
+    parser.add_argument("--looks", choices=("true", "false"), default="true")
     parser.add_argument(
         "--settings", type=json.loads, default={}, help="JSON: by peer, settings of its script"
     )
@@ -199,6 +229,9 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "flagtrl-field")
     parser.add_argument("--sources", type=Path, help="cloned repositories (default: in --work)")
     options = parser.parse_args(words)
+    for name in options.settings:
+        if name not in PEERS:
+            raise unknown("peer in --settings", name, PEERS)
     options.work = options.work.resolve()
     options.sources = (options.sources or options.work / "sources").resolve()
     return options

@@ -10,7 +10,7 @@ import numpy as np
 LEVELS = (50, 80, 90)
 HEAD = (
     "| peer | seeds | decisions/s | per CPU s | flagtrl's are | memory, MiB | steps | share "
-    "| to 50%: steps, s | to 80% | to 90% | lines |\n"
+    "| to 50%: steps, s | to 80% | to 90% | statements |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
@@ -35,7 +35,7 @@ def _row(rows: list[dict[str, Any]], ours: float | None) -> str:
         f"{np.median([r['steps'] for r in rows]):,.0f}",
         f"{np.median(shares):.2f}" if shares else "-",
         *(_reached(rows, level) for level in LEVELS),
-        str(rows[0]["lines"] or "-"),
+        str(rows[0]["statements"] or "-"),
     ]
     return f"| {' | '.join(cells)} |"
 

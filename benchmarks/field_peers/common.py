@@ -190,8 +190,15 @@ class Watch:
         self._began += time.perf_counter() - self._began - seconds
         self._spent += spent() - self._spent - cpu
 
-    def write(self, **more: Any) -> None:
-        """The record of the run, and what else the peer has to say."""
+    def write(
+        self, scores: Callable[[Sequence[str]], np.ndarray] | None = None, **more: Any
+    ) -> None:
+        """The record of the run, and what else the peer has to say; with a last look, where the
+        others were looked at too.
+        """
+        stale = not self._points or self._points[-1][0] < self.done
+        if scores is not None and self.options["looks"] and stale:
+            self.look(scores)
         seconds, cpu = time.perf_counter() - self._began, spent() - self._spent
         record: dict[str, Any] = {
             "steps": self.done,

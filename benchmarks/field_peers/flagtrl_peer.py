@@ -3,6 +3,7 @@ sampled actions in eight environments and GAE.
 """
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,15 @@ class Looking(TrainerCallback):
     """Looks at the policy when it is time, at the ends of rollouts."""
 
     def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-        """After each update."""
+        """After each update; what a rollout's first updates have used counts with its last."""
         rollout, within = divmod(state.global_step, args.steps_per_rollout)
         if not within and watch.due(rollout * args.rollout_samples):
-            watch.look(lambda texts: answered(trainer.model, prompts, legal))
+            watch.look(scores)
+
+
+def scores(_: Sequence[str]) -> np.ndarray:
+    """(N, A); the texts' prompts are at hand."""
+    return answered(trainer.model, prompts, legal)
 
 
 trainer = trainer_of([Looking()])
@@ -88,4 +94,4 @@ legal = np.stack([each.legal for each in seen])
 watch.start()
 with suppress(OutOfTime), one_thread():
     trainer.train()
-watch.write()
+watch.write(scores)

@@ -162,6 +162,11 @@ class Watching:
 
     market: Market
 
+    def __init__(self, *args: Any, **more: Any):
+        super().__init__(*args, **more)
+        # returns once the model is loaded, so that the clock, begun at reset, does not count that
+        self.custom_module_fns(["score"], contexts=["a"], candidates=[["b"]])
+
     def update(self, contexts: Sequence[str], candidates: Sequence[Any], **more: Any) -> list[Any]:
         """As lamorel's."""
         results = super().update(contexts, candidates, **more)
@@ -190,9 +195,7 @@ class Watching:
 
     def finish(self) -> None:
         """The last look, the record, and the end of the process that holds the model."""
-        if self.market.watch.options["looks"]:
-            self.market.watch.look(self.scores)
-        self.market.watch.write()
+        self.market.watch.write(self.scores)
         self.close()
 
 

@@ -52,5 +52,4 @@ watch.start()
 with suppress(OutOfTime), one_thread():
     model.learn(watch.steps, callback=Looking())
     watch.done = model.num_timesteps
-    watch.look(scores)
-watch.write()
+watch.write(scores)

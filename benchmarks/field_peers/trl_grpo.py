@@ -102,4 +102,4 @@ trainer = trainer_of([looking])
 watch.start()
 with suppress(OutOfTime):
     trainer.train()
-watch.write(refused=looking.refused)
+watch.write(called, refused=looking.refused)

@@ -107,4 +107,4 @@ trainer = trainer_of([Looking()])
 watch.start()
 with suppress(OutOfTime):
     trainer.train()
-watch.write()
+watch.write(scores_of(trainer.policy_model, tokenizer))

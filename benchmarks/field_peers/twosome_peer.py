@@ -155,6 +155,8 @@ def scores(texts: Sequence[str]) -> np.ndarray:
 def main() -> None:
     """Run TWOSOME's script."""
     warm_up = watch.options.get("critic_warm_up_steps", WARM_UP)
+    if warm_up >= watch.steps:
+        sys.exit(f"critic_warm_up_steps is {warm_up}; set it below the run's {watch.steps} steps")
     training = watch.steps - warm_up // BATCH * BATCH  # its warm-up steps are environment steps too
     with TemporaryDirectory() as folder:
         # user:
@@ -166,9 +168,7 @@ def main() -> None:
         # end
         with suppress(OutOfTime):
             runpy.run_path(str(FOLDER / "ppo_llm_v1.py"), run_name="__main__")
-    if watch.options["looks"]:
-        watch.look(scores)
-    watch.write()
+    watch.write(scores)
 
 
 if __name__ == "__main__":

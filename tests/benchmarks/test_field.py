@@ -21,6 +21,9 @@ from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
 
 PEERS = Path(common.__file__).parent
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").is_file(), reason="processes are read from /proc"
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_a_look_earns_what_its_scores_choose_and_its_time_is_not_learnings(told,
     watch = watch_of(told, tmp_path)
 
     def always_long(texts):
-        time.sleep(0.3)
+        time.sleep(2)
         return np.tile([0.0, 0.1, 9.0], (len(texts), 1))
 
     assert not watch.due(1)
@@ -85,7 +88,7 @@ def test_a_look_earns_what_its_scores_choose_and_its_time_is_not_learnings(told,
     record = json.loads((tmp_path / "out.json").read_text())
     gains = common.Bars.read(told[2]).gains
     assert record["share"] == pytest.approx(gains[1:, 1, Action.HOLD].sum() / 0.5, abs=1e-4)
-    assert record["seconds"] < 0.25 and record["steps"] == 3 and record["more"] == 1
+    assert record["seconds"] < 2 and record["steps"] == 3 and record["more"] == 1
     assert record["curve"] == [[2, record["share"]]]
 
 
@@ -110,21 +113,23 @@ def test_processor_time_is_that_of_all_processes_of_the_session():
     assert 0.5 <= spent < 20 and 5 < memory < 2000
 
 
-def test_every_peer_has_a_script_with_its_users_lines(tmp_path):
+def test_every_peer_has_a_script_with_its_users_statements(tmp_path):
     made = (
         "a = 1\n# user:\nb = 2\n\n# why\n# end\nc = 3\nif c:\n    # user:\n    d = 4\n    # end\n"
     )
     (tmp_path / "peer.py").write_text(made)
-    assert field.lines(tmp_path / "peer.py") == 2
+    assert field.statements(tmp_path / "peer.py") == 2
     for peer in field.PEERS.values():
-        assert peer.reads == "numbers" or 10 < field.lines(PEERS / peer.script) < 150, peer.title
+        assert peer.reads == "numbers" or 5 < field.statements(PEERS / peer.script) < 150, (
+            peer.title
+        )
         assert all("==" in each for each in peer.requirements), "pinned"
 
 
 def test_the_table_takes_medians_and_says_where_a_level_was_not_reached():
     def record(seed, reached):
         return {
-            **{"peer": "flagtrl", "title": "ours", "seed": seed, "steps": 100, "lines": 9},
+            **{"peer": "flagtrl", "title": "ours", "seed": seed, "steps": 100, "statements": 9},
             **{"seconds": 10.0, "cpu_seconds": 5.0, "memory_mib": 50, "share": 0.5},
             **{f"steps_to_{n}": reached and 10 * n for n in (50, 80, 90)},
             **{f"seconds_to_{n}": reached and 1.0 * n for n in (50, 80, 90)},
