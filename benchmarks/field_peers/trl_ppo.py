@@ -24,6 +24,8 @@ watch = Watch.of_command_line()
 
 # user:
 tokenizer = AutoTokenizer.from_pretrained(watch.model, padding_side="left")
+if tokenizer.pad_token == tokenizer.eos_token:  # TRL masks it wherever it stands
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
 words = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ACTIONS]
 outcomes = watch.train.outcomes()
 outcomes = (outcomes - outcomes.mean()) / outcomes.std()
