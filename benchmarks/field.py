@@ -180,7 +180,7 @@ def versions(python: Path) -> dict[str, str]:
         "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
         "print(json.dumps({n: found[n] for n in names if n in found}))"
     )
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([python, "-c", code], capture_output=True, encoding="utf-8", check=True)
     return json.loads(done.stdout)
 
 
@@ -240,6 +240,8 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run each peer with each seed, one after another, and write each record at once."""
     options = options_of()
+    if not Path("/proc/self/stat").is_file():
+        raise ConfigError("there is no /proc, where a run's processes are counted; use Linux")
     for seed in options.seeds:
         for name in options.peers:
             record = measured(name, seed, options)

@@ -28,7 +28,11 @@ NAMES = {
     *("signal.SIGUSR1", "signal.SIGUSR2", "signal.SIGCHLD", "signal.setitimer", "signal.alarm"),
 }
 # The function asks first whether the system has the name.
-ASKED = {("signals.py", "signal.SIGALRM"), ("signals.py", "signal.setitimer")}
+ASKED = {
+    *(("signals.py", "signal.SIGALRM"), ("signals.py", "signal.setitimer")),
+    # benchmarks/field.py asks for /proc first
+    *(("field.py", "start_new_session"), ("common.py", "os.sysconf")),
+}
 
 
 def called(node: ast.Call) -> tuple[str, str | None]:
