@@ -29,6 +29,7 @@ if tokenizer.pad_token == tokenizer.eos_token:  # TRL masks it wherever it stand
 words = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ACTIONS]
 outcomes = watch.train.outcomes()
 outcomes = (outcomes - outcomes.mean()) / outcomes.std()
+AT_ONCE = watch.options.get("at_once", 64)  # of a batch of 64, as memory allows
 WORST = float(outcomes.min())  # of a token that is no action
 prompts, paid = [], {}
 for bar, texts in enumerate(watch.train.texts):
@@ -72,7 +73,9 @@ def trainer_of(callbacks: list[TrainerCallback]) -> PPOTrainer:
         output_dir="trl_ppo",
         learning_rate=watch.learning_rate,
         total_episodes=watch.steps,
-        per_device_train_batch_size=64,
+        per_device_train_batch_size=AT_ONCE,
+        gradient_accumulation_steps=64 // AT_ONCE,
+        local_rollout_forward_batch_size=AT_ONCE,
         response_length=1,
         num_sample_generations=0,
         seed=watch.seed,
