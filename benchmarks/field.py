@@ -4,7 +4,7 @@
     python benchmarks/field.py --model HuggingFaceTB/SmolLM2-135M-Instruct --steps 320 \
         --train_bars 240 --looks false --json docs/field_smollm2.json \
         --peers flagtrl flagtrl_gae trl_ppo twosome lamorel \
-        --settings '{"twosome": {"critic_warm_up_steps": 0}}'
+        --settings '{"twosome": {"critic_warm_up_steps": 0}, "trl_ppo": {"at_once": 8}}'
 
 The market is `news70` of the suite: headlines are right in 70%, orders fill at the next price, and
 the best rule is known. Every language model is the same one: a random Llama of 3 layers that was

@@ -165,7 +165,7 @@ class Watching:
     def __init__(self, *args: Any, **more: Any):
         super().__init__(*args, **more)
         # returns once the model is loaded, so that the clock, begun at reset, does not count that
-        self.custom_module_fns(["score"], contexts=["a"], candidates=[["b"]])
+        self.custom_module_fns(["score"], contexts=["Is it loaded?"], candidates=[["Yes"]])
 
     def update(self, contexts: Sequence[str], candidates: Sequence[Any], **more: Any) -> list[Any]:
         """As lamorel's."""
