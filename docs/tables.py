@@ -33,6 +33,7 @@ PLACE = re.compile(r"<!-- (?P<name>[\w.]+) -->(?P<content>.*?)<!-- / -->", re.DO
 WIDTH = 120  # of a line of output, beyond which it is cut
 # what this project wants plain / split to be, by prompt
 RATIO_GOALS = {"paper": 4.5, "compact": 6.5, "markov": 12}
+FIELDS = {"table": "", "smollm2": "_smollm2"}  # places to what their files' names end in
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]  # scripts, no packages
 
 Texts = dict[str, str]
@@ -53,7 +54,7 @@ def texts() -> Texts:
     parts = (
         *(demo, replication, synthetic, presets, learning, suite, start, speech, commands),
         *(throughput, whole_run, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
-        *(architectures, generated, tasks, walk),
+        *(architectures, generated, tasks, field, walk),
     )
     return {name: text for part in parts for name, text in part().items()}
 
@@ -81,6 +82,13 @@ def walk() -> Texts:
         "walk.commit": told["commits"][0][:7],
         "walk.seed": str(told["seed"]),
     }
+
+
+def field() -> Texts:
+    """Of `benchmarks/field.py`."""
+    from field_table import summary
+
+    return {f"field.{key}": summary(written(f"field{end}")) for key, end in FIELDS.items()}
 
 
 def tasks() -> Texts:
