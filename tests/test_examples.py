@@ -51,7 +51,7 @@ def test_it_is_short_enough_to_read():
     assert len((ROOT / "examples/ppo_loop.py").read_text().splitlines()) <= 121
 
 
-@pytest.mark.parametrize(("name", "steps"), [("frozen_lake", 256), ("text_game", 256)])
+@pytest.mark.parametrize(("name", "steps"), [("frozen_lake", 512), ("text_game", 512)])
 def test_an_example_runs_and_says_what_it_reached(tmp_path, name, steps):
     """Shortened; `make test-slow` runs it whole."""
     ran = subprocess.run(
