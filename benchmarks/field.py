@@ -29,6 +29,7 @@ import sys
 import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -242,11 +243,17 @@ def main() -> None:
     options = options_of()
     if not Path("/proc/self/stat").is_file():
         raise ConfigError("there is no /proc, where a run's processes are counted; use Linux")
-    for seed in options.seeds:
-        for name in options.peers:
+    failed = []
+    for seed, name in product(options.seeds, options.peers):
+        try:
             record = measured(name, seed, options)
-            written(record, options.json)
-            print(summary([record]).splitlines()[-1], flush=True)
+        except ConfigError as error:  # the others are not in vain
+            failed.append(str(error))
+            continue
+        written(record, options.json)
+        print(summary([record]).splitlines()[-1], flush=True)
+    if failed:
+        raise ConfigError("; ".join(failed))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from trl.chat_template_utils import qwen3_chat_template
 
 from flagtrl.cpu import one_thread
 from flagtrl.demo import demo_language_model, demo_tokenizer, tiny_tokenizer
+from flagtrl.errors import ConfigError
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
@@ -83,7 +84,11 @@ def _text(
 ) -> str:
     ids = encoder.encode(seen_at(window, settings, bar, position)).ids.tolist()
     text = encoder.tokenizer.decode(ids)
-    assert encoder.tokenizer(text, add_special_tokens=False)["input_ids"] == ids, text
+    if encoder.tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
+        raise ConfigError(
+            f"the tokenizer reads its own text otherwise, {text[-40:]!r}; peers are given texts: "
+            "use a --model whose tokenizer does not"
+        )
     return text
 
 

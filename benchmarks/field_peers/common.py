@@ -5,7 +5,6 @@ clock, and a look at what its likeliest answers earn on unseen bars. Needs numpy
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -214,9 +213,3 @@ class Watch:
         record["curve"] = [[p[0], round(p[3], 4)] for p in self._points]
         record.update(more)
         Path(self.options["out"]).write_text(json.dumps(record), encoding="utf-8")
-
-
-def normalised(values: Sequence[float]) -> np.ndarray:
-    """Of mean 0 and deviation 1."""
-    array = np.asarray(values, dtype=np.float64)
-    return (array - array.mean()) / (array.std() + math.ulp(1.0))

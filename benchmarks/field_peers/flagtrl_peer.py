@@ -5,6 +5,7 @@ sampled actions in eight environments and GAE.
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flagtrl.cpu import one_thread
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.trainer import PPOTrainer
-from flagtrl.market.env import MarketSettings, TradingEnv
+from flagtrl.market.env import TradingEnv
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
@@ -49,7 +50,7 @@ def trainer_of(callbacks: list[TrainerCallback]) -> PPOTrainer:
     model, tokenizer = load_base(watch.model, settings=policy)
     encoder = PromptEncoder(tokenizer, PROMPT, context_length(model))
     actor = ActorCritic(attach_adapter(model, policy), encoder.action_paths, policy)
-    market = MarketSettings(reward="log_return", lookback=3, episode_start="random")
+    market = replace(task.settings, episode_start="random")
     args = PPOConfig(
         output_dir="flagtrl",
         total_timesteps=watch.steps,
@@ -75,7 +76,7 @@ class Looking(TrainerCallback):
     """Looks at the policy when it is time, at the ends of rollouts."""
 
     def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-        """After each update; what a rollout's first updates have used counts with its last."""
+        """After each update; a rollout's steps count once all of it was used."""
         rollout, within = divmod(state.global_step, args.steps_per_rollout)
         if not within and watch.due(rollout * args.rollout_samples):
             watch.look(scores)

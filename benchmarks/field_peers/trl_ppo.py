@@ -3,14 +3,13 @@ So it is given the market as a bandit: prompts of any bar in either position, an
 token, and what the action has earned a bar after its order was filled, in deviations.
 """
 
-# ruff: noqa: I001
 from contextlib import suppress
 from types import SimpleNamespace
 
 import torch
 from common import ACTIONS, OutOfTime, Watch
-from speaking import scores_of
 from datasets import Dataset
+from speaking import scores_of
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,

@@ -17,7 +17,7 @@ from flagtrl.evidence.leaks import Build, Leak
 from flagtrl.market.data import Window
 from flagtrl.market.ledger import Action
 
-BEFORE_THE_FILL = "the move before its order was filled"
+BEFORE_THE_FILL = "the price before its order was filled"
 MOVES = (0.9, 1.1)  # of the price at which the order fills, and of all later ones
 ROUNDING = 1e-9
 SHARE = 0.5  # of what a purchase is paid, that must be of the move: a fee by shares is of its price
