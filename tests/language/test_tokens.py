@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -341,6 +341,7 @@ def test_a_headline_longer_than_the_budget_is_cut_to_it(instruct):
 
 
 @relaxed
+@example(texts=[[], ["00", "0\u00c0\u00c4\U00010000\U0009f94000"]], budget=14, name=NAMES[0])
 @given(
     texts=st.lists(st.lists(st.text(min_size=1, max_size=40), max_size=3), min_size=2, max_size=3),
     budget=st.integers(0, 30),

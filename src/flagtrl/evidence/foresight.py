@@ -13,18 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from flagtrl.evidence.leaks import Build, Leak
+from flagtrl.evidence.telling import FEWEST_DAYS, agrees, bounds, foretells, spans, stands_right
 from flagtrl.market.data import Window, count_sentiments
 from flagtrl.market.ledger import Action
 
-FEWEST_DAYS = 30
-CORRELATION, OVERLAPPING, AGREEMENT, SHOWN = 0.9, 0.97, 0.97, 0.9
+SHOWN = 0.9  # of the days on which the price moves
 # Of what a step's own return and position leave of a reward, the share that a move explains, and
 # how surely: on prices that have nothing to do with it, and on its own, which may foretell it.
 ELSEWHERE, AT_HOME, T_VALUE = 0.2, 0.5, 6.0
-FEWEST_SPANS = 10  # of days on which a figure stays the same
 LEFT = 0.01  # of a reward's variance, below which there is nothing to explain
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
@@ -32,6 +30,7 @@ HORIZONS = (1, 2, 3, 5, 10)  # bars
 ONE_BAR = {k: f"the move {k} bars ahead" for k in HORIZONS}
 ONE_BAR |= {1: "the next move", 2: "the move after the next"}
 OF_ITS_SPAN = "the move until it changes"
+BOUNDS = "bounds of the next bar's price"
 WORD = re.compile(r"[A-Za-z]{2,}")
 NOT_FEATURES = ("date", "symbol", "bar", "legal")
 
@@ -47,7 +46,9 @@ def foretelling(build: Build, window: Window, seed: int = 0) -> list[Leak]:
     correlation with the return over as many bars to come is above .97, which overlap and so take
     more; and a figure that stays the same for some days, two at least on average, whose rank
     correlation with the move over just these days is above .97, as a weekly candle's before its
-    Friday. Of the labels of a bar's news those bars count that have news.
+    Friday; and one or two figures that the next price keeps to on 99% of days and today's price
+    does not, as the next session's low and high. Of the labels of a bar's news those bars count
+    that have news.
 
     Args:
         build: a window's environment and prompt.
@@ -61,17 +62,23 @@ def foretelling(build: Build, window: Window, seed: int = 0) -> list[Leak]:
     moves, found = _to_come(prices, bars), _prices_in(texts, prices, bars, dates)
     last = np.diff(np.log(prices), prepend=np.nan)[bars]
     # what the last move foretells by itself, in a market that regular, anybody may know
-    moves = {name: move for name, move in moves.items() if _agrees(last, move) is None}
-    for (stage, name), series in {**numbers, **_numbers_of(texts)}.items():
+    moves = {name: move for name, move in moves.items() if agrees(last, move) is None}
+    now, figures = prices[bars], {**numbers, **_numbers_of(texts)}
+    for (stage, name), series in figures.items():
         for which, move in moves.items():
-            days = _foretells(series, prices[bars], move, which in ONE_BAR.values())
+            days = foretells(series, now, move, which in ONE_BAR.values())
             if days is not None:
                 found.append(_suspected(stage, name, which, days, dates))
                 break
         else:
-            days = _spans(series, np.log(prices), bars)
+            days = spans(series, np.log(prices), bars)
             if days is not None:
                 found.append(_suspected(stage, name, OF_ITS_SPAN, days, dates))
+    for stage in ("feature", "prompt"):
+        known = [leak.what for leak in found if leak.stage == stage]
+        told = {n: series for (of, n), series in figures.items() if of == stage and n not in known}
+        if (held := bounds(told, now, prices[bars + 1])) is not None:
+            found.append(_suspected(stage, held[0], BOUNDS, held[1], dates))
     one_bar = {name: moves[name] for name in ONE_BAR.values() if name in moves}
     return found + _words(texts, one_bar, dates)
 
@@ -247,87 +254,10 @@ def _words(
     for word in sorted(set().union(*sets)):
         there = np.array([word in words for words in sets])
         for which, move in moves.items():
-            if (days := _stands_right(there, move)) is not None:
+            if (days := stands_right(there, move)) is not None:
                 found.append(_suspected("prompt", f"(the word {word!r})", which, days, dates))
                 break
     return found
-
-
-def _stands_right(there: np.ndarray, move: np.ndarray) -> np.ndarray | None:
-    """(n,) on which days a word that is not always there stands before a rise, or before a fall,
-    where nearly all of its days are such.
-    """
-    told = there & np.isfinite(move) & (move != 0)
-    if told.sum() < FEWEST_DAYS or there.mean() > 0.9:
-        return None
-    for days in (told & (move > 0), told & (move < 0)):
-        if days.sum() >= AGREEMENT * told.sum():
-            return days
-    return None
-
-
-def _foretells(
-    series: np.ndarray, now: np.ndarray, move: np.ndarray, of_one_bar: bool
-) -> np.ndarray | None:
-    """(n,) on which days a figure says a move to come, where it does so too well; else None: the
-    figure, its own moves, or what it is beside the price.
-    """
-    if not of_one_bar:
-        return _correlates(series, move, OVERLAPPING)
-    days = _agrees(series, move)
-    if days is None and (series > 0).all():
-        days = _correlates(np.log(series / now), move)
-        if days is None and (days := _correlates(np.diff(np.log(series)), move[1:])) is not None:
-            days = np.append(False, days)
-    return days
-
-
-def _agrees(series: np.ndarray, move: np.ndarray) -> np.ndarray | None:
-    """(n,) on which days a figure says a move, where it does so on too many; else None."""
-    known = np.isfinite(series) & np.isfinite(move)
-    if known.sum() < FEWEST_DAYS or np.ptp(series[known]) == 0:
-        return None
-    # above or below nothing, or where the figure is halved: a count, or one of two values
-    middle = (series[known].min() + series[known].max()) / 2
-    for cut in (0.0, float(np.median(series[known])), middle):
-        above, told = series > cut, known & (series != cut) & (move != 0)
-        # what is nearly always on one side is right as often as the market rises
-        if told.sum() < FEWEST_DAYS or not 0.1 <= above[told].mean() <= 0.9:
-            continue
-        right = told & (above == (move > 0))
-        for days in (right, told & ~right):
-            if days.sum() >= AGREEMENT * told.sum():
-                return days
-    return _correlates(series, move)
-
-
-def _correlates(
-    series: np.ndarray, move: np.ndarray, least: float = CORRELATION
-) -> np.ndarray | None:
-    """(n,) the days of a figure whose rank correlation with a move is too high; else None."""
-    known = np.isfinite(series) & np.isfinite(move)
-    if known.sum() < FEWEST_DAYS or min(np.ptp(series[known]), np.ptp(move[known])) == 0:
-        return None
-    r = stats.spearmanr(series[known], move[known]).statistic
-    return known if abs(r) >= least else None
-
-
-def _spans(series: np.ndarray, logs: np.ndarray, bars: np.ndarray) -> np.ndarray | None:
-    """(n,) the days of a figure that stays the same for some days and says the move over just these
-    days, from the close before the first to that of the last; else None.
-    """
-    if not np.isfinite(series).all():
-        return None
-    begins = np.flatnonzero(np.diff(series, prepend=np.nan) != 0)
-    ends = np.append(begins[1:], len(series)) - 1
-    first, last = begins[1:-1], ends[1:-1]  # the outer ones may be cut
-    if len(first) < FEWEST_SPANS or (last - first + 1).mean() < 2:
-        return None
-    figures, moves = series[first], logs[bars[last]] - logs[bars[first] - 1]
-    if np.ptp(moves) == 0 or np.ptp(figures) == 0:
-        return None
-    r = stats.spearmanr(figures, moves).statistic
-    return np.isin(np.arange(len(series)), ends, invert=True) if abs(r) >= OVERLAPPING else None
 
 
 def _suspected(stage: str, what: str, says: str, days: np.ndarray, dates: np.ndarray) -> Leak:

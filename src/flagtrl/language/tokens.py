@@ -146,21 +146,33 @@ class PromptEncoder(Encoder):
             if left <= 0:
                 break
             # Quotes and backslashes would be escaped in the prompt's JSON, and cost more tokens
-            # than were counted.
-            text = " ".join(self.neutralise(item.text).replace('"', "'").replace("\\", "/").split())
-            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            # than were counted. What replaces them may spell a special token.
+            text = " ".join(item.text.replace('"', "'").replace("\\", "/").split())
+            text = self.neutralise(text)
+            ids = self._ids(text)
             if len(ids) > left:
-                # Cutting may split a character in two; the replacement mark of its half is dropped.
-                # No white space may stay at the end: before a line break it would merge with what
-                # follows.
-                text = (
-                    str(self.tokenizer.decode(ids[:left], clean_up_tokenization_spaces=False))
-                    .rstrip("\ufffd")
-                    .strip()
-                )
-            lines.append(self.neutralise(text))
+                text = self._cut(ids, left)
+            lines.append(text)
             left -= len(ids)
         return tuple(line for line in lines if line)
+
+    def _cut(self, ids: list[int], left: int) -> str:
+        """The longest beginning that costs at most `left` tokens.
+
+        A cut may split a character in two; the replacement mark of its half is dropped, and white
+        space at the end, which would merge with the line break. What is left may merge otherwise,
+        into more tokens than before.
+        """
+        for kept in range(left, 0, -1):
+            text = str(self.tokenizer.decode(ids[:kept], clean_up_tokenization_spaces=False))
+            text = self.neutralise(text.rstrip("\ufffd").strip())
+            if len(self._ids(text)) <= left:
+                return text
+        return ""
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def _check_length(self, length: int, observation: Observation) -> None:
         needed = length + max(len(path) for path in self.action_paths)
