@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from flagtrl.errors import AdapterError, reason
 from flagtrl.evidence.report import CURVE_FILE, RESULTS_FILE
 from flagtrl.evidence.rows import markdown_table
+from flagtrl.own_code import own_options
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.prior import PLAIN_PEFT_LACKS, lacks_offsets
 from flagtrl.policy.provenance import (
@@ -232,8 +233,10 @@ def _with_flagtrl(repo_id: str, named: str, record: RunRecord, trades: bool) -> 
         return f""" (prompts come from `to_text`, as in training):
 {merging}
 `flagtrl.learning.episodes.load_text_policy` loads a directory that `flagtrl pull` made."""
-    return f""" and writes the prompts (style `{record.prompt["prompt_style"]}`):
-`flagtrl backtest --adapter {repo_id}{named}` trades its test window again, or any other;
+    told = without_paths({**record.market, **record.prompt})
+    options = named + own_options(told)
+    return f""" and writes the prompts (style `{told["prompt_style"]}`):
+`flagtrl backtest --adapter {repo_id}{options}` trades its test window again, or any other;
 {merging}
 `flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made."""
 

@@ -147,8 +147,8 @@ def walk_forward(options: argparse.Namespace) -> None:
 
 def loading_of(options: argparse.Namespace) -> dict[str, Any]:
     """The options of a command that loads a saved run, as `runs.replay.load_saved` takes them."""
-    names = ("data", "symbol", "start", "end", "base", "accept_base", "reward", "device")
-    named = {name: getattr(options, name) for name in names}
+    names = ("data", "symbol", "start", "end", "base", "accept_base", "device")
+    named = {name: getattr(options, name) for name in (*names, "reward", "prompt_style")}
     return {**named, "reading": reading_of(options), "say": partial(print, flush=True)}
 
 

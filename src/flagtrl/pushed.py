@@ -27,7 +27,8 @@ from flagtrl.policy.provenance import (
     public_name,
     without_paths,
 )
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE
+from flagtrl.policy.reference import REFERENCE_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.record import RECORD_FILES
 
 logger = logging.getLogger(__name__)

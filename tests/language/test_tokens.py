@@ -449,7 +449,7 @@ def test_a_shared_part_that_merges_with_what_follows_is_refused(instruct, msft):
 def test_prompt_settings_refuse_what_is_out_of_bounds():
     with pytest.raises(ConfigError, match="news_token_budget is -1; it must be at least 0"):
         PromptSettings(news_token_budget=-1)
-    with pytest.raises(ConfigError, match=r"prompt_style is 'rhyme'; it must be .*compact.*paper"):
+    with pytest.raises(ConfigError, match=r"prompt_style 'rhyme' is unknown; .*compact.*paper"):
         PromptSettings(prompt_style="rhyme")
     assert PromptSettings(news_token_budget=0).news_token_budget == 0
 

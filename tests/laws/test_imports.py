@@ -13,7 +13,8 @@ import flagtrl
 ROOT = Path(flagtrl.__file__).parent
 # A module may import from its own package and from packages before it.
 ORDER = (
-    ("bounds", "countdown", "files", "made_with", "places", "program", "signals", "play", "market"),
+    ("bounds", "countdown", "files", "made_with", "own_code", "places", "program", "signals"),
+    ("play", "market"),
     ("record",),
     ("evidence",),
     ("language", "trl_environment"),

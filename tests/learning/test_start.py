@@ -14,13 +14,8 @@ from flagtrl.learning import start, trainer
 from flagtrl.learning.checkpoints import MANIFEST_FILE, check_checkpoint
 from flagtrl.policy.adapters import REFERENCE, adapter_tensors
 from flagtrl.policy.manifest import POLICY_MANIFEST
-from flagtrl.policy.saving import (
-    ADAPTER_FILE,
-    HEADS_FILE,
-    REFERENCE_FILE,
-    load_policy,
-    load_reference,
-)
+from flagtrl.policy.reference import REFERENCE_FILE, load_reference
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
 from flagtrl.record import RECORD_FILE
 from training import AtStep, entries, equal, tiny_trainer, weights
 

@@ -1,5 +1,5 @@
 """Prompts: what the language model reads about one bar. A new style is one more function in this
-file.
+file, or in a file of the user's own, named as `path/to/file.py:function`.
 
 A style takes an Observation and the headlines that fit its token budget, and returns a Prompt. The
 four parts of FLAG-Trader's prompt come in the paper's order: task, legible actions, state, output
@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from flagtrl.errors import one_of
+from flagtrl.errors import ConfigError, kind_and_words
 from flagtrl.language.prompt import Prompt
 from flagtrl.market.data import SENTIMENTS, count_sentiments
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.observation import Observation
+from flagtrl.own_code import find_own, load_own, saved_own
 
 ANSWER_PREFIX = '{"Action": "'
 # The three answers as the model is to write them. Named in full they get over nine tenths of
@@ -145,10 +146,53 @@ def style_names() -> tuple[str, ...]:
     )
 
 
-def prompt_style(name: str) -> PromptStyle:
-    """A prompt style by its name; ConfigError where there is none."""
-    one_of("prompt_style", name, style_names())
-    return getattr(sys.modules[__name__], name)
+def find_style(spec: str) -> tuple[str, str]:
+    """The file and the function of a user's own style; of one of ours "" and its name.
+
+    Raises:
+        ConfigError: an unknown name, or a missing file.
+    """
+    return find_own("prompt_style", spec, style_names())
+
+
+def saved_style(saved: str, named: str | None = None) -> str:
+    """The style of a saved run's prompts: the user's `named` one, or the saved one where it is one
+    of ours.
+
+    Raises:
+        ConfigError: a saved one that is code.
+    """
+    return saved_own("prompt_style", saved, named, style_names())
+
+
+def prompt_style(spec: str) -> PromptStyle:
+    """A prompt style by its name, or a user's own as `path/to/file.py:function`.
+
+    Raises:
+        ConfigError: an unknown name, a missing file or function. A user's own style raises it when
+            it raises anything, or returns no Prompt.
+    """
+    path, name = find_style(spec)
+    if not path:
+        return getattr(sys.modules[__name__], name)
+    style = load_own("prompt_style", spec)
+
+    def named(observation: Observation, headlines: Sequence[str]) -> Prompt:
+        where = f"prompt_style {spec!r}, {observation.symbol} {observation.date}"
+        try:
+            prompt = style(observation, headlines)
+        except Exception as error:
+            raise ConfigError(f"{where}: it raised {kind_and_words(error)}; mend it") from error
+        if not isinstance(prompt, Prompt) or not (
+            isinstance(prompt.shared, str) and isinstance(prompt.own, str)
+        ):
+            raise ConfigError(
+                f"{where}: it returned {prompt!r:.60}; it must return a Prompt(shared, own) of two "
+                "texts, of flagtrl.language.prompt"
+            )
+        return prompt
+
+    return named
 
 
 def _short_task(observation: Observation) -> str:

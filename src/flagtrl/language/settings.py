@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flagtrl.errors import ConfigError
-from flagtrl.language.prompts import prompt_style
+from flagtrl.errors import ConfigError, unknown
+from flagtrl.language.prompts import style_names
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class PromptSettings:
     """How a bar is put into words.
 
     Raises:
-        ConfigError: an unknown style or a negative budget.
+        ConfigError: a style that is none of ours and no `path/to/file.py:function`, or a negative
+            budget.
     """
 
     prompt_style: str = field(
@@ -21,7 +22,7 @@ class PromptSettings:
         metadata={
             "help": (
                 "paper: all its fields; compact: the same in few tokens; markov: the position is "
-                "all of the account"
+                "all of the account; or one of your own, path/to/file.py:function"
             )
         },
     )
@@ -33,7 +34,10 @@ class PromptSettings:
     )
 
     def __post_init__(self) -> None:
-        prompt_style(self.prompt_style)
+        if self.prompt_style not in style_names() and ":" not in self.prompt_style:
+            raise unknown(
+                "prompt_style", self.prompt_style, style_names(), ", or path/to/file.py:function"
+            )
         if self.news_token_budget < 0:
             raise ConfigError(
                 f"news_token_budget is {self.news_token_budget}; it must be at least 0 tokens"

@@ -25,7 +25,8 @@ from flagtrl.errors import (
     reason,
 )
 from flagtrl.files import sha256_of, sums_of, to_disk, write_json
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, REFERENCE_FILE
+from flagtrl.policy.reference import REFERENCE_FILE
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.record import RunRecord
 
 logger = logging.getLogger(__name__)

@@ -40,14 +40,8 @@ from flagtrl.learning.rollout import Collector
 from flagtrl.learning.sharding import load_saved_state, saved_state, without_frozen_weights
 from flagtrl.learning.wiring import keep_patience
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.saving import (
-    ADAPTER_FILE,
-    described,
-    load_heads,
-    load_reference,
-    save_policy,
-    save_reference,
-)
+from flagtrl.policy.reference import load_reference, save_reference
+from flagtrl.policy.saving import ADAPTER_FILE, described, load_heads, save_policy
 from flagtrl.record import RunRecord
 
 

@@ -8,16 +8,15 @@ is loaded.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from flagtrl.errors import ConfigError, kind_and_words, unknown
+from flagtrl.errors import ConfigError, kind_and_words
+from flagtrl.own_code import find_own, load_own, saved_own
 
 MIN_STD = 1e-8
 PRIOR_STEPS = 10
@@ -116,15 +115,9 @@ def saved_reward(saved: str, named: str | None = None) -> str:
     one of ours.
 
     Raises:
-        ConfigError: a saved one that is code: a run's files may be somebody else's, and name none
-            that is run.
+        ConfigError: a saved one that is code.
     """
-    if named is None and saved not in reward_names():
-        raise ConfigError(
-            f"the policy was trained on the reward {saved!r}; code is run only if you name it: "
-            "--reward FILE.py:FUNCTION"
-        )
-    return named or saved
+    return saved_own("reward", saved, named, reward_names())
 
 
 def find_reward(spec: str) -> tuple[str, str]:
@@ -133,14 +126,7 @@ def find_reward(spec: str) -> tuple[str, str]:
     Raises:
         ConfigError: an unknown name, or a missing file.
     """
-    if spec in reward_names():
-        return "", spec
-    path, _, name = spec.rpartition(":")
-    if not path:
-        raise unknown("reward", spec, reward_names(), ", or path/to/file.py:function")
-    if not Path(path).is_file():
-        raise ConfigError(f"reward {spec!r}: no file {path!r}; write path/to/file.py:function")
-    return path, name
+    return find_own("reward", spec, reward_names())
 
 
 def load_reward(spec: str) -> Reward:
@@ -153,22 +139,7 @@ def load_reward(spec: str) -> Reward:
     path, name = find_reward(spec)
     if not path:
         return getattr(sys.modules[__name__], name)
-    module_spec = importlib.util.spec_from_file_location(
-        f"flagtrl_user_reward_{Path(path).stem}", path
-    )
-    if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"reward {spec!r}: {path!r} is not a Python file (.py)")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses look their module up there
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(
-            f"reward {spec!r}: {path!r} cannot be imported: {kind_and_words(error)}"
-        ) from error
-    reward = getattr(module, name, None)
-    if not callable(reward):
-        raise ConfigError(f"reward {spec!r}: {path!r} has no function {name!r}")
+    reward = load_own("reward", spec)
     check_reward(reward, spec)
 
     def named(history: EpisodeHistory) -> float:

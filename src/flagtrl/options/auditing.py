@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from flagtrl.options.commands import what_is_traded
+from flagtrl.options.commands import own_code, what_is_traded
 from flagtrl.options.words import Commands, add_command, path, reading, saved_run
 
 OWN_WORDS = ("run", "table", "-h", "--help")
@@ -44,11 +44,7 @@ def _run(commands: Commands) -> None:
     )
     saved_run(command, "run", metavar="DIR_OR_REPO")
     what_is_traded(command)
-    command.add_argument(
-        "--reward",
-        metavar="FILE.py:FUNCTION",
-        help="your own reward, where training had one: code is run only if you name it",
-    )
+    own_code(command)
     command.add_argument(
         "--knowledge_cutoff",
         metavar="YYYY-MM-DD",

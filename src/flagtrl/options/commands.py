@@ -126,14 +126,7 @@ def backtest(commands: Commands) -> None:
             "seed (default: both)"
         ),
     )
-    command.add_argument(
-        "--reward",
-        metavar="FILE.py:FUNCTION",
-        help=(
-            "your own reward, where training had one: prompts show it, and code is run only if "
-            "you name it"
-        ),
-    )
+    own_code(command)
     command.add_argument(
         "--volatility_periods",
         type=int,
@@ -167,6 +160,16 @@ def what_is_traded(command: argparse.ArgumentParser) -> None:
         "--start", help="first day, YYYY-MM-DD (default: of the saved test window)"
     )
     command.add_argument("--end", help="last day (default: of the saved test window)")
+
+
+def own_code(command: argparse.ArgumentParser) -> None:
+    """The user's own functions that training had."""
+    for name, what in (("reward", "reward"), ("prompt_style", "prompts")):
+        command.add_argument(
+            f"--{name}",
+            metavar="FILE.py:FUNCTION",
+            help=f"your own {what}, where training had such: code is run only if you name it",
+        )
 
 
 def merge(commands: Commands) -> None:

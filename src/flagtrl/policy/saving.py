@@ -19,9 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError, in_one_line
+from flagtrl.language.prompts import saved_style
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors, add_reference
+from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors
 from flagtrl.policy.bases import check_base, context_length, load_base
 from flagtrl.policy.manifest import POLICY_MANIFEST, check_manifest, written_beside
 from flagtrl.policy.pretrained import same_source
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
-# of checkpoints with prior=baked: the adapter as training began with it
-REFERENCE_FILE = "reference_adapter.safetensors"
 _NEEDED = (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG)
 
 
@@ -149,30 +148,6 @@ def saved_tensors(model: ActorCritic) -> dict[str, Tensor]:
     return found
 
 
-def save_reference(model: ActorCritic, directory: str | Path) -> None:
-    """Write the adapter's frozen copy to `directory`, where the policy has one (prior=baked)."""
-    if REFERENCE in model.language_model.peft_config:
-        tensors = adapter_tensors(model.language_model, REFERENCE)
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
-            Path(directory) / REFERENCE_FILE,
-        )
-
-
-def load_reference(model: ActorCritic, directory: str | Path) -> None:
-    """Give `model` the adapter's frozen copy that `save_reference` wrote to `directory`, where
-    there is one.
-
-    Raises:
-        AdapterError: a damaged file.
-    """
-    path = Path(directory) / REFERENCE_FILE
-    if not path.is_file():
-        return
-    with fitting_adapter(model, path) as state:
-        add_reference(model.language_model, state)
-
-
 @contextmanager
 def fitting_adapter(model: ActorCritic, path: Path) -> Iterator[dict[str, Tensor]]:
     """The tensors of a file that are to be put in the place of `model`'s adapter's.
@@ -255,7 +230,10 @@ def read_settings(directory: str | Path) -> SavedSettings:
 
 
 def load_policy(
-    directory: str | Path, base: str | None = None, accept_base: bool = False
+    directory: str | Path,
+    base: str | None = None,
+    accept_base: bool = False,
+    prompt_style: str | None = None,
 ) -> SavedPolicy:
     """Read what `save_policy` wrote; action probabilities are those of the saved policy.
 
@@ -263,8 +241,10 @@ def load_policy(
         directory: of the run or of one of its checkpoints.
         base: the base model, where it is no longer where the adapter says it was.
         accept_base: load on `base` whatever its weights are, and say by how much it differs.
+        prompt_style: `path/to/file.py:function`, where training had prompts of that kind.
 
     Raises:
+        ConfigError: a prompt style that must be named.
         AdapterError: a missing or unreadable file, a base or prompts other than those of training,
             or a tokenizer that spells the actions differently.
     """
@@ -274,8 +254,10 @@ def load_policy(
         raise AdapterError(
             f"{directory} is of another task; load it with learning.episodes.load_text_policy"
         )
+    style = saved_style(saved.prompt.prompt_style, prompt_style)
+    prompts = replace(saved.prompt, prompt_style=style)
     adapted, tokenizer = load_adapted(directory, saved, base, accept_base)
-    encoder = PromptEncoder(tokenizer, saved.prompt, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
+    encoder = PromptEncoder(tokenizer, prompts, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
     if encoder.action_paths != saved.record.action_paths:
         raise AdapterError(
             f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy "
@@ -283,8 +265,8 @@ def load_policy(
         )
     if saved.record.prompt_fingerprint not in (None, encoder.fingerprint()):
         raise AdapterError(
-            f"{directory}: prompts of the style {saved.prompt.prompt_style!r} read otherwise here "
-            "than in training, by another flagtrl or tokenizer; use flagtrl "
+            f"{directory}: prompts of the style {style!r} read otherwise here than in training, by "
+            "another flagtrl or tokenizer, or code of yours that has changed; use flagtrl "
             f"{saved.record.versions.get('flagtrl')} and the saved tokenizer"
         )
     actor_critic = ActorCritic(adapted, encoder.action_paths, saved.policy)

@@ -5,7 +5,7 @@ the action words.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flagtrl.errors import ConfigError, DataError, PromptError
+from flagtrl.language.prompts import saved_style
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.env import MarketSettings
@@ -116,14 +117,16 @@ def trading_prompts(
 
     Raises:
         PromptError: prompts that this model cannot take.
-        ConfigError: the run's reward, which prompts show, is code: a run may be somebody else's, so
-            it is not run.
+        ConfigError: the run's reward, which prompts show, or its prompts are code: a run may be
+            somebody else's, so it is not run.
     """
     window = (load(market) if market else news_leads_price(days=limit + 20, seed=seed)).window()
     rules = dict(record.market)
     if "reward" in rules:
         rules["reward"] = saved_reward(rules["reward"])
-    encoder = PromptEncoder(lm.tokenizer, PromptSettings(**record.prompt), lm.max_length)
+    prompts = PromptSettings(**record.prompt)
+    prompts = replace(prompts, prompt_style=saved_style(prompts.prompt_style))
+    encoder = PromptEncoder(lm.tokenizer, prompts, lm.max_length)
     world = Accounts(window, MarketSettings(**rules))
     played = play(uniform, world, Uniformly(seed), min(limit, len(window) - 1))
     return [

@@ -21,6 +21,7 @@ import yaml
 from trl import TrlParser
 
 from flagtrl.errors import ConfigError, in_one_line, only_errors
+from flagtrl.language.prompts import find_style
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.inherited import as_dataclass, inherited_fields
 from flagtrl.learning.settings import PPOSettings
@@ -132,8 +133,9 @@ def parsed(
 
 def read_run(
     args: Sequence[str], recipe: str, others: Sequence[str] = ()
-) -> tuple[DataSettings, ReadingSettings, PPOSettings, MarketSettings]:
-    """What a run of a recipe is told of data, their reading, learning and market, without torch.
+) -> tuple[DataSettings, ReadingSettings, PPOSettings, MarketSettings, PromptSettings]:
+    """What a run of a recipe is told of data, their reading, learning, market and prompts, without
+    torch.
 
     Args:
         args: the run's options.
@@ -145,10 +147,10 @@ def read_run(
     """
     kinds = (DataSettings, ReadingSettings, _training(), MarketSettings, PromptSettings)
     with _same_environment():
-        _, (data, reading, ppo, market, *_) = parsed(
+        _, (data, reading, ppo, market, prompt, *_) = parsed(
             (*kinds, *OF_THE_MODEL), RECIPES[recipe], args, recipe, others
         )
-    return data, reading, ppo, market
+    return data, reading, ppo, market, prompt
 
 
 def refuse_own(args: Sequence[str], own: Sequence[str], command: str, instead: str) -> None:
@@ -185,9 +187,11 @@ def check_run(
         ConfigError: an option, a value or a directory.
         DataError: data that are not there.
     """
-    data, reading, ppo, market = read_run(args, recipe, others)
+    data, reading, ppo, market, prompt = read_run(args, recipe, others)
     if only_shown:
         return
+    find_reward(market.reward)
+    find_style(prompt.prompt_style)
     if ppo.output_dir is not None:
         check_output_dir(os.path.expanduser(ppo.output_dir))
     if data.source == INVESTORBENCH:
@@ -196,7 +200,6 @@ def check_run(
         # warnings of the data are left to the run, which reads them again: each is said once
         with only_errors("flagtrl.market"):
             data.windows(market_of(data.source, data.symbol, reading))
-    find_reward(market.reward)
     if ppo.eval_strategy != "no":
         data.validation_days()
 

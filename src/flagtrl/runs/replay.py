@@ -109,13 +109,15 @@ def load_saved(
     base: str | None = None,
     accept_base: bool = False,
     reward: str | None = None,
+    prompt_style: str | None = None,
     device: str | None = None,
     say: Say = lambda line: None,
 ) -> Loaded:
     """A saved policy and what it is to trade.
 
     A run's files may be a stranger's: what they name is not run, and a file of data that they name
-    is used only if it holds what training had. A reward of the user's own is the argument's.
+    is used only if it holds what training had. A reward or prompt style of the user's own is the
+    argument's.
 
     Args:
         directory: of the run or of one of its checkpoints.
@@ -128,12 +130,13 @@ def load_saved(
         base: the base model, where it is not where the adapter says.
         accept_base: load on `base` whatever its weights are, and say by how much it differs.
         reward: `path/to/file.py:function`, where the policy was trained on a reward of that kind.
+        prompt_style: the same of prompts.
         device: of torch; None: a GPU where there is one.
         say: is told what the data are.
 
     Raises:
         AdapterError: a run that cannot be loaded, or says nothing of its market, windows or data.
-        ConfigError: a reward that must be named.
+        ConfigError: a reward or prompt style that must be named.
         DataError: data that cannot be used, or that must be named.
     """
     record = read_settings(directory).record
@@ -145,7 +148,7 @@ def load_saved(
         say(line)
     window = market.window(start or test[0], end or test[1])
     _say_what_differs(window, data_facts, trained)
-    policy = load_policy(directory, base, accept_base)
+    policy = load_policy(directory, base, accept_base, prompt_style)
     policy.model.to(device_or_gpu(device)).use_again()  # the engine's products are the device's
     known = _trained_on(market, trained)
     return Loaded(policy, record, settings, window, known, data or data_facts.source)

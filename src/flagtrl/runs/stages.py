@@ -26,6 +26,7 @@ from flagtrl.learning.processes import leave_processes
 from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.data import MarketData, Window
+from flagtrl.own_code import own_options
 from flagtrl.places import check_output_dir
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
@@ -161,7 +162,8 @@ def after_training(trainer: PPOTrainer) -> None:
     if trainer.is_world_process_zero():
         learning_figure(trainer.state.log_history).savefig(out / LEARNING_CURVES, dpi=120)
         write_card(out)
-    saved(f"the policy is in {out}; measure it with flagtrl backtest --adapter {out}")
+    named = own_options({**trainer.record.market, **trainer.record.prompt})
+    saved(f"the policy is in {out}; measure it with flagtrl backtest --adapter {out}{named}")
     if (number := received()) is not None:  # in the last rollout, after which training ended
         raise interrupted(number)
 
@@ -199,9 +201,10 @@ def publish(trainer: PPOTrainer, report: Report) -> None:
     report.write(out, trainer.record, **trainer.watch.told())
     write_card(out)
     report.print()
+    named = own_options({**trainer.record.market, **trainer.record.prompt})
     print(
         f"run: {out} (its card is README.md, its page report.html)\n"
-        f"next: flagtrl backtest --adapter {out} --start DAY --end DAY; flagtrl runs "
+        f"next: flagtrl backtest --adapter {out}{named} --start DAY --end DAY; flagtrl runs "
         f"{out.parent}; flagtrl push {out} OWNER/NAME"
     )
     if trainer.args.push_to_hub:

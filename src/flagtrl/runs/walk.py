@@ -95,7 +95,7 @@ class Planned:
     @classmethod
     def of(cls, told: WalkForward, out: Path) -> Planned:
         """Read the data and the options; ConfigError, DataError of what a run would refuse too."""
-        data, reading, ppo, settings = read_run(told.all_words, told.recipe or DEFAULT_RECIPE)
+        data, reading, ppo, settings, _ = read_run(told.all_words, told.recipe or DEFAULT_RECIPE)
         named = [data.init_adapter, data.valid_start, data.valid_end]
         if any(each is not None for each in named):
             raise ConfigError(
@@ -171,7 +171,7 @@ class Planned:
         """Refuse what a run would refuse, before the first; ConfigError, DataError."""
         recipe, words = self.told.recipe or DEFAULT_RECIPE, self.tasks[0].words
         check_run([*words, "--output_dir", str(self.out)], recipe)
-        _, _, ppo, _ = read_run(words, recipe)
+        ppo = read_run(words, recipe)[2]
         if self.walk.validate is not None and float(ppo.eval_steps or 0) > ppo.optimizer_steps:
             raise ConfigError(
                 f"eval_steps is {ppo.eval_steps:g}, but a run has {ppo.optimizer_steps} updates: "

@@ -1,0 +1,83 @@
+"""Functions of the user's own: a setting names one as `path/to/file.py:function`. Code is run only
+if the user names it, never because a run's files do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from flagtrl.errors import ConfigError, kind_and_words, unknown
+
+
+def own_options(settings: Mapping[str, Any]) -> str:
+    """The options by which a command names the code that a run was trained with; "" where that is
+    none.
+    """
+    named = {kind: str(settings.get(kind, "")) for kind in ("reward", "prompt_style")}
+    return "".join(f" --{kind} {spec}" for kind, spec in named.items() if ":" in spec)
+
+
+def find_own(kind: str, spec: str, known: Collection[str]) -> tuple[str, str]:
+    """The file and the function of a user's own; of one of the `known` ones "" and its name.
+
+    Args:
+        kind: the setting, as `reward`.
+        spec: its value.
+        known: the names of ours.
+
+    Raises:
+        ConfigError: an unknown name, or a missing file.
+    """
+    if spec in known:
+        return "", spec
+    path, _, name = spec.rpartition(":")
+    if not path:
+        raise unknown(kind, spec, known, ", or path/to/file.py:function")
+    if not Path(path).is_file():
+        raise ConfigError(f"{kind} {spec!r}: no file {path!r}; write path/to/file.py:function")
+    return path, name
+
+
+def load_own(kind: str, spec: str) -> Callable[..., Any]:
+    """The function that `spec` names, once its file is run.
+
+    Raises:
+        ConfigError: a file that is no Python or raises, or has no such function.
+    """
+    path, _, name = spec.rpartition(":")
+    module_spec = importlib.util.spec_from_file_location(
+        f"flagtrl_user_{kind}_{Path(path).stem}", path
+    )
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"{kind} {spec!r}: {path!r} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(
+            f"{kind} {spec!r}: {path!r} cannot be imported: {kind_and_words(error)}"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"{kind} {spec!r}: {path!r} has no function {name!r}")
+    return function
+
+
+def saved_own(kind: str, saved: str, named: str | None, known: Collection[str]) -> str:
+    """What a saved run is to use: the user's `named` one, or the saved one where it is one of ours.
+
+    Raises:
+        ConfigError: a saved one that is code: a run's files may be somebody else's, and name none
+            that is run.
+    """
+    if named is None and saved not in known:
+        raise ConfigError(
+            f"the policy was trained on the {kind} {saved!r}; code is run only if you name it: "
+            f"--{kind} FILE.py:FUNCTION"
+        )
+    return named or saved
