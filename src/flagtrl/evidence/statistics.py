@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -144,13 +145,18 @@ def block_length(returns: np.ndarray) -> float:
     return max(best, least) if math.isfinite(best) else least
 
 
+@lru_cache(maxsize=8)  # half a second each, and many accounts are of the same days
 def resampled(count: int, block: float, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, count) rows of the stationary bootstrap (Politis and Romano 1994)."""
+    """(resamples, count) int32 rows of the stationary bootstrap (Politis and Romano 1994)."""
     from arch.bootstrap import StationaryBootstrap
 
     # a float is what it takes, whatever its annotation says
     drawn = StationaryBootstrap(block, np.arange(count), seed=np.random.default_rng(seed))  # type: ignore[arg-type]
-    return np.stack([data[0][0] for data in drawn.bootstrap(resamples)])
+    rows = np.empty((resamples, count), dtype=np.int32)
+    for row, data in zip(rows, drawn.bootstrap(resamples), strict=True):
+        row[:] = data[0][0]
+    rows.flags.writeable = False
+    return rows
 
 
 def sharpe_interval(
