@@ -28,6 +28,7 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.observation import Observation
+from flagtrl.market.rewards import saved_reward
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.prior import LabelPrior
@@ -127,7 +128,7 @@ def measured(directory: Path) -> list[dict[str, Any]]:
     assert record.data is not None, "a run of a recipe"
     market = market_of(record.data.source, record.data.symbol)
     train, test = (market.window(*record.windows[name][:2]) for name in ("train", "test"))
-    settings = MarketSettings(**record.market)
+    settings = MarketSettings(**{**record.market, "reward": saved_reward(record.market["reward"])})
     rows: list[dict[str, Any]] = []
     before: dict[tuple[bool, str], np.ndarray] = {}
     for name, words in VARIANTS.items():

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import ConfigError
-from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.language.settings import saved_prompts
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument(
         "--reward", help="FILE.py:FUNCTION, where the run was trained on a reward of that kind"
     )
+    parser.add_argument("--prompt_style", help="the same of its prompts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda ... (default: a GPU where there is one)")
     options = parser.parse_args()
@@ -171,13 +173,14 @@ def main() -> None:
     out, like = check_output_dir(options.output_dir), Path(options.like)
     record = RunRecord.read(like)
     check_adapter_config(like)
+    prompts = saved_prompts(record.prompt, options.prompt_style)
     cpu_tuning()
     torch.manual_seed(options.seed)
     name = same_source(saved_base(like), record.base)
     base, tokenizer = load_base(name)
     check_base(base, name, like, record.base)
     base.to(device_or_gpu(options.device))
-    encoder = PromptEncoder(tokenizer, PromptSettings(**record.prompt), context_length(base))
+    encoder = PromptEncoder(tokenizer, prompts, context_length(base))
     model = attach_adapter(base, PolicySettings(**record.policy))
     rules, windows = record.market, record.windows
     market = MarketSettings(**{**rules, "reward": saved_reward(rules["reward"], options.reward)})

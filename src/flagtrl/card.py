@@ -234,11 +234,12 @@ def _with_flagtrl(repo_id: str, named: str, record: RunRecord, trades: bool) -> 
 {merging}
 `flagtrl.learning.episodes.load_text_policy` loads a directory that `flagtrl pull` made."""
     told = without_paths({**record.market, **record.prompt})
-    options = named + own_options(told)
+    own = own_options(told)
+    options, code = named + own, " Code that the options name is not part of it." if own else ""
     return f""" and writes the prompts (style `{told["prompt_style"]}`):
 `flagtrl backtest --adapter {repo_id}{options}` trades its test window again, or any other;
 {merging}
-`flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made."""
+`flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made.{code}"""
 
 
 def _settings_section(record: RunRecord) -> str:

@@ -217,7 +217,7 @@ def _qa(options: argparse.Namespace) -> None:
         adapters=tuple(options.adapter or ()),
         tasks=names,
         texts=tuple(options.text or ()),
-        **{name: getattr(options, name) for name in (*fields, "market")},
+        **{name: getattr(options, name) for name in (*fields, "market", "reward", "prompt_style")},
     )
     for adapter in settings.adapters:
         run_directory(adapter)

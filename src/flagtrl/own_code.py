@@ -4,7 +4,9 @@ if the user names it, never because a run's files do.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ def own_options(settings: Mapping[str, Any]) -> str:
     none.
     """
     named = {kind: str(settings.get(kind, "")) for kind in ("reward", "prompt_style")}
-    return "".join(f" --{kind} {spec}" for kind, spec in named.items() if ":" in spec)
+    return "".join(f" --{kind} {shlex.quote(spec)}" for kind, spec in named.items() if ":" in spec)
 
 
 def find_own(kind: str, spec: str, known: Collection[str]) -> tuple[str, str]:
@@ -43,22 +45,22 @@ def find_own(kind: str, spec: str, known: Collection[str]) -> tuple[str, str]:
 
 
 def load_own(kind: str, spec: str) -> Callable[..., Any]:
-    """The function that `spec` names, once its file is run.
+    """The function that `spec` names, once its file is run: by itself, as what lies beside it is
+    not found.
 
     Raises:
         ConfigError: a file that is no Python or raises, or has no such function.
     """
     path, _, name = spec.rpartition(":")
-    module_spec = importlib.util.spec_from_file_location(
-        f"flagtrl_user_{kind}_{Path(path).stem}", path
-    )
+    module_spec = importlib.util.spec_from_file_location(f"flagtrl_own_{_short(path)}", path)
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"{kind} {spec!r}: {path!r} is not a Python file (.py)")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_spec.name]
         raise ConfigError(
             f"{kind} {spec!r}: {path!r} cannot be imported: {kind_and_words(error)}"
         ) from error
@@ -68,6 +70,18 @@ def load_own(kind: str, spec: str) -> Callable[..., Any]:
     return function
 
 
+def code_digest(spec: str) -> str:
+    """SHA-256 of the file that `spec` names, and the function's name."""
+    path, _, name = spec.rpartition(":")
+    return hashlib.sha256(Path(path).read_bytes() + b"\0" + name.encode()).hexdigest()
+
+
+def _short(path: str) -> str:
+    """Of files of one name, a name for each."""
+    where = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()
+    return f"{Path(path).stem}_{where[:8]}"
+
+
 def saved_own(kind: str, saved: str, named: str | None, known: Collection[str]) -> str:
     """What a saved run is to use: the user's `named` one, or the saved one where it is one of ours.
 
@@ -75,9 +89,11 @@ def saved_own(kind: str, saved: str, named: str | None, known: Collection[str]) 
         ConfigError: a saved one that is code: a run's files may be somebody else's, and name none
             that is run.
     """
-    if named is None and saved not in known:
+    if named is not None:
+        return named
+    if saved not in known:
         raise ConfigError(
-            f"the policy was trained on the {kind} {saved!r}; code is run only if you name it: "
+            f"the policy was trained with the {kind} {saved!r}; code is run only if you name it: "
             f"--{kind} FILE.py:FUNCTION"
         )
-    return named or saved
+    return saved

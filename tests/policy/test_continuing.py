@@ -95,7 +95,7 @@ def test_a_resumed_run_has_its_reference_from_its_checkpoint(small_model, ended,
     [
         ({"finetuning": "lora"}, r"was trained with finetuning 'full_top', this run has 'lora'"),
         ({"prior": "raw"}, r"prior 'calibrated', .* give it --prior calibrated"),
-        ({"style": "compact"}, r"prompts that read otherwise; .*--prompt_style markov"),
+        ({"style": "compact"}, r"its prompts read otherwise here .*--prompt_style markov"),
     ],
 )
 def test_another_kind_of_run_is_refused(small_model, ended, tmp_path, options, said):

@@ -17,6 +17,7 @@ FEWEST_SPANS = 10  # of days on which a figure stays the same
 # and of one. A forecast whose errors are normal, and whose correlation with the move is .9, has
 # today's price within such bounds on 80% and 87% of days.
 WITHIN, OF_TWO, OF_ONE = 0.99, 0.8, 0.87
+ONE_WAY = 0.9  # of days
 
 
 def foretells(
@@ -99,8 +100,9 @@ def stands_right(there: np.ndarray, move: np.ndarray) -> np.ndarray | None:
 def bounds(
     figures: Mapping[str, np.ndarray], now: np.ndarray, coming: np.ndarray
 ) -> tuple[str, np.ndarray] | None:
-    """The figure or the two that the next price stays above, below or between, as it does between
-    the next session's low and high, while today's does so least often: named, and the days.
+    """The figure, or where it takes two the two, that the next price stays above, below or between,
+    as it does between the next session's low and high, while today's does so least often: named,
+    and the days. Where the price nearly always goes one way, nothing on the other side is a bound.
 
     Args:
         figures: (n,) each, by name.
@@ -109,19 +111,20 @@ def bounds(
     """
     if len(now) < FEWEST_DAYS:
         return None
-    everywhere = np.ones(len(now), dtype=bool)
-    low, high = {"": (everywhere, everywhere)}, {"": (everywhere, everywhere)}
-    for name, figure in figures.items():
-        if (figure > 0).all():
-            low[name] = (figure <= now, figure <= coming)
-            high[name] = (figure >= now, figure >= coming)
+    positive = {name: figure for name, figure in figures.items() if (figure > 0).all()}
+    low = {name: (figure <= now, figure <= coming) for name, figure in positive.items()}
+    high = {name: (figure >= now, figure >= coming) for name, figure in positive.items()}
     low, high = (
-        {name: days for name, days in each.items() if days[1].mean() >= WITHIN}
-        for each in (low, high)
+        {} if one_way > ONE_WAY else {n: d for n, d in each.items() if d[1].mean() >= WITHIN}
+        for each, one_way in ((low, (coming >= now).mean()), (high, (coming <= now).mean()))
     )
-    found, least = None, 1.0
-    for (one, above), (other, below) in product(low.items(), high.items()):
-        today, days = (above[k] & below[k] for k in (0, 1))
-        if today.mean() <= min(OF_TWO if one and other else OF_ONE, least):
-            found, least = (" and ".join(filter(None, (one, other))), days), today.mean()
-    return found
+    one = [(name, *days) for name, days in (*low.items(), *high.items())]
+    found = [each for each in one if each[1].mean() <= OF_ONE] or [
+        (f"{below} and {above}", a & c, b & d)
+        for (below, (a, b)), (above, (c, d)) in product(low.items(), high.items())
+        if (a & c).mean() <= OF_TWO and (b & d).mean() >= WITHIN
+    ]
+    if not found:
+        return None
+    name, _, days = min(found, key=lambda each: each[1].mean())
+    return name, days

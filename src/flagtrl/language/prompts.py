@@ -22,7 +22,7 @@ from flagtrl.language.prompt import Prompt
 from flagtrl.market.data import SENTIMENTS, count_sentiments
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.observation import Observation
-from flagtrl.own_code import find_own, load_own, saved_own
+from flagtrl.own_code import find_own, load_own
 
 ANSWER_PREFIX = '{"Action": "'
 # The three answers as the model is to write them. Named in full they get over nine tenths of
@@ -153,16 +153,6 @@ def find_style(spec: str) -> tuple[str, str]:
         ConfigError: an unknown name, or a missing file.
     """
     return find_own("prompt_style", spec, style_names())
-
-
-def saved_style(saved: str, named: str | None = None) -> str:
-    """The style of a saved run's prompts: the user's `named` one, or the saved one where it is one
-    of ours.
-
-    Raises:
-        ConfigError: a saved one that is code.
-    """
-    return saved_own("prompt_style", saved, named, style_names())
 
 
 def prompt_style(spec: str) -> PromptStyle:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from flagtrl.errors import ConfigError, unknown
 from flagtrl.language.prompts import style_names
+from flagtrl.own_code import saved_own
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,20 @@ class PromptSettings:
             raise ConfigError(
                 f"news_token_budget is {self.news_token_budget}; it must be at least 0 tokens"
             )
+
+    @property
+    def own_style(self) -> bool:
+        """Whether the style is code of the user's own."""
+        return self.prompt_style not in style_names()
+
+
+def saved_prompts(saved: Mapping[str, Any], named: str | None = None) -> PromptSettings:
+    """The prompts of a saved run, as its record has them, with the user's `named` style where one
+    is named.
+
+    Raises:
+        ConfigError: a saved style that is code, and is not named.
+    """
+    settings = PromptSettings(**saved)
+    style = saved_own("prompt_style", settings.prompt_style, named, style_names())
+    return replace(settings, prompt_style=style)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from flagtrl.errors import PromptError
+from flagtrl.errors import ConfigError, PromptError
 from flagtrl.language.encoding import Encoder
 from flagtrl.language.prompt import EncodedPrompt, Prompt
 from flagtrl.language.prompts import ANSWER_PREFIX, prompt_style
@@ -22,6 +22,7 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.observation import Observation
 from flagtrl.market.policy import always
+from flagtrl.own_code import code_digest
 from flagtrl.play.loop import Uniformly, likeliest, play
 from flagtrl.play.policy import PolicyOutput, uniform
 
@@ -58,7 +59,10 @@ class PromptEncoder(Encoder):
     def prompt(self, observation: Observation) -> Prompt:
         """The words of one prompt, special tokens in news and symbol made harmless."""
         safe = replace(observation, symbol=self.neutralise(observation.symbol))
-        return self._style(safe, self._headlines(observation.news))
+        prompt = self._style(safe, self._headlines(observation.news))
+        if self.settings.own_style:  # it may have read what is not safe
+            prompt = Prompt(self.neutralise(prompt.shared), self.neutralise(prompt.own))
+        return prompt
 
     def encode(self, observation: Observation) -> EncodedPrompt:
         """Token ids of the prompt, up to and including ANSWER_PREFIX.
@@ -101,17 +105,30 @@ class PromptEncoder(Encoder):
 
     def check(self, window: Window, settings: MarketSettings, seed: int = 0) -> int:
         """Encode what one random trader sees on `window`, so that a prompt that cannot be used is
-        found before training.
+        found before training; in a style of the user's own, without the news too, and each twice.
 
         Returns:
             The longest prompt's length in tokens.
+
+        Raises:
+            ConfigError: a style of the user's own that raises, or gives two prompts for one bar.
+            PromptError: as of `encode`.
         """
-        world, lengths = Accounts(window, settings), []
+        lengths: list[int] = []
 
         def policy(seen: Sequence[Observation]) -> PolicyOutput:
             lengths.append(len(self.encode(seen[0]).ids))
+            if self.settings.own_style:
+                blind = replace(seen[0], news=((),) * len(seen[0].news))
+                lengths.append(len(self.encode(blind).ids))
+                if self.prompt(seen[0]) != self.prompt(seen[0]):
+                    raise ConfigError(
+                        f"prompt_style {self.settings.prompt_style!r} gave two prompts for "
+                        f"{seen[0].date}; it must be a pure function"
+                    )
             return uniform(seen)
 
+        world = Accounts(window, settings)
         play(policy, world, Uniformly(seed))
         policy(world.observe())  # the last bar's, which nothing is decided at
         return max(lengths)
@@ -122,8 +139,12 @@ class PromptEncoder(Encoder):
 
     def fingerprint(self) -> str:
         """SHA-256 over the token ids of one made-up bar's prompt: equal where prompts read the
-        same, chat template included.
+        same, chat template included. Of a style of the user's own, over its code and the frame.
         """
+        if self.settings.own_style:
+            frame = np.array(self.ids_of(Prompt("Shared.\n", "Own.")), dtype="<i8").tobytes()
+            code = code_digest(self.settings.prompt_style).encode()
+            return hashlib.sha256(code + frame).hexdigest()
         news = [
             NewsItem("Profits rise again.", "positive"),
             NewsItem("A rival cuts its prices.", "negative"),

@@ -114,6 +114,9 @@ def _compared(record: RunRecord) -> dict[str, Any]:
     latest = record.latest
     found |= {name: getattr(latest, name) for name in ("engine", "device", "processes", "dtype")}
     found["options"] = record.options
+    style = record.prompt.get("prompt_style", "")
+    if ":" in style:  # the fingerprint says that it is the same code, wherever it lies
+        found["prompt"] = {**record.prompt, "prompt_style": style.rpartition(":")[2]}
     if record.data is not None:  # the hash says that they are the same, wherever they lie
         found["data"] = {"symbol": record.data.symbol, "sha256": record.data.sha256}
     flat: dict[str, Any] = {}

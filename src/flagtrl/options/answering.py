@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flagtrl.options.words import Commands, add_command, base_options, path
+from flagtrl.options.words import Commands, add_command, base_options, own_code, path
 
 
 def qa(commands: Commands) -> None:
@@ -65,6 +65,7 @@ def _files(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="market of the trading prompts (default: a synthetic one)",
     )
+    own_code(command)
 
 
 def _measuring(command: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from flagtrl.options.commands import own_code, what_is_traded
-from flagtrl.options.words import Commands, add_command, path, reading, saved_run
+from flagtrl.options.commands import what_is_traded
+from flagtrl.options.words import Commands, add_command, own_code, path, reading, saved_run
 
 OWN_WORDS = ("run", "table", "-h", "--help")
 

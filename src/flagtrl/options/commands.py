@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flagtrl.options.words import Commands, add_command, path, preset, reading, saved_run
+from flagtrl.options.words import Commands, add_command, own_code, path, preset, reading, saved_run
 
 MODES = ("greedy", "sampled")
 
@@ -160,16 +160,6 @@ def what_is_traded(command: argparse.ArgumentParser) -> None:
         "--start", help="first day, YYYY-MM-DD (default: of the saved test window)"
     )
     command.add_argument("--end", help="last day (default: of the saved test window)")
-
-
-def own_code(command: argparse.ArgumentParser) -> None:
-    """The user's own functions that training had."""
-    for name, what in (("reward", "reward"), ("prompt_style", "prompts")):
-        command.add_argument(
-            f"--{name}",
-            metavar="FILE.py:FUNCTION",
-            help=f"your own {what}, where training had such: code is run only if you name it",
-        )
 
 
 def merge(commands: Commands) -> None:

@@ -166,3 +166,13 @@ def workers(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="GPUs of each run on --cluster, 0.5 for half of one (default: none)",
     )
+
+
+def own_code(command: argparse.ArgumentParser) -> None:
+    """The user's own functions that training had."""
+    for name, what in (("reward", "reward"), ("prompt_style", "prompts")):
+        command.add_argument(
+            f"--{name}",
+            metavar="FILE.py:FUNCTION",
+            help=f"your own {what}, if training had such: code is run only if you name it",
+        )

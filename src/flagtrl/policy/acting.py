@@ -15,17 +15,20 @@ from torch import Tensor
 from flagtrl.countdown import Countdown, Say
 from flagtrl.language.prompt import EncodedPrompt, Prompt
 from flagtrl.language.tokens import PromptEncoder
+from flagtrl.market.accounts import Accounts
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.observation import Observation
 from flagtrl.market.transitions import POSITIONS, seen_at
-from flagtrl.play.policy import Policy, PolicyOutput, legal_of
+from flagtrl.play.loop import Uniformly, play
+from flagtrl.play.policy import Policy, PolicyOutput, legal_of, uniform
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.batch import ActorCriticOutput
 from flagtrl.policy.prior import visits
 from flagtrl.policy.scoring import masked_log_softmax
 
 PROBED_BARS = 4  # on which two histories are compared
+PROBED_EPISODES = 3  # and whole ones, of a style of the user's own
 # prompts and legal (B, A) -> policy and values of B prompts
 Ask = Callable[[Sequence[EncodedPrompt], np.ndarray], ActorCriticOutput]
 
@@ -94,15 +97,38 @@ def prompts_known_ahead(
     """Every prompt that a pass over `window` can ask; none where prompts tell more of the account
     than its position.
     """
-    env = TradingEnv(window, settings)
-    one, other = (visits(env, PROBED_BARS, seed) for seed in (0, 1))
-    if [encoder.prompt(seen) for seen in one] != [encoder.prompt(seen) for seen in other]:
+    if not _tell_position_alone(encoder, window, settings):
         return []
     return [
         encoder.encode(seen_at(window, settings, bar, position))
         for bar in range(len(window))
         for position in POSITIONS
     ]
+
+
+def _tell_position_alone(encoder: PromptEncoder, window: Window, settings: MarketSettings) -> bool:
+    """Whether prompts tell no more of the account than its position, as far as trials show it."""
+    env = TradingEnv(window, settings)
+    one, other = (visits(env, PROBED_BARS, seed) for seed in (0, 1))
+    if [encoder.prompt(seen) for seen in one] != [encoder.prompt(seen) for seen in other]:
+        return False
+    if not encoder.settings.own_style:
+        return True
+    # code of the user's own may look at the account seldom: at a loss, or after some trades
+    for seed in range(PROBED_EPISODES):
+        for (seen,) in play(uniform, Accounts(window, settings), Uniformly(seed)).seen:
+            place, position = seen.bar - window.start, POSITIONS[int(seen.shares > 0)]
+            known = encoder.prompt(seen_at(window, settings, place, position))
+            if any(encoder.prompt(_worth(seen, by)) != known for by in (0.1, 1.0, 10.0)):
+                return False
+    return True
+
+
+def _worth(seen: Observation, by: float) -> Observation:
+    """As much of everything by another factor."""
+    values = tuple(by * value for value in seen.net_values)
+    money = {name: by * getattr(seen, name) for name in ("cash", "shares", "value")}
+    return replace(seen, net_values=values, **money)
 
 
 def read_ahead(

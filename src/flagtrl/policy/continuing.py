@@ -9,10 +9,17 @@ from pathlib import Path
 from peft import set_peft_model_state_dict
 
 from flagtrl.errors import AdapterError
+from flagtrl.language.prompts import style_names
 from flagtrl.language.tokens import PromptEncoder
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import add_reference, same_trainable
-from flagtrl.policy.saving import ADAPTER_FILE, fitting_adapter, load_heads, read_settings
+from flagtrl.policy.saving import (
+    ADAPTER_FILE,
+    READ_OTHERWISE,
+    fitting_adapter,
+    load_heads,
+    read_settings,
+)
 
 
 def begin_as(model: ActorCritic, encoder: PromptEncoder, directory: str | Path) -> None:
@@ -45,10 +52,10 @@ def begin_as(model: ActorCritic, encoder: PromptEncoder, directory: str | Path) 
         None,
         encoder.fingerprint(),
     ):
-        raise AdapterError(
-            f"{directory} was trained on prompts that read otherwise; use its own prompt settings"
-            + (f": --prompt_style {saved.prompt.prompt_style}" if saved.prompt else "")
-        )
+        use, style = "", saved.prompt.prompt_style if saved.prompt else ""
+        if style in style_names():
+            use = f"; use its own prompt settings: --prompt_style {style}"
+        raise AdapterError(f"{directory}: its prompts {READ_OTHERWISE}{use}")
     adapted = model.language_model
     with fitting_adapter(model, directory / ADAPTER_FILE) as state, same_trainable(adapted):
         set_peft_model_state_dict(adapted, state, adapter_name=adapted.active_adapter)

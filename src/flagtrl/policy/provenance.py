@@ -38,6 +38,7 @@ PROBE_TEXT = (
 # repository, and file in it
 HUB_FILE = re.compile(r"hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([^:\\]+\.gguf)")
 _LOCAL = re.compile(r"([/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\])")
+_CODE = re.compile(r"\.py:[A-Za-z_]\w*$")  # a function of the user's own
 _WRAPPING = re.compile(r"(base_model\.model\.|base_layer\.|original_module\.)")
 # What an adapter of flagtrl may say; everything else must be as PEFT has it by default. (PEFT
 # imports the module that `megatron_core` names, and AutoPeftModel the one in `auto_mapping`.)
@@ -64,7 +65,7 @@ _FREE = {
 
 def public_name(text: str) -> str:
     """`text` as others may read it: of a path of this machine, the last part alone."""
-    local = _LOCAL.match(text) or (os.sep in text and os.path.exists(text))
+    local = _LOCAL.match(text) or _CODE.search(text) or (os.sep in text and os.path.exists(text))
     return Path(text).name if local else text
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError, in_one_line
-from flagtrl.language.prompts import saved_style
+from flagtrl.language.settings import saved_prompts
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors
@@ -43,6 +43,10 @@ WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16"
 ADAPTER_FILE = "adapter_model.safetensors"
 HEADS_FILE = "flagtrl_heads.safetensors"
 _NEEDED = (HEADS_FILE, ADAPTER_FILE, ADAPTER_CONFIG)
+READ_OTHERWISE = (
+    "read otherwise here than in training, by another flagtrl or tokenizer, or code of yours that "
+    "has changed"
+)
 
 
 def save_policy(
@@ -254,8 +258,7 @@ def load_policy(
         raise AdapterError(
             f"{directory} is of another task; load it with learning.episodes.load_text_policy"
         )
-    style = saved_style(saved.prompt.prompt_style, prompt_style)
-    prompts = replace(saved.prompt, prompt_style=style)
+    prompts = saved_prompts(saved.record.prompt, prompt_style)
     adapted, tokenizer = load_adapted(directory, saved, base, accept_base)
     encoder = PromptEncoder(tokenizer, prompts, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
     if encoder.action_paths != saved.record.action_paths:
@@ -265,9 +268,8 @@ def load_policy(
         )
     if saved.record.prompt_fingerprint not in (None, encoder.fingerprint()):
         raise AdapterError(
-            f"{directory}: prompts of the style {style!r} read otherwise here than in training, by "
-            "another flagtrl or tokenizer, or code of yours that has changed; use flagtrl "
-            f"{saved.record.versions.get('flagtrl')} and the saved tokenizer"
+            f"{directory}: prompts of the style {prompts.prompt_style!r} {READ_OTHERWISE}; use "
+            f"flagtrl {saved.record.versions.get('flagtrl')} and the saved tokenizer"
         )
     actor_critic = ActorCritic(adapted, encoder.action_paths, saved.policy)
     load_heads(actor_critic, directory)

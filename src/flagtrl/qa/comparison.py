@@ -29,6 +29,7 @@ class Comparison:
         texts: NAME=FILE of held-out texts for bits per byte, beside flagtrl's own general text.
         market: a market file for the trading prompts; None: a synthetic one.
         accept_base: take `base` whatever its weights are, and say by how much it differs.
+        reward, prompt_style: code of the user's own that training had, for the trading prompts.
 
     Raises:
         ConfigError: a value outside its bounds, or one that vLLM has no use for.
@@ -48,6 +49,8 @@ class Comparison:
     texts: tuple[str, ...] = ()
     market: str | None = None
     accept_base: bool = False
+    reward: str | None = None
+    prompt_style: str | None = None
 
     def __post_init__(self) -> None:
         if not self.adapters or not self.tasks:

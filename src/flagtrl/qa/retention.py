@@ -5,7 +5,7 @@ the action words.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from flagtrl.errors import ConfigError, DataError, PromptError
-from flagtrl.language.prompts import saved_style
-from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.language.settings import saved_prompts
+from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.accounts import Accounts
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.rewards import saved_reward
@@ -110,23 +110,27 @@ def question_prompts(lm: PairedLM, asked: Sequence[Asked]) -> list[Prompt]:
 
 
 def trading_prompts(
-    lm: PairedLM, record: RunRecord, limit: int, market: str | None = None, seed: int = 0
+    lm: PairedLM,
+    record: RunRecord,
+    limit: int,
+    market: str | None = None,
+    seed: int = 0,
+    reward: str | None = None,
+    prompt_style: str | None = None,
 ) -> list[Prompt]:
     """Prompts of a uniformly random trader, in the run's own style, on a market file or a synthetic
     market.
 
     Raises:
         PromptError: prompts that this model cannot take.
-        ConfigError: the run's reward, which prompts show, or its prompts are code: a run may be
-            somebody else's, so it is not run.
+        ConfigError: the run's `reward`, which prompts show, or its `prompt_style` is code that is
+            not named: a run may be somebody else's, so it is not run.
     """
     window = (load(market) if market else news_leads_price(days=limit + 20, seed=seed)).window()
     rules = dict(record.market)
     if "reward" in rules:
-        rules["reward"] = saved_reward(rules["reward"])
-    prompts = PromptSettings(**record.prompt)
-    prompts = replace(prompts, prompt_style=saved_style(prompts.prompt_style))
-    encoder = PromptEncoder(lm.tokenizer, prompts, lm.max_length)
+        rules["reward"] = saved_reward(rules["reward"], reward)
+    encoder = PromptEncoder(lm.tokenizer, saved_prompts(record.prompt, prompt_style), lm.max_length)
     world = Accounts(window, MarketSettings(**rules))
     played = play(uniform, world, Uniformly(seed), min(limit, len(window) - 1))
     return [
@@ -215,11 +219,11 @@ def read_texts(named: Sequence[str]) -> dict[str, list[Passage]]:
 
 
 def trading_prompts_or_reason(
-    lm: PairedLM, record: RunRecord, limit: int, market: str | None, seed: int
+    lm: PairedLM, record: RunRecord, limit: int, market: str | None, seed: int, **own: str | None
 ) -> tuple[list[Prompt], str]:
     """The trading prompts, or none and why there are none."""
     try:
-        return trading_prompts(lm, record, limit, market, seed), ""
+        return trading_prompts(lm, record, limit, market, seed, **own), ""
     except (PromptError, ConfigError) as error:
         return [], f"Not measured on trading prompts: {error}."
 

@@ -93,8 +93,9 @@ def _retention(
                 "Not measured on questions and financial text: no task of "
                 f"{', '.join(QUESTION_SETS)} is named."
             )
+        own = {"reward": settings.reward, "prompt_style": settings.prompt_style}
         trading, reason = trading_prompts_or_reason(
-            lm, run_of, settings.retention_prompts, settings.market, settings.seed
+            lm, run_of, settings.retention_prompts, settings.market, settings.seed, **own
         )
         notes += [reason] if reason else []
     else:

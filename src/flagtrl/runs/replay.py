@@ -13,6 +13,7 @@ from typing import Any
 from flagtrl.countdown import Say
 from flagtrl.errors import AdapterError, ConfigError, DataError
 from flagtrl.evidence.report import POLICY_MODES, Report
+from flagtrl.language.settings import saved_prompts
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.download import INVESTORBENCH
 from flagtrl.market.embedded import SHIPPED_SOURCE
@@ -143,6 +144,7 @@ def load_saved(
     trained, test, data_facts = _how_it_was_traded(directory, record)
     named = {"reward": saved_reward(str(record.market["reward"]), reward)}
     settings = MarketSettings(**{**record.market, **named})
+    saved_prompts(record.prompt, prompt_style)
     market = _market(directory, record, data, symbol, reading or ReadingSettings())
     for line in Summary.of(market).lines():
         say(line)
