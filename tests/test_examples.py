@@ -125,7 +125,8 @@ def finished(line, **options):
 LORA = "--use_peft --lora_r 4 --trainable_layers 1"
 
 
-@pytest.mark.parametrize("more", ["", pytest.param(LORA, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", LORA])
 def test_the_script_takes_trls_options(small_model, tmp_path, more):
     words = script_words(small_model, tmp_path / "run", more)
     said = finished([sys.executable, ROOT / "examples/ppo.py", *words])

@@ -102,6 +102,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system call is Linux's")
 def test_a_child_does_not_outlive_a_parent_that_is_killed(tmp_path):
     (tmp_path / "family.py").write_text(CHILD)

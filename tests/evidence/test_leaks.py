@@ -8,6 +8,7 @@ from scipy.signal import fftconvolve
 
 from flagtrl.evidence.foresight import BOUNDS, OF_ITS_SPAN, foretelling, paid_for_the_future
 from flagtrl.evidence.leaks import STAGES, Pipeline, moved_by_the_future, plain
+from flagtrl.evidence.telling import bounds
 from flagtrl.evidence.unfilled import BEFORE_THE_FILL, paid_before_filled
 from flagtrl.language.prompts import prompt_style, style_names
 from flagtrl.market.data import MarketData, NewsItem
@@ -405,6 +406,25 @@ def test_the_next_sessions_range_is_suspected_and_the_last_ones_is_not(shown, la
 
     found = foretelling(lambda window: replace(written()(window), prompt=prompt), LONG.window())
     assert [leak.reads for leak in found] == [BOUNDS] * (1 - late)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(("mean", "deviation"), [(0.001, 1e-4), (0.004, 1.5e-3), (0.004, 1e-3)])
+def test_rounded_prices_of_a_market_that_goes_one_way_are_no_bounds(sign, mean, deviation):
+    rng = np.random.default_rng(0)
+    prices = 100 * np.exp(np.cumsum(sign * rng.normal(mean, deviation, 150)))
+    dates = np.datetime64("2020-01-01") + np.arange(150)
+    window = MarketData("ABC", dates, prices, ((),) * 150).window()
+    assert [leak for leak in foretelling(written("compact"), window) if leak.reads == BOUNDS] == []
+
+
+def test_the_figure_is_named_that_bounds():
+    now, coming, rng = LONG.prices[:-1], LONG.prices[1:], np.random.default_rng(0)
+    far = {"cash": np.full(159, 1e6), "one": np.ones(159)}  # beyond every price
+    assert bounds(far, now, coming) is None
+    floor = coming * np.exp(-rng.exponential(0.001, 159))
+    name, days = bounds({**far, "floor": floor}, now, coming)
+    assert name == "floor" and days.all()
 
 
 @pytest.mark.parametrize("rare", [False, True])

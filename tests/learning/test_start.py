@@ -108,7 +108,7 @@ def test_a_checkpoint_of_a_baked_run_is_a_policy_like_any(whole):
     assert config["peft_type"] == "LORA"
 
 
-@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize("manifest", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_baked_checkpoint_without_its_reference_is_not_resumed(whole, tmp_path, manifest):
     out, _ = whole(prior="baked", finetuning="lora")
     checkpoint = shutil.copytree(out / f"checkpoint-{STEPS}", tmp_path / f"checkpoint-{STEPS}")

@@ -523,6 +523,7 @@ def looks_at_known_prompts(encoder):
     return validate
 
 
+@pytest.mark.slow
 def test_log_lines_average_over_the_steps_between_them(run, small_model, tmp_path):
     sparse = tiny_trainer(small_model, tmp_path, rollouts=3, logging_steps=6)
     sparse.train()

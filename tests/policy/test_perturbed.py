@@ -151,6 +151,7 @@ def test_their_rows_stand_beside_coin_flips_and_say_what_chance_makes(trained):
     assert any(f"90% made {low:.1f} to {high:.1f}%" in line for line in report.verdict())
 
 
+@pytest.mark.slow
 def test_where_the_frozen_layers_would_run_for_every_draw_there_are_none(trained, small_model):
     model, encoder = trained
     compact = load(small_model, "compact")[1]
@@ -172,6 +173,7 @@ def test_where_the_frozen_layers_would_run_for_every_draw_there_are_none(trained
         model.use_split(trunk)
 
 
+@pytest.mark.slow
 def test_whose_days_the_label_prior_is_measured_on_is_said_where_training_has_none(trained):
     model, encoder = trained
     said, how = "measured on the traded days themselves", {"sampled_paths": 1, "perturbed_draws": 2}

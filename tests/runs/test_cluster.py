@@ -122,6 +122,7 @@ def test_what_a_run_leaves_comes_home_and_what_fails_is_said(two_nodes, stand_in
     assert not list(tmp_path.glob("a/incomplete-*"))
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_signal_reaches_every_run_and_what_they_save_comes_home(two_nodes, stand_in, tmp_path):
     tasks = [stand_in(f"a/seed-{n}", "--steps", "1000") for n in range(3)]

@@ -52,6 +52,7 @@ def test_every_kind_has_a_trader():
     assert list(TRADERS) == list(KINDS)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_the_untrained_row_of_a_run(trade, small_model):
     named = ["--model_name_or_path", small_model, "--prompt_style", "markov"]
     results, out, said = trade("zero_shot", *named)
@@ -120,7 +121,8 @@ def test_a_local_endpoint_is_asked_once_a_day_and_then_known(trade, tmp_path, mo
     assert len(path.read_text().splitlines()) == days
 
 
-@pytest.mark.parametrize("kind", [pytest.param("linear", marks=pytest.mark.slow), "mlp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_ppo_on_numbers_is_trained_in_sample_and_traded(trade, kind):
     pytest.importorskip("stable_baselines3", reason="the extra sb3")
     results, *_ = trade(kind, "--total_timesteps", "1024")

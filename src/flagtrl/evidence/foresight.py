@@ -30,7 +30,7 @@ HORIZONS = (1, 2, 3, 5, 10)  # bars
 ONE_BAR = {k: f"the move {k} bars ahead" for k in HORIZONS}
 ONE_BAR |= {1: "the next move", 2: "the move after the next"}
 OF_ITS_SPAN = "the move until it changes"
-BOUNDS = "bounds of the next bar's price"
+BOUNDS = "a bound of the next bar's price"
 WORD = re.compile(r"[A-Za-z]{2,}")
 NOT_FEATURES = ("date", "symbol", "bar", "legal")
 
@@ -38,17 +38,21 @@ NOT_FEATURES = ("date", "symbol", "bar", "legal")
 def foretelling(build: Build, window: Window, seed: int = 0) -> list[Leak]:
     """Figures and words that say a later price, or a move to come.
 
-    What is seen and read is collected without any position, bar by bar. Suspected are: a price of
-    the next bar in a prompt, to the digits in which it is shown, on 90% of the days on which the
-    price moves; a figure whose rank correlation with the move of one bar, 1, 2, 3, 5 or 10 bars
-    ahead is above .9, or whose own moves have it, as those of a later price do; a figure's size, or
-    a word's presence, that is such a move's direction on 97% of days; and a figure whose rank
-    correlation with the return over as many bars to come is above .97, which overlap and so take
-    more; and a figure that stays the same for some days, two at least on average, whose rank
-    correlation with the move over just these days is above .97, as a weekly candle's before its
-    Friday; and one or two figures that the next price keeps to on 99% of days and today's price
-    does not, as the next session's low and high. Of the labels of a bar's news those bars count
-    that have news.
+    What is seen and read is collected without any position, bar by bar. Suspected are:
+
+    - a price of the next bar in a prompt, to the digits in which it is shown, on 90% of the days on
+      which the price moves;
+    - a figure whose rank correlation with the move of one bar, 1, 2, 3, 5 or 10 bars ahead is above
+      .9, or whose own moves have it, as those of a later price do;
+    - a figure's size, or a word's presence, that is such a move's direction on 97% of days;
+    - a figure whose rank correlation with the return over as many bars to come is above .97: they
+      overlap, and so take more;
+    - a figure that stays the same for some days, two at least on average, whose rank correlation
+      with the move over just these days is above .97, as a weekly candle's before its Friday;
+    - a figure that the next price stays above or below on 99% of days and today's on 87% at most,
+      as the next session's low or high.
+
+    Of the labels of a bar's news those bars count that have news.
 
     Args:
         build: a window's environment and prompt.

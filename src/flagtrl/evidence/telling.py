@@ -1,11 +1,10 @@
-"""How well a figure, two of them, or a word says what a price does next: (n,) the days on which it
+"""How well a figure or a word says what a price does next: (n,) the days on which it
 does, or None where that is no more than a market's own regularity allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 
 import numpy as np
 from scipy import stats
@@ -13,10 +12,10 @@ from scipy import stats
 FEWEST_DAYS = 30
 CORRELATION, OVERLAPPING, AGREEMENT = 0.9, 0.97, 0.97
 FEWEST_SPANS = 10  # of days on which a figure stays the same
-# The next price is within bounds on that many days; and today's on at most so many, of two bounds
-# and of one. A forecast whose errors are normal, and whose correlation with the move is .9, has
-# today's price within such bounds on 80% and 87% of days.
-WITHIN, OF_TWO, OF_ONE = 0.99, 0.8, 0.87
+# The next price is on one side of a bound on that many days; and today's on at most so many. A
+# forecast whose errors are normal, and whose correlation with the move is .9, has today's price
+# within its 99th percentile on 87% of days.
+WITHIN, OF_TODAY = 0.99, 0.87
 ONE_WAY = 0.9  # of days
 
 
@@ -100,31 +99,23 @@ def stands_right(there: np.ndarray, move: np.ndarray) -> np.ndarray | None:
 def bounds(
     figures: Mapping[str, np.ndarray], now: np.ndarray, coming: np.ndarray
 ) -> tuple[str, np.ndarray] | None:
-    """The figure, or where it takes two the two, that the next price stays above, below or between,
-    as it does between the next session's low and high, while today's does so least often: named,
-    and the days. Where the price nearly always goes one way, nothing on the other side is a bound.
+    """The figure that the next price stays above or below, as it does of the next session's low and
+    high, while today's does so least often: its name, and the days. Where the price nearly always
+    goes one way, nothing on the other side is a bound.
 
     Args:
         figures: (n,) each, by name.
         now: (n,) today's price.
         coming: (n,) the next.
     """
+    found, least = None, OF_TODAY
     if len(now) < FEWEST_DAYS:
         return None
-    positive = {name: figure for name, figure in figures.items() if (figure > 0).all()}
-    low = {name: (figure <= now, figure <= coming) for name, figure in positive.items()}
-    high = {name: (figure >= now, figure >= coming) for name, figure in positive.items()}
-    low, high = (
-        {} if one_way > ONE_WAY else {n: d for n, d in each.items() if d[1].mean() >= WITHIN}
-        for each, one_way in ((low, (coming >= now).mean()), (high, (coming <= now).mean()))
-    )
-    one = [(name, *days) for name, days in (*low.items(), *high.items())]
-    found = [each for each in one if each[1].mean() <= OF_ONE] or [
-        (f"{below} and {above}", a & c, b & d)
-        for (below, (a, b)), (above, (c, d)) in product(low.items(), high.items())
-        if (a & c).mean() <= OF_TWO and (b & d).mean() >= WITHIN
-    ]
-    if not found:
-        return None
-    name, _, days = min(found, key=lambda each: each[1].mean())
-    return name, days
+    for side in (1, -1):
+        if (side * coming >= side * now).mean() > ONE_WAY:
+            continue
+        for name, figure in figures.items():
+            days, today = side * figure <= side * coming, (side * figure <= side * now).mean()
+            if (figure > 0).all() and days.mean() >= WITHIN and today <= least:
+                found, least = (name, days), today
+    return found

@@ -85,8 +85,8 @@ class PromptEncoder(Encoder):
                 f"{observation.symbol} {observation.date}: the prompt's shared part of "
                 f"{len(shared)} tokens tokenises differently when the account part follows; prompt "
                 f"style {self.settings.prompt_style!r} needs a boundary that this tokenizer keeps "
-                "(end `shared` with a line break and no white space before it, start `own` with a "
-                "letter)"
+                "(end `shared` with a line break, and no white space before that; start `own` with "
+                "a letter)"
             )
         self._check_length(len(ids), observation)
         return EncodedPrompt(np.array(ids, dtype=np.int64), len(shared))

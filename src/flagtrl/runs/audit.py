@@ -45,8 +45,8 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.runs.replay import Loaded
 
 FORETOLD = (
-    "No figure or word that it is shown, and no reward, says a later price or move better than "
-    "honest news can; a copy of the future that says it no better would not be found."
+    "No figure or word that it is shown, and no reward, says a price or move of the next ten "
+    "bars better than honest news can; a copy of the future that says it no better is not found."
 )
 
 
