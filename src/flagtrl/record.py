@@ -254,6 +254,7 @@ class RunRecord:
             "preset": self.preset,
             "recipe": self.recipe,
             "commit": self.commit,
+            "prompt_fingerprint": self.prompt_fingerprint,
             "options": {name: self.options[name] for name in _OF_RESULTS if name in self.options},
             "in_force": {name: getattr(self.latest, name) for name in _IN_FORCE},
             "settings": {

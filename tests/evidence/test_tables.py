@@ -204,6 +204,18 @@ def test_a_run_of_another_asset_or_seed_or_cost_is_refused(runs, tmp_path):
             check_conditions([*runs, replace(run, results=changed)])
 
 
+def test_seeds_of_a_preset_that_read_other_prompts_are_refused(runs):
+    def reading(run, prints):
+        return replace(run, results={**run.results, "prompt_fingerprint": prints})
+
+    one, other = (run for run in runs if (run.asset, run.preset) == ("MSFT", "reads"))
+    check_conditions([reading(one, "a"), reading(other, "a")])
+    check_conditions([reading(one, "a"), replace(other, results=dict(other.results))])  # older
+    check_conditions([reading(one, "a"), replace(reading(other, "b"), preset="another")])
+    with pytest.raises(AdapterError, match="on prompts that read otherwise than those of"):
+        check_conditions([reading(one, "a"), reading(other, "b")])
+
+
 def test_a_mean_over_fewer_seeds_says_so(runs):
     results = json.loads(json.dumps(runs[0].results))
     results["test"]["agent_greedy"]["paper"]["SR"] = None

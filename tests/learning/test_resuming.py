@@ -52,6 +52,21 @@ def test_a_run_is_itself(tmp_path):
     assert compared(tmp_path, RECORD, RECORD) == {}
 
 
+def test_prompts_of_ones_own_are_known_by_their_code_wherever_it_lies(tmp_path):
+    def written(path, code):
+        return replace(RECORD, prompt={"prompt_style": path}, prompt_fingerprint=code)
+
+    then = written("/old/place/mine.py:told", "a")
+    assert compared(tmp_path, then, written("./mine.py:told", "a")) == {}
+    for since, named in (
+        (written("/old/place/mine.py:told", "b"), "prompt_fingerprint"),
+        (written("mine.py:other", "a"), "prompt.prompt_style"),
+        (written("markov", "a"), "prompt.prompt_style"),
+    ):
+        with pytest.raises(AdapterError, match=named):
+            compared(tmp_path, then, since)
+
+
 @pytest.mark.parametrize(
     ("was", "now"),
     [

@@ -205,9 +205,26 @@ def _figures(runs: Sequence[Made], row: str, convention: str) -> dict[str, OverS
     return {m: OverSeeds.of([run.figure(row, convention, m) for run in runs]) for m in METRICS}
 
 
+def check_prompts(runs: Sequence[Made]) -> None:
+    """AdapterError where two runs that are to differ in seed or days alone read other prompts, as
+    where the code of a style has changed between them.
+    """
+    told = {run.directory: run.results.get("prompt_fingerprint") for run in runs}
+    known = {where: prints for where, prints in told.items() if prints is not None}
+    for where, prints in known.items():
+        first = next(iter(known))
+        if prints != known[first]:
+            raise AdapterError(
+                f"{where} was trained on prompts that read otherwise than those of {first}; "
+                "remove the one with the wrong prompts, and it is made again"
+            )
+
+
 def check_conditions(runs: Sequence[Made]) -> None:
     """AdapterError where two runs of an asset were not traded alike."""
     first: dict[str, Made] = {}
+    for asset, preset in dict.fromkeys((run.asset, run.preset) for run in runs):
+        check_prompts([run for run in runs if (run.asset, run.preset) == (asset, preset)])
     for run in runs:
         other = first.setdefault(run.asset, run)
         for name, value in run.conditions.items():

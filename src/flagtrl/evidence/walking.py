@@ -21,7 +21,7 @@ from flagtrl.evidence.rows import Rows, json_rows
 from flagtrl.evidence.rules import MATCHED_DRAWS
 from flagtrl.evidence.statistics import Interval, sharpe_interval
 from flagtrl.evidence.stitching import AGENT, BY_ORDER, WHOLE, Stitched, stitch
-from flagtrl.evidence.tables import Made
+from flagtrl.evidence.tables import Made, check_prompts
 from flagtrl.evidence.verdict import TWO_SIDED_5_PERCENT
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
@@ -273,6 +273,7 @@ def _check_alike(runs: Sequence[Made], settings: MarketSettings) -> None:
     """AdapterError where the last of the runs was not made with the settings of the first, or of
     trading now: a --config file may have changed since.
     """
+    check_prompts(runs)
     last = runs[-1].results["settings"]
     wanted = {**runs[0].results["settings"], "market": asdict(settings)}
     for concern, ours in wanted.items():
