@@ -23,8 +23,8 @@ def own_options(settings: Mapping[str, Any]) -> str:
     return "".join(f" --{kind} {shlex.quote(spec)}" for kind, spec in named.items() if ":" in spec)
 
 
-def find_own(kind: str, spec: str, known: Collection[str]) -> tuple[str, str]:
-    """The file and the function of a user's own; of one of the `known` ones "" and its name.
+def named_own(kind: str, spec: str, known: Collection[str]) -> str:
+    """The file of a user's own function, there or not; "" where `spec` is one of ours.
 
     Args:
         kind: the setting, as `reward`.
@@ -32,21 +32,27 @@ def find_own(kind: str, spec: str, known: Collection[str]) -> tuple[str, str]:
         known: the names of ours.
 
     Raises:
-        ConfigError: an unknown name, or a missing file.
+        ConfigError: neither one of ours nor a file and a function.
     """
     if spec in known:
-        return "", spec
-    path, _, name = spec.rpartition(":")
+        return ""
+    path = spec.rpartition(":")[0]
     if not path:
         raise unknown(kind, spec, known, ", or path/to/file.py:function")
-    if not Path(path).is_file():
+    return path
+
+
+def find_own(kind: str, spec: str, known: Collection[str]) -> str:
+    """As `named_own`, of a file that is there; ConfigError else."""
+    path = named_own(kind, spec, known)
+    if path and not Path(path).is_file():
         raise ConfigError(f"{kind} {spec!r}: no file {path!r}; write path/to/file.py:function")
-    return path, name
+    return path
 
 
 def load_own(kind: str, spec: str) -> Callable[..., Any]:
-    """The function that `spec` names, once its file is run: by itself, as what lies beside it is
-    not found.
+    """Run the file that `spec` names, and return its function. Modules beside the file are not
+    found.
 
     Raises:
         ConfigError: a file that is no Python or raises, or has no such function.

@@ -90,6 +90,7 @@ def test_a_run_with_it_is_trained_exactly_and_read_back_where_it_is_named(
         ("def told(observation):\n    pass\n", "raised TypeError"),
         ("told = 1\n", "has no function 'told'"),
         ("1 +\n", "cannot be imported: SyntaxError"),
+        ("raise SystemExit(3)\n", "cannot be imported: SystemExit"),
     ],
 )
 def test_one_that_cannot_be_used_is_one_line(shared, tmp_path, body, words):

@@ -1,5 +1,5 @@
-"""How well a figure or a word says what a price does next: (n,) the days on which it
-does, or None where that is no more than a market's own regularity allows.
+"""How well a figure or a word says what a price does next: (n,) the days on which it does, or None
+where that is no more than a market's own regularity allows.
 """
 
 from __future__ import annotations

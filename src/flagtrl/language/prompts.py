@@ -146,15 +146,6 @@ def style_names() -> tuple[str, ...]:
     )
 
 
-def find_style(spec: str) -> tuple[str, str]:
-    """The file and the function of a user's own style; of one of ours "" and its name.
-
-    Raises:
-        ConfigError: an unknown name, or a missing file.
-    """
-    return find_own("prompt_style", spec, style_names())
-
-
 def prompt_style(spec: str) -> PromptStyle:
     """A prompt style by its name, or a user's own as `path/to/file.py:function`.
 
@@ -162,9 +153,8 @@ def prompt_style(spec: str) -> PromptStyle:
         ConfigError: an unknown name, a missing file or function. A user's own style raises it when
             it raises anything, or returns no Prompt.
     """
-    path, name = find_style(spec)
-    if not path:
-        return getattr(sys.modules[__name__], name)
+    if not find_own("prompt_style", spec, style_names()):
+        return getattr(sys.modules[__name__], spec)
     style = load_own("prompt_style", spec)
 
     def named(observation: Observation, headlines: Sequence[str]) -> Prompt:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flagtrl.errors import ConfigError, unknown
+from flagtrl.errors import ConfigError
 from flagtrl.language.prompts import style_names
-from flagtrl.own_code import saved_own
+from flagtrl.own_code import named_own, saved_own
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,7 @@ class PromptSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.prompt_style not in style_names() and ":" not in self.prompt_style:
-            raise unknown(
-                "prompt_style", self.prompt_style, style_names(), ", or path/to/file.py:function"
-            )
+        named_own("prompt_style", self.prompt_style, style_names())
         if self.news_token_budget < 0:
             raise ConfigError(
                 f"news_token_budget is {self.news_token_budget}; it must be at least 0 tokens"

@@ -120,15 +120,6 @@ def saved_reward(saved: str, named: str | None = None) -> str:
     return saved_own("reward", saved, named, reward_names())
 
 
-def find_reward(spec: str) -> tuple[str, str]:
-    """The file and the function of a user's own reward; of one of ours "" and its name.
-
-    Raises:
-        ConfigError: an unknown name, or a missing file.
-    """
-    return find_own("reward", spec, reward_names())
-
-
 def load_reward(spec: str) -> Reward:
     """A reward by its name, or a user's own as `path/to/file.py:function`.
 
@@ -136,9 +127,8 @@ def load_reward(spec: str) -> Reward:
         ConfigError: an unknown name, a missing file or function, or a function that `check_reward`
             refuses.
     """
-    path, name = find_reward(spec)
-    if not path:
-        return getattr(sys.modules[__name__], name)
+    if not find_own("reward", spec, reward_names()):
+        return getattr(sys.modules[__name__], spec)
     reward = load_own("reward", spec)
     check_reward(reward, spec)
 

@@ -174,5 +174,5 @@ def own_code(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             f"--{name}",
             metavar="FILE.py:FUNCTION",
-            help=f"your own {what}, if training had such: code is run only if you name it",
+            help=f"your own {what}, as in training: code is run only if you name it",
         )

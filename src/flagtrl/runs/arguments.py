@@ -21,14 +21,15 @@ import yaml
 from trl import TrlParser
 
 from flagtrl.errors import ConfigError, in_one_line, only_errors
-from flagtrl.language.prompts import find_style
+from flagtrl.language.prompts import style_names
 from flagtrl.language.settings import PromptSettings
 from flagtrl.learning.inherited import as_dataclass, inherited_fields
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.market.download import INVESTORBENCH, checked_symbol
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.reading import ReadingSettings
-from flagtrl.market.rewards import find_reward
+from flagtrl.market.rewards import reward_names
+from flagtrl.own_code import find_own
 from flagtrl.places import check_output_dir
 from flagtrl.policy.settings import EngineSettings, PolicySettings
 from flagtrl.runs.data import DataSettings, market_of
@@ -190,8 +191,8 @@ def check_run(
     data, reading, ppo, market, prompt = read_run(args, recipe, others)
     if only_shown:
         return
-    find_reward(market.reward)
-    find_style(prompt.prompt_style)
+    find_own("reward", market.reward, reward_names())
+    find_own("prompt_style", prompt.prompt_style, style_names())
     if ppo.output_dir is not None:
         check_output_dir(os.path.expanduser(ppo.output_dir))
     if data.source == INVESTORBENCH:

@@ -144,7 +144,7 @@ def load_saved(
     trained, test, data_facts = _how_it_was_traded(directory, record)
     named = {"reward": saved_reward(str(record.market["reward"]), reward)}
     settings = MarketSettings(**{**record.market, **named})
-    saved_prompts(record.prompt, prompt_style)
+    saved_prompts(record.prompt, prompt_style)  # refused before data and model are read
     market = _market(directory, record, data, symbol, reading or ReadingSettings())
     for line in Summary.of(market).lines():
         say(line)
