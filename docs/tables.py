@@ -310,30 +310,41 @@ def replication() -> Texts:
             if mine:
                 rows.append(replicated(asset, preset, mine, printed.CR))
     head = ["asset", "policy", "seeds", "return", "95%", "Sharpe", "in sample", "random, 95th"]
-    head += ["above it", "buy and hold", "published"]
+    head += ["above it", "moved at random, 95th", "above it", "buy and hold", "published"]
     said = [f"- {sentence}" for sentence in record["verdict"]["overall"]]
     return {
         "replication.table": table(head, rows, 2),
         "replication.verdict": "\n".join(said),
-        "replication.lead": f"{lead(runs, named['asset'])} {record['verdict']['overall'][-1]}",
+        "replication.lead": f"{lead(record, named['asset'])} {record['verdict']['overall'][-1]}",
     }
 
 
-def lead(runs: Sequence[dict[str, Any]], assets: Sequence[str]) -> str:
+def lead(record: Mapping[str, Any], assets: Sequence[str]) -> str:
     """What the replication says in a sentence or two."""
+    runs = record["runs"]
     ours, papers = ([run for run in runs if run["preset"] == n] for n in ("flagtrl", "paper"))
     seeds = len({run["seed"] for run in ours})
     learnt = sum(return_of(run, "train") > return_of(run, "train", "random_p95") for run in ours)
-    above = sum(return_of(run) > return_of(run, row="random_p95") for run in ours)
+    above = beyond(ours, "random_p95")
+    moved, known = beyond(ours, "perturbed_p95"), sum("perturbed_p95" in r["test"] for r in ours)
     told = (
         f"On {len(assets)} assets with {seeds} seeds each, preset `flagtrl` beats 95% of random "
         f"policies on its training days in {learnt} of {len(ours)} runs, and on the test days in "
-        f"{above}"
+        f"{above}; 95% of models with weights moved at random in {moved} of {known}"
     )
     if papers:
         blind = sum(not run["behaviour"]["depends_on_day"] for run in papers)
-        told += f"; with the paper's settings {blind} of {len(papers)} runs do not read the day"
+        cut = re.search(r"--total_timesteps (\d+)", record["options"].get("paper", ""))
+        told += "; with the paper's settings" + (
+            f", cut to {int(cut[1]):,} steps and short prompts," if cut else ""
+        )
+        told += f" {blind} of {len(papers)} runs do not read the day"
     return f"{told}."
+
+
+def beyond(runs: Sequence[dict[str, Any]], row: str) -> int:
+    """How many return more than a row of their own table on the test window."""
+    return sum(return_of(run) > return_of(run, row=row) for run in runs if row in run["test"])
 
 
 def return_of(run: dict[str, Any], window: str = "test", row: str = "agent_greedy") -> float:
@@ -347,18 +358,20 @@ def replicated(
     """A row of one policy on one asset."""
 
     def of(row: str, metric: str = "CR", window: str = "test") -> OverSeeds:
-        known = [run[window][row]["paper"][metric] for run in runs if window in run]
+        known = [run[window][row]["paper"][metric] for run in runs if row in run.get(window, {})]
         return OverSeeds.of([math.nan if value is None else value for value in known])
 
     made, in_sample = of("agent_greedy"), of("agent_greedy", window="train")
     sharpe = of("agent_greedy", "SR")
     of_fewer = "" if sharpe.runs in (0, len(runs)) else f" ({sharpe.runs})"
-    above = sum(return_of(run) > return_of(run, row="random_p95") for run in runs)
+    moved = of("perturbed_p95")
     return [
         *(asset, f"`{preset}`", len(runs), one(made.mean)),
         "-" if math.isnan(made.low) else f"{made.low:.1f} to {made.high:.1f}",
         *(f"{sharpe.mean:.2f}{of_fewer}", one(in_sample.mean)),
-        *(one(of("random_p95").mean), above, one(of("buy_and_hold").mean), printed),
+        *(one(of("random_p95").mean), beyond(runs, "random_p95")),
+        *(one(moved.mean), beyond(runs, "perturbed_p95") if moved.runs else "-"),
+        *(one(of("buy_and_hold").mean), printed),
     ]
 
 

@@ -64,7 +64,8 @@ def test_nothing_is_said_of_what_is_not_there():
     assert said[0].startswith("It reads nothing: with price moves shuffled no decision")
     blind = replace(SETTINGS, lookback=1)  # a single price, and no moves
     found = counterfactuals(always(Action.BUY), silent, blind)
-    assert set(found) == {"prices rescaled", "ticker masked"} and "news" not in str(in_words(found))
+    assert set(found) == {"prices rescaled", "ticker masked", "dates masked"}
+    assert "news" not in str(in_words(found))
 
 
 def test_a_ticker_is_masked_and_a_word_like_it_is_not():
@@ -86,10 +87,16 @@ def test_the_opposite_of_the_news_loses_what_the_news_earns():
 def test_one_who_reads_names_or_units_is_told():
     by_name = rule(lambda seen: Action.BUY if seen.symbol == MARKET.symbol else Action.SELL)
     by_unit = rule(lambda seen: Action.BUY if seen.prices[-1] < 200 else Action.SELL)
-    for policy, name in ((by_name, "ticker masked"), (by_unit, "prices rescaled")):
+    by_date = rule(lambda seen: Action.BUY if seen.date.item().day % 2 else Action.SELL)
+    for policy, name in (
+        *((by_name, "ticker masked"), (by_unit, "prices rescaled")),
+        (by_date, "dates masked"),
+    ):
         found = counterfactuals(policy, WINDOW, SETTINGS)
         assert [n for n, each in found.items() if each.changed] == [name]
-        assert "reads what says nothing of the market" in in_words(found)[-1]
+        said = in_words(found)
+        assert "reads what says nothing of the market" in said[-1] and name in said[-1]
+        assert said[0].startswith("It reads nothing of the market: ")
 
 
 def test_changes_are_what_they_are_called():
@@ -106,7 +113,8 @@ def test_changes_are_what_they_are_called():
     assert scaled.shares * scaled.prices[-1] == pytest.approx(seen.shares * seen.prices[-1])
     texts = {item.text for bar in range(len(WINDOW)) for item in MARKET.news[bar]}
     assert known["news shuffled"](seen).news[-1][0].text in texts
-    assert "dates masked" not in known, "its news names no date"
+    assert known["dates masked"](seen).date == known["dates masked"](seen_at(41)).date
+    assert known["dates masked"](seen).news == seen.news, "its news names no date"
 
 
 def test_names_and_dates_are_masked_in_the_news_too():

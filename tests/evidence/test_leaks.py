@@ -344,6 +344,34 @@ def test_a_price_among_headlines_of_any_number_is_suspected():
     assert foretelling(build, market.window())[0].reads == "the next bar's price"
 
 
+def later_in_the_week(prices):
+    """The price of the coming fifth bar."""
+    return [prices[min(5 * (bar // 5 + 1), len(prices) - 1)] for bar in range(len(prices))]
+
+
+@pytest.mark.parametrize(
+    ("told", "digits", "leaks"),
+    [
+        (later_in_the_week, 2, True),
+        (lambda prices: [prices[5 * (bar // 5)] for bar in range(len(prices))], 2, False),
+        (lambda prices: [round(price) for price in prices], 0, False),
+        (lambda prices: [1.01 * price for price in prices], 2, False),
+        (lambda prices: [price + 1 for price in prices], 0, False),  # of coarse prices
+    ],
+    ids=["the coming fifth bar", "the last fifth bar", "today's", "a target", "the next unit"],
+)
+def test_a_price_of_the_week_that_is_not_over_is_suspected(told, digits, leaks):
+    walk = np.random.default_rng(1).normal(0, 0.01, len(LONG)).cumsum()
+    market = replace(LONG, prices=np.round(200 * np.exp(walk), digits))
+    figures = told(market.prices)
+
+    def build(window):
+        return replace(written()(window), prompt=lambda seen: f"note {figures[seen.bar]:.2f}.")
+
+    found = foretelling(build, market.window())
+    assert [leak.reads for leak in found] == leaks * ["the price of a coming bar"]
+
+
 def test_what_differs_when_asked_again_is_not_called_a_leak():
     asked = iter(range(10**6))
 

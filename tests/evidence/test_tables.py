@@ -24,6 +24,7 @@ from flagtrl.evidence.tables import (
 from flagtrl.evidence.together import together, verdicts
 from flagtrl.market.ledger import Action
 from flagtrl.market.policy import always
+from flagtrl.runs.paper import markdown
 from pages import MOVES, READS, run_in
 
 AGENTS = {"good": READS, "moves": MOVES, "held": always(Action.BUY)}
@@ -86,6 +87,33 @@ def test_a_table_has_published_rows_controls_and_ours_in_one_convention(runs):
     assert not any(each.kind == "published" for each in lines(runs, "ACME", "paper"))
 
 
+def test_in_sample_rows_stand_apart_and_beside_no_published_ones(runs):
+    found = {each.row: each for each in lines(runs, "MSFT", "paper", "train")}
+    trained = [run for run in runs if run.asset == "MSFT" and "train" in run.results]
+    assert trained and not any(each.kind == "published" for each in found.values())
+    values = [run.results["train"]["agent_greedy"]["paper"]["CR"] for run in trained]
+    assert found["reads: agent_greedy"].figures["CR"].mean == pytest.approx(np.mean(values))
+    assert {row["window"] for row in long_rows(runs)} == {"test", "train"}
+    text = markdown(runs, verdicts(together(runs)))
+    at = text.index("## In sample: Table 1, `paper` convention")
+    assert "GPT-4" in text[:at] and "GPT-4" not in text[at:] and "agent_greedy" in text[at:]
+
+
+def test_models_moved_at_random_are_counted_where_they_were_drawn(runs):
+    (run,) = [each for each in runs if each.seed == 1]
+    assert not any("moved at random" in said for said in verdicts(together(runs))["overall"])
+    results = json.loads(json.dumps(run.results))
+    drawn = []
+    for seed, above in enumerate((1.0, -1.0)):
+        results["test"]["perturbed_p95"] = json.loads(json.dumps(results["test"]["agent_greedy"]))
+        results["test"]["perturbed_p95"]["standard"]["CR"] -= above
+        drawn.append(replace(run, seed=seed, results=json.loads(json.dumps(results))))
+    said = verdicts(together(drawn))
+    told = "; 1 more than 95% of models of their kind with weights moved at random"
+    assert any(told in each for each in said["overall"])
+    assert any(told in each for each in said["MSFT"])
+
+
 def test_tables_are_the_papers_and_others_come_after(runs):
     assert list(tables_of(runs)) == [("Table 1", ["MSFT"]), ("Other assets", ["ACME"])]
     header, *rows = side_by_side(runs, ["MSFT", "ACME"], "paper")
@@ -104,8 +132,8 @@ def test_every_figure_is_in_the_long_table(runs):
     (flat,) = (
         row
         for row in rows
-        if (row["asset"], row["convention"], row["row"], row["metric"])
-        == ("ACME", "standard", "flat", "SR")
+        if (row["asset"], row["window"], row["convention"], row["row"], row["metric"])
+        == ("ACME", "test", "standard", "flat", "SR")
     )
     assert flat["mean"] is None and flat["runs"] == 0, "undefined is no number"
     json.dumps(rows, allow_nan=False)

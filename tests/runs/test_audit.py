@@ -11,7 +11,7 @@ from flagtrl.evidence.counterfactuals import changes
 from flagtrl.evidence.page import page
 from flagtrl.options import parse
 from flagtrl.options.auditing import written_out
-from short_runs import FAST, ROOT
+from short_runs import FAST, ROOT, run_recipe
 
 WINDOWS = [
     *("--train_start", "2020-07-01", "--train_end", "2020-08-14"),
@@ -69,6 +69,51 @@ def test_a_run_is_audited_and_its_page_says_so(copy, capsys):
     assert "No leak was found" in said and "audit.json and report.html" in said
     text = (copy / "report.html").read_text(encoding="utf-8")
     assert "Leaks, and what it reads" in text and "news negated" in text
+
+
+AHEAD = """
+from flagtrl.language.prompt import Prompt
+from flagtrl.market.embedded import embedded
+
+MARKET = embedded("MSFT")
+
+
+def told(observation, headlines):
+    target = MARKET.prices[min(observation.bar + 1, len(MARKET) - 1)]
+    return Prompt(f"Target {target:.2f}.\\n", "long\\n" if observation.shares > 0 else "flat\\n")
+"""
+DATED = AHEAD.replace("Target {target:.2f}.", "Day {observation.date}.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [AHEAD, DATED], ids=["the next price", "the date"])
+def test_a_run_with_prompts_of_ones_own_is_caught_where_they_know_the_future(
+    code, small_model, tmp_path, monkeypatch
+):
+    (tmp_path / "mine.py").write_text(code)
+    spec, out = f"{tmp_path / 'mine.py'}:told", tmp_path / "run"
+    options = ["--model_name_or_path", small_model, "--output_dir", out, "--prompt_style", spec]
+    run_recipe(monkeypatch, "msft", *FAST, *WINDOWS, *options)
+    found = audited(out, "--prompt_style", spec)
+    if code == AHEAD:
+        (leak, *_) = found["leaks"]
+        assert (leak["stage"], leak["reads"]) == ("prompt", "the next bar's price")
+        assert "the next bar's price" in found["verdict"][0]
+    else:
+        assert found["leaks"] == [] and found["counterfactuals"]["dates masked"]["total_variation"]
+        reads = found["counterfactuals"]["price moves shuffled"]["total_variation"]
+        assert reads == 0, "the prompt shows no price"
+
+
+@pytest.mark.slow
+def test_a_policy_that_goes_by_its_prior_alone_is_said_to_read_nothing(
+    loud_model, tmp_path, monkeypatch
+):
+    options = ["--model_name_or_path", loud_model, "--output_dir", tmp_path / "run"]
+    run_recipe(monkeypatch, "msft", *FAST, *WINDOWS, *options, "--learning_rate", "1e-9")
+    found = audited(tmp_path / "run")
+    assert any(said.startswith("It reads nothing: ") for said in found["verdict"])
+    assert all(each["changed"] == 0 for each in found["counterfactuals"].values())
 
 
 @pytest.mark.slow

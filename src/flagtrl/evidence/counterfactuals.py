@@ -22,7 +22,7 @@ from flagtrl.play.policy import Policy, PolicyOutput
 
 SHIFT = 5  # bars by which news comes late
 SCALE = 10.0
-MASK = "ASSET"
+MASK, ONE_DATE = "ASSET", np.datetime64("2000-01-03")
 NOTHING = 0.01  # mean total variation
 OPPOSITE = {"positive": "negative", "negative": "positive"}
 YEAR = re.compile(
@@ -63,10 +63,7 @@ def changes(window: Window, seed: int = 0) -> dict[str, Change]:
     found["price moves shuffled"] = lambda seen: _with_moves(seen, others)
     found["prices rescaled"] = _rescaled
     found["ticker masked"] = lambda seen: _masked(market, seen)
-    if any(YEAR.search(item.text) for day in market.news for item in day):
-        found["dates masked"] = lambda seen: _with_items(
-            seen, lambda item: replace(item, text=YEAR.sub("then", item.text))
-        )
+    found["dates masked"] = _undated
     return found
 
 
@@ -168,8 +165,8 @@ def _changes(change: Change, path: Sequence[Observation]) -> bool:
     """Whether anything is shown that was not there."""
     for seen in path:
         other = change(seen)
-        same = (other.news, other.symbol, other.shares) == (seen.news, seen.symbol, seen.shares)
-        if not same or not np.array_equal(other.prices, seen.prices):
+        read, was = ((o.news, o.symbol, o.shares, o.date) for o in (other, seen))
+        if read != was or not np.array_equal(other.prices, seen.prices):
             return True
     return False
 
@@ -228,6 +225,12 @@ def _masked(market: MarketData, seen: Observation) -> Observation:
     return replace(masked, symbol=MASK)
 
 
+def _undated(seen: Observation) -> Observation:
+    """One date for all days, and none in a text."""
+    masked = _with_items(seen, lambda item: replace(item, text=YEAR.sub("then", item.text)))
+    return replace(masked, date=ONE_DATE)
+
+
 def in_words(found: Mapping[str, Counterfactual]) -> list[str]:
     """Whether a policy reads what it is shown."""
     telling = {name: each for name, each in found.items() if name not in NEUTRAL}
@@ -235,7 +238,9 @@ def in_words(found: Mapping[str, Counterfactual]) -> list[str]:
     said = []
     if telling and all(each.changed == 0 for each in telling.values()):
         widest = max(each.total_variation for each in telling.values())
-        lead = "It reads nothing" if widest < NOTHING else "What it reads decides nothing"
+        lead = "What it reads decides nothing" if widest >= NOTHING else "It reads nothing"
+        if widest < NOTHING <= max((each.total_variation for each in neutral.values()), default=0):
+            lead += " of the market"
         said.append(
             f"{lead}: with {', '.join(telling)} no decision changes, and its probabilities move by "
             f"{widest:.3f} at most (mean total variation)."

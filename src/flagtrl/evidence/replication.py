@@ -30,6 +30,7 @@ from flagtrl.evidence.figures import (
 )
 from flagtrl.evidence.page import PAGE_FILE, rendered
 from flagtrl.evidence.tables import (
+    CONVENTIONS,
     METRICS,
     Made,
     assets_of,
@@ -62,17 +63,24 @@ def write_replication(
         out: a folder.
         undrawn: assets without a picture, where prices must not be shown.
     """
-    tables = [
-        {"title": title, "convention": convention, "cells": side_by_side(runs, assets, convention)}
-        for title, assets in tables_of(runs)
-        for convention in ("paper", "standard")
-    ]
+    trained = [run for run in runs if "train" in run.results]
+    tables, in_sample = (
+        [
+            {
+                **{"title": title, "convention": convention},
+                "cells": side_by_side(those, assets, convention, window),
+            }
+            for title, assets in tables_of(those)
+            for convention in CONVENTIONS
+        ]
+        for those, window in ((runs, "test"), (trained, "train"))
+    )
     assets = [
         _asset(runs, asset, said.get(asset, ()), asset not in undrawn) for asset in assets_of(runs)
     ]
     path = out / PAGE_FILE
     told: dict[str, Any] = {"overall": said["overall"], "tables": tables, "assets": assets}
-    told["options"] = options
+    told |= {"options": options, "in_sample": in_sample}
     first = runs[0].results
     told |= {"versions": first.get("versions", {}), "model": first.get("model", {})}
     told |= {

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from flagtrl.evidence.published import ASSETS, TABLES, published
 from flagtrl.evidence.statistics import LEVEL
 
 METRICS = ("CR", "SR", "AV", "MDD")
+CONVENTIONS, WINDOWS = ("paper", "standard"), ("test", "train")
 CONTROLS = (
     *("buy_and_hold", "buy_and_hold_by_order", "flat"),
     *("momentum", "mean_reversion", "sma_crossover", "follow_news", "oracle_hindsight"),
@@ -86,9 +88,9 @@ class Made:
         value = None if by is None else by[convention][metric]
         return math.nan if value is None else float(value)
 
-    def has(self, row: str) -> bool:
-        """Whether its table has the row."""
-        return row in self.results["test"]
+    def has(self, row: str, window: str = "test") -> bool:
+        """Whether its table of a window has the row."""
+        return row in self.results.get(window, {})
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -100,10 +102,11 @@ class Made:
             **{name: market.get(name, 0.0) for name in SAME_FOR_ALL},
         }
 
-    @property
-    def matched_tells(self) -> bool:
+    def matched_tells(self, window: str = "test") -> bool:
         """Whether accounts with its own times in the market differ from it at all."""
-        low, high = (self.figure(f"matched_p{share}", "standard", "CR") for share in (5, 95))
+        low, high = (
+            self.figure(f"matched_p{share}", "standard", "CR", window) for share in (5, 95)
+        )
         return low != high and not math.isnan(low)
 
     @property
@@ -177,32 +180,41 @@ class Line:
         return f"{cell(figure.mean)} ({figure.runs})"
 
 
-def lines(runs: Sequence[Made], asset: str, convention: str) -> list[Line]:
-    """The table of an asset. Published rows stand in that of the `paper` convention alone."""
+def lines(
+    runs: Sequence[Made], asset: str, convention: str, window: str = "test"
+) -> list[Line]:
+    """The table of an asset, on a window. Published rows stand in that of the test window, by the
+    `paper` convention, alone.
+    """
     mine = [run for run in runs if run.asset == asset]
     found = []
-    if convention == "paper" and asset in ASSETS:
+    if (convention, window) == ("paper", "test") and asset in ASSETS:
         for printed in published(asset):
             figures = {m: OverSeeds(getattr(printed, m), math.nan, math.nan, 1) for m in METRICS}
             found.append(Line(printed.model, "published", figures))
     for row in CONTROLS:
-        if having := [run for run in mine if run.has(row)]:
-            found.append(Line(row, "control", _figures(having, row, convention), len(having)))
+        if having := [run for run in mine if run.has(row, window)]:
+            figures = _figures(having, row, convention, window)
+            found.append(Line(row, "control", figures, len(having)))
     for preset in presets(mine):
         of_it = [run for run in mine if run.preset == preset]
         for row in OF_THE_AGENT:
-            having = [run for run in of_it if run.has(row)]
+            having = [run for run in of_it if run.has(row, window)]
             if row.startswith("matched_"):
-                having = [run for run in having if run.matched_tells]
+                having = [run for run in having if run.matched_tells(window)]
             if having:
                 kind = "ours" if row in ("agent_greedy", "agent_sampled") else "control"
-                figures = _figures(having, row, convention)
+                figures = _figures(having, row, convention, window)
                 found.append(Line(f"{preset}: {row}", kind, figures, len(having)))
     return found
 
 
-def _figures(runs: Sequence[Made], row: str, convention: str) -> dict[str, OverSeeds]:
-    return {m: OverSeeds.of([run.figure(row, convention, m) for run in runs]) for m in METRICS}
+def _figures(
+    runs: Sequence[Made], row: str, convention: str, window: str
+) -> dict[str, OverSeeds]:
+    return {
+        m: OverSeeds.of([run.figure(row, convention, m, window) for run in runs]) for m in METRICS
+    }
 
 
 def check_prompts(runs: Sequence[Made]) -> None:
@@ -257,11 +269,13 @@ def tables_of(runs: Sequence[Made]) -> Iterator[tuple[str, list[str]]]:
         yield "Other assets", others
 
 
-def side_by_side(runs: Sequence[Made], assets: Sequence[str], convention: str) -> list[list[str]]:
+def side_by_side(
+    runs: Sequence[Made], assets: Sequence[str], convention: str, window: str = "test"
+) -> list[list[str]]:
     """A table of several assets as cells: a header, and a row for every line of any of them, with
     `-` where an asset has no such line or the figure is undefined.
     """
-    by_asset = {a: {each.row: each for each in lines(runs, a, convention)} for a in assets}
+    by_asset = {a: {each.row: each for each in lines(runs, a, convention, window)} for a in assets}
     names = list(dict.fromkeys(row for known in by_asset.values() for row in known))
     names.sort(key=lambda row: _rank(row, by_asset))
     header = ["", *(f"{asset} {metric}" for asset in assets for metric in METRICS)]
@@ -289,21 +303,22 @@ def cell(value: float) -> str:
 
 
 def long_rows(runs: Sequence[Made]) -> list[dict[str, Any]]:
-    """Every figure of every line in both conventions, for a CSV file; None where undefined."""
+    """Every figure of every line on both windows in both conventions, for a CSV file; None where
+    undefined.
+    """
     found = []
-    for asset in assets_of(runs):
-        for convention in ("paper", "standard"):
-            for line in lines(runs, asset, convention):
-                for metric, figure in line.figures.items():
-                    numbers = {
-                        name: None if math.isnan(value) else value
-                        for name, value in zip(("mean", "low", "high"), figure[:3], strict=True)
+    for asset, window, convention in product(assets_of(runs), WINDOWS, CONVENTIONS):
+        for line in lines(runs, asset, convention, window):
+            for metric, figure in line.figures.items():
+                numbers = {
+                    name: None if math.isnan(value) else value
+                    for name, value in zip(("mean", "low", "high"), figure[:3], strict=True)
+                }
+                found.append(
+                    {
+                        **{"asset": asset, "window": window, "convention": convention},
+                        **{"row": line.row, "kind": line.kind, "metric": metric},
+                        **{"runs": figure.runs, **numbers},
                     }
-                    found.append(
-                        {
-                            **{"asset": asset, "convention": convention, "row": line.row},
-                            **{"kind": line.kind, "metric": metric, "runs": figure.runs},
-                            **numbers,
-                        }
-                    )
+                )
     return found

@@ -4,7 +4,7 @@ where that is no more than a market's own regularity allows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -17,6 +17,9 @@ FEWEST_SPANS = 10  # of days on which a figure stays the same
 # within its 99th percentile on 87% of days.
 WITHIN, OF_TODAY = 0.99, 0.87
 ONE_WAY = 0.9  # of days
+# A figure is a price of as many coming bars, and of none of the last ones, on so many days; and one
+# of a path that goes on as it came by chance, on at most so many.
+AHEAD, BEFORE, COPIED, CHANCE = 10, 20, 0.5, 0.1
 
 
 def foretells(
@@ -94,6 +97,36 @@ def stands_right(there: np.ndarray, move: np.ndarray) -> np.ndarray | None:
         if days.sum() >= AGREEMENT * told.sum():
             return days
     return None
+
+
+def copied(
+    shown: Sequence[Sequence[tuple[float, float]]], prices: np.ndarray, bars: np.ndarray
+) -> np.ndarray | None:
+    """(n,) the days on which a figure is a price of a coming bar, to the digits in which it is
+    shown, and none of a bar before; None where they are few, or where prices are so coarse that the
+    last moves in reverse order would lead to as many.
+
+    Args:
+        shown: of each day, figures and how near to them a price is the same.
+        prices: (T,) of the market.
+        bars: (n,) of the days.
+    """
+    if len(bars) < FEWEST_DAYS:
+        return None
+    found, by_chance = np.zeros((2, len(bars)), dtype=bool)
+    for day, (bar, figures) in enumerate(zip(bars, shown, strict=True)):
+        if not figures:
+            continue
+        values, near = np.array(figures).T[:, :, None]
+        past = prices[max(bar - BEFORE, 0) : bar + 1]
+        fresh = ~(abs(values - past) <= near).any(1)
+        back = past[-1] ** 2 / past[-2 : -2 - AHEAD : -1]
+        found[day], by_chance[day] = (
+            bool((fresh & (abs(values - ahead) <= near).any(1)).any())
+            for ahead in (prices[bar + 1 : bar + 1 + AHEAD], back)
+        )
+    few = found.sum() < max(COPIED * len(bars), FEWEST_DAYS)
+    return None if few or by_chance.mean() > CHANCE else found
 
 
 def bounds(

@@ -63,7 +63,7 @@ def overall(known: Sequence[Together]) -> list[str]:
         said.append(
             f"{preset}: {sum(_above(run, 'random_p95') for run in mine)} of {len(mine)} runs "
             "return more than 95% of random policies on the test window, as one Buy order would "
-            f"in {held}; {_beyond_matched(mine)}; {_dependent(mine)}."
+            f"in {held}{_beyond_perturbed(mine)}; {_beyond_matched(mine)}; {_dependent(mine)}."
         )
     said.append("Runs on one window are not independent: they trade the same days.")
     said.append(_beside_held(known))
@@ -117,7 +117,7 @@ def _of_a_preset(each: Together) -> list[str]:
     said = [
         f"{each.preset}, {seeds}: a mean return of {made.mean:.1f}%{spread}; "
         f"{sum(_above(run, 'random_p95') for run in runs)} above 95% of random policies, "
-        f"{_beyond_matched(runs)}. {learnt}{read.capitalize()}"
+        f"{_beyond_matched(runs)}{_beyond_perturbed(runs)}. {learnt}{read.capitalize()}"
     ]
     beside = each.beside
     if not math.isnan(beside.low):
@@ -164,12 +164,22 @@ def _above(run: Made, row: str, own: str = "agent_greedy") -> bool:
 
 def _beyond_matched(runs: Sequence[Made]) -> str:
     """Against accounts with the agents' own times in the market, where those can differ."""
-    told = [run for run in runs if run.matched_tells]
+    told = [run for run in runs if run.matched_tells()]
     if not told:
         return "none has times in the market that could be shuffled"
     above = sum(_above(run, "matched_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)} that have other times to be in it"
     return f"{above}{of} more than 95% of accounts with their own times in the market, shuffled"
+
+
+def _beyond_perturbed(runs: Sequence[Made]) -> str:
+    """Against models of their kind whose weights are moved at random, where they were drawn."""
+    told = [run for run in runs if run.has("perturbed_p95")]
+    if not told:
+        return ""
+    above = sum(_above(run, "perturbed_p95") for run in told)
+    of = "" if len(told) == len(runs) else f" of {len(told)}"
+    return f"; {above}{of} more than 95% of models of their kind with weights moved at random"
 
 
 def _in_sample(runs: Sequence[Made]) -> str:

@@ -16,7 +16,14 @@ from rich.table import Table
 from flagtrl.countdown import Say
 from flagtrl.errors import ConfigError, FlagtrlError, unknown
 from flagtrl.evidence.replication import write_replication
-from flagtrl.evidence.tables import Made, check_conditions, long_rows, side_by_side, tables_of
+from flagtrl.evidence.tables import (
+    CONVENTIONS,
+    Made,
+    check_conditions,
+    long_rows,
+    side_by_side,
+    tables_of,
+)
 from flagtrl.evidence.together import together, verdicts
 from flagtrl.files import write_json, write_text
 from flagtrl.places import check_output_dir
@@ -218,20 +225,31 @@ def _rounded(value: Any) -> Any:
 
 
 def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
-    """The tables in the paper's convention, then in the standard one, and what they say."""
+    """The tables in the paper's convention, then in the standard one, what they say, and those of
+    the training windows.
+    """
     parts = ["\n".join(f"- {sentence}" for sentence in said["overall"])]
     for title, assets in tables_of(runs):
-        for convention in ("paper", "standard"):
-            header, *rows = side_by_side(runs, assets, convention)
-            lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-            lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
-            parts.append(f"## {title}, `{convention}` convention\n\n" + "\n".join(lines))
+        for convention in CONVENTIONS:
+            parts.append(f"## {title}, `{convention}` convention\n\n")
+            parts[-1] += _table(side_by_side(runs, assets, convention))
         parts += [
             f"### {asset}\n\n" + "\n".join(f"- {each}" for each in said[asset])
             for asset in assets
             if asset in said
         ]
+    if trained := [run for run in runs if "train" in run.results]:
+        for title, assets in tables_of(trained):
+            for convention in CONVENTIONS:
+                parts.append(f"## In sample: {title}, `{convention}` convention\n\n")
+                parts[-1] += _table(side_by_side(trained, assets, convention, "train"))
     return "\n\n".join(parts) + "\n"
+
+
+def _table(cells: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    lines.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
+    return "\n".join(lines)
 
 
 def show(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> None:
