@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ from transformers import TrainerCallback, set_seed
 
 from flagtrl.cpu import cpu_tuning, one_thread
 from flagtrl.demo import demo_language_model, demo_tokenizer
+from flagtrl.errors import unknown
 from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.language.settings import PromptSettings
@@ -63,7 +64,7 @@ LOOKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3, 0.4, 0.55, 0.75, 1.
 # A budget of one headline: older ones foretell nothing, and would be learnt by heart.
 PROMPT = PromptSettings(prompt_style="markov", news_token_budget=12)
 # Where a rule earns little for what it risks, it takes more bars to show.
-TEST_BARS = {"news60": 1500, "costly": 1500}
+TEST_BARS = {"news60": 1500, "costly": 1500, "reversion": 1500}
 # Of a window, and layers that are trained, of either model; the preset's own are for the 64 days on
 # which the main job trains.
 DAYS, LAYERS = 40, 2
@@ -91,13 +92,22 @@ SB3 = "sb3"  # Stable-Baselines3's PPO on numbers, in peers.py
 
 @dataclass(frozen=True)
 class Task:
-    """A market with its halves, and what the best rule earns on the unseen one."""
+    """A market with its halves, and what the best rule earns on the unseen one.
+
+    Attributes:
+        train, test: the halves.
+        settings: how they are traded.
+        best: log return of the best rule; None as of `best_of`.
+        blind: log return of the rule on prices alone that earned most on the first half.
+        controls: annual Sharpe ratios of the rules on prices alone; None where undefined.
+    """
 
     train: Window
     test: Window
     settings: MarketSettings
     best: float | None
     blind: float
+    controls: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, seed: int, train_bars: int, test_bars: int) -> Task:
@@ -111,7 +121,13 @@ class Task:
         best = known.best()
         chosen = max(BLIND.values(), key=lambda policy: earns(policy, train))
         told = None if best is None else best_of(best, test, known.settings)
-        return cls(train, test, known.settings, told, earns(chosen, test))
+        controls = {name: sharpe_of(paid(r, test, known.settings)) for name, r in BLIND.items()}
+        return cls(train, test, known.settings, told, earns(chosen, test), controls)
+
+
+def sharpe_of(gains: np.ndarray) -> float | None:
+    """The annual Sharpe ratio, `standard` convention, of log returns (T,); None where undefined."""
+    return _defined(standard(np.exp(np.cumsum(np.append(0.0, gains)))).SR)
 
 
 def best_of(best: Policy, test: Window, settings: MarketSettings) -> float | None:
@@ -139,8 +155,9 @@ class Curve:
 
     Attributes:
         seen: the unseen bars, each in both positions.
-        points: (environment steps, processor seconds of learning, log return, mean entropy).
-        returns: (T,) simple returns of the last look.
+        points: (environment steps, processor seconds of learning, log return, mean entropy), the
+            first before any step where the policy was asked then.
+        gains: (T,) log returns of the last look.
     """
 
     def __init__(self, task: Task):
@@ -153,7 +170,7 @@ class Curve:
         ]
         self.legal = np.stack([seen.legal for seen in self.seen])
         self.points: list[tuple[int, float, float, float]] = []
-        self.returns = np.zeros(0)
+        self.gains = np.zeros(0)
         self.began, self.spent = time.process_time(), 0.0
 
     def look(self, steps: int, ask: Callable[[], np.ndarray]) -> None:
@@ -165,21 +182,24 @@ class Curve:
         chances = np.exp(logprobs)
         uncertain = -(chances * np.where(np.isinf(logprobs), 0.0, logprobs)).sum(-1).mean()
         chosen = logprobs.reshape(len(self.table.returns), len(POSITIONS), -1).argmax(-1).tolist()
-        gains = walked(self.table, lambda bar, position: chosen[bar][position])
-        self.returns = np.expm1(gains)
+        self.gains = walked(self.table, lambda bar, position: chosen[bar][position])
         seconds = now - self.began - self.spent
-        self.points.append((steps, seconds, float(gains.sum()), float(uncertain)))
+        self.points.append((steps, seconds, float(self.gains.sum()), float(uncertain)))
         self.spent += time.process_time() - now
 
 
 class Looking(TrainerCallback):
-    """Has a curve look at a trainer's model at the ends of rollouts."""
+    """Has a curve look at a trainer's model as it begins, and at the ends of rollouts."""
 
     def __init__(self, trainer: PPOTrainer, curve: Curve):
         self.trainer, self.curve = trainer, curve
         rollouts = trainer.args.num_rollouts
         self.due = {max(round(share * rollouts), 1) for share in LOOKS}
         self.prompts: list[EncodedPrompt] = []
+
+    def on_train_begin(self, args: PPOConfig, state: Any, control: Any, **kwargs: Any) -> None:
+        """As it begins."""
+        self.curve.look(0, self._ask)
 
     def on_step_end(self, args: PPOConfig, state: Any, control: Any, **kwargs: Any) -> None:
         """Where it is due."""
@@ -283,7 +303,7 @@ def learner(
 
 
 def _those_of(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
+    names = {each.name for each in fields(kind)}
     return {name: value for name, value in settings.items() if name in names}
 
 
@@ -311,6 +331,8 @@ def recorded(
     def share(earned: float) -> float | None:
         return None if task.best is None else round(earned / task.best, 4)
 
+    first, *others = curve.points
+    begun, learning = (first, others) if first[0] == 0 else (None, curve.points)
     record: dict[str, Any] = {
         "market": market,
         "preset": preset,
@@ -319,14 +341,16 @@ def recorded(
         "share": share(curve.points[-1][2]),
         "text_blind_share": share(task.blind),
         "cpu_seconds": round(curve.points[-1][1], 1),
-        "entropy": round(min(point[3] for point in curve.points), 4),
-        "sharpe": _defined(standard(np.cumprod(np.append(1.0, 1 + curve.returns))).SR),
+        "entropy": round(min(point[3] for point in learning), 4),
+        "entropy_at_start": None if begun is None else round(begun[3], 4),
+        "sharpe": sharpe_of(curve.gains),
+        "control_sharpes": dict(task.controls),
     }
     for level in LEVELS:
-        reached = next((p for p in curve.points if (share(p[2]) or -math.inf) >= level / 100), None)
+        reached = next((p for p in learning if (share(p[2]) or -math.inf) >= level / 100), None)
         record[f"steps_to_{level}"] = None if reached is None else reached[0]
         record[f"cpu_seconds_to_{level}"] = None if reached is None else round(reached[1], 1)
-    record["curve"] = [[steps, share(earned)] for steps, _, earned, _ in curve.points]
+    record["curve"] = [[steps, share(earned)] for steps, _, earned, _ in learning]
     return record
 
 
@@ -344,9 +368,14 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--markets", nargs="+", choices=list(SUITE), default=list(SUITE))
-    parser.add_argument("--presets", nargs="+", choices=[*PRESETS, SB3], default=["flagtrl"])
-    parser.add_argument("--estimators", nargs="+", choices=("gae", "leave_one_out", "exact"))
+    names = {
+        "markets": (list(SUITE), list(SUITE)),
+        "presets": ([*PRESETS, SB3], ["flagtrl"]),
+        "estimators": (["gae", "leave_one_out", "exact"], None),
+    }
+    for option, (known, default) in names.items():
+        how = f"of {', '.join(known)}; with commas or blanks between"
+        parser.add_argument(f"--{option}", nargs="+", default=default, metavar="NAMES", help=how)
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], metavar="0,1,2")
     parser.add_argument("--model", default="tiny", help="tiny, or as --model_name_or_path")
     parser.add_argument("--steps", type=int, default=BUDGET, help="environment steps of a run")
@@ -360,7 +389,14 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
         "a single run, which writes results.json there",
     )
     workers(parser)
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    for option, (known, _) in names.items():
+        given = [n for word in getattr(options, option) or () for n in word.split(",") if n]
+        for name in given:
+            if name not in known:
+                raise unknown(option, name, known)
+        setattr(options, option, given or None)
+    return options
 
 
 def runs_of(options: argparse.Namespace) -> list[Run]:

@@ -37,21 +37,23 @@ def _places(key: Sequence[str], first: Sequence[dict[str, int]]) -> list[int]:
 
 def summary(records: Sequence[Record]) -> str:
     """A row for each model, market, preset and estimator: medians over seeds; the mean share with
-    its 95% interval by Student's t. A level that fewer than half of the seeds reached has no steps.
+    its 95% interval by Student's t. In parentheses behind the seeds those whose unseen bars have a
+    best rule to compare with. A level that fewer than half of these reached has no steps.
     """
     lines = [
         "| model | market | preset | estimator | steps | seeds | share, median | mean, 95% interval"
-        " | steps to 50% | 80% | 90% | CPU s | without text |",
+        " | to 50%: steps, CPU s | to 80% | to 90% | CPU s (most) | without text |",
         "|---|---|---|---|" + "---:|" * 9,
     ]
     for key, rows in grouped(records).items():
         shares = [row["share"] for row in rows if row["share"] is not None]
         cells = (
-            str(len(rows)),
+            f"{len(rows)}" + ("" if len(shares) in (0, len(rows)) else f" ({len(shares)})"),
             _median(shares),
             interval(shares),
-            *(_steps([row[f"steps_to_{level}"] for row in rows]) for level in LEVELS),
-            _median((row["cpu_seconds"] for row in rows), 0),
+            *(_reached(rows, level) for level in LEVELS),
+            f"{_median((row['cpu_seconds'] for row in rows), 0)}"
+            + (f" ({max(row['cpu_seconds'] for row in rows):.0f})" if len(rows) > 1 else ""),
             _median(row["text_blind_share"] for row in rows),
         )
         lines.append(f"| {' | '.join((*key, *cells))} |")
@@ -70,18 +72,33 @@ def interval(values: Sequence[float], digits: int = 2) -> str:
 
 
 def no_signal(records: Sequence[Record]) -> str:
-    """Whether the Sharpe ratios where nothing can be learnt differ from 0 on average: Student's
-    t-test over seeds, which are independent markets.
+    """Whether the Sharpe ratios where nothing can be learnt differ from those of the controls on
+    the same bars, and from 0: Student's t-test of the differences, seed by seed, over seeds, which
+    are independent markets.
     """
-    head = "| model | preset | estimator | seeds | Sharpe ratio, mean and 95% interval | p |"
-    lines = [head, "|---|---|---|---:|---:|---:|"]
+    lines = [
+        "| model | preset | estimator | seeds | Sharpe ratio, mean and 95% interval | beside "
+        "| its own | difference | p |",
+        "|---|---|---|---:|---:|---|---:|---:|---:|",
+    ]
     for (model, market, preset, estimator, _), rows in grouped(records).items():
-        found = [row["sharpe"] for row in rows if row["sharpe"] is not None]
-        if market == "nosignal" and len(found) > 1:
-            p = float(stats.ttest_1samp(found, 0.0).pvalue)
-            lines.append(
-                f"| {model} | {preset} | {estimator} | {len(found)} | {interval(found)} | {p:.2f} |"
-            )
+        if market != "nosignal":
+            continue
+        controls = dict.fromkeys(name for row in rows for name in row.get("control_sharpes", {}))
+        for control in (None, *controls):
+            both = [
+                (row["sharpe"], 0.0 if control is None else row["control_sharpes"].get(control))
+                for row in rows
+                if row["sharpe"] is not None and (control is None or "control_sharpes" in row)
+            ]
+            own, other = zip(*(pair for pair in both if None not in pair), strict=True)
+            if len(own) < 2:
+                continue
+            apart = [a - b for a, b in zip(own, other, strict=True)]
+            cells = (model, preset, estimator, str(len(own)), interval(own))
+            cells += ("0",) * 2 if control is None else (f"`{control}`", f"{np.mean(other):.2f}")
+            p = float(stats.ttest_1samp(apart, 0.0).pvalue)
+            lines.append(f"| {' | '.join((*cells, interval(apart), f'{p:.2f}'))} |")
     return "\n".join(lines)
 
 
@@ -149,9 +166,16 @@ def draw(records: Sequence[Record], path: Path, model: str = "tiny") -> None:
     figure.savefig(path, dpi=110)
 
 
-def _steps(reached: Sequence[int | None]) -> str:
-    middle = float(np.median([math.inf if each is None else each for each in reached]))
-    return "-" if math.isinf(middle) or math.isnan(middle) else f"{middle:,.0f}"
+def _reached(rows: Sequence[Record], level: int) -> str:
+    """Medians of the environment steps and processor seconds to a level, of seeds with a share."""
+    known = [row for row in rows if row["share"] is not None]
+    if not known:
+        return "-"
+    steps, seconds = (
+        float(np.median([math.inf if row[name] is None else row[name] for row in known]))
+        for name in (f"steps_to_{level}", f"cpu_seconds_to_{level}")
+    )
+    return f"{steps:,.0f}, {seconds:.0f}" if math.isfinite(steps) else "-"
 
 
 def _median(values: Iterable[float | None], digits: int = 2) -> str:

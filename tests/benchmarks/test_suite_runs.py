@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from flagtrl.errors import ConfigError
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.ledger import Action
 from flagtrl.market.policy import always, follow_news, rule
-from flagtrl.market.suite import SUITE
+from flagtrl.market.metrics import standard
+from flagtrl.market.suite import BLIND, SUITE
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.play.loop import Uniformly, play
@@ -102,6 +104,20 @@ def test_where_nothing_can_be_earned_there_is_no_share(tmp_path, monkeypatch):
     (record,) = records(monkeypatch, tmp_path / "a.json", "--markets", "nosignal", "--seeds", "0")
     assert record["share"] is None and record["steps_to_50"] is None
     assert record["sharpe"] is None or abs(record["sharpe"]) < 20
+    task = learning.Task.of("nosignal", 0, 80, 12)
+    assert record["control_sharpes"] == task.controls and set(task.controls) == set(BLIND)
+    worth = np.append(task.test.prices[1], task.test.prices[1:])  # filled at the next price
+    assert task.controls["always_long"] == pytest.approx(standard(worth).SR, abs=1e-3)
+    assert 0.3 < record["entropy_at_start"] <= np.log(2)
+
+
+def test_names_are_taken_with_commas_too():
+    words = ["--markets", "news60,news70", "momentum", "--presets", "flagtrl,sb3"]
+    options = learning.options_of(words)
+    assert options.markets == ["news60", "news70", "momentum"]
+    assert options.presets == ["flagtrl", "sb3"] and options.estimators is None
+    with pytest.raises(ConfigError, match="news61"):
+        learning.options_of(["--markets", "news60,news61"])
 
 
 @pytest.mark.slow
@@ -206,7 +222,9 @@ def test_what_a_path_had_is_measured_by_hand():
 
 def record(**fields):
     curve = [[40, 0.5], [80, fields.get("share", 0.9)]]
-    steps = {f"steps_to_{level}": None for level in (50, 80, 90)}
+    steps = {
+        f"{name}_to_{level}": None for level in (50, 80, 90) for name in ("steps", "cpu_seconds")
+    }
     named = {"model": "tiny", "market": "news90", "preset": "flagtrl", "estimator": "exact"}
     some = {
         "steps": 13860,
@@ -220,16 +238,28 @@ def record(**fields):
 
 def test_a_tables_medians_and_intervals_by_hand(tmp_path):
     shares, steps = (0.7, 0.9, 1.0), (40, 80, None)
-    rows = [record(share=a, steps_to_80=b) for a, b in zip(shares, steps, strict=True)]
-    rows += [record(market="nosignal", share=None, sharpe=each) for each in (1.0, -1.0, 0.5, -0.5)]
+    rows = [
+        record(share=a, steps_to_80=b, cpu_seconds_to_80=b and b / 8, cpu_seconds=10 * a)
+        for a, b in zip(shares, steps, strict=True)
+    ]
+    rows += [
+        record(market="nosignal", share=None, sharpe=each, control_sharpes={"held": each - 0.2 - d})
+        for each, d in ((1.0, 0.1), (-1.0, 0.0), (0.5, 0.0), (-0.5, -0.1))
+    ]
     known, nothing = suite_table.summary(rows).splitlines()[2:]
     half = np.std(shares, ddof=1) / np.sqrt(3) * 4.30265  # t of 2 degrees of freedom
     mean = f"{np.mean(shares):.2f} ± {half:.2f}"
     assert known.split(" | ")[4:9] == ["13,860", "3", "0.90", mean, "-"]
-    assert known.split(" | ")[9:] == ["80", "-", "10", "0.10 |"]
+    assert known.split(" | ")[9:] == ["80, 10", "-", "9 (10)", "0.10 |"]
+    undefined = suite_table.summary([rows[0], record(share=None)]).splitlines()[-1]
+    assert undefined.split(" | ")[5:9] == ["2 (1)", "0.70", "0.70", "-"]
+    assert undefined.split(" | ")[9] == "40, 5", "of the seed that has a share"
     assert len(suite_table.summary([*rows, record(steps=1600)]).splitlines()) == 5
     assert " | 4 | - | - |" in nothing
-    assert suite_table.no_signal(rows).splitlines()[-1].endswith("| 1.00 |"), "a mean of 0"
+    zero, held = suite_table.no_signal(rows).splitlines()[2:]
+    assert zero.endswith(" | 0 | 0 | 0.00 ± 1.45 | 1.00 |"), "a mean of 0"
+    told = stats.ttest_rel([1.0, -1.0, 0.5, -0.5], [0.7, -1.2, 0.3, -0.6]).pvalue
+    assert " | `held` | -0.20 | 0.20 ± " in held and held.endswith(f" | {told:.2f} |")
     suite_table.draw(rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
 
