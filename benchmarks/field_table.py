@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 LEVELS = (50, 80, 90)
+CLOCKS = ("seconds", "cpu_seconds")
 HEAD = (
-    "| peer | seeds | decisions/s | per CPU s | flagtrl's are | memory, MiB | steps | share "
+    "| peer | seeds | decisions/s | per CPU s | flagtrl is faster: times, per CPU s | memory, MiB "
+    "| steps | share "
     "| to 50%: steps, s | to 80% | to 90% | statements |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
@@ -18,19 +20,18 @@ HEAD = (
 def summary(records: Sequence[dict[str, Any]]) -> str:
     """As Markdown, in the records' order."""
     by = {r["peer"]: [each for each in records if each["peer"] == r["peer"]] for r in records}
-    ours = _rate(by["flagtrl"], "cpu_seconds") if "flagtrl" in by else None
+    ours = [_rate(by["flagtrl"], clock) for clock in CLOCKS] if "flagtrl" in by else None
     return "\n".join([HEAD, *(_row(rows, ours) for rows in by.values())])
 
 
-def _row(rows: list[dict[str, Any]], ours: float | None) -> str:
-    rate, per_cpu = _rate(rows, "seconds"), _rate(rows, "cpu_seconds")
+def _row(rows: list[dict[str, Any]], ours: Sequence[float] | None) -> str:
+    rates = [_rate(rows, clock) for clock in CLOCKS]
     shares = [r["share"] for r in rows if r["share"] is not None]
     cells = [
         rows[0]["title"],
         str(len(rows)),
-        _number(rate),
-        _number(per_cpu),
-        "" if ours is None else f"{ours / per_cpu:.1f} times",
+        *map(_number, rates),
+        ", ".join(f"{own / rate:.1f}" for own, rate in zip(ours or (), rates, strict=bool(ours))),
         f"{np.median([r['memory_mib'] for r in rows]):,.0f}",
         f"{np.median([r['steps'] for r in rows]):,.0f}",
         f"{np.median(shares):.2f}" if shares else "-",

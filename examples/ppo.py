@@ -7,7 +7,8 @@
 """PPO on a language model in an environment of gymnasium's registry, as TRL's scripts are.
 
 Every option of PPOConfig (transformers' TrainingArguments and PPO's settings) and TRL's names for
-the model: --model_name_or_path, --use_peft, --lora_r, --lora_alpha, --load_in_4bit, --load_in_8bit.
+the model: --model_name_or_path, --model_revision, --use_peft, --lora_r, --lora_alpha,
+--load_in_4bit, --load_in_8bit. TRL's other options of a model are refused.
 
     python examples/ppo.py \
         --env_id FrozenLake-v1 --env_kwargs '{"is_slippery": false}' \
@@ -20,11 +21,12 @@ the model: --model_name_or_path, --use_peft, --lora_r, --lora_alpha, --load_in_4
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import gymnasium
 from trl import ModelConfig, TrlParser
 
+from flagtrl.errors import ConfigError
 from flagtrl.hub import Publisher
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.episodes import evaluate
@@ -33,6 +35,12 @@ from flagtrl.learning.progress import show_progress_lines
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.policy.acting import language_policy
 from flagtrl.policy.settings import PolicySettings
+from flagtrl.program import one_line_errors
+
+TAKEN = (
+    *("model_name_or_path", "model_revision", "use_peft", "lora_r", "lora_alpha"),
+    *("load_in_8bit", "load_in_4bit"),
+)
 
 
 @dataclass
@@ -50,11 +58,24 @@ class ScriptArguments:
     episodes: int = field(default=20, metadata={"help": "greedy ones, before and after"})
 
 
+def check(model: ModelConfig) -> None:
+    """Refuse what of a model nothing is made of; ConfigError."""
+    for each in fields(model):
+        value = getattr(model, each.name)
+        if each.name not in TAKEN and value != getattr(ModelConfig(), each.name):
+            raise ConfigError(
+                f"{each.name} is {value!r}, which PPOTrainer does not take: LoRA is on every "
+                "linear map of the top layers, weights are loaded in float32; leave it out "
+                "(--train_dtype and --dropout are PPOConfig's)"
+            )
+
+
 def main() -> None:
     """Train, and say what greedy episodes earn before and after."""
     script, args, model = TrlParser(
         (ScriptArguments, PPOConfig, ModelConfig)
     ).parse_args_and_config()
+    check(model)
     policy = PolicySettings(
         finetuning="lora" if model.use_peft else "full_top",
         lora_rank=model.lora_r,
@@ -70,6 +91,7 @@ def main() -> None:
         to_text=lambda observation, info: f"{script.task_text}State: {observation}.",
         actions=script.actions,
         policy=policy,
+        revision=model.model_revision if model.model_revision != "main" else None,
         publisher=Publisher.of(args),
     )
     show_progress_lines(trainer)
@@ -87,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -1,6 +1,7 @@
 """What a reader learns the algorithm from does what the trainer does."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_the_script_takes_trls_options(small_model, tmp_path, more):
     assert "mean return of greedy episodes: untrained 0.000, trained" in said
     record = RunRecord.read(tmp_path / "run")
     assert record.policy["finetuning"] == ("lora" if more else "full_top")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--lora_dropout 0.5", "lora_dropout is 0.5, which PPOTrainer does not take"),
+        ("--attn_implementation eager", "attn_implementation is 'eager', which"),
+        ("--dtype bfloat16", "dtype is 'bfloat16', which"),
+        ("--use_peft --lora_target_modules q_proj", "lora_target_modules is "),
+        ("--model_revision v1", "revision is 'v1', but .* is no repository of the Hub"),
+    ],
+)
+def test_the_script_refuses_what_it_would_not_heed(
+    small_model, tmp_path, monkeypatch, capsys, more, said
+):
+    words = script_words(small_model, tmp_path / "run", more)
+    monkeypatch.setattr(sys, "argv", ["ppo.py", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "examples/ppo.py"), run_name="__main__")
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2 and re.search(said, told), told
 
 
 @pytest.mark.slow

@@ -137,6 +137,6 @@ def test_the_table_takes_medians_and_says_where_a_level_was_not_reached():
 
     row = summary([record(0, True), record(1, True), record(2, None)]).splitlines()[-1]
     assert row == (
-        "| ours | 3 | 10 | 20 | 1.0 times | 50 | 100 | 0.50 | 500, 50 | 800, 80 | 900, 90 | 9 |"
+        "| ours | 3 | 10 | 20 | 1.0, 1.0 | 50 | 100 | 0.50 | 500, 50 | 800, 80 | 900, 90 | 9 |"
     )
     assert summary([record(0, None), record(1, True), record(2, None)]).count("| - ") == 3

@@ -13,8 +13,8 @@ from scipy import stats
 from flagtrl.errors import ConfigError
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.ledger import Action
-from flagtrl.market.policy import always, follow_news, rule
 from flagtrl.market.metrics import standard
+from flagtrl.market.policy import always, follow_news, rule
 from flagtrl.market.suite import BLIND, SUITE
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.market.vector import VectorTradingEnv

@@ -84,11 +84,11 @@ def loss_of(rollout, logprobs, targets, **coefficients):
     """
     none = {"clip_coef": 0.2, "clip_vloss": False, "vf_coef": 0.0, "ent_coef": 0.0, "kl_coef": 0.0}
     uniform = rollout.legal.flatten(0, 2).double().log().log_softmax(-1)
-    now = ActorCriticOutput(logprobs.flatten(0, 1), torch.zeros(STEPS * len(POSITIONS)))
+    steps, positions = logprobs.shape[:2]
+    now = ActorCriticOutput(logprobs.flatten(0, 1), torch.zeros(steps * positions))
     old = ActorCriticOutput(rollout.logprobs.flatten(0, 2), now.values)
-    return ppo_loss(now, old, uniform, targets, SimpleNamespace(**none | coefficients))[
-        0
-    ].sum() / len(POSITIONS)
+    loss, _ = ppo_loss(now, old, uniform, targets, SimpleNamespace(**none | coefficients))
+    return loss.sum() / positions
 
 
 def test_the_critic_learns_as_often_as_the_policy_is_there(market):
@@ -127,6 +127,91 @@ def test_the_losses_gradient_is_the_enumerated_gradient_of_the_expected_return(m
         -loss_of(rollout, logprobs, targets, ent_coef=0.3, kl_coef=0.7), logits
     )
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-7)
+
+
+PLAIN = SimpleNamespace(gamma=1.0, norm_adv=False)
+
+
+def without_costs(env, rollout):
+    free = transitions(env.window, MarketSettings(reward="log_return"))
+    return replace(rollout, rewards=torch.from_numpy(free.rewards)[:, None])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda env, rollout: rollout,
+        lambda env, rollout: replace(rollout, rewards=-rollout.rewards),
+        lambda env, rollout: replace(rollout, after=1 - rollout.after),
+        without_costs,
+        lambda env, rollout: replace(rollout, occupancy=torch.ones_like(rollout.occupancy)),
+        lambda env, rollout: replace(rollout, occupancy=rollout.occupancy.flip(-1)),
+        lambda env, rollout: replace(rollout, rewards=rollout.rewards.roll(1, 0)),
+    ],
+    ids=[
+        *("whole", "sign", "next position", "cost", "no occupancy", "the other's occupancy"),
+        "a day late",
+    ],
+)
+def test_the_enumeration_sees_what_is_broken(broken, request):
+    """As exact as above, so that each of these would be found there."""
+    env = TradingEnv(
+        random_walk(days=STEPS + 1, seed=3, volatility_per_bar=0.03).window(),
+        MarketSettings(reward="log_return", cost_bps=40.0, slippage_bps=20.0),
+    )
+    torch.manual_seed(0)
+    logits = torch.randn(STEPS, 2, 3, dtype=torch.float64, requires_grad=True)
+    logprobs = masked(env, logits)
+    [wanted] = torch.autograd.grad(by_enumeration(env, logprobs, 1.0), logits, retain_graph=True)
+    rollout = broken(env, rollout_of(env, logprobs))
+    targets = exact_targets(rollout, PLAIN, unit=1.0)
+    [got] = torch.autograd.grad(-loss_of(rollout, logprobs, targets), logits)
+    same = torch.allclose(got, wanted, rtol=1e-4, atol=1e-8)
+    assert same == request.node.callspec.id.startswith("whole")
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_short_flat_and_long_are_a_parameter(gamma):
+    """Three positions, an action for each to go to, no way from short to long: every path on a
+    table of returns and costs.
+    """
+    rng = np.random.default_rng(0)
+    moves, sides = rng.normal(0, 0.03, STEPS), (-1, 0, 1)
+    rewards = np.zeros((STEPS, 3, 3))
+    for t, h, a in np.ndindex(rewards.shape):
+        rewards[t, h, a] = sides[a] * moves[t] - 0.004 * abs(sides[a] - sides[h])
+    legal = torch.ones(3, 3, dtype=torch.bool)
+    legal[0, 2] = False
+    after = torch.arange(3).expand(STEPS, 1, 3, 3)
+    torch.manual_seed(0)
+    logits = torch.randn(STEPS, 3, 3, dtype=torch.float64, requires_grad=True)
+    logprobs = logits.masked_fill(~legal, -torch.inf).log_softmax(-1)
+    first, expected = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), logits.new_zeros(())
+    for position, path in itertools.product(range(3), itertools.product(range(3), repeat=STEPS)):
+        stands = (position, *path)
+        if all(legal[h, a] for h, a in itertools.pairwise(stands)):
+            likely, earned = first[position], 0.0
+            for t, (h, a) in enumerate(itertools.pairwise(stands)):
+                likely = likely * logprobs[t, h, a].exp()
+                earned += gamma**t * rewards[t, h, a]
+            expected = expected + likely * earned
+    [wanted] = torch.autograd.grad(expected, logits, retain_graph=True)
+    rollout = WindowRollout(
+        prompts=(),
+        legal=legal.expand(STEPS, 1, 3, 3),
+        logprobs=logprobs[:, None].detach(),
+        values=torch.zeros(STEPS, 1, 3),
+        occupancy=occupancies(logprobs[:, None].detach(), after, first),
+        returns=torch.from_numpy(rewards)[:, None],
+        rewards=torch.from_numpy(rewards)[:, None],
+        after=after,
+        counts=torch.ones(STEPS, dtype=torch.float64),
+    )
+    _, v = action_values(rollout.logprobs, rollout.rewards, after, gamma)
+    assert float(v[0, 0] @ first) == pytest.approx(expected.item(), abs=1e-12)
+    targets = exact_targets(rollout, SimpleNamespace(gamma=gamma, norm_adv=False), unit=1.0)
+    [got] = torch.autograd.grad(-loss_of(rollout, logprobs, targets), logits)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-8)
 
 
 def test_occupancies_by_hand():

@@ -180,9 +180,7 @@ class Line:
         return f"{cell(figure.mean)} ({figure.runs})"
 
 
-def lines(
-    runs: Sequence[Made], asset: str, convention: str, window: str = "test"
-) -> list[Line]:
+def lines(runs: Sequence[Made], asset: str, convention: str, window: str = "test") -> list[Line]:
     """The table of an asset, on a window. Published rows stand in that of the test window, by the
     `paper` convention, alone.
     """
@@ -209,9 +207,7 @@ def lines(
     return found
 
 
-def _figures(
-    runs: Sequence[Made], row: str, convention: str, window: str
-) -> dict[str, OverSeeds]:
+def _figures(runs: Sequence[Made], row: str, convention: str, window: str) -> dict[str, OverSeeds]:
     return {
         m: OverSeeds.of([run.figure(row, convention, m, window) for run in runs]) for m in METRICS
     }

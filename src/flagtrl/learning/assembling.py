@@ -26,7 +26,7 @@ from flagtrl.record import BaseFacts
 # what stands in for a task
 OF_TEXTS = (
     *("make_env", "to_text", "actions", "answer_prefix"),
-    *("processing_class", "policy", "peft_config"),
+    *("processing_class", "policy", "peft_config", "revision"),
 )
 # of a LoraConfig, what is read, or says nothing of the adapter
 READ = (
@@ -47,6 +47,7 @@ class Wanted:
     processing_class: PreTrainedTokenizerBase | None = None
     policy: PolicySettings | None = None
     peft_config: PeftConfig | None = None
+    revision: str | None = None
 
 
 def assembled(
@@ -75,12 +76,16 @@ def assembled(
     set_seed(args.seed)
     facts: BaseFacts | None = None
     if isinstance(model, str):
-        found = find_pretrained(model)
-        language_model, tokenizer = load_base(found, settings=wanted.policy)
+        found = find_pretrained(model, revision=wanted.revision)
+        _check_revision(found.source, model, wanted.revision)
+        language_model, tokenizer = load_base(
+            found, settings=wanted.policy, revision=wanted.revision
+        )
         facts = found.facts()
         wanted = replace(wanted, processing_class=wanted.processing_class or tokenizer)
     else:
         language_model = model
+        _check_revision("module", "model", wanted.revision)
         _check_module(model, (wanted.policy or PolicySettings()).quantization)
     task = _task(language_model, wanted)
     policy = policy_of(language_model, wanted.policy or PolicySettings(), wanted.peft_config)
@@ -103,6 +108,15 @@ def _check_same(model: ActorCritic, task: Texts, wanted: Wanted) -> None:
         raise ConfigError(
             "the ActorCritic scores other actions than actions and answer_prefix name; name those "
             "that it was made with, in their order"
+        )
+
+
+def _check_revision(source: str, name: str, revision: str | None) -> None:
+    """Refuse one of what has none."""
+    if revision is not None and source != "hub":
+        raise ConfigError(
+            f"revision is {revision!r}, but {name} is no repository of the Hub ({source}); leave "
+            "it out"
         )
 
 

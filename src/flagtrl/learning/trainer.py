@@ -82,6 +82,7 @@ class PPOTrainer(SteppedTrainer):
         answer_prefix: what the answer begins with, before an action's words.
         policy: what of the model is trained, and how it acts.
         peft_config: a LoraConfig, in place of what `policy` says of LoRA.
+        revision: of a model of the Hub: a branch, a tag or a commit.
         task: environments and how they are read, in place of the four before.
         callbacks: more of transformers' callbacks.
         record: what is known of the run; the trainer adds its settings, and what it is not told.
@@ -114,6 +115,7 @@ class PPOTrainer(SteppedTrainer):
         answer_prefix: str = "",
         policy: PolicySettings | None = None,
         peft_config: PeftConfig | None = None,
+        revision: str | None = None,
         task: Task | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         record: RunRecord | None = None,
@@ -125,7 +127,7 @@ class PPOTrainer(SteppedTrainer):
         check_wiring(args, validate is not None, publisher is not None)
         wanted = Wanted(
             *(task, make_env, to_text, actions, answer_prefix),
-            *(processing_class, policy, peft_config),
+            *(processing_class, policy, peft_config, revision),
         )
         model, task, base = assembled(model, args, wanted)
         record = record or RunRecord.begin(base=base or BaseFacts())
