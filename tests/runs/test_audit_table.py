@@ -58,8 +58,11 @@ def records(path, folder):
 
 def holds(record, folder):
     """Each path of a record, replayed by the ledger to the printed digits of the table."""
+    asset = record["asset"]
+    file = folder / "data/tsla/tsla_prices_investorbench_format.json"
+    market = embedded(asset) if asset in PUBLISHED else load(str(file))
     for found in record["witnesses"]:
-        window = embedded(record["asset"]).window(found["start"], found["end"])
+        window = market.window(found["start"], found["end"])
         path = np.array(found["positions"])
         assert len(window) == found["n"] == len(path) + 1
         assert set(path) <= ({0, 1} if found["kind"] == "long_flat" else {-1, 0, 1})
@@ -141,9 +144,23 @@ def test_the_whole_table_on_the_shared_data(shared, tmp_path):
     main(["audit", "table", rows, "--data", str(shared / "data"), "--json", str(out)])
     found = {(each["model"], each["asset"]): each for each in json.loads(out.read_text())}
     assert len(found) == 90
-    for (_, asset), record in found.items():
-        verdicts = {v for by in record["attainable"].values() for v in by.values()}
-        assert verdicts == {"unknown"} if asset == "UVV" else verdicts
+    printed = {(row["model"], row["asset"]): row for row in csv.DictReader(open(rows))}
+    for name, record in found.items():
+        answers = {
+            (kind, int(days)): verdict
+            for kind, by in record["attainable"].items()
+            for days, verdict in by.items()
+        }
+        if name[1] == "UVV":
+            assert set(answers.values()) == {"unknown"}
+            continue
+        assert bool(record["certificate"]) == ("no" in answers.values())
+        shown = {(each["kind"], each["av_days"]) for each in record["witnesses"]}
+        assert shown == {each for each, verdict in answers.items() if verdict == "yes"}
+        for figures in holds(record, shared):
+            for metric in ("CR", "SR", "AV", "MDD"):
+                text = printed[name][metric]
+                assert f"{figures[metric]:.{len(text.partition('.')[2])}f}" == text
     tesla = found[FLAG, "TSLA"]
     assert tesla["attainable"]["long_flat"] == {"252": "no", "365": "no"}
     assert "63.019" in tesla["certificate"] and "1.3317" in tesla["certificate"]
