@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_the_page_holds_all_its_parts_and_nothing_that_is_elsewhere(run):
     assert heads == [
         *("Verdict", "What was traded, and how", "Beside its controls"),
         *("Account value and drawdown", "How sure this is", "What it did"),
-        *("What costs it would bear", "How it learnt", "Again"),
+        *("What costs it would bear", "Trials and seeds", "How it learnt", "Again"),
     ]
     assert len(read.labels) == 5 and all(read.labels)
     results = json.loads((run / RESULTS_FILE).read_text())
@@ -183,6 +184,20 @@ def test_several_runs_stand_side_by_side(run, tmp_path, capsys):
     assert len(ids) == len(set(ids))
 
 
+def test_several_are_written_beside_each_other_and_over_nothing_else(run, tmp_path):
+    one, two = (shutil.copytree(run, tmp_path / name) for name in ("a/one", "b/two"))
+    (tmp_path / "report.html").write_text("the page of a sweep")
+    assert write_report([str(one), str(two)]) == (tmp_path / "side_by_side.html").resolve()
+    assert (tmp_path / "report.html").read_text() == "the page of a sweep"
+
+
+def test_more_figures_and_what_they_rest_on_are_on_the_page(run):
+    text = (run / PAGE_FILE).read_text(encoding="utf-8")
+    more = ("hit rate", "Calmar", "alpha, %", "its position changes on", "adjusted for splits")
+    assert all(told in text for told in more)
+    assert f"Here there are {len(TEST) - 1}, and blocks of" in text
+
+
 def test_days_are_written_as_csv_where_they_are_wanted(run, tmp_path):
     table = tmp_path / "days.csv"
     write_report([str(run)], str(tmp_path / "page.html"), str(table))
@@ -190,8 +205,6 @@ def test_days_are_written_as_csv_where_they_are_wanted(run, tmp_path):
 
 
 def test_what_is_missing_or_damaged_is_said(run, tmp_path):
-    with pytest.raises(ConfigError, match="there are 2 directories; give --output FILE"):
-        write_report([str(run), str(run)])
     with pytest.raises(ConfigError, match="--csv with one directory alone"):
         write_report([str(run), str(run)], str(tmp_path / "a.html"), str(tmp_path / "a.csv"))
     with pytest.raises(AdapterError, match=r"results.json is not there; measure the run"):

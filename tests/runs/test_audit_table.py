@@ -144,7 +144,8 @@ def test_the_whole_table_on_the_shared_data(shared, tmp_path):
     main(["audit", "table", rows, "--data", str(shared / "data"), "--json", str(out)])
     found = {(each["model"], each["asset"]): each for each in json.loads(out.read_text())}
     assert len(found) == 90
-    printed = {(row["model"], row["asset"]): row for row in csv.DictReader(open(rows))}
+    with open(rows, encoding="utf-8") as file:
+        printed = {(row["model"], row["asset"]): row for row in csv.DictReader(file)}
     for name, record in found.items():
         answers = {
             (kind, int(days)): verdict

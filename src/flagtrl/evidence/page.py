@@ -7,6 +7,7 @@ trainer's log.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -32,7 +33,7 @@ from flagtrl.evidence.figures import (
 )
 from flagtrl.files import write_text
 
-PAGE_FILE = "report.html"
+PAGE_FILE, PAGE_OF_SEVERAL = "report.html", "side_by_side.html"
 RESULTS, STATE, AUDIT_FILE = "results.json", "trainer_state.json", "audit.json"
 # of the picture of account values; the agent's own line is the widest
 DRAWN = {
@@ -54,23 +55,30 @@ def write_report(
 
     Args:
         directories: of runs or backtests.
-        output: a file; None: report.html in the directory, of which there is one.
+        output: a file; None: report.html in the directory, or of several side_by_side.html in the
+            folder that they are in.
         csv: where every row's days go too, of one directory.
 
     Raises:
-        ConfigError: several directories and no output, or a CSV of several.
+        ConfigError: a CSV of several directories.
         AdapterError: as of `page`.
     """
-    if len(directories) > 1 and (output is None or csv is not None):
+    if len(directories) > 1 and csv is not None:
         raise ConfigError(
-            f"there are {len(directories)} directories; give --output FILE for the page of all of "
-            "them, and --csv with one directory alone"
+            f"there are {len(directories)} directories; give --csv with one directory alone"
         )
-    text, out = page(directories), Path(output or Path(directories[0]) / PAGE_FILE)
+    text, out = page(directories), Path(output or _place(directories))
     write_text(out, text)
     if csv is not None:
         write_text(csv, read_days(directories[0]).to_csv(index=False))
     return out
+
+
+def _place(directories: Sequence[str]) -> Path:
+    if len(directories) == 1:
+        return Path(directories[0]) / PAGE_FILE
+    parents = [Path(each).resolve().parent for each in directories]
+    return Path(os.path.commonpath(parents)) / PAGE_OF_SEVERAL
 
 
 def page(directories: Sequence[str | Path]) -> str:

@@ -77,7 +77,8 @@ def report(commands: Commands) -> None:
         command,
         "--output",
         metavar="FILE",
-        help="where to write (default: report.html in the directory; needed for several)",
+        help="where to write (default: report.html in the directory; of several side_by_side.html "
+        "in the folder that they are in)",
     )
     path(command, "--csv", metavar="FILE", help="write every row's days as CSV too, of one run")
 
