@@ -80,6 +80,8 @@ REINFORCE = {"gae_lambda": 1.0, "vf_coef": 0.0, "minibatch_size": 320, "kl_coef"
 # Name to the preset that it begins with, and what differs; prompts are `markov` in all.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "flagtrl": ("flagtrl", {"num_steps": DAYS, "minibatch_size": DAYS}),
+    # as a user starts it, whatever the model
+    "as_shipped": ("flagtrl", {}),
     "paper": ("paper", {"reward": "sharpe_difference"}),
     "gae_calibrated": ("paper", {"prior": "calibrated", **SAMPLED}),
     "leave_one_out": ("paper", {"prior": "calibrated", **SAMPLED, "advantage": "leave_one_out"}),
@@ -242,9 +244,10 @@ def run(
     settings |= {"total_timesteps": options.steps, "seed": seed}
     if estimator is not None:
         settings["advantage"] = estimator
-    if options.model == "tiny":
+    if options.model == "tiny" and preset != "as_shipped":
         settings |= TINY
-    with learner(task, settings, model=options.model) as trainer:
+    layers = None if preset == "as_shipped" else LAYERS
+    with learner(task, settings, model=options.model, layers=layers) as trainer:
         curve = Curve(task)
         before = time.process_time()
         env = trainer.task.make_env()
@@ -266,6 +269,7 @@ def learner(
     model: str = "tiny",
     kind: type[PPOTrainer] | None = None,
     actor: type[ActorCritic] = ActorCritic,
+    layers: int | None = LAYERS,
 ) -> Iterator[PPOTrainer]:
     """A trainer, on one thread and in a directory that is gone afterwards.
 
@@ -275,8 +279,10 @@ def learner(
         model: as of `built`.
         kind: of trainer; None: PPOTrainer.
         actor: of policy.
+        layers: that are trained; None: as the settings say.
     """
-    own = {"logging_strategy": "no", **settings, "trainable_layers": LAYERS}
+    own = {"logging_strategy": "no", **settings}
+    own |= {} if layers is None else {"trainable_layers": layers}
     policy = PolicySettings(**_those_of(PolicySettings, own))
     trading = replace(task.settings, reward=own["reward"], episode_start="random")
     environment = Together if own["advantage"] == "leave_one_out" else TradingEnv

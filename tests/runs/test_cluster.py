@@ -4,18 +4,23 @@ import io
 import json
 import os
 import signal
+import sys
 import tarfile
 import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from flagtrl.errors import ConfigError, Interrupted
 from flagtrl.evidence.page import PAGE_FILE
 from flagtrl.evidence.report import RESULTS_FILE
 from flagtrl.evidence.trials import trials_file
+from flagtrl.evidence.walkforward import Length, Walk
+from flagtrl.evidence.walkpage import WALK_FILE
+from flagtrl.market.synthetic import news_leads_price
 from flagtrl.runs import cluster as clusters
 from flagtrl.runs import node as nodes
 from flagtrl.runs.cluster import Cluster, RayWorkers, arrive, chosen_cluster, connect, workers_of
@@ -23,8 +28,9 @@ from flagtrl.runs.directory import claimed
 from flagtrl.runs.node import NodeRun, pack, program, unpack
 from flagtrl.runs.paper import Plan, replicate
 from flagtrl.runs.sweep import LocalProcesses, Task, check_failures, sweep
+from flagtrl.runs.walk import WalkForward, walk_forward
 from ray_nodes import cluster, node
-from short_runs import FAST
+from short_runs import FAST, ROOT
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra cluster")
 
@@ -218,6 +224,42 @@ def test_a_paper_of_which_a_node_is_killed_has_the_tables_of_local_processes(
     replicate(plan, here, LocalProcesses(here, 2))
     for name in ("tables.md", "tables.csv"):
         assert (there / name).read_text() == (here / name).read_text()
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_walk_and_the_learning_suite_are_those_of_local_processes(
+    small_model, tmp_path, monkeypatch
+):
+    """Real runs of random models."""
+    monkeypatch.setenv("FLAGTRL_TRIALS", str(tmp_path / "trials.jsonl"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import learning
+
+    market, file = news_leads_price(160, seed=5), tmp_path / "ACME.csv"
+    frame = pd.DataFrame({"date": market.dates, "close": market.prices})
+    frame.to_csv(file, index=False)
+    words = ["--data", str(file), "--model_name_or_path", str(small_model)]
+    plan = WalkForward(Walk(Length(60), Length(45)), words=[*words, *FAST])
+    suite = ["learning.py", "--markets", "news90,momentum", "--seeds", "0", "--steps", "40"]
+    suite += ["--train_bars", "80", "--test_bars", "12"]
+    there, here = tmp_path / "cluster", tmp_path / "local"
+    with cluster(monkeypatch) as made:
+        walk_forward(plan, there, RayWorkers(there, Cluster(made.address)), lambda line: None)
+        on_nodes = [*suite, "--json", str(tmp_path / "a.json"), "--cluster", made.address]
+        monkeypatch.setattr(sys, "argv", on_nodes)
+        learning.main()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    walk_forward(plan, here, LocalProcesses(here, 1), lambda line: None)
+    monkeypatch.setattr(sys, "argv", [*suite, "--json", str(tmp_path / "b.json"), "--jobs", "1"])
+    learning.main()
+    one, other = (json.loads((out / WALK_FILE).read_text()) for out in (there, here))
+    assert len(one["steps"]) == 2 and one["rows"] == other["rows"]
+    assert one["statistics"] == other["statistics"] and one["verdict"] == other["verdict"]
+    records = [json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json")]
+    shares = [[(r["market"], r["share"], r["curve"]) for r in made] for made in records]
+    assert shares[0] == shares[1] and len(shares[0]) == 2
 
 
 # ------------------------------------------------------------------------------- without a cluster
