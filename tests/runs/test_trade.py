@@ -17,9 +17,10 @@ from flagtrl.errors import ConfigError
 from flagtrl.evidence.days import read_days
 from flagtrl.evidence.page import PAGE_FILE
 from flagtrl.evidence.tables import Made
+from flagtrl.evidence.together import together, verdicts
 from flagtrl.policy.endpoint import Endpoint
 from flagtrl.runs.others import KINDS, Other
-from flagtrl.runs.paper import made
+from flagtrl.runs.paper import made, markdown
 from flagtrl.runs.trade import TRADERS
 
 WINDOWS = [
@@ -65,8 +66,17 @@ def test_an_untrained_model_is_the_untrained_row_of_a_run(trade, small_model):
     assert not (out / "run.json").exists(), "there is no adapter to load"
 
 
-def test_a_model_that_answers_in_text_says_how_often_it_could_be_read(trade, small_model):
-    results, *_ = trade("text", "--model_name_or_path", small_model, "--prompt_style", "markov")
+def in_the_tables(folder, name):
+    """Whether a run in MSFT/NAME/seed-0 has its row beside the published ones."""
+    runs = made(folder)
+    text = markdown(runs, verdicts(together(runs)))
+    return "| GPT-4 |" in text and f"| {name}: agent_greedy |" in text
+
+
+def test_a_model_that_answers_in_text_says_how_often_it_could_be_read(trade, small_model, tmp_path):
+    named = ["--model_name_or_path", small_model, "--prompt_style", "markov", "--seed", 0]
+    results, *_ = trade("text", *named, out=tmp_path / "runs/MSFT/text/seed-0")
+    assert in_the_tables(tmp_path / "runs", "text")
     told = results["policy"]
     assert told["asked"] == results["windows"]["test"][2] - 1 and 0 <= told["parse_rate"] <= 1
     assert any("answers name an action" in sentence for sentence in results["verdict"])
@@ -108,7 +118,9 @@ def test_a_local_endpoint_is_asked_once_a_day_and_then_known(trade, tmp_path, mo
     monkeypatch.setenv("FLAGTRL_CACHE", str(tmp_path / "cache"))
     with Server((200, GOOD, {})) as server:
         named = ["--endpoint", server.url, "--endpoint_model", "gpt-x", "--prompt_style", "markov"]
-        results, _, said = trade("endpoint", *named)
+        named += ["--seed", 0]
+        results, _, said = trade("endpoint", *named, out=tmp_path / "runs/MSFT/gpt-x/seed-0")
+        assert in_the_tables(tmp_path / "runs", "gpt-x")
         days = results["windows"]["test"][2] - 1
         assert results["policy"]["requests"]["sent"] == len(server.got) == days
         assert results["policy"]["as_asked"] == days and results["policy"]["could_not"] == days - 1
@@ -164,6 +176,7 @@ def test_the_zero_shot_row_of_a_model_of_each_architecture_is_in_the_tables(
     (run,) = made(tmp_path / "runs")
     assert isinstance(run, Made) and (run.asset, run.preset, run.seed) == ("MSFT", architecture, 0)
     assert np.isfinite(run.figure("agent_greedy", "paper", "CR"))
+    assert in_the_tables(tmp_path / "runs", architecture)
 
 
 def test_what_cannot_be_is_one_line_before_anything_is_loaded(capsys, tmp_path, monkeypatch):
