@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,43 +40,54 @@ PROFILED = 5
 class Clock(TrainerCallback):
     """When each update ended."""
 
-    def __init__(self) -> None:
-        self.ends: list[float] = []
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now, self.ends = now, list[float]()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The first one begins."""
-        self.ends = [time.perf_counter()]
+        self.ends = [self.now()]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One ended."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(self.now())
 
 
-def trained(model: str, updates: int, out: str) -> tuple[float, float, list[float]]:
-    """Seconds of the frozen layers' first pass, of `train`, and when each update ended."""
+def trained(
+    model: str,
+    updates: int,
+    out: str,
+    more: Mapping[str, Any] | None = None,
+    change: Callable[[PPOTrainer], None] = lambda trainer: None,
+    now: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float, list[float]]:
+    """Seconds of the frozen layers' first pass, of both, and when each update ended, by the clock
+    `now`; with `more` options, and a `change` of the trainer.
+    """
     words = {
         **{"preset": "flagtrl", "model_name_or_path": model, "output_dir": out},
         **{"trainable_layers": LAYERS, "num_steps": DAYS, "minibatch_size": DAYS},
         **{"update_epochs": 1, "total_timesteps": updates * DAYS, "save_strategy": "no"},
         **{"trunk_disk_mb": 0, "report_to": "none", "disable_tqdm": "true"},
+        **(more or {}),
     }
     options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     arguments = parse_arguments(RECIPES["msft"], options, "msft")
     market = arguments.data.load(arguments.reading)
     train, test = arguments.data.windows(market)
     policy, encoder = build_policy(arguments, [train, test])
-    clock = Clock()
+    clock = Clock(now)
     trainer = PPOTrainer(
         *(policy, arguments.ppo),
         task=Trading(lambda: TradingEnv(train, arguments.market), encoder),
         callbacks=[clock],
         engine=arguments.engine,
     )
-    began = time.perf_counter()
+    change(trainer)
+    began = now()
     read_ahead(policy, encoder, train, arguments.market, trainer.say, "training")
-    read = time.perf_counter() - began
+    read = now() - began
     trainer.train()
-    return read, time.perf_counter() - began, clock.ends
+    return read, now() - began, clock.ends
 
 
 def measured(model: str, updates: int) -> dict[str, Any]:

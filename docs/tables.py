@@ -53,8 +53,19 @@ def texts() -> Texts:
     """The text of each place, by its name."""
     parts = (
         *(demo, replication, synthetic, presets, learning, suite, start, speech, commands),
-        *(throughput, whole_run, step_profile, scaling, qa, qa_forms, qa_speed, excerpts, exports),
-        *(architectures, generated, tasks, field, walk),
+        *(
+            throughput,
+            whole_run,
+            gains,
+            step_profile,
+            scaling,
+            qa,
+            qa_forms,
+            qa_speed,
+            excerpts,
+            exports,
+        ),
+        *(excerpts, exports, architectures, generated, tasks, field, walk),
     )
     return {name: text for part in parts for name, text in part().items()}
 
@@ -495,6 +506,19 @@ def whole_run() -> Texts:
         "whole.peak": f"{record['peak_gflops']:.0f}",
         "whole.share": f"{record['share_of_peak']:.0%}",
     }
+
+
+def gains() -> Texts:
+    """What each fast path is worth."""
+    record = written("gains")
+    own, *others = record["update_seconds"].items()
+    rows = [[name, f"{seconds:.2f}", f"{seconds / own[1]:.2f}"] for name, seconds in (own, *others)]
+    first, again = record["frozen_layers_seconds"], record["from_disk_seconds"]
+    rows.append(["the frozen layers' first pass over the training window", f"{first:.2f}", "-"])
+    rows.append(
+        ["the same read from disk, for the next seed", f"{again:.2f}", f"{again / first:.2f}"]
+    )
+    return {"gains.table": table(["what", "processor seconds", "ratio"], rows)}
 
 
 def step_profile() -> Texts:
