@@ -10,8 +10,8 @@ import numpy as np
 LEVELS = (50, 80, 90)
 CLOCKS = ("seconds", "cpu_seconds")
 HEAD = (
-    "| peer | seeds | decisions/s | per CPU s | flagtrl is faster: times, per CPU s | memory, MiB "
-    "| steps | share "
+    "| peer | seeds | decisions/s | per CPU s | flagtrl's / the peer's: seconds, CPU s "
+    "| memory, MiB | steps | share "
     "| to 50%: steps, s | to 80% | to 90% | statements |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )

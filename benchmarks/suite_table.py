@@ -38,7 +38,7 @@ def _places(key: Sequence[str], first: Sequence[dict[str, int]]) -> list[int]:
 def summary(records: Sequence[Record]) -> str:
     """A row for each model, market, preset and estimator: medians over seeds; the mean share with
     its 95% interval by Student's t. In parentheses behind the seeds those whose unseen bars have a
-    best rule to compare with. A level that fewer than half of these reached has no steps.
+    best rule to compare with. A level that no more than half of these reached has no steps.
     """
     lines = [
         "| model | market | preset | estimator | steps | seeds | share, median | mean, 95% interval"
@@ -62,7 +62,7 @@ def summary(records: Sequence[Record]) -> str:
 
 def interval(values: Sequence[float], digits: int = 2) -> str:
     """`mean ± half width` of the 95% interval by Student's t; of one value itself."""
-    if not values:
+    if len(values) == 0:
         return "-"
     mean = float(np.mean(values))
     if len(values) == 1:
@@ -89,16 +89,17 @@ def no_signal(records: Sequence[Record]) -> str:
             both = [
                 (row["sharpe"], 0.0 if control is None else row["control_sharpes"].get(control))
                 for row in rows
-                if row["sharpe"] is not None and (control is None or "control_sharpes" in row)
+                if control is None or "control_sharpes" in row
             ]
-            own, other = zip(*(pair for pair in both if None not in pair), strict=True)
-            if len(own) < 2:
+            known = np.array([pair for pair in both if None not in pair], dtype=np.float64)
+            if len(known) < 2:
                 continue
-            apart = [a - b for a, b in zip(own, other, strict=True)]
+            own, other = known.T
+            apart = own - other
             cells = (model, preset, estimator, str(len(own)), interval(own))
-            cells += ("0",) * 2 if control is None else (f"`{control}`", f"{np.mean(other):.2f}")
-            p = float(stats.ttest_1samp(apart, 0.0).pvalue)
-            lines.append(f"| {' | '.join((*cells, interval(apart), f'{p:.2f}'))} |")
+            cells += ("0",) * 2 if control is None else (f"`{control}`", f"{other.mean():.2f}")
+            p = "-" if np.ptp(apart) == 0 else f"{stats.ttest_1samp(apart, 0.0).pvalue:.2f}"
+            lines.append(f"| {' | '.join((*cells, interval(apart), p))} |")
     return "\n".join(lines)
 
 

@@ -60,8 +60,8 @@ def trained(
     change: Callable[[PPOTrainer], None] = lambda trainer: None,
     now: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float, list[float]]:
-    """Seconds of the frozen layers' first pass, of both, and when each update ended, by the clock
-    `now`; with `more` options, and a `change` of the trainer.
+    """Seconds of the frozen layers' first pass, of that and `train` together, and when each update
+    ended, by the clock `now`; with `more` options, and a `change` of the trainer.
     """
     words = {
         **{"preset": "flagtrl", "model_name_or_path": model, "output_dir": out},

@@ -53,18 +53,7 @@ def texts() -> Texts:
     """The text of each place, by its name."""
     parts = (
         *(demo, replication, synthetic, presets, learning, suite, start, speech, commands),
-        *(
-            throughput,
-            whole_run,
-            gains,
-            step_profile,
-            scaling,
-            qa,
-            qa_forms,
-            qa_speed,
-            excerpts,
-            exports,
-        ),
+        *(throughput, whole_run, gains, step_profile, scaling, qa, qa_forms, qa_speed),
         *(excerpts, exports, architectures, generated, tasks, field, walk),
     )
     return {name: text for part in parts for name, text in part().items()}
@@ -341,14 +330,18 @@ def lead(record: Mapping[str, Any], assets: Sequence[str]) -> str:
     told = (
         f"On {len(assets)} assets with {seeds} seeds each, preset `flagtrl` beats 95% of random "
         f"policies on its training days in {learnt} of {len(ours)} runs, and on the test days in "
-        f"{above}; 95% of models with weights moved at random in {moved} of {known}"
+        f"{above}"
     )
+    if known:
+        told += f" (and 95% of models with randomly moved weights in {moved} of {known})"
     if papers:
         blind = sum(not run["behaviour"]["depends_on_day"] for run in papers)
-        cut = re.search(r"--total_timesteps (\d+)", record["options"].get("paper", ""))
-        told += "; with the paper's settings" + (
-            f", cut to {int(cut[1]):,} steps and short prompts," if cut else ""
-        )
+        words = record["options"].get("paper", "")
+        cut = re.search(r"--total_timesteps (\d+)", words)
+        less = [f"cut to {int(cut[1]):,} steps"] if cut else []
+        less += ["with short prompts"] * ("--prompt_style markov" in words)
+        told += f"; with the paper's settings{', ' * bool(less)}{' and '.join(less)}"
+        told += "," * bool(less)
         told += f" {blind} of {len(papers)} runs do not read the day"
     return f"{told}."
 

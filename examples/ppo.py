@@ -61,12 +61,15 @@ class ScriptArguments:
 def check(model: ModelConfig) -> None:
     """Refuse what of a model nothing is made of; ConfigError."""
     for each in fields(model):
-        value = getattr(model, each.name)
-        if each.name not in TAKEN and value != getattr(ModelConfig(), each.name):
+        value, usual = (getattr(of, each.name) for of in (model, ModelConfig()))
+        if value != usual and each.name not in TAKEN:
             raise ConfigError(
-                f"{each.name} is {value!r}, which PPOTrainer does not take: LoRA is on every "
-                "linear map of the top layers, weights are loaded in float32; leave it out "
-                "(--train_dtype and --dropout are PPOConfig's)"
+                f"{each.name} is {value!r}, which PPOTrainer does not take; leave it out, or see "
+                "--train_dtype and --dropout"
+            )
+        if value != usual and each.name in ("lora_r", "lora_alpha") and not model.use_peft:
+            raise ConfigError(
+                f"{each.name} is {value!r}, but LoRA is not asked for; add --use_peft"
             )
 
 

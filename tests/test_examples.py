@@ -142,6 +142,7 @@ def test_the_script_takes_trls_options(small_model, tmp_path, more):
         ("--lora_dropout 0.5", "lora_dropout is 0.5, which PPOTrainer does not take"),
         ("--attn_implementation eager", "attn_implementation is 'eager', which"),
         ("--dtype bfloat16", "dtype is 'bfloat16', which"),
+        ("--lora_r 4", "lora_r is 4, but LoRA is not asked for; add --use_peft"),
         ("--use_peft --lora_target_modules q_proj", "lora_target_modules is "),
         ("--model_revision v1", "revision is 'v1', but .* is no repository of the Hub"),
     ],

@@ -36,6 +36,11 @@ def record(case, seed, seconds=4.0, within=1.0, rewards=(0.0, 0.0, 0.0, 1.0)):
 def test_what_was_aimed_at_is_said_met_or_not():
     plain = [record("exact float32", n, rewards=[0.0] * 3 + [1.0 + 0.1 * n]) for n in range(3)]
     good = [record("exact bfloat16", n, rewards=[0.0] * 3 + [1.1 - 0.1 * n]) for n in range(3)]
+    failed = {"case": "exact float32", "seed": 3, "failed": "NonFiniteLossError: step 9"}
+    shaped = [record("exact bfloat16, 1.7B", n, rewards=[9.0]) for n in range(2)]
+    assert not gpu.verdict(shaped), "random weights are beside nothing"
+    assert len(gpu.verdict([*plain, failed, *good])) == 4
+    assert gpu.verdict([*plain, failed, *good])[-1] == gpu.verdict([*plain, *good])[-1]
     said = gpu.verdict([*plain, *good])
     assert said[0] == "exact float32: 4.0 s at most, 5 s were aimed at: met"
     assert said[1].endswith("99.9% were aimed at: met")

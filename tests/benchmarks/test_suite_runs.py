@@ -260,6 +260,10 @@ def test_a_tables_medians_and_intervals_by_hand(tmp_path):
     assert zero.endswith(" | 0 | 0 | 0.00 ± 1.45 | 1.00 |"), "a mean of 0"
     told = stats.ttest_rel([1.0, -1.0, 0.5, -0.5], [0.7, -1.2, 0.3, -0.6]).pvalue
     assert " | `held` | -0.20 | 0.20 ± " in held and held.endswith(f" | {told:.2f} |")
+    flat = [record(market="nosignal", share=None, sharpe=None, control_sharpes={"held": 0.1})] * 3
+    assert len(suite_table.no_signal(flat).splitlines()) == 2, "undefined of all, and no row"
+    same = [record(market="nosignal", sharpe=s, control_sharpes={"held": s}) for s in (1.0, 2.0)]
+    assert suite_table.no_signal(same).splitlines()[-1].endswith(" | 0.00 ± 0.00 | - |")
     suite_table.draw(rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
 

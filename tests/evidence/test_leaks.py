@@ -349,27 +349,44 @@ def later_in_the_week(prices):
     return [prices[min(5 * (bar // 5 + 1), len(prices) - 1)] for bar in range(len(prices))]
 
 
+RNG = np.random.default_rng(1)
+FINE = np.round(200 * np.exp(RNG.normal(0, 0.01, len(LONG)).cumsum()), 2)
+COARSE = 200 + 0.5 * np.round(RNG.normal(0.4, 1.0, len(LONG))).cumsum()
+LINE = 100.0 + 3 * np.arange(len(LONG))
+
+
 @pytest.mark.parametrize(
-    ("told", "digits", "leaks"),
+    ("prices", "told", "leaks"),
     [
-        (later_in_the_week, 2, True),
-        (lambda prices: [prices[5 * (bar // 5)] for bar in range(len(prices))], 2, False),
-        (lambda prices: [round(price) for price in prices], 0, False),
-        (lambda prices: [1.01 * price for price in prices], 2, False),
-        (lambda prices: [price + 1 for price in prices], 0, False),  # of coarse prices
+        (FINE, lambda p: [[each] for each in later_in_the_week(p)], True),
+        (COARSE, lambda p: [[each] for each in later_in_the_week(p)], False),
+        (FINE, lambda p: [[p[5 * (bar // 5)]] for bar in range(len(p))], False),
+        (FINE, lambda p: [[1.01 * price] for price in p], False),
+        (COARSE, lambda p: [[price + 0.5 * k for k in range(1, 6)] for price in p], False),
+        (COARSE, lambda p: [[price - 1.5, price + 1.5] for price in p], False),
+        (LINE, lambda p: [[price + 6] for price in p], False),
     ],
-    ids=["the coming fifth bar", "the last fifth bar", "today's", "a target", "the next unit"],
+    ids=[
+        *(
+            "the coming fifth bar",
+            "of coarse prices: cannot be told",
+            "the last fifth bar",
+            "a target",
+        ),
+        *("limits above coarse prices", "stop and target", "a line"),
+    ],
 )
-def test_a_price_of_the_week_that_is_not_over_is_suspected(told, digits, leaks):
-    walk = np.random.default_rng(1).normal(0, 0.01, len(LONG)).cumsum()
-    market = replace(LONG, prices=np.round(200 * np.exp(walk), digits))
-    figures = told(market.prices)
+def test_a_price_of_the_week_that_is_not_over_is_suspected(prices, told, leaks):
+    market, rows = replace(LONG, prices=prices), told(prices)
 
     def build(window):
-        return replace(written()(window), prompt=lambda seen: f"note {figures[seen.bar]:.2f}.")
+        def prompt(seen):
+            return "Levels: " + ", ".join(f"{each:.2f}" for each in rows[seen.bar])
+
+        return replace(written()(window), prompt=prompt)
 
     found = foretelling(build, market.window())
-    assert [leak.reads for leak in found] == leaks * ["the price of a coming bar"]
+    assert ["the price of a coming bar" in leak.reads for leak in found] == leaks * [True]
 
 
 def test_what_differs_when_asked_again_is_not_called_a_leak():

@@ -185,10 +185,12 @@ def test_several_runs_stand_side_by_side(run, tmp_path, capsys):
 
 
 def test_several_are_written_beside_each_other_and_over_nothing_else(run, tmp_path):
-    one, two = (shutil.copytree(run, tmp_path / name) for name in ("a/one", "b/two"))
+    one, two, far = (shutil.copytree(run, tmp_path / name) for name in ("one", "two", "far/away"))
     (tmp_path / "report.html").write_text("the page of a sweep")
     assert write_report([str(one), str(two)]) == (tmp_path / "side_by_side.html").resolve()
     assert (tmp_path / "report.html").read_text() == "the page of a sweep"
+    with pytest.raises(ConfigError, match="in folders of their own; give --output FILE"):
+        write_report([str(one), str(far)])
 
 
 def test_more_figures_and_what_they_rest_on_are_on_the_page(run):

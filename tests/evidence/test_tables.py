@@ -101,7 +101,7 @@ def test_in_sample_rows_stand_apart_and_beside_no_published_ones(runs):
 
 def test_models_moved_at_random_are_counted_where_they_were_drawn(runs):
     (run,) = [each for each in runs if each.seed == 1]
-    assert not any("moved at random" in said for said in verdicts(together(runs))["overall"])
+    assert not any("randomly moved" in said for said in verdicts(together(runs))["overall"])
     results = json.loads(json.dumps(run.results))
     drawn = []
     for seed, above in enumerate((1.0, -1.0)):
@@ -109,7 +109,7 @@ def test_models_moved_at_random_are_counted_where_they_were_drawn(runs):
         results["test"]["perturbed_p95"]["standard"]["CR"] -= above
         drawn.append(replace(run, seed=seed, results=json.loads(json.dumps(results))))
     said = verdicts(together(drawn))
-    told = "; 1 more than 95% of models of their kind with weights moved at random"
+    told = "; 1 return more than 95% of models of their kind with randomly moved weights"
     assert any(told in each for each in said["overall"])
     assert any(told in each for each in said["MSFT"])
 

@@ -30,7 +30,8 @@ YEAR = re.compile(
     r"(?:septem|octo|novem|decem)ber)\b",
     re.IGNORECASE,
 )
-# changes that say nothing new of the market: whoever moves with them reads names, dates or units
+# changes that say nothing new of prices and news: whoever moves with them reads names, the calendar
+# or units
 NEUTRAL = ("ticker masked", "dates masked", "prices rescaled")
 
 Change = Callable[[Observation], Observation]
@@ -248,9 +249,11 @@ def in_words(found: Mapping[str, Counterfactual]) -> list[str]:
     else:
         shares = ", ".join(f"{each.changed:.0%} with {name}" for name, each in telling.items())
         said.append(f"Shown something else, it decides otherwise on its own path: {shares}.")
-    moved = [f"{each.changed:.0%} with {name}" for name, each in neutral.items() if each.changed]
+    moved = {name: f"{each.changed:.0%}" for name, each in neutral.items() if each.changed}
+    dated = moved.pop("dates masked", None)
     if moved:
-        said.append(
-            f"It reads what says nothing of the market: {', '.join(moved)} of its decisions change."
-        )
+        shares = ", ".join(f"{share} with {name}" for name, share in moved.items())
+        said.append(f"It reads what says nothing of the market: {shares} of its decisions change.")
+    if dated:
+        said.append(f"It goes by the calendar: {dated} of its decisions change with dates masked.")
     return said

@@ -7,7 +7,6 @@ trainer's log.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -56,17 +55,18 @@ def write_report(
     Args:
         directories: of runs or backtests.
         output: a file; None: report.html in the directory, or of several side_by_side.html in the
-            folder that they are in.
+            folder that they are in, if it is one.
         csv: where every row's days go too, of one directory.
 
     Raises:
-        ConfigError: a CSV of several directories.
+        ConfigError: a CSV of several directories; several of different folders without an output.
         AdapterError: as of `page`.
     """
+    several = f"there are {len(directories)} directories"
     if len(directories) > 1 and csv is not None:
-        raise ConfigError(
-            f"there are {len(directories)} directories; give --csv with one directory alone"
-        )
+        raise ConfigError(f"{several}; give --csv with one directory alone")
+    if output is None and len({Path(each).resolve().parent for each in directories}) > 1:
+        raise ConfigError(f"{several} in folders of their own; give --output FILE")
     text, out = page(directories), Path(output or _place(directories))
     write_text(out, text)
     if csv is not None:
@@ -77,8 +77,7 @@ def write_report(
 def _place(directories: Sequence[str]) -> Path:
     if len(directories) == 1:
         return Path(directories[0]) / PAGE_FILE
-    parents = [Path(each).resolve().parent for each in directories]
-    return Path(os.path.commonpath(parents)) / PAGE_OF_SEVERAL
+    return Path(directories[0]).resolve().parent / PAGE_OF_SEVERAL
 
 
 def page(directories: Sequence[str | Path]) -> str:

@@ -312,9 +312,9 @@ def long_rows(runs: Sequence[Made]) -> list[dict[str, Any]]:
                 }
                 found.append(
                     {
-                        **{"asset": asset, "window": window, "convention": convention},
-                        **{"row": line.row, "kind": line.kind, "metric": metric},
-                        **{"runs": figure.runs, **numbers},
+                        **{"asset": asset, "convention": convention, "row": line.row},
+                        **{"kind": line.kind, "metric": metric, "runs": figure.runs},
+                        **{**numbers, "window": window},
                     }
                 )
     return found

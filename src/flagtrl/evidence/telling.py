@@ -114,13 +114,16 @@ def copied(
     if len(bars) < FEWEST_DAYS:
         return None
     found, by_chance = np.zeros((2, len(bars)), dtype=bool)
+    steps = np.diff(np.unique(prices))
+    tick = steps.min() if len(steps) else prices[0]  # chance moves by ticks, too
     for day, (bar, figures) in enumerate(zip(bars, shown, strict=True)):
         if not figures:
             continue
         values, near = np.array(figures).T[:, :, None]
         past = prices[max(bar - BEFORE, 0) : bar + 1]
         fresh = ~(abs(values - past) <= near).any(1)
-        back = past[-1] ** 2 / past[-2 : -2 - AHEAD : -1]
+        back = past[-1] ** 2 / past[-2 : -2 - AHEAD : -1] - past[-1]
+        back = past[-1] + np.round(back / tick) * tick
         found[day], by_chance[day] = (
             bool((fresh & (abs(values - ahead) <= near).any(1)).any())
             for ahead in (prices[bar + 1 : bar + 1 + AHEAD], back)

@@ -169,7 +169,8 @@ def _beyond_matched(runs: Sequence[Made]) -> str:
         return "none has times in the market that could be shuffled"
     above = sum(_above(run, "matched_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)} that have other times to be in it"
-    return f"{above}{of} more than 95% of accounts with their own times in the market, shuffled"
+    rivals = "accounts with their own times in the market, shuffled"
+    return f"{above}{of} return more than 95% of {rivals}"
 
 
 def _beyond_perturbed(runs: Sequence[Made]) -> str:
@@ -179,7 +180,7 @@ def _beyond_perturbed(runs: Sequence[Made]) -> str:
         return ""
     above = sum(_above(run, "perturbed_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)}"
-    return f"; {above}{of} more than 95% of models of their kind with weights moved at random"
+    return f"; {above}{of} return more than 95% of models of their kind with randomly moved weights"
 
 
 def _in_sample(runs: Sequence[Made]) -> str:

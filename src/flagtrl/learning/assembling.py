@@ -99,7 +99,7 @@ def assembled(
 
 def _check_same(model: ActorCritic, task: Texts, wanted: Wanted) -> None:
     """Refuse an actor-critic of other actions, or settings that it was not made with."""
-    for name in ("policy", "peft_config"):
+    for name in ("policy", "peft_config", "revision"):
         if getattr(wanted, name) is not None:
             raise ConfigError(
                 f"{name} is given beside an ActorCritic, which was made with its own; leave it out"

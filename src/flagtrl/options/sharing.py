@@ -78,7 +78,7 @@ def report(commands: Commands) -> None:
         "--output",
         metavar="FILE",
         help="where to write (default: report.html in the directory; of several side_by_side.html "
-        "in the folder that they are in)",
+        "in the folder that they are in, if it is one)",
     )
     path(command, "--csv", metavar="FILE", help="write every row's days as CSV too, of one run")
 

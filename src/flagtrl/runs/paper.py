@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -230,9 +230,7 @@ def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
     """
     parts = ["\n".join(f"- {sentence}" for sentence in said["overall"])]
     for title, assets in tables_of(runs):
-        for convention in CONVENTIONS:
-            parts.append(f"## {title}, `{convention}` convention\n\n")
-            parts[-1] += _table(side_by_side(runs, assets, convention))
+        parts += _tables(runs, title, assets, "test")
         parts += [
             f"### {asset}\n\n" + "\n".join(f"- {each}" for each in said[asset])
             for asset in assets
@@ -240,16 +238,16 @@ def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
         ]
     if trained := [run for run in runs if "train" in run.results]:
         for title, assets in tables_of(trained):
-            for convention in CONVENTIONS:
-                parts.append(f"## In sample: {title}, `{convention}` convention\n\n")
-                parts[-1] += _table(side_by_side(trained, assets, convention, "train"))
+            parts += _tables(trained, f"In sample: {title}", assets, "train")
     return "\n\n".join(parts) + "\n"
 
 
-def _table(cells: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    lines.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
-    return "\n".join(lines)
+def _tables(runs: Sequence[Made], title: str, assets: Sequence[str], window: str) -> Iterator[str]:
+    for convention in CONVENTIONS:
+        cells = side_by_side(runs, assets, convention, window)
+        lines = [f"| {' | '.join(row)} |" for row in cells]
+        lines.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
+        yield f"## {title}, `{convention}` convention\n\n" + "\n".join(lines)
 
 
 def show(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> None:
