@@ -171,4 +171,4 @@ def test_there_is_a_test_for_every_change():
     """A market with news of all kinds has every change: whoever adds one, tests it."""
     from flagtrl.market.suite import SUITE
 
-    assert len(changes(SUITE["news90"].make(40, 0).window())) == 7
+    assert len(changes(SUITE["news90"].make(40, 0).window())) == 8
