@@ -13,7 +13,7 @@ from flagtrl.cli import main
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.evidence.days import DAYS_FILE, read_days
 from flagtrl.evidence.figures import drawn, inline
-from flagtrl.evidence.page import PAGE_FILE, page, write_report
+from flagtrl.evidence.page import PAGE_FILE, _file_name, page, write_report
 from flagtrl.evidence.report import RESULTS_FILE, evaluate
 from flagtrl.evidence.rules import usual_rules
 from flagtrl.market.data import Window
@@ -191,6 +191,22 @@ def test_several_are_written_beside_each_other_and_over_nothing_else(run, tmp_pa
     assert (tmp_path / "report.html").read_text() == "the page of a sweep"
     with pytest.raises(ConfigError, match="in folders of their own; give --output FILE"):
         write_report([str(one), str(far)])
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/home/me/secret/a.csv", "a.csv"),
+        (r"C:\Users\me\a.csv", "a.csv"),
+        ("owner/name", "owner/name"),
+        (
+            "InvestorBench, prices and sentiment counts",
+            "InvestorBench, prices and sentiment counts",
+        ),
+    ],
+)
+def test_a_page_names_a_file_and_not_where_it_lies(source, shown):
+    assert _file_name(source) == shown
 
 
 def test_more_figures_and_what_they_rest_on_are_on_the_page(run):

@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import jinja2
@@ -106,8 +106,14 @@ def rendered(template: str, **told: Any) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
     )
-    environment.filters |= {"number": _number, "between": _between}
+    environment.filters |= {"number": _number, "between": _between, "file_name": _file_name}
     return environment.get_template(template).render(**told)
+
+
+def _file_name(source: str) -> str:
+    """Where data come from, for somebody else's eyes: of a path its end."""
+    paths = (PurePosixPath(source), PureWindowsPath(source))
+    return next((path.name for path in paths if path.is_absolute()), source)
 
 
 def _run(directory: Path, number: int) -> dict[str, Any]:
