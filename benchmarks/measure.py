@@ -407,10 +407,9 @@ def first_visit(trainer: PPOTrainer, prompts: list[EncodedPrompt]) -> float:
     return time.perf_counter() - began
 
 
-def make_policy(case: Case, shared: Path) -> tuple[ActorCritic, PromptEncoder]:
-    """A policy with random weights from a seed, and SmolLM2's real tokenizer."""
-    set_seed(0)
-    config = LlamaConfig(
+def shaped(shape: str) -> LlamaConfig:
+    """A SmolLM2's configuration, by its name in SHAPES."""
+    return LlamaConfig(
         vocab_size=49152,
         tie_word_embeddings=True,
         max_position_embeddings=8192,
@@ -418,8 +417,14 @@ def make_policy(case: Case, shared: Path) -> tuple[ActorCritic, PromptEncoder]:
         eos_token_id=2,
         pad_token_id=2,
         rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
-        **SHAPES[case.shape],
+        **SHAPES[shape],
     )
+
+
+def make_policy(case: Case, shared: Path) -> tuple[ActorCritic, PromptEncoder]:
+    """A policy with random weights from a seed, and SmolLM2's real tokenizer."""
+    set_seed(0)
+    config = shaped(case.shape)
     tokenizer = AutoTokenizer.from_pretrained(shared / "models/smollm2_instruct_tokenizer")
     encoder = PromptEncoder(
         tokenizer, PromptSettings(case.prompt, case.news_tokens), config.max_position_embeddings

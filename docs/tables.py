@@ -328,7 +328,7 @@ def lead(record: Mapping[str, Any], assets: Sequence[str]) -> str:
     above = beyond(ours, "random_p95")
     moved, known = beyond(ours, "perturbed_p95"), sum("perturbed_p95" in r["test"] for r in ours)
     told = (
-        f"On {len(assets)} assets with {seeds} seeds each, preset `flagtrl` beats 95% of random "
+        f"on {len(assets)} assets with {seeds} seeds each, preset `flagtrl` beats 95% of random "
         f"policies on its training days in {learnt} of {len(ours)} runs, and on the test days in "
         f"{above}"
     )
@@ -340,9 +340,9 @@ def lead(record: Mapping[str, Any], assets: Sequence[str]) -> str:
         cut = re.search(r"--total_timesteps (\d+)", words)
         less = [f"cut to {int(cut[1]):,} steps"] if cut else []
         less += ["with short prompts"] * ("--prompt_style markov" in words)
-        told += f"; with the paper's settings{', ' * bool(less)}{' and '.join(less)}"
-        told += "," * bool(less)
-        told += f" {blind} of {len(papers)} runs do not read the day"
+        between = f", {' and '.join(less)}," if less else ""
+        told += f"; with the paper's settings{between} {blind} of {len(papers)} runs do not read "
+        told += "the day"
     return f"{told}."
 
 
