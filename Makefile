@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # The check-out beside which the shared test data lie; tests that need them skip where they are absent.
 export FLAGTRL_SHARED ?= ../shared
 export TOKENIZERS_PARALLELISM ?= false
+# Images of containers set it: every process would compile what it imports again, torch alone for 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo demo-synthetic test test-slow lint docs clean
 

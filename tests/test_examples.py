@@ -53,16 +53,14 @@ def test_it_is_short_enough_to_read():
 
 
 @pytest.mark.parametrize(("name", "steps"), [("frozen_lake", 512), ("text_game", 512)])
-def test_an_example_runs_and_says_what_it_reached(tmp_path, name, steps):
+def test_an_example_runs_and_says_what_it_reached(tmp_path, monkeypatch, capsys, name, steps):
     """Shortened; `make test-slow` runs it whole."""
-    ran = subprocess.run(
-        [sys.executable, ROOT / f"examples/{name}.py", "--steps", str(steps)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert re.search(r"untrained -?\d\.\d\d, trained -?\d\.\d\d, in \d+ s", ran.stdout), ran.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--steps", str(steps)])
+    runpy.run_path(str(ROOT / f"examples/{name}.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert re.search(r"untrained -?\d\.\d\d, trained -?\d\.\d\d, in \d+ s", said), said
 
 
 @pytest.mark.slow

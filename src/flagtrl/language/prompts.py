@@ -14,6 +14,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -132,6 +133,7 @@ def markov(observation: Observation, headlines: Sequence[str]) -> Prompt:
     return Prompt(shared, f"position {'long' if observation.shares > 0 else 'flat'}\n{_QUESTION}")
 
 
+@cache
 def style_names() -> tuple[str, ...]:
     """The names of the prompt styles of this module: its public functions of an observation and
     headlines.

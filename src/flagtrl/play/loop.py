@@ -229,6 +229,8 @@ def _played(
 def _as_wide(steps: Sequence[np.ndarray], fill: float) -> np.ndarray:
     """T of (B, A_t) -> (T, B, A), filled on the right where a step has fewer actions."""
     widest = max(step.shape[1] for step in steps)
+    if all(step.shape[1] == widest for step in steps):
+        return np.stack(steps)
     return np.stack(
         [
             np.pad(step, ((0, 0), (0, widest - step.shape[1])), constant_values=fill)

@@ -168,8 +168,10 @@ def _remembering(model: ActorCritic, encoder: Any, ask: Ask) -> Policy:
     def policy(seen: Sequence[Observation]) -> PolicyOutput:
         found, values = zip(*(answer(each) for each in seen), strict=True)
         width = max(map(len, found))  # of states that have actions of their own
-        logprobs = [np.pad(p, (0, width - len(p)), constant_values=-np.inf) for p in found]
-        return PolicyOutput(np.stack(logprobs), np.array(values))
+        logprobs = np.full((len(found), width), -np.inf)
+        for row, each in zip(logprobs, found, strict=True):
+            row[: len(each)] = each
+        return PolicyOutput(logprobs, np.array(values))
 
     model.eval()
     return policy
