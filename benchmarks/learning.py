@@ -45,12 +45,12 @@ from flagtrl.market.suite import BLIND, SUITE, earned, halves, known_market, pai
 from flagtrl.market.transitions import POSITIONS, seen_at, transitions
 from flagtrl.options.words import workers
 from flagtrl.play.policy import Policy
-from flagtrl.policy.acting import read_ahead
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import context_length, load_base
 from flagtrl.policy.pretrained import find_pretrained
 from flagtrl.policy.settings import EngineSettings, PolicySettings
+from flagtrl.policy.trading import read_ahead
 from flagtrl.program import one_line_errors
 from flagtrl.runs.cluster import Cluster, chosen_cluster, workers_of
 from flagtrl.runs.settings import preset_settings

@@ -31,8 +31,8 @@ from flagtrl.market.observation import Observation
 from flagtrl.market.rewards import saved_reward
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.prior import LabelPrior
-from flagtrl.policy.saving import load_policy
 from flagtrl.policy.scoring import masked_log_softmax
 from flagtrl.runs.data import market_of
 

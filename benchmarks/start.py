@@ -25,8 +25,9 @@ from flagtrl.launch import RECIPES
 from flagtrl.learning.losses import entropy
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import Action
-from flagtrl.policy.prior import LabelPrior, Survey, visits
+from flagtrl.policy.prior import LabelPrior, Survey
 from flagtrl.policy.scoring import masked_log_softmax
+from flagtrl.policy.visits import visits
 from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.stages import build_policy
 

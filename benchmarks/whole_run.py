@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from flagtrl.cpu import cpu_tuning
 from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.env import TradingEnv
-from flagtrl.policy.acting import read_ahead
+from flagtrl.policy.trading import read_ahead
 from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.recipes import RECIPES
 from flagtrl.runs.stages import build_policy

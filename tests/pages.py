@@ -15,8 +15,9 @@ from flagtrl.evidence.walkpage import write_walk
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.policy import follow_last_move, follow_news, rule
+from flagtrl.market.summary import data_facts
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.record import BaseFacts, DataFacts, RunRecord
+from flagtrl.record import BaseFacts, RunRecord
 from flagtrl.record import days as days_of
 
 SETTINGS = MarketSettings(reward="log_return", cost_bps=5)
@@ -34,7 +35,7 @@ def run_in(folder, asset="MSFT", agent=READS, seed=0, preset="flagtrl", trained=
         rules=usual_rules(test, SETTINGS), sampled_paths=3, matched_draws=50,
     )  # fmt: skip
     record = RunRecord(
-        **{"data": DataFacts.of(market, "made"), "seed": seed, "preset": preset},
+        **{"data": data_facts(market, "made"), "seed": seed, "preset": preset},
         windows={"train": days_of(train), "test": days_of(test)},
         base=BaseFacts("a <model>", "made", "random"),
         market={"execution": "next_price", "cost_bps": 5},
@@ -81,7 +82,7 @@ def walked(folder, settings=SETTINGS, agent=READS, days=400):
         report = evaluate(agent, test, settings, rules=rules, sampled_paths=3, matched_draws=50)
         report = replace(report, train=evaluate(agent, train, settings))
         record = RunRecord(
-            **{"data": DataFacts.of(market, "made"), "seed": 0, "preset": "flagtrl"},
+            **{"data": data_facts(market, "made"), "seed": 0, "preset": "flagtrl"},
             windows={"train": days_of(train), "test": days_of(test)},
             base=BaseFacts("a <model>", "made", "random"),
             market=asdict(settings),

@@ -23,7 +23,7 @@ from flagtrl.learning.checkpoints import last_checkpoint
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
-from flagtrl.policy.saving import load_policy
+from flagtrl.policy.loading import load_policy
 from flagtrl.program import one_line_errors
 from short_runs import FAST, FILES, run_msft
 from training import AtStep, equal, tiny_trainer, weights

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from short_runs import FAST, FILES, free_port, of_processes, run_recipe
 from test_readme import shell_commands
 from test_sharding import needs_deepspeed

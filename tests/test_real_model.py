@@ -18,10 +18,11 @@ from flagtrl.learning.losses import entropy
 from flagtrl.learning.start import prepare_policy
 from flagtrl.market.embedded import embedded
 from flagtrl.market.env import MarketSettings, TradingEnv
-from flagtrl.policy.acting import language_policy, read_ahead
+from flagtrl.policy.acting import language_policy
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.pretrained import INSTALL, PACKAGE
-from flagtrl.policy.prior import visits
-from flagtrl.policy.saving import load_policy
+from flagtrl.policy.trading import read_ahead
+from flagtrl.policy.visits import visits
 from flagtrl.runs.parsing import parse_arguments
 from flagtrl.runs.stages import build_policy
 from flagtrl.trading import Trading

@@ -26,9 +26,11 @@ from flagtrl.market.embedded import SHIPPED, SHIPPED_SOURCE, embedded
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import paper
 from flagtrl.market.sources import investorbench_json
-from flagtrl.policy.acting import language_policy, read_ahead
-from flagtrl.policy.saving import load_policy
-from flagtrl.record import DataFacts, RunRecord
+from flagtrl.market.summary import data_facts
+from flagtrl.policy.acting import language_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.trading import read_ahead
+from flagtrl.record import RunRecord
 from flagtrl.runs import data as run_data
 from flagtrl.runs import replay
 from flagtrl.runs.directory import LOCK_FILE
@@ -207,7 +209,7 @@ def test_without_data_a_recipe_trades_the_figures_that_ship_and_its_files_say_so
         monkeypatch, "btc", "--model_name_or_path", small_model, "--output_dir", tmp_path, *FAST
     )
     results = json.loads((tmp_path / "results.json").read_text())
-    facts = asdict(DataFacts.of(embedded("BTC"), SHIPPED_SOURCE))
+    facts = asdict(data_facts(embedded("BTC"), SHIPPED_SOURCE))
     assert results["data"] == facts == json.loads((tmp_path / "run.json").read_text())["data"]
     assert results["test"]["buy_and_hold"]["paper"]["CR"] == pytest.approx(21.821, abs=0.001)
     report, record = replay.backtest_saved(tmp_path)

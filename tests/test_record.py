@@ -12,15 +12,14 @@ import pytest
 from flagtrl import record as module
 from flagtrl.errors import AdapterError
 from flagtrl.made_with import commit
+from flagtrl.market.summary import data_facts
 from flagtrl.market.synthetic import random_walk
 from flagtrl.record import (
     OLD_RECORD_FILE,
     RECORD_FILE,
     SCHEMA,
     BaseFacts,
-    DataFacts,
     RunRecord,
-    days,
     has_record,
     may_change,
 )
@@ -34,8 +33,8 @@ WHOLE = RunRecord.begin(
     market={"reward": "log_return"},
     training={"gamma": 0.9, "save_steps": 5, "learning_rate": 1e-4},
     options={"sampled_paths": 3},
-    data=DataFacts.of(MARKET, "here.csv"),
-    windows={"train": days(MARKET.window())},
+    data=data_facts(MARKET, "here.csv"),
+    windows={"train": MARKET.window().days},
     base=BaseFacts("me/x", "hub", "float32", "a" * 40, {"all": "1"}, {"bits_per_byte": 1.5}),
     action_paths=((1, 2), (3,), (4,)),
     prompt_fingerprint="f" * 64,

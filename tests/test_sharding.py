@@ -13,7 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from flagtrl.learning.checkpoints import check_checkpoint
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from short_runs import forks, launched
 from training import tiny_trainer, weights
 

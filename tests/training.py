@@ -26,8 +26,8 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
-from flagtrl.policy.prior import visits
 from flagtrl.policy.settings import EngineSettings
+from flagtrl.policy.visits import visits
 from flagtrl.trading import Trading
 
 # A real model is asked about 64 bars before it is trained, which would take half of every tiny

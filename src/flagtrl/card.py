@@ -239,7 +239,7 @@ def _with_flagtrl(repo_id: str, named: str, record: RunRecord, trades: bool) -> 
     return f""" and writes the prompts (style `{told["prompt_style"]}`):
 `flagtrl backtest --adapter {repo_id}{options}` trades its test window again, or any other;
 {merging}
-`flagtrl.policy.saving.load_policy` loads a directory that `flagtrl pull` made.{code}"""
+`flagtrl.policy.loading.load_policy` loads a directory that `flagtrl pull` made.{code}"""
 
 
 def _settings_section(record: RunRecord) -> str:

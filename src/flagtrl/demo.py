@@ -31,6 +31,7 @@ from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.policy import always, follow_last_move, follow_news, rule
+from flagtrl.market.summary import data_facts
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.places import check_output_dir
 from flagtrl.play.loop import likeliest, play
@@ -39,7 +40,7 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import context_length
 from flagtrl.policy.pretrained import PACKAGE
-from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+from flagtrl.record import BaseFacts, RunRecord
 from flagtrl.runs.directory import claimed
 from flagtrl.runs.stages import Overwriting
 from flagtrl.trading import Trading
@@ -128,8 +129,8 @@ def _synthetic(config: PPOConfig, clear: Callable[[], None], began: float) -> Re
     encoder = PromptEncoder(tokenizer, PROMPT, context_length(language_model))
     model = ActorCritic(attach_adapter(language_model, POLICY), encoder.action_paths, POLICY)
     record = RunRecord.begin(
-        data=DataFacts.of(market, "synthetic: news leads price"),
-        windows={"train": days(train), "test": days(test)},
+        data=data_facts(market, "synthetic: news leads price"),
+        windows={"train": train.days, "test": test.days},
         base=BaseFacts("a random Llama of 3 layers", "made in memory", "random"),
     )
     trainer = PPOTrainer(

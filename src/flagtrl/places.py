@@ -12,6 +12,11 @@ from flagtrl.errors import AdapterError, ConfigError
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def cache_root() -> Path:
+    """Where flagtrl keeps what it downloads and makes: $FLAGTRL_CACHE, or else ~/.cache/flagtrl."""
+    return Path(os.environ.get("FLAGTRL_CACHE") or Path.home() / ".cache" / "flagtrl")
+
+
 def is_hub_name(name: str) -> bool:
     """Whether `name` is a repository's `owner/name`, and no path of this machine."""
     return bool(_HUB_NAME.fullmatch(name)) and not os.path.exists(name)

@@ -17,8 +17,6 @@ from typing import Any
 
 from flagtrl.errors import AdapterError
 from flagtrl.made_with import commit, now, versions
-from flagtrl.market.data import MarketData, Window
-from flagtrl.market.summary import Summary
 
 logger = logging.getLogger(__name__)
 _warn_once = cache(logger.warning)
@@ -63,11 +61,6 @@ class DataFacts:
     source: str
     sha256: str
     summary: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, market: MarketData, source: str) -> DataFacts:
-        """Of a market that is at hand."""
-        return cls(market.symbol, source, market.fingerprint(), Summary.of(market).told())
 
 
 @dataclass(frozen=True)
@@ -267,11 +260,6 @@ class RunRecord:
 def may_change(name: str) -> bool:
     """Whether a setting of training may differ from a checkpoint's that is resumed from."""
     return name in _FREE_NAMES.split() or name.startswith(tuple(_FREE_PREFIXES.split()))
-
-
-def days(window: Window) -> tuple[str, str, int]:
-    """First day, last day and number of bars, as a record has a window."""
-    return str(window.dates[0]), str(window.dates[-1]), len(window)
 
 
 def has_record(directory: str | Path) -> bool:

@@ -15,12 +15,13 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.config import PPOConfig
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS
+from flagtrl.market.summary import data_facts
 from flagtrl.market.transitions import shows_its_own
 from flagtrl.market.vector import VectorTradingEnv
 from flagtrl.play.policy import legal_of
-from flagtrl.policy.acting import prompts_known_ahead
-from flagtrl.policy.prior import position_of, visits
-from flagtrl.record import DataFacts, RunRecord, days
+from flagtrl.policy.trading import prompts_known_ahead
+from flagtrl.policy.visits import position_of, visits
+from flagtrl.record import RunRecord
 
 
 class Trading:
@@ -83,6 +84,6 @@ class Trading:
         return replace(
             record,
             market=asdict(env.settings),
-            data=record.data or DataFacts.of(env.window.market, "in memory"),
-            windows=record.windows or {"train": days(env.window)},
+            data=record.data or data_facts(env.window.market, "in memory"),
+            windows=record.windows or {"train": env.window.days},
         )

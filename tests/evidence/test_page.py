@@ -20,8 +20,9 @@ from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.market.policy import follow_news, rule
+from flagtrl.market.summary import data_facts
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+from flagtrl.record import BaseFacts, RunRecord
 
 MARKET = news_leads_price(80, seed=4, symbol="<b>&A")
 TRAIN, TEST = MARKET.window(end="2020-02-14"), MARKET.window(start="2020-02-17")
@@ -38,8 +39,8 @@ def report():
 def run(report, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "first run"
     record = RunRecord(
-        data=DataFacts.of(MARKET, "made"),
-        windows={"train": days(TRAIN), "test": days(TEST)},
+        data=data_facts(MARKET, "made"),
+        windows={"train": TRAIN.days, "test": TEST.days},
         base=BaseFacts("a <model>", "made", "random"),
         market={"execution": "next_price", "cost_bps": 5},
         seed=3,

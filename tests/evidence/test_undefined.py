@@ -11,8 +11,9 @@ from flagtrl.evidence.rules import usual_rules
 from flagtrl.market.data import MarketData
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.policy import follow_last_move, rule
+from flagtrl.market.summary import data_facts
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+from flagtrl.record import BaseFacts, RunRecord
 
 SETTINGS = MarketSettings(reward="log_return", lookback=3)
 
@@ -24,8 +25,8 @@ def written(market, out):
         rules=usual_rules(window, SETTINGS), sampled_paths=3, matched_draws=20,
     )  # fmt: skip
     record = RunRecord(
-        data=DataFacts.of(market, "made"),
-        windows={"train": days(window), "test": days(window)},
+        data=data_facts(market, "made"),
+        windows={"train": window.days, "test": window.days},
         base=BaseFacts("a model", "made", "random"),
         seed=0,
     )

@@ -10,14 +10,15 @@ from flagtrl import cli
 from flagtrl.card import model_card
 from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.prompts import prompt_style
+from flagtrl.language.settings import saved_prompts
 from flagtrl.language.tokens import PromptEncoder, PromptSettings
 from flagtrl.market.data import NewsItem
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.market.transitions import seen_at
 from flagtrl.own_code import find_own, own_options, saved_own
-from flagtrl.policy.acting import prompts_known_ahead
 from flagtrl.policy.provenance import without_paths
+from flagtrl.policy.trading import prompts_known_ahead
 from flagtrl.runs.replay import load_saved
 from short_runs import FAST, run_recipe
 
@@ -196,3 +197,8 @@ def test_its_path_is_nobodys(tmp_path):
         own_options({"prompt_style": "a b/own.py:f", "reward": "x"})
         == " --prompt_style 'a b/own.py:f'"
     )
+
+
+def test_settings_of_a_record_that_are_none_of_ours_are_one_line():
+    with pytest.raises(AdapterError, match=r"record is damaged \(its prompt: .*'colour'"):
+        saved_prompts({"prompt_style": "markov", "colour": "red"})

@@ -14,8 +14,8 @@ ROOT = Path(flagtrl.__file__).parent
 # A module may import from its own package and from packages before it.
 ORDER = (
     ("bounds", "countdown", "files", "made_with", "own_code", "places", "program", "signals"),
-    ("play", "market"),
     ("record",),
+    ("play", "market"),
     ("evidence",),
     ("language", "trl_environment"),
     ("cpu",),
@@ -110,6 +110,19 @@ def test_a_module_imports_from_its_own_package_or_from_packages_before_it(module
     assert named <= set(MODULES), (
         f"{module} imports what is not there: {sorted(named - set(MODULES))}"
     )
+
+
+def test_learning_loads_nothing_of_a_market_however_far_its_imports_reach():
+    """Any environment is trained in: prompts of a market, its ledger and its data come after."""
+    reached, ahead = set(), [name for name in MODULES if name.startswith("flagtrl.learning")]
+    assert len(ahead) > 20
+    while ahead:
+        module = ahead.pop()
+        if module not in reached:
+            reached.add(module)
+            ahead += own_imports(module)
+    assert "flagtrl.policy.saving" in reached
+    assert [name for name in reached if name.split(".")[1] in ("market", "trading")] == []
 
 
 def test_modules_import_each_other_in_no_circle():

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from flagtrl.learning.checkpoints import check_checkpoint, last_checkpoint
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 
 pytestmark = pytest.mark.slow
 

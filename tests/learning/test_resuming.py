@@ -14,7 +14,8 @@ from flagtrl.learning.checkpoints import (
 )
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.resuming import check_same_run
-from flagtrl.policy.saving import load_policy, read_settings
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import read_settings
 from flagtrl.policy.settings import EngineSettings
 from flagtrl.record import RECORD_FILE, RunRecord
 from training import STEPS, tiny_trainer

@@ -13,9 +13,10 @@ from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.learning import start, trainer
 from flagtrl.learning.checkpoints import MANIFEST_FILE, check_checkpoint
 from flagtrl.policy.adapters import REFERENCE, adapter_tensors
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.manifest import POLICY_MANIFEST
 from flagtrl.policy.reference import REFERENCE_FILE, load_reference
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.record import RECORD_FILE
 from training import AtStep, entries, equal, tiny_trainer, weights
 

@@ -28,7 +28,7 @@ from flagtrl.market.env import TradingEnv
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.play.policy import PolicyOutput
 from flagtrl.policy.acting import language_policy
-from flagtrl.policy.saving import load_policy
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.settings import PolicySettings
 from training import AtStep, entries, equal, tiny_trainer, weights
 

@@ -17,7 +17,7 @@ from flagtrl.learning.trainer import PPOTrainer
 from flagtrl.market.ledger import ACTION_WORDS
 from flagtrl.policy import heads
 from flagtrl.policy.backbone import MEASURES
-from flagtrl.policy.saving import load_policy
+from flagtrl.policy.loading import load_policy
 from training import (
     STEPS,
     AtStep,

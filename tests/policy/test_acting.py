@@ -13,15 +13,10 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.ledger import Action
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.play.policy import uniform
-from flagtrl.policy.acting import (
-    language_policy,
-    prompts_known_ahead,
-    read_ahead,
-    untrained_policies,
-    without_news,
-)
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.batch import PromptBatch
-from flagtrl.policy.prior import visits
+from flagtrl.policy.trading import prompts_known_ahead, read_ahead, untrained_policies, without_news
+from flagtrl.policy.visits import visits
 from training import load, tiny_trainer
 
 SETTINGS = MarketSettings(reward="log_return", lookback=3)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from flagtrl.errors import AdapterError
 from flagtrl.policy.adapters import REFERENCE
 from flagtrl.policy.continuing import begin_as
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.record import RECORD_FILE
 from old_runs import without_manifest
 from training import entries, equal, tiny_trainer, weights

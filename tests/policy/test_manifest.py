@@ -13,8 +13,9 @@ from test_saving import load_encoder, trained
 
 from flagtrl.errors import AdapterError, FlagtrlError
 from flagtrl.policy import manifest, saving
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.manifest import POLICY_MANIFEST, manifest_of
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy, read_settings, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, read_settings, save_policy
 from flagtrl.record import RECORD_FILE
 
 REGIONS = 16  # of each file; in each, one byte is changed

@@ -19,8 +19,9 @@ from flagtrl.learning.checkpoints import written_whole
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import load_base
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.merging import merge
-from flagtrl.policy.saving import ADAPTER_FILE, load_policy, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, save_policy
 from flagtrl.policy.settings import FINETUNING, PolicySettings
 from training import random_llama
 

@@ -12,9 +12,10 @@ from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.play.policy import PolicyOutput
 from flagtrl.policy import perturbed
-from flagtrl.policy.acting import language_policy, prompts_known_ahead
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.perturbed import moved_at_random, perturbed_policies, trained_and_initial
-from flagtrl.policy.prior import visits
+from flagtrl.policy.trading import prompts_known_ahead
+from flagtrl.policy.visits import visits
 from flagtrl.runs.judging import judge
 from training import load, tiny_trainer
 

@@ -25,6 +25,7 @@ from flagtrl.policy import dequantised, pretrained
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings, attach_adapter
 from flagtrl.policy.bases import load_base
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.pretrained import (
     INSTALL,
     PACKAGE,
@@ -34,7 +35,7 @@ from flagtrl.policy.pretrained import (
     same_source,
 )
 from flagtrl.policy.provenance import base_probe, bits_per_byte, saved_base
-from flagtrl.policy.saving import load_policy, save_policy
+from flagtrl.policy.saving import save_policy
 from flagtrl.record import BaseFacts, RunRecord
 from flagtrl.runs.parsing import parse_arguments
 

@@ -12,15 +12,17 @@ from transformers import AutoModelForCausalLM
 
 from flagtrl.learning import start
 from flagtrl.market.env import MarketSettings, TradingEnv
-from flagtrl.market.ledger import Action
+from flagtrl.market.ledger import ACTION_WORDS, Action
 from flagtrl.market.observation import RECENT
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.batch import PromptBatch
-from flagtrl.policy.prior import LOW_ENTROPY, LabelPrior, describe, visits
-from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE, load_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.prior import LOW_ENTROPY, LabelPrior, describe
+from flagtrl.policy.saving import ADAPTER_FILE, HEADS_FILE
 from flagtrl.policy.scoring import masked_log_softmax
+from flagtrl.policy.visits import position_of, visits
 from training import BARS_ASKED, Spy, tiny_trainer
 
 PRIORS = ("raw", "calibrated", "baked")
@@ -98,14 +100,15 @@ def test_a_term_common_to_all_actions_of_a_prompt_changes_no_policy():
 
 def test_what_a_policy_says_is_told_by_position_and_a_sure_one_is_warned_of():
     legal = torch.tensor([FLAT, LONG])
-    lines, warning = describe(torch.tensor([[0.0, 0.5, 0.5], [0.25, 0.75, 0.0]]).log(), legal)
+    said = torch.tensor([[0.0, 0.5, 0.5], [0.25, 0.75, 0.0]]).log()
+    lines, warning = describe(said, legal, ACTION_WORDS, position_of)
     assert lines == [
         "flat: P(Buy) 0.500, P(Hold) 0.500, P(Sell) 0.000, entropy 0.693 nats",
         "long: P(Buy) 0.000, P(Hold) 0.750, P(Sell) 0.250, entropy 0.562 nats",
     ]
     assert warning is None
     sure = torch.tensor([[0.0, 0.5, 0.5], [0.01, 0.99, 0.0]]).log()
-    _, warning = describe(sure, legal)
+    _, warning = describe(sure, legal, ACTION_WORDS, position_of)
     assert f"0.056 nats is below {LOW_ENTROPY}" in warning and "--prior calibrated" in warning
 
 

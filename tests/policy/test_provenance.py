@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from flagtrl.errors import AdapterError
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import load_base
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.provenance import (
     base_fingerprint,
     came_from_hub,
@@ -25,7 +26,7 @@ from flagtrl.policy.provenance import (
     same_base,
     without_paths,
 )
-from flagtrl.policy.saving import ADAPTER_FILE, load_policy, save_policy
+from flagtrl.policy.saving import ADAPTER_FILE, save_policy
 from flagtrl.policy.settings import FINETUNING, PolicySettings
 from old_runs import made_old, without_manifest
 from training import random_llama

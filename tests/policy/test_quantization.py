@@ -18,7 +18,8 @@ from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.bases import load_base
 from flagtrl.policy.engine import choose_engine
-from flagtrl.policy.saving import load_policy, save_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import save_policy
 from flagtrl.policy.settings import FINETUNING, PolicySettings
 from flagtrl.policy.trunk_settings import TrunkSettings
 from flagtrl.trading import Trading

@@ -19,7 +19,8 @@ from flagtrl.policy import saving
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter
 from flagtrl.policy.batch import PromptBatch
-from flagtrl.policy.saving import HEADS_FILE, load_policy, save_policy
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import HEADS_FILE, save_policy
 from flagtrl.policy.settings import FINETUNING, POLICIES, PolicySettings
 from flagtrl.record import RECORD_FILE, RunRecord
 from old_runs import without_manifest

@@ -16,7 +16,7 @@ from flagtrl.language.prompt import EncodedPrompt
 from flagtrl.policy import trunk as trunk_module
 from flagtrl.policy.adapters import add_reference
 from flagtrl.policy.boundary import Boundary
-from flagtrl.policy.saving import load_policy
+from flagtrl.policy.loading import load_policy
 from flagtrl.policy.stored import StoredStates, fingerprint, named
 from flagtrl.policy.trunk_settings import TrunkSettings
 from training import tiny_trainer

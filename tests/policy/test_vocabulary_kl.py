@@ -9,8 +9,8 @@ from torch.nn.functional import kl_div
 
 from flagtrl.market.env import MarketSettings, TradingEnv
 from flagtrl.market.synthetic import news_leads_price
-from flagtrl.policy.prior import visits
 from flagtrl.policy.scoring import ChainRun, vocabulary_kl
+from flagtrl.policy.visits import visits
 from training import tiny_trainer
 
 SETTINGS = MarketSettings(reward="log_return", lookback=3)

@@ -5,7 +5,8 @@ import pytest
 from flagtrl.errors import DataError
 from flagtrl.market.reading import ReadingSettings
 from flagtrl.market.sources import load
-from flagtrl.record import DataFacts, RunRecord
+from flagtrl.market.summary import data_facts
+from flagtrl.record import RunRecord
 from flagtrl.runs import replay
 
 AS_TRAINED = ReadingSettings(price_column="close", periods_per_year=100)
@@ -19,7 +20,7 @@ def trained(tmp_path, monkeypatch):
     (tmp_path / "acme.csv").write_text(text)
     (tmp_path / "other.csv").write_text(text)
     market = load("acme.csv", "ZZZ", AS_TRAINED)
-    return RunRecord(data=DataFacts.of(market, "acme.csv"), options=vars(AS_TRAINED))
+    return RunRecord(data=data_facts(market, "acme.csv"), options=vars(AS_TRAINED))
 
 
 def traded(record, data=None, symbol=None, **reading):

@@ -16,7 +16,7 @@ from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import standard
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.policy.acting import language_policy
-from flagtrl.policy.saving import load_policy
+from flagtrl.policy.loading import load_policy
 from flagtrl.runs.tracking import METRICS, Tracking, Validation
 from short_runs import launched
 from training import STEPS, equal, tiny_trainer, weights

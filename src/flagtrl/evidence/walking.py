@@ -25,7 +25,6 @@ from flagtrl.evidence.tables import Made, check_prompts
 from flagtrl.evidence.verdict import TWO_SIDED_5_PERCENT
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
-from flagtrl.record import days
 
 UNTRAINED = "untrained_calibrated"
 
@@ -88,7 +87,7 @@ class Walked:
                     f"{directory}: the results are damaged ({reason(error)}); remove the folder, "
                     "and it is made again"
                 ) from error
-            if traded != (list(days(window)), known):
+            if traded != (list(window.days), known):
                 raise AdapterError(
                     f"{directory} was traded on other data than those that --data names now; bring "
                     "those back, or remove the folder, and it is made again"

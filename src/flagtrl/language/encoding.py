@@ -6,6 +6,7 @@ Of any task; what a market's prompts add is in tokens.py.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -40,6 +41,14 @@ class Encoder:
         self._shared_ids = lru_cache(maxsize=4096)(
             lambda text: tuple(self.tokenize(self._head + text))
         )
+
+    def described(self) -> dict[str, Any]:
+        """Its settings, as a run's record has them."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """SHA-256: equal where prompts read the same."""
+        raise NotImplementedError
 
     def ids_of(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, up to and including the answer's prefix."""

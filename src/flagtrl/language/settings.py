@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import AdapterError, ConfigError
 from flagtrl.language.prompts import style_names
 from flagtrl.own_code import named_own, saved_own
 
@@ -54,8 +54,12 @@ def saved_prompts(saved: Mapping[str, Any], named: str | None = None) -> PromptS
     is named.
 
     Raises:
+        AdapterError: settings that are none of ours.
         ConfigError: a saved style that is code, and is not named.
     """
-    settings = PromptSettings(**saved)
+    try:
+        settings = PromptSettings(**saved)
+    except TypeError as error:
+        raise AdapterError(f"the run's record is damaged (its prompt: {error})") from error
     style = saved_own("prompt_style", settings.prompt_style, named, style_names())
     return replace(settings, prompt_style=style)

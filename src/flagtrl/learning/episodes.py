@@ -89,8 +89,8 @@ def load_text_policy(
     directory = Path(directory)
     saved = read_settings(directory)
     told = saved.record.prompt
-    if saved.prompt is not None or "answer_prefix" not in told:
-        how = "flagtrl.policy.saving.load_policy" if saved.prompt else "what made its task"
+    if saved.trades or "answer_prefix" not in told:
+        how = "flagtrl.policy.loading.load_policy" if saved.trades else "what made its task"
         raise AdapterError(
             f"{directory} was trained without make_env and to_text; load it with {how}"
         )

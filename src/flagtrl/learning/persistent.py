@@ -23,7 +23,6 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from flagtrl.errors import ConfigError, disk_trouble
-from flagtrl.language.tokens import PromptEncoder
 from flagtrl.learning.checkpoints import (
     STATE_FILE,
     check_checkpoint,
@@ -73,7 +72,7 @@ class PersistentTrainer(Trainer):
     """
 
     args: PPOConfig
-    encoder: PromptEncoder
+    encoder: Any
     record: RunRecord
     collector: Collector
     sharded: bool

@@ -165,6 +165,11 @@ class Window:
         """(n,) datetime64[D] dates of the window."""
         return self.market.dates[self.start : self.stop]
 
+    @property
+    def days(self) -> tuple[str, str, int]:
+        """First day, last day and number of bars, as a run's record has a window."""
+        return str(self.dates[0]), str(self.dates[-1]), len(self)
+
 
 def parse_date(text: str) -> np.datetime64:
     """An ISO date, YYYY-MM-DD, as datetime64[D]; DataError where it is none ("2020" and "today" are

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from flagtrl.errors import DataError
 from flagtrl.files import sha256_of
+from flagtrl.places import cache_root
 
 INVESTORBENCH = "InvestorBench"  # as a run names the source of its data where they were downloaded
 BASE_URL = "https://raw.githubusercontent.com/felis33/INVESTOR-BENCH/main/data"
@@ -37,11 +38,6 @@ TIMEOUT_S = (10.0, 60.0)  # to connect, and between two reads
 
 _REMEDY = "check the network and the address, or pass a local file with --data FILE"
 _log = logging.getLogger(__name__)
-
-
-def cache_root() -> Path:
-    """Where flagtrl keeps what it downloads and makes: $FLAGTRL_CACHE, or else ~/.cache/flagtrl."""
-    return Path(os.environ.get("FLAGTRL_CACHE") or Path.home() / ".cache" / "flagtrl")
 
 
 def checked_symbol(symbol: str) -> str:

@@ -21,6 +21,7 @@ from flagtrl.market.frequency import (
 )
 from flagtrl.market.reading import Reading
 from flagtrl.market.values import some
+from flagtrl.record import DataFacts
 
 # Shares for one, and one for shares: the ratios of usual splits.
 SPLITS = (1.25, 4 / 3, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)
@@ -201,3 +202,8 @@ def _splits(market: MarketData) -> list[str]:
             "all in one unit?"
         )
     return warnings
+
+
+def data_facts(market: MarketData, source: str) -> DataFacts:
+    """Of a market that is at hand, what a run's record has of it."""
+    return DataFacts(market.symbol, source, market.fingerprint(), Summary.of(market).told())

@@ -52,7 +52,7 @@ def begin_as(model: ActorCritic, encoder: PromptEncoder, directory: str | Path) 
         None,
         encoder.fingerprint(),
     ):
-        use, style = "", saved.prompt.prompt_style if saved.prompt else ""
+        use, style = "", str(saved.record.prompt.get("prompt_style", ""))
         if style in style_names():
             use = f"; use its own prompt settings: --prompt_style {style}"
         raise AdapterError(f"{directory}: its prompts {READ_OTHERWISE}{use}")

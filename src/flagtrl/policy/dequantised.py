@@ -26,7 +26,7 @@ from transformers.integrations import deepspeed
 
 from flagtrl.errors import AdapterError, disk_trouble, kind_and_words
 from flagtrl.files import sha256_of
-from flagtrl.market.download import cache_root
+from flagtrl.places import cache_root
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from flagtrl.errors import ConfigError, EndpointError, reason
 from flagtrl.files import append_json_line, read_json_lines
 from flagtrl.language.prompts import prompt_style
 from flagtrl.language.settings import PromptSettings
-from flagtrl.market.download import cache_root
 from flagtrl.market.observation import Observation
+from flagtrl.places import cache_root
 
 logger = logging.getLogger(__name__)
 

@@ -29,10 +29,11 @@ from flagtrl.market.ledger import Action
 from flagtrl.market.observation import Observation
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.play.policy import Policy, PolicyOutput, legal_of
-from flagtrl.policy.acting import prompts_known_ahead
 from flagtrl.policy.actor_critic import ActorCritic
-from flagtrl.policy.prior import LabelPrior, visits
+from flagtrl.policy.prior import LabelPrior
 from flagtrl.policy.scoring import masked_log_softmax
+from flagtrl.policy.trading import prompts_known_ahead
+from flagtrl.policy.visits import visits
 
 AT_ONCE = 256  # prompts, of which only the trained layers run
 STEPS, NEAR, STRIDE, FARTHEST = 16, 0.1, 4.0, 1e3  # of the search for a factor

@@ -22,16 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flagtrl.market.accounts import Accounts
-from flagtrl.market.data import Window
-from flagtrl.market.env import TradingEnv
-from flagtrl.market.ledger import ACTION_WORDS, Action
-from flagtrl.market.observation import RECENT, Observation
-from flagtrl.market.policy import rule
-from flagtrl.play.loop import likeliest, play
 from flagtrl.policy.adapters import PolicySettings
 
-SURVEY_BARS = 64
 PLAIN_PEFT_LACKS = (
     "the policy is calibrated: flagtrl subtracts the label prior's offsets "
     "(flagtrl_heads.safetensors) from every score; plain PEFT and a merged model lack them and "
@@ -117,48 +109,11 @@ class LabelPrior(nn.Module):
         return scores - torch.where(same.any(-1, keepdim=True), own, others)
 
 
-def visits(env: TradingEnv, bars: int = SURVEY_BARS, seed: int = 0) -> list[Observation]:
-    """Observations of up to `bars` bars spread over the environment's window, each flat and (but
-    for the first) long.
-
-    Each comes at the end of a short episode of random orders, so that prompts which show more of
-    the account than its position show what they would in training.
-    """
-    window, generator = env.window, np.random.default_rng(seed)
-    last = len(window) - 1
-    seen = []
-    for bar in np.unique(np.linspace(0, last, min(bars, last + 1)).round().astype(int)).tolist():
-        before = min(RECENT, env.max_steps - 1, bar)
-        for long in (False, True)[: 1 + (before > 0)]:
-            trades = Window(window.market, window.start + bar - before, window.stop)
-            world = Accounts(trades, env.settings)
-            if before:
-                play(rule(_orders(before, long, generator)), world, likeliest, before)
-            seen.append(world.observe()[0])
-    return seen
-
-
-def _orders(steps: int, long: bool, generator: np.random.Generator) -> Callable[[Observation], int]:
-    """Random orders, of which the last leads to the wanted position."""
-
-    def order(seen: Observation) -> int:
-        wanted = generator.random() < 0.5 if len(seen.actions) < steps - 1 else long
-        held = bool(seen.legal[Action.SELL])
-        return Action.HOLD if held == wanted else Action.BUY if wanted else Action.SELL
-
-    return order
-
-
-def position_of(legal: np.ndarray) -> str:
-    """What a market's states with these legal actions (A,) are called."""
-    return "long" if legal[Action.SELL] else "flat"
-
-
 def describe(
     logprobs: Tensor,
     legal: Tensor,
-    words: Sequence[str] = ACTION_WORDS,
-    state_of: Callable[[np.ndarray], str] = position_of,
+    words: Sequence[str],
+    state_of: Callable[[np.ndarray], str],
 ) -> tuple[list[str], str | None]:
     """What a policy says: a line for each set of legal actions; and a warning where it hardly
     hesitates.

@@ -19,11 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flagtrl.errors import AdapterError, in_one_line
-from flagtrl.language.settings import saved_prompts
-from flagtrl.language.tokens import PromptEncoder, PromptSettings
+from flagtrl.language.encoding import Encoder
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import REFERENCE, PolicySettings, adapter_tensors
-from flagtrl.policy.bases import check_base, context_length, load_base
+from flagtrl.policy.bases import check_base, load_base
 from flagtrl.policy.manifest import POLICY_MANIFEST, check_manifest, written_beside
 from flagtrl.policy.pretrained import same_source
 from flagtrl.policy.provenance import (
@@ -51,7 +50,7 @@ READ_OTHERWISE = (
 
 def save_policy(
     model: ActorCritic,
-    encoder: PromptEncoder,
+    encoder: Encoder,
     directory: str | Path,
     record: RunRecord | None = None,
     state: dict[str, Tensor] | None = None,
@@ -106,7 +105,7 @@ def save_policy(
         described(record or RunRecord.begin(), model, encoder).write(beside)
 
 
-def described(record: RunRecord, model: ActorCritic, encoder: PromptEncoder) -> RunRecord:
+def described(record: RunRecord, model: ActorCritic, encoder: Encoder) -> RunRecord:
     """`record` with all that the policy itself knows: its settings, prompts, engine and base."""
     base = replace(
         record.base,
@@ -176,13 +175,13 @@ def fitting_adapter(model: ActorCritic, path: Path) -> Iterator[dict[str, Tensor
 
 @dataclass(frozen=True, eq=False)
 class SavedSettings:
-    """A run's record, and its settings of policy, prompts and engine as records of their own.
+    """A run's record, and its settings of policy and engine as records of their own.
 
-    prompt: None of a policy of another task than trading, whose prompts its user makes.
+    trades: not of another task, whose prompts its user makes.
     """
 
     policy: PolicySettings
-    prompt: PromptSettings | None
+    trades: bool
     trunk: TrunkSettings | None
     record: RunRecord
 
@@ -223,7 +222,7 @@ def read_settings(directory: str | Path) -> SavedSettings:
         trunk = record.latest.split_engine
         return SavedSettings(
             PolicySettings(**record.policy),
-            PromptSettings(**record.prompt) if trades else None,
+            trades,
             None if trunk is None else TrunkSettings(**trunk),
             record,
         )
@@ -231,52 +230,6 @@ def read_settings(directory: str | Path) -> SavedSettings:
         raise AdapterError(
             f"{directory}: {RECORD_FILE} or {ADAPTER_CONFIG} is damaged ({error})"
         ) from error
-
-
-def load_policy(
-    directory: str | Path,
-    base: str | None = None,
-    accept_base: bool = False,
-    prompt_style: str | None = None,
-) -> SavedPolicy:
-    """Read what `save_policy` wrote; action probabilities are those of the saved policy.
-
-    Args:
-        directory: of the run or of one of its checkpoints.
-        base: the base model, where it is no longer where the adapter says it was.
-        accept_base: load on `base` whatever its weights are, and say by how much it differs.
-        prompt_style: `path/to/file.py:function`, where training had prompts of that kind.
-
-    Raises:
-        ConfigError: a prompt style that must be named.
-        AdapterError: a missing or unreadable file, a base or prompts other than those of training,
-            or a tokenizer that spells the actions differently.
-    """
-    directory = Path(directory)
-    saved = read_settings(directory)
-    if saved.prompt is None:
-        raise AdapterError(
-            f"{directory} is of another task; load it with learning.episodes.load_text_policy"
-        )
-    prompts = saved_prompts(saved.record.prompt, prompt_style)
-    adapted, tokenizer = load_adapted(directory, saved, base, accept_base)
-    encoder = PromptEncoder(tokenizer, prompts, context_length(adapted.get_base_model()))  # type: ignore[arg-type]
-    if encoder.action_paths != saved.record.action_paths:
-        raise AdapterError(
-            f"{directory}: the tokenizer spells the actions as {encoder.action_paths}, the policy "
-            f"was trained on {saved.record.action_paths}; use the tokenizer that was saved with it"
-        )
-    if saved.record.prompt_fingerprint not in (None, encoder.fingerprint()):
-        raise AdapterError(
-            f"{directory}: prompts of the style {prompts.prompt_style!r} {READ_OTHERWISE}; use "
-            f"flagtrl {saved.record.versions.get('flagtrl')} and the saved tokenizer"
-        )
-    actor_critic = ActorCritic(adapted, encoder.action_paths, saved.policy)
-    load_heads(actor_critic, directory)
-    if saved.trunk is not None:
-        # The engine that it was saved on: the other one's sums differ in their last bits.
-        actor_critic.use_split(saved.trunk)
-    return SavedPolicy(actor_critic.eval(), encoder, saved.record)
 
 
 def load_adapted(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flagtrl.language.prompt import EncodedPrompt
-from flagtrl.market.download import cache_root
+from flagtrl.places import cache_root
 from flagtrl.policy.boundary import (
     ENTRY_BYTES,
     Boundary,

@@ -40,8 +40,9 @@ from flagtrl.market.observation import Observation
 from flagtrl.market.policy import always
 from flagtrl.market.transitions import POSITIONS, seen_at
 from flagtrl.play.policy import Policy
-from flagtrl.policy.acting import language_policy, prompts_known_ahead, read_ahead
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
+from flagtrl.policy.trading import prompts_known_ahead, read_ahead
 from flagtrl.runs.replay import Loaded
 
 FORETOLD = (

@@ -13,9 +13,10 @@ from flagtrl.language.tokens import PromptEncoder
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.play.policy import Policy
-from flagtrl.policy.acting import language_policy, read_ahead, untrained_policies, without_news
+from flagtrl.policy.acting import language_policy
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.perturbed import perturbed_policies
+from flagtrl.policy.trading import read_ahead, untrained_policies, without_news
 
 # Where a prompt tells the position alone a hundred paths ask no more prompts than one; else each
 # asks its own.

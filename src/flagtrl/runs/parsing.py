@@ -20,11 +20,11 @@ from flagtrl.learning.config import PPOConfig
 from flagtrl.market.data import MarketData, Window
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.reading import ReadingSettings
-from flagtrl.market.summary import Summary
+from flagtrl.market.summary import Summary, data_facts
 from flagtrl.policy.adapters import PolicySettings
 from flagtrl.policy.pretrained import SMOLLM2, Pretrained, find_pretrained, same_source
 from flagtrl.policy.settings import EngineSettings
-from flagtrl.record import DataFacts, RunRecord, days
+from flagtrl.record import RunRecord
 from flagtrl.runs.arguments import OF_THE_MODEL, parsed
 from flagtrl.runs.data import DataSettings, market_of
 from flagtrl.runs.settings import PRESETS
@@ -108,8 +108,8 @@ class Arguments:
             training=self.ppo.recorded(),
             options={**asdict(self.data), **asdict(self.reading)},
             engine=asdict(self.engine),
-            data=DataFacts.of(market, self.data.source),
-            windows={name: days(window) for name, window in windows.items()},
+            data=data_facts(market, self.data.source),
+            windows={name: window.days for name, window in windows.items()},
             base=self.base.facts(),
             seed=self.ppo.seed,
         )

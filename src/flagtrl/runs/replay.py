@@ -20,10 +20,11 @@ from flagtrl.market.embedded import SHIPPED_SOURCE
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.reading import ReadingSettings
 from flagtrl.market.rewards import saved_reward
-from flagtrl.market.summary import Summary
+from flagtrl.market.summary import Summary, data_facts
 from flagtrl.policy.bases import device_or_gpu
-from flagtrl.policy.saving import SavedPolicy, load_policy, read_settings
-from flagtrl.record import RECORD_FILE, DataFacts, RunRecord, days
+from flagtrl.policy.loading import load_policy
+from flagtrl.policy.saving import SavedPolicy, read_settings
+from flagtrl.record import RECORD_FILE, DataFacts, RunRecord
 from flagtrl.runs.data import market_of
 from flagtrl.runs.judging import judge
 
@@ -89,11 +90,11 @@ class Loaded:
 
     def traded(self, periods: int) -> RunRecord:
         """The run's record, with what is traded now and how."""
-        windows = {"train": self.record.windows["train"], "test": days(self.window)}
+        windows = {"train": self.record.windows["train"], "test": self.window.days}
         return replace(
             self.record,
             market=asdict(self.settings),
-            data=DataFacts.of(self.window.market, self.source),
+            data=data_facts(self.window.market, self.source),
             windows=windows,
             options={**self.record.options, "volatility_periods": periods},
         )

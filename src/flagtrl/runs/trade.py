@@ -21,15 +21,16 @@ from flagtrl.learning.wiring import probe
 from flagtrl.market.data import Window
 from flagtrl.market.env import TradingEnv
 from flagtrl.market.policy import decisions
+from flagtrl.market.summary import data_facts
 from flagtrl.play.policy import Policy
-from flagtrl.policy.acting import read_ahead, untrained_policies
 from flagtrl.policy.answers import Answers, answering, generated
 from flagtrl.policy.endpoint import Asking
 from flagtrl.policy.engine import choose_engine
 from flagtrl.policy.numeric import ROLLOUT, learner, of_features
-from flagtrl.policy.prior import visits
+from flagtrl.policy.trading import read_ahead, untrained_policies
 from flagtrl.policy.trunk_settings import TrunkSettings
-from flagtrl.record import BaseFacts, DataFacts, RunRecord, days
+from flagtrl.policy.visits import visits
+from flagtrl.record import BaseFacts, RunRecord
 from flagtrl.runs.directory import claimed_for_results
 from flagtrl.runs.judging import NOTES, SAMPLED_PATHS, SAMPLED_PATHS_OF_OWN_PROMPTS
 from flagtrl.runs.others import Other
@@ -86,8 +87,8 @@ def trade(arguments: Arguments, other: Other, out: Path, say: Say = print) -> Re
             prompt=asdict(arguments.prompt),
             market=asdict(arguments.market),
             options={**asdict(arguments.data), **asdict(arguments.reading)},
-            data=DataFacts.of(market, arguments.data.source),
-            windows={"train": days(train), "test": days(test)},
+            data=data_facts(market, arguments.data.source),
+            windows={"train": train.days, "test": test.days},
             base=trader.base,
             seed=arguments.ppo.seed,
         )
