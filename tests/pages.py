@@ -18,7 +18,6 @@ from flagtrl.market.policy import follow_last_move, follow_news, rule
 from flagtrl.market.summary import data_facts
 from flagtrl.market.synthetic import news_leads_price
 from flagtrl.record import BaseFacts, RunRecord
-from flagtrl.record import days as days_of
 
 SETTINGS = MarketSettings(reward="log_return", cost_bps=5)
 
@@ -36,7 +35,7 @@ def run_in(folder, asset="MSFT", agent=READS, seed=0, preset="flagtrl", trained=
     )  # fmt: skip
     record = RunRecord(
         **{"data": data_facts(market, "made"), "seed": seed, "preset": preset},
-        windows={"train": days_of(train), "test": days_of(test)},
+        windows={"train": train.days, "test": test.days},
         base=BaseFacts("a <model>", "made", "random"),
         market={"execution": "next_price", "cost_bps": 5},
     )
@@ -83,7 +82,7 @@ def walked(folder, settings=SETTINGS, agent=READS, days=400):
         report = replace(report, train=evaluate(agent, train, settings))
         record = RunRecord(
             **{"data": data_facts(market, "made"), "seed": 0, "preset": "flagtrl"},
-            windows={"train": days_of(train), "test": days_of(test)},
+            windows={"train": train.days, "test": test.days},
             base=BaseFacts("a <model>", "made", "random"),
             market=asdict(settings),
         )
