@@ -87,6 +87,18 @@ def test_one_order_that_doubles_the_account_breaks_even_at_a_fee_above_its_value
     assert measures(run, settings).break_even_bps == pytest.approx(20_000)
 
 
+def test_a_fall_that_is_rounding_makes_no_ratio():
+    settings = MarketSettings(reward="log_return")
+    run = backtest(always(Action.BUY), WINDOW, settings)
+    values = 100 * 1.01 ** np.arange(len(run.values))
+    values[7] = values[6] * (1 - 1e-15)
+    found = measures(replace(run, values=values), settings)
+    assert math.isnan(found.sortino) and math.isnan(found.calmar)
+    values[7] = values[6] * 0.99
+    found = measures(replace(run, values=values), settings)
+    assert found.sortino > 0 and found.calmar > 0
+
+
 def test_what_is_undefined_is_said_to_be():
     settings = MarketSettings(reward="log_return")
     found = measures(backtest(always(Action.HOLD), WINDOW, settings), settings)

@@ -10,6 +10,8 @@ import pytest
 from scipy import stats
 
 from flagtrl.errors import AdapterError
+from flagtrl.evidence.backtest import backtest
+from flagtrl.evidence.frictions import frictions
 from flagtrl.evidence.published import ASSETS, TABLES, published
 from flagtrl.evidence.replication import write_replication
 from flagtrl.evidence.tables import (
@@ -24,8 +26,9 @@ from flagtrl.evidence.tables import (
 from flagtrl.evidence.together import together, verdicts
 from flagtrl.market.ledger import Action
 from flagtrl.market.policy import always
+from flagtrl.market.synthetic import news_leads_price
 from flagtrl.runs.paper import markdown
-from pages import MOVES, READS, run_in
+from pages import MOVES, READS, SETTINGS, run_in
 
 AGENTS = {"good": READS, "moves": MOVES, "held": always(Action.BUY)}
 
@@ -156,16 +159,28 @@ def test_what_runs_say_together(runs):
         for run in runs
         if run.preset == "reads"
     )
-    assert f"{above} of 3 runs" in reads and f"as one Buy order would in {held};" in reads
-    assert "decisions of 3 depend" in reads
+    assert f"{above} of 3 runs return more" in reads
+    assert f"(one Buy order, held, does in {held})" in reads and "decisions of 3 depend" in reads
+    ratio = sum(
+        run.results["test"]["agent_greedy"]["standard"]["SR"]
+        > run.results["test"]["random_p95"]["standard"]["SR"]
+        for run in runs
+        if run.preset == "reads"
+    )
+    assert f"and {ratio} have a higher Sharpe ratio than 95% of them" in reads
     dead = next(each for each in said["overall"] if each.startswith("dead: "))
     assert "none has times in the market that could be shuffled" in dead
     msft, acme = " ".join(said["MSFT"]), " ".join(said["ACME"])
     assert "reads, 2 seeds" in msft and "training noise, not market risk" in msft
     assert "published row has a return of 20.1%" in msft and "published" not in acme
-    assert "dead, 1 seed: a mean return" in acme and "The decisions of 0 depend" in acme
-    assert " of 2 beat 95% of random policies;" not in msft and "In sample 0 of 0" not in acme
-    assert " of 2 beat 95% of random policies. The" in msft, "no untrained model was there to beat"
+    assert "dead, 1 seed: a mean return" in acme and "No run's decisions depend on" in acme
+    assert "It is buy and hold by order, on every day." in acme
+    assert " of 2 return more than 95% of random policies;" not in msft
+    assert "In sample 0 of 0" not in acme
+    assert " of 2 return more than 95% of random policies. The" in msft, "none untrained to beat"
+    assert (
+        "An equal-weighted portfolio of its seeds" in msft and "a single seed's difference" in msft
+    )
     assert "superior predictive ability" in msft and "deflated" in msft
     assert "best seed" not in msft + acme
 
@@ -186,8 +201,38 @@ def test_comparisons_are_corrected_for_their_number(runs, monkeypatch):
 
     monkeypatch.setattr("flagtrl.evidence.together.holm", corrected)
     said = verdicts(together(runs))["overall"][-1]
-    assert set(asked) == {"reads on MSFT", "reads on ACME", "dead on ACME"}
-    assert "after Holm's correction" in said and "reads on MSFT is" in said
+    assert set(asked) == {"reads on MSFT", "reads on ACME"}, "buy and hold is no rival of itself"
+    assert "before Holm's correction" in said and "reads on MSFT is" in said
+    again = [replace(run, preset="again") for run in runs if run.preset == "reads"]
+    asked.clear()
+    verdicts(together([*runs, *again]))
+    assert set(asked) == {"reads on MSFT", "reads on ACME"}, "the same accounts are compared once"
+
+
+def test_what_costs_leave_is_what_trading_at_them_makes(runs):
+    """Of one Buy order by a formula, of the agent by its sweep: beside accounts traded anew."""
+    run = next(each for each in runs if each.preset == "reads")
+    market = news_leads_price(140, seed=4, symbol="MSFT")
+    test = market.window(start="2020-04-16")
+    assert run.results["data"]["sha256"] == market.fingerprint()
+    for bps in (0, 10, 25):
+        dear = replace(SETTINGS, cost_bps=bps, slippage_bps=0.0)
+        for policy, found in (
+            (always(Action.BUY), run.held_at_cost(bps)),
+            (READS, run.at_cost(bps)),
+        ):
+            values = backtest(policy, test, dear).values
+            assert found == pytest.approx(100 * (values[-1] / values[0] - 1))
+    header, *rows = frictions(runs)
+    assert [row[:3] for row in rows] == [
+        *(["MSFT", "reads", "2"], ["ACME", "reads", "1"], ["ACME", "dead", "1"])
+    ]
+    by = dict(zip(header, rows[2], strict=True))
+    assert by["exposure"] == "0.98" and by["turnover a year"] != "-"
+    assert by["return at 10 bps, %"] == by["at 10 bps"], "it is buy and hold"
+    assert frictions([replace(run, results={**run.results, "costs": None})]) == []
+    text = markdown(runs, verdicts(together(runs)))
+    assert "## What costs leave" in text and text.startswith("- **Windows**: MSFT 2020-04-16 to")
 
 
 def test_the_page_holds_all_of_it_and_fetches_nothing(runs, tmp_path):

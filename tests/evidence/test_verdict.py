@@ -10,7 +10,8 @@ import pytest
 from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold_by_order
 from flagtrl.evidence.report import RESULTS_FILE, evaluate
-from flagtrl.evidence.verdict import behaviour, depends_on_day, verdict
+from flagtrl.evidence.statistics import TrackRecord, minimum_track_record
+from flagtrl.evidence.verdict import behaviour, depends_on_day, least_ratio, verdict
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
 from flagtrl.market.metrics import Metrics, paper, standard
@@ -151,9 +152,13 @@ def test_what_was_learnt_in_sample_is_no_evidence(trained, words):
 def test_the_least_sharpe_ratio_that_could_be_shown():
     [line] = [line for line in verdict(rows(agent_greedy=1.0), {}, AGENT, 252) if "Sharpe" in line]
     assert line == (
-        f"With 3 returns, a Sharpe ratio below {1.96 * math.sqrt(252 / 3):.2f} is not "
+        f"With 3 returns, a Sharpe ratio below {1.96 * math.sqrt(252 / 2):.2f} is not "
         "significantly different from zero (5%, two-sided)."
     )
+    assert "below 2.57 is" in least_ratio(148, 252)[0], "the paper's window"
+    ratio = 1.96 / math.sqrt(147)  # at which the minimum track record is as long as the window
+    assert minimum_track_record(TrackRecord(148, ratio, 0.0, 1.0)) == pytest.approx(148, abs=0.1)
+    assert least_ratio(1, 252) == []
 
 
 def test_the_sampled_row_is_the_mean_of_its_paths_and_stands_beside_their_percentiles():

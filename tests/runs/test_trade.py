@@ -79,7 +79,12 @@ def test_a_model_that_answers_in_text_says_how_often_it_could_be_read(trade, sma
     assert in_the_tables(tmp_path / "runs", "text")
     told = results["policy"]
     assert told["asked"] == results["windows"]["test"][2] - 1 and 0 <= told["parse_rate"] <= 1
-    assert any("answers name an action" in sentence for sentence in results["verdict"])
+    read = told["asked"] - told["unreadable"]
+    assert any(
+        f"{read} of {told['asked']} answers name an action, {told['as_asked']} in" in sentence
+        and f"{told['could_not']} name one that its account cannot take" in sentence
+        for sentence in results["verdict"]
+    ), "counted once it has traded"
 
 
 def test_decisions_of_a_file_are_traded_as_they_stand(trade, tmp_path):

@@ -153,7 +153,9 @@ def probabilities(agent: pd.DataFrame) -> Figure:
     return figure
 
 
-def intervals(known: Mapping[str, tuple[float, float, float]]) -> Figure:
+def intervals(
+    known: Mapping[str, tuple[float, float, float]], what: str = "Sharpe ratio a year"
+) -> Figure:
     """Values with their 95% intervals: name to value, low and high."""
     with mpl.rc_context(STYLE):
         figure, (axes,) = drawn(0.7 + 0.45 * max(len(known), 1))
@@ -163,7 +165,7 @@ def intervals(known: Mapping[str, tuple[float, float, float]]) -> Figure:
         axes.axvline(0, color=TEXT, lw=0.8, ls=":")
         axes.set_yticks(range(len(known)), list(known))
         axes.set_ylim(len(known) - 0.5, -0.5)
-        axes.set_xlabel("Sharpe ratio a year")
+        axes.set_xlabel(what)
     return figure
 
 

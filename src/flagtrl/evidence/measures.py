@@ -15,6 +15,9 @@ from flagtrl.evidence.rules import spells
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.metrics import max_drawdown_pct, varies
 
+# a fall that is no more than rounding: beside it no ratio means anything
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -78,8 +81,10 @@ def measures(run: Backtest, settings: MarketSettings) -> Measures:
     filled = prices[:-1] if settings.execution == "same_price" else prices[1:]
     traded = np.abs(np.diff(run.shares)) * filled
     return Measures(
-        sortino=float(returns.mean()) / downside * math.sqrt(periods) if downside else math.nan,
-        calmar=growth / drawdown if drawdown else math.nan,
+        sortino=float(returns.mean()) / downside * math.sqrt(periods)
+        if downside > ROUNDING
+        else math.nan,
+        calmar=growth / drawdown if drawdown > ROUNDING else math.nan,
         hit_rate=float(np.mean(won)) if won else math.nan,
         trades=int(np.count_nonzero(traded)),
         turnover=float(traded.sum() / values.mean() * periods / len(returns)),

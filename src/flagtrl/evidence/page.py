@@ -245,4 +245,6 @@ def _between(interval: Any) -> str:
 
 def _number(value: Any, digits: int = 2) -> str:
     """A figure of a table; a dash where it is undefined."""
-    return "-" if value is None or value != value else f"{value:,.{digits}f}"
+    if value is None or value != value:
+        return "-"
+    return f"{round(value, digits) + 0:,.{digits}f}"  # no -0.00

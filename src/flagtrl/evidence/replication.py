@@ -28,6 +28,7 @@ from flagtrl.evidence.figures import (
     inline,
     intervals,
 )
+from flagtrl.evidence.frictions import frictions
 from flagtrl.evidence.page import PAGE_FILE, rendered
 from flagtrl.evidence.tables import (
     CONVENTIONS,
@@ -39,7 +40,7 @@ from flagtrl.evidence.tables import (
     side_by_side,
     tables_of,
 )
-from flagtrl.evidence.together import Together
+from flagtrl.evidence.together import Together, counts, in_short
 from flagtrl.files import write_text
 
 COLOURS, STYLES = (BLUE, ORANGE, RED, GREEN, "#CC79A7"), ("-", ":", "-.")
@@ -79,8 +80,9 @@ def write_replication(
         _asset(runs, asset, said.get(asset, ()), asset not in undrawn) for asset in assets_of(runs)
     ]
     path = out / PAGE_FILE
-    told: dict[str, Any] = {"overall": said["overall"], "tables": tables, "assets": assets}
-    told |= {"options": options, "in_sample": in_sample}
+    told: dict[str, Any] = {"overall": in_short(known), "counts": counts(runs), "tables": tables}
+    told |= {"assets": assets, "options": options, "in_sample": in_sample}
+    told["costs"] = frictions(runs)
     first = runs[0].results
     told |= {"versions": first.get("versions", {}), "model": first.get("model", {})}
     told |= {
@@ -100,6 +102,8 @@ def _asset(runs: Sequence[Made], asset: str, said: Sequence[str], is_drawn: bool
     return {
         "name": asset,
         "said": said,
+        "trials": max((run.results.get("trials") or {}).get("policies", 0) for run in mine),
+        "news": first["data"]["summary"].get("news"),
         "window": first["windows"]["test"],
         "trading": first["settings"]["market"],
         "source": first["data"]["source"],
@@ -116,6 +120,8 @@ def _told(run: Made) -> dict[str, Any]:
     return {
         **{"preset": run.preset, "seed": run.seed, "CR": standard["CR"], "SR": standard["SR"]},
         "in_sample": run.figure("agent_greedy", "standard", "CR", "train"),
+        "begun": (run.results.get("starts") or {}).get("agent_greedy"),
+        "without_news": run.figure("agent_without_news", "standard", "CR"),
         **{name: did[name] for name in ("exposure", "trades", "entropy", "depends_on_day")},
         "collapsed_at": run.results.get("collapsed_at"),
     }
@@ -163,11 +169,11 @@ def _beside(known: Sequence[Together]) -> str | None:
     """Sharpe ratios beside buy and hold's, with their intervals; None where none is defined."""
     shown = {}
     for each in known:
-        if not math.isnan(each.beside.low):
+        if not (each.is_held or math.isnan(each.beside.low)):
             year = each.runs[0].root_of_a_year
             value, low, high = (year * number for number in each.beside[:3])
             shown[f"{each.asset}, {each.preset}"] = (value, low, high)
     if not shown:
         return None
-    label = "Sharpe ratios beside buy and hold's, with 95% intervals"
-    return inline(intervals(shown), label, "beside")
+    label = "Sharpe ratio a year less that of buy and hold by order"
+    return inline(intervals(shown, label), f"{label}, with 95% intervals", "beside")

@@ -102,6 +102,26 @@ class Made:
             **{name: market.get(name, 0.0) for name in SAME_FOR_ALL},
         }
 
+    def at_cost(self, bps: int) -> float:
+        """The greedy agent's return of the `standard` convention, percent, had each trade cost so
+        many basis points; NaN where that was not asked.
+        """
+        return next((c["CR"] for c in self.results.get("costs") or () if c["bps"] == bps), math.nan)
+
+    def held_at_cost(self, bps: float) -> float:
+        """Buy and hold's by order: it trades once, and a fee f leaves 1 / (1 + f) of the value."""
+        market = self.results["settings"]["market"]
+        known = 1.0
+        for name in ("cost_bps", "slippage_bps"):
+            known *= 1 + market.get(name, 0.0) / 10_000
+        growth = 1 + self.figure("buy_and_hold_by_order", "standard", "CR") / 100
+        return 100 * (growth * known / (1 + bps / 10_000) - 1)
+
+    def measure(self, name: str) -> float:
+        """One of the greedy agent's `Measures`; NaN where it is undefined or was not taken."""
+        value = (self.results.get("measures") or {}).get("agent_greedy", {}).get(name)
+        return math.nan if value is None else float(value)
+
     def matched_tells(self, window: str = "test") -> bool:
         """Whether accounts with its own times in the market differ from it at all."""
         low, high = (

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flagtrl.evidence.frictions import DEAR_BPS
 from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.statistics import (
     FEWEST_RETURNS,
@@ -21,6 +22,9 @@ from flagtrl.evidence.statistics import (
 )
 from flagtrl.evidence.tables import Made, OverSeeds, assets_of, presets
 
+DEPENDENT = "Runs on one window are not independent: they trade the same days."
+SAME_PERCENT, SAME_RETURN = 1e-6, 1e-12  # differences that are rounding
+
 
 class Together(NamedTuple):
     """A preset on an asset.
@@ -29,13 +33,28 @@ class Together(NamedTuple):
         asset, preset: which.
         runs: of it, one a seed.
         beside: the Sharpe ratio a bar of the mean of its seeds' returns, above buy and hold's by
-            order; with an interval by stationary bootstrap.
+            order; with an interval by stationary bootstrap. A portfolio of all seeds varies less
+            than any, so its ratio is higher than theirs.
     """
 
     asset: str
     preset: str
     runs: Sequence[Made]
     beside: Interval
+
+    @property
+    def portfolio(self) -> np.ndarray:
+        """(n,) the mean of its seeds' returns."""
+        return np.mean([run.returns[0] for run in self.runs], axis=0)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether every seed is buy and hold by order."""
+        return all(_same(*run.returns) for run in self.runs)
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.abs(one - other).max() <= SAME_RETURN)
 
 
 def together(runs: Sequence[Made]) -> list[Together]:
@@ -60,29 +79,113 @@ def overall(known: Sequence[Together]) -> list[str]:
     for preset in presets(runs):
         mine = [run for run in runs if run.preset == preset]
         held = sum(_above(run, "random_p95", "buy_and_hold_by_order") for run in mine)
+        ratio = sum(_above(run, "random_p95", metric="SR") for run in mine)
         said.append(
             f"{preset}: {sum(_above(run, 'random_p95') for run in mine)} of {len(mine)} runs "
-            "return more than 95% of random policies on the test window, as one Buy order would "
-            f"in {held}{_beyond_perturbed(mine)}; {_beyond_matched(mine)}; {_dependent(mine)}."
+            f"return more than 95% of random policies on the test window (one Buy order, held, "
+            f"does in {held}), and {ratio} have a higher Sharpe ratio than 95% of them"
+            f"{_beyond_perturbed(mine)}; {_beyond_matched(mine)}; {_dependent(mine)}."
         )
-    said.append("Runs on one window are not independent: they trade the same days.")
-    said.append(_beside_held(known))
-    return said
+        if dear := _with_costs(mine):
+            said.append(dear)
+    return [*said, DEPENDENT, _beside_held(known)]
+
+
+def in_short(known: Sequence[Together]) -> list[str]:
+    """What `overall` says besides the counts, which are a table of their own."""
+    runs = [run for each in known for run in each.runs]
+    dear = (_with_costs([run for run in runs if run.preset == p]) for p in presets(runs))
+    said = overall(known)
+    return [*said[:1], *filter(None, dear), *said[-2:]] if said else []
+
+
+def counts(runs: Sequence[Made]) -> list[list[str]]:
+    """A header, and for each preset how many of its runs are above each kind of luck on the test
+    windows.
+    """
+    found = [
+        [
+            *("policy", "runs", "return above 95% of random policies", "one Buy order would"),
+            *("Sharpe ratio above theirs", "return above same exposure at other times"),
+            *("return above models moved at random", "decide by the day"),
+        ]
+    ]
+    for preset in presets(runs):
+        mine = [run for run in runs if run.preset == preset]
+        matched = [run for run in mine if run.matched_tells()]
+        moved = [run for run in mine if run.has("perturbed_p95")]
+        cells = [
+            len(mine),
+            sum(_above(run, "random_p95") for run in mine),
+            sum(_above(run, "random_p95", "buy_and_hold_by_order") for run in mine),
+            sum(_above(run, "random_p95", metric="SR") for run in mine),
+            _of(sum(_above(run, "matched_p95") for run in matched), matched, mine),
+            _of(sum(_above(run, "perturbed_p95") for run in moved), moved, mine),
+            sum(bool(run.results["behaviour"]["depends_on_day"]) for run in mine),
+        ]
+        found.append([preset, *map(str, cells)])
+    return found
+
+
+def _of(count: int, told: Sequence[Made], runs: Sequence[Made]) -> str:
+    if not told:
+        return "-"
+    return str(count) if len(told) == len(runs) else f"{count} of {len(told)}"
+
+
+def _with_costs(runs: Sequence[Made]) -> str:
+    """On how many assets a preset's mean return is above one Buy order's, with costs and without;
+    nothing where no run says what costs would leave.
+    """
+    told = [run for run in runs if not math.isnan(run.at_cost(DEAR_BPS))]
+    if not told:
+        return ""
+    assets = list(dict.fromkeys(run.asset for run in told))
+    above = {
+        bps: sum(
+            np.mean([run.at_cost(bps) - run.held_at_cost(bps) for run in told if run.asset == a])
+            > SAME_PERCENT
+            for a in assets
+        )
+        for bps in (0, DEAR_BPS)
+    }
+    return (
+        f"{told[0].preset}: without costs the mean return is above one Buy order's on {above[0]} "
+        f"of {len(assets)} asset{'s' * (len(assets) > 1)}, at {DEAR_BPS} basis points a trade on "
+        f"{above[DEAR_BPS]}."
+    )
+
+
+def _compared(known: Sequence[Together]) -> dict[str, Interval]:
+    """Comparisons with buy and hold; those that are no comparison are left out: buy and hold
+    itself, and the same accounts under another name.
+    """
+    found: dict[str, Interval] = {}
+    seen: list[tuple[str, np.ndarray]] = []
+    for each in known:
+        own = each.portfolio
+        again = any(asset == each.asset and _same(own, other) for asset, other in seen)
+        if not (each.is_held or again):
+            found[f"{each.preset} on {each.asset}"] = each.beside
+        seen.append((each.asset, own))
+    return found
 
 
 def _beside_held(known: Sequence[Together]) -> str:
-    named = {f"{each.preset} on {each.asset}": each.beside for each in known}
+    named = _compared(known)
     corrected = holm({name: beside.p for name, beside in named.items()})
     judged = sum(not math.isnan(p) for p in corrected.values())
+    before = sum(beside.p < 0.05 for beside in named.values())
     told = [
         f"{name} is {'higher' if named[name].value > 0 else 'lower'} (p = {p:.3f})"
         for name, p in corrected.items()
         if p < 0.05
     ]
-    said = f"Beside buy and hold by order, of {judged} comparisons of Sharpe ratios "
+    said = f"Of {judged} comparisons of Sharpe ratios with buy and hold by order, {before} "
+    said += f"differ{'s' * (before == 1)} at 5% before Holm's correction for their number"
     if told:
-        return f"{said}these differ at 5% after Holm's correction: {', '.join(told)}."
-    return f"{said}none differs at 5% after Holm's correction."
+        return f"{said}, and after it these do: {', '.join(told)}."
+    return f"{said}, and none after it."
 
 
 def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
@@ -97,7 +200,7 @@ def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
         row = next(each for each in published(asset) if each.group == OURS)
         said.append(
             f"FLAG-Trader's published row has a return of {row.CR:.1f}% and a Sharpe ratio of "
-            f"{row.SR:.2f}, of one run, the median of several; it states no interval."
+            f"{row.SR:.2f}; it is of the run with the median of several, and states no interval."
         )
     return said
 
@@ -105,11 +208,14 @@ def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
 def _of_a_preset(each: Together) -> list[str]:
     runs = each.runs
     made = OverSeeds.of([run.figure("agent_greedy", "paper", "CR") for run in runs])
-    spread = (
-        f", {made.low:.1f} to {made.high:.1f}% in 95% (training noise, not market risk)"
-        if made.runs > 1
-        else ""
-    )
+    spread = ""
+    if made.runs > 1:
+        spread = (
+            f", with a 95% interval from {made.low:.1f} to {made.high:.1f}% (training noise, not "
+            "market risk)"
+            if made.high - made.low > SAME_PERCENT
+            else ", the same with every seed"
+        )
     seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
     trained = [run for run in runs if "train" in run.results]
     learnt = f"{_in_sample(trained)} " if trained else ""
@@ -119,15 +225,33 @@ def _of_a_preset(each: Together) -> list[str]:
         f"{sum(_above(run, 'random_p95') for run in runs)} above 95% of random policies, "
         f"{_beyond_matched(runs)}{_beyond_perturbed(runs)}. {learnt}{read.capitalize()}"
     ]
-    beside = each.beside
-    if not math.isnan(beside.low):
-        year = runs[0].root_of_a_year
-        said.append(
-            f"The mean of its seeds' returns has a Sharpe ratio {year * beside.value:+.2f} a year "
-            f"beside buy and hold's by order, {year * beside.low:+.2f} to {year * beside.high:+.2f}"
-            f" in 95% (p = {beside.p:.2f})."
-        )
-    return said
+    return [*said, *_against_held(each)]
+
+
+def _against_held(each: Together) -> list[str]:
+    """The Sharpe ratio beside buy and hold's, of all seeds together and of one."""
+    if each.is_held:
+        return ["It is buy and hold by order, on every day."]
+    beside, year = each.beside, each.runs[0].root_of_a_year
+    if math.isnan(beside.low):
+        return []
+    value = year * beside.value
+    many = len(each.runs) > 1
+    whose = "An equal-weighted portfolio of its seeds has a" if many else "Its"
+    verb = "" if many else " is"
+    said = (
+        f"{whose} Sharpe ratio{verb} {'higher' if value > 0 else 'lower'} than buy and hold's by "
+        f"order by {abs(value):.2f} a year, with a 95% interval of the difference from "
+        f"{year * beside.low:+.2f} to {year * beside.high:+.2f} (p = {beside.p:.2f})"
+    )
+    if many:
+        single = [
+            TrackRecord.of(own).sharpe - TrackRecord.of(held).sharpe
+            for own, held in (run.returns for run in each.runs)
+        ]
+        if not any(map(math.isnan, single)):
+            said += f"; a single seed's difference is {year * np.mean(single):+.2f} in the mean"
+    return [f"{said}."]
 
 
 def _of_many(runs: Sequence[Made], trials: int) -> list[str]:
@@ -150,26 +274,27 @@ def _of_many(runs: Sequence[Made], trials: int) -> list[str]:
         median = records[ratios[(len(ratios) - 1) // 2][1]]
         luck = best_of_trials(trials, variance)
         said.append(
-            f"Of at least {trials} trials without skill that vary as these do, the best is "
-            f"expected to show a Sharpe ratio of {year * luck:.2f}; the run with the median ratio, "
-            f"{year * median.sharpe:.2f}, is above that with a probability of "
-            f"{deflated_sharpe(median, trials, variance):.2f} (deflated Sharpe ratio)."
+            f"Of {trials} trials without skill that vary as these do, the best is expected to "
+            f"show a Sharpe ratio of {year * luck:.2f}; the run with the median ratio, "
+            f"{year * median.sharpe:.2f}, has a deflated Sharpe ratio of "
+            f"{deflated_sharpe(median, trials, variance):.2f} (significant from 0.95 on). Trials "
+            "that the list of this machine lacks would lower it."
         )
     return said
 
 
-def _above(run: Made, row: str, own: str = "agent_greedy") -> bool:
-    return run.figure(own, "standard", "CR") > run.figure(row, "standard", "CR")
+def _above(run: Made, row: str, own: str = "agent_greedy", metric: str = "CR") -> bool:
+    return run.figure(own, "standard", metric) > run.figure(row, "standard", metric)
 
 
 def _beyond_matched(runs: Sequence[Made]) -> str:
     """Against accounts with the agents' own times in the market, where those can differ."""
     told = [run for run in runs if run.matched_tells()]
     if not told:
-        return "none has times in the market that could be shuffled"
+        return "none has times in the market that could be shuffled: always in, out or in turn"
     above = sum(_above(run, "matched_p95") for run in told)
-    of = "" if len(told) == len(runs) else f" of {len(told)} that have other times to be in it"
-    rivals = "accounts with their own times in the market, shuffled"
+    of = "" if len(told) == len(runs) else f" of {len(told)} whose times can be shuffled"
+    rivals = "accounts with the same exposure and as many trades at other times"
     return f"{above}{of} return more than 95% of {rivals}"
 
 
@@ -197,11 +322,13 @@ def _in_sample(runs: Sequence[Made]) -> str:
         for run in runs
     )
     model = " and the untrained model" if len(rows) > 1 else ""
-    return f"In sample {beaten} of {len(runs)} beat 95% of random policies{model}."
+    return f"In sample {beaten} of {len(runs)} return more than 95% of random policies{model}."
 
 
 def _dependent(runs: Sequence[Made]) -> str:
     reads = sum(bool(run.results["behaviour"]["depends_on_day"]) for run in runs)
+    if not reads:
+        return "no run's decisions depend on the day"
     return f"the decisions of {reads} depend on the day"
 
 

@@ -95,12 +95,7 @@ def verdict(
         said.append(
             f"The same model before training, with its label prior removed, made {base:.1f}%."
         )
-    returns = len(agent.values) - 1
-    least = TWO_SIDED_5_PERCENT * math.sqrt(periods_per_year / returns)
-    said.append(
-        f"With {returns} returns, a Sharpe ratio below {least:.2f} is not significantly different "
-        "from zero (5%, two-sided)."
-    )
+    said += least_ratio(len(agent.values) - 1, periods_per_year)
     if train_rows and "untrained_calibrated" in train_rows:
         made = {row: by["standard"].CR for row, by in train_rows.items()}
         kind = max((row for row in LUCK if row in made), key=lambda row: made[row])
@@ -108,6 +103,19 @@ def verdict(
         untrained = made["untrained_calibrated"]
         said.append(_in_sample(made["agent_greedy"], untrained, made[kind], luck))
     return said
+
+
+def least_ratio(returns: int, periods_per_year: int) -> list[str]:
+    """The Sharpe ratio a year from which on so many returns show that it is not 0: its standard
+    error is 1 / sqrt(n - 1) a bar, as the minimum track record length has it. Nothing of one.
+    """
+    if returns < 2:
+        return []
+    least = TWO_SIDED_5_PERCENT * math.sqrt(periods_per_year / (returns - 1))
+    return [
+        f"With {returns} returns, a Sharpe ratio below {least:.2f} is not significantly different "
+        "from zero (5%, two-sided)."
+    ]
 
 
 def _beside_luck(rows: Mapping[str, Mapping[str, Metrics]]) -> list[str]:

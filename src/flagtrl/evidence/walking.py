@@ -22,7 +22,7 @@ from flagtrl.evidence.rules import MATCHED_DRAWS
 from flagtrl.evidence.statistics import Interval, sharpe_interval
 from flagtrl.evidence.stitching import AGENT, BY_ORDER, WHOLE, Stitched, stitch
 from flagtrl.evidence.tables import Made, check_prompts
-from flagtrl.evidence.verdict import TWO_SIDED_5_PERCENT
+from flagtrl.evidence.verdict import least_ratio
 from flagtrl.market.data import Window
 from flagtrl.market.env import MarketSettings
 
@@ -161,7 +161,10 @@ class Walked:
                 f"from {beside.low:+.2f} to {beside.high:+.2f}: "
                 + ("no difference can be told." if within else "a difference that can be told.")
             )
-        return [*said, self._least(), *self._seams(), *self._tried(), *self.notes]
+        least = least_ratio(
+            len(self.stitched.window) - 1, self.stitched.window.market.periods_per_year
+        )
+        return [*said, *least, *self._seams(), *self._tried(), *self.notes]
 
     def _returns(self) -> list[str]:
         made = {row: by["standard"].CR for row, by in self.rows.items()}
@@ -208,15 +211,6 @@ class Walked:
         return (
             "Accounts that are in the market as long and trade as often in each window, at other "
             f"times, made {low:.1f} to {high:.1f}% in 90% of draws."
-        )
-
-    def _least(self) -> str:
-        returns = len(self.stitched.window) - 1
-        periods = self.stitched.window.market.periods_per_year
-        least = TWO_SIDED_5_PERCENT * math.sqrt(periods / returns)
-        return (
-            f"With {returns} returns, a Sharpe ratio below {least:.2f} is not significantly "
-            "different from zero (5%, two-sided)."
         )
 
     def _seams(self) -> list[str]:

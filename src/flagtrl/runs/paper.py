@@ -15,10 +15,12 @@ from rich.table import Table
 
 from flagtrl.countdown import Say
 from flagtrl.errors import ConfigError, FlagtrlError, unknown
+from flagtrl.evidence.frictions import frictions
 from flagtrl.evidence.replication import write_replication
 from flagtrl.evidence.tables import (
     CONVENTIONS,
     Made,
+    assets_of,
     check_conditions,
     long_rows,
     side_by_side,
@@ -208,10 +210,14 @@ def record(
 
 
 def _recorded(run: Made) -> dict[str, Any]:
-    names = ("commit", "collapsed_at", "behaviour", "trials", "starts", "policy", "test", "train")
+    names = ["commit", "versions", "windows", "collapsed_at", "behaviour", "trials", "starts"]
+    names += ["policy", "costs", "test", "train"]
     told = {name: run.results[name] for name in names if name in run.results}
     statistics = (run.results.get("statistics") or {}).get("agent_greedy")
     found = {"asset": run.asset, "preset": run.preset, "seed": run.seed, "statistics": statistics}
+    found["measures"] = (run.results.get("measures") or {}).get("agent_greedy")
+    found["data"] = {name: run.results["data"][name] for name in ("symbol", "sha256")}
+    found["market"] = run.results["settings"]["market"]
     return _rounded({**found, **told})
 
 
@@ -228,7 +234,7 @@ def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
     """The tables in the paper's convention, then in the standard one, what they say, and those of
     the training windows.
     """
-    parts = ["\n".join(f"- {sentence}" for sentence in said["overall"])]
+    parts = [_legend(runs), "\n".join(f"- {sentence}" for sentence in said["overall"])]
     for title, assets in tables_of(runs):
         parts += _tables(runs, title, assets, "test")
         parts += [
@@ -236,18 +242,59 @@ def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
             for asset in assets
             if asset in said
         ]
+    if costs := frictions(runs):
+        parts.append(f"## What costs leave, `standard` convention\n\n{_piped(costs, 2)}")
     if trained := [run for run in runs if "train" in run.results]:
         for title, assets in tables_of(trained):
             parts += _tables(trained, f"In sample: {title}", assets, "train")
     return "\n\n".join(parts) + "\n"
 
 
+def _legend(runs: Sequence[Made]) -> str:
+    """What rows, figures and windows are."""
+    windows = {
+        asset: next(run.results["windows"]["test"] for run in runs if run.asset == asset)
+        for asset in assets_of(runs)
+    }
+    market = runs[0].results["settings"]["market"]
+    told = {
+        "Windows": "; ".join(f"{a} {first} to {last}" for a, (first, last, _) in windows.items()),
+        "Trading": (
+            f"`{market['execution']}` fills, {market.get('cost_bps', 0):g} bps of fees and "
+            f"{market.get('slippage_bps', 0):g} bps of slippage a trade, as the first run has them"
+        ),
+        "CR, AV, MDD": (
+            "return, annualised volatility and largest drawdown, percent; SR the annualised Sharpe "
+            "ratio. `paper`: sums of log returns, as FLAG-Trader's tables are computed, with 252 "
+            "bars in a Sharpe ratio's year and 365 in the volatility's for TSLA and BTC; "
+            "`standard`: simple returns of the account"
+        ),
+        "Rows": (
+            "published ones; controls; then `PRESET: ROW`, means over its runs, `(2)` behind one "
+            "that is defined in two of them alone, `-` where it is in none"
+        ),
+        "random, matched, perturbed": (
+            "5th, 95th percentile and mean of policies that draw from the legal actions; of "
+            "accounts with the run's exposure and as many trades at other times; of its model with "
+            "trained weights moved at random"
+        ),
+        "linear, mlp": "Stable-Baselines3's PPO on numbers, where there are such rows",
+        "Intervals": "in tables.csv: 95% of the mean over runs, which is training noise alone",
+    }
+    return "\n".join(f"- **{name}**: {words}." for name, words in told.items())
+
+
+def _piped(cells: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table, its first columns words."""
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    lines.insert(1, "|" + "---|" * words + "---:|" * (len(cells[0]) - words))
+    return "\n".join(lines)
+
+
 def _tables(runs: Sequence[Made], title: str, assets: Sequence[str], window: str) -> Iterator[str]:
     for convention in CONVENTIONS:
         cells = side_by_side(runs, assets, convention, window)
-        lines = [f"| {' | '.join(row)} |" for row in cells]
-        lines.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
-        yield f"## {title}, `{convention}` convention\n\n" + "\n".join(lines)
+        yield f"## {title}, `{convention}` convention\n\n{_piped(cells)}"
 
 
 def show(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> None:

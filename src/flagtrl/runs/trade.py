@@ -113,8 +113,9 @@ def _traded(arguments: Arguments, trader: Trader, train: Window, test: Window, s
     in_sample = report(train) if trader.in_sample else None
     asked = {"agent_greedy": trader.policy, **trader.others} if trader.begun_later else {}
     spread = spreads(asked, test, arguments.market)
-    notes = (*trader.words(), *NOTES)
-    return replace(report(test), train=in_sample, spread=spread, notes=notes)
+    traded = report(test)
+    notes = (*trader.words(), *NOTES)  # what was answered is known now
+    return replace(traded, train=in_sample, spread=spread, notes=notes)
 
 
 # ------------------------------------------------------------------------------- the policies
