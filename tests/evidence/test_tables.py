@@ -23,7 +23,7 @@ from flagtrl.evidence.tables import (
     side_by_side,
     tables_of,
 )
-from flagtrl.evidence.together import together, verdicts
+from flagtrl.evidence.together import counts, together, verdicts
 from flagtrl.market.ledger import Action
 from flagtrl.market.policy import always
 from flagtrl.market.synthetic import news_leads_price
@@ -231,6 +231,17 @@ def test_what_costs_leave_is_what_trading_at_them_makes(runs):
     assert by["exposure"] == "0.98" and by["turnover a year"] != "-"
     assert by["return at 10 bps, %"] == by["at 10 bps"], "it is buy and hold"
     assert frictions([replace(run, results={**run.results, "costs": None})]) == []
+    header, reads, dead = counts(runs)
+    assert header[-1] == "at 10 bps a trade" and reads[:2] == ["reads", "3"]
+    mine = [[r for r in runs if (r.preset, r.asset) == ("reads", a)] for a in ("MSFT", "ACME")]
+    free, dear = (
+        sum(
+            np.mean([run.at_cost(bps) for run in of]) > of[0].held_at_cost(bps) + 1e-9
+            for of in mine
+        )
+        for bps in (0, 10)
+    )
+    assert reads[-2:] == [f"{free} of 2", f"{dear} of 2"] and dead[-2:] == ["0 of 1", "0 of 1"]
     text = markdown(runs, verdicts(together(runs)))
     assert "## What costs leave" in text and text.startswith("- **Windows**: MSFT 2020-04-16 to")
 

@@ -93,10 +93,8 @@ def overall(known: Sequence[Together]) -> list[str]:
 
 def in_short(known: Sequence[Together]) -> list[str]:
     """What `overall` says besides the counts, which are a table of their own."""
-    runs = [run for each in known for run in each.runs]
-    dear = (_with_costs([run for run in runs if run.preset == p]) for p in presets(runs))
     said = overall(known)
-    return [*said[:1], *filter(None, dear), *said[-2:]] if said else []
+    return [*said[:1], *said[-2:]] if said else []
 
 
 def counts(runs: Sequence[Made]) -> list[list[str]]:
@@ -108,12 +106,15 @@ def counts(runs: Sequence[Made]) -> list[list[str]]:
             *("policy", "runs", "return above 95% of random policies", "one Buy order would"),
             *("Sharpe ratio above theirs", "return above same exposure at other times"),
             *("return above models moved at random", "decide by the day"),
+            "assets with a mean return above one Buy order's",
+            f"at {DEAR_BPS} bps a trade",
         ]
     ]
     for preset in presets(runs):
         mine = [run for run in runs if run.preset == preset]
         matched = [run for run in mine if run.matched_tells()]
         moved = [run for run in mine if run.has("perturbed_p95")]
+        (free, dear), assets = _above_held(mine)
         cells = [
             len(mine),
             sum(_above(run, "random_p95") for run in mine),
@@ -122,6 +123,7 @@ def counts(runs: Sequence[Made]) -> list[list[str]]:
             _of(sum(_above(run, "matched_p95") for run in matched), matched, mine),
             _of(sum(_above(run, "perturbed_p95") for run in moved), moved, mine),
             sum(bool(run.results["behaviour"]["depends_on_day"]) for run in mine),
+            *((f"{free} of {assets}", f"{dear} of {assets}") if assets else ("-", "-")),
         ]
         found.append([preset, *map(str, cells)])
     return found
@@ -137,23 +139,28 @@ def _with_costs(runs: Sequence[Made]) -> str:
     """On how many assets a preset's mean return is above one Buy order's, with costs and without;
     nothing where no run says what costs would leave.
     """
-    told = [run for run in runs if not math.isnan(run.at_cost(DEAR_BPS))]
-    if not told:
+    above, assets = _above_held(runs)
+    if not assets:
         return ""
-    assets = list(dict.fromkeys(run.asset for run in told))
-    above = {
-        bps: sum(
-            np.mean([run.at_cost(bps) - run.held_at_cost(bps) for run in told if run.asset == a])
-            > SAME_PERCENT
-            for a in assets
-        )
-        for bps in (0, DEAR_BPS)
-    }
     return (
-        f"{told[0].preset}: without costs the mean return is above one Buy order's on {above[0]} "
-        f"of {len(assets)} asset{'s' * (len(assets) > 1)}, at {DEAR_BPS} basis points a trade on "
-        f"{above[DEAR_BPS]}."
+        f"{runs[0].preset}: without costs the mean return is above one Buy order's on {above[0]} "
+        f"of {assets} asset{'s' * (assets > 1)}, at {DEAR_BPS} basis points a trade on {above[1]}."
     )
+
+
+def _above_held(runs: Sequence[Made]) -> tuple[list[int], int]:
+    """On how many assets the mean is above one Buy order's, without costs and at DEAR_BPS; of how
+    many.
+    """
+    told = [run for run in runs if not math.isnan(run.at_cost(DEAR_BPS))]
+    assets = list(dict.fromkeys(run.asset for run in told))
+
+    def above(asset: str, bps: int) -> bool:
+        mine = [run for run in told if run.asset == asset]
+        beside = np.mean([run.at_cost(bps) - run.held_at_cost(bps) for run in mine])
+        return bool(beside > SAME_PERCENT)
+
+    return [sum(above(each, bps) for each in assets) for bps in (0, DEAR_BPS)], len(assets)
 
 
 def _compared(known: Sequence[Together]) -> dict[str, Interval]:
