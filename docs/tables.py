@@ -22,12 +22,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flagtrl.evidence.chance import counts
 from flagtrl.evidence.frictions import frictions
 from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.rows import markdown_table
 from flagtrl.evidence.tables import Made, OverSeeds
 from flagtrl.evidence.tables import presets as presets_of
-from flagtrl.evidence.together import counts
 from flagtrl.runs.settings import preset_settings
 
 DOCS = Path(__file__).resolve().parent

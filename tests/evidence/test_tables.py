@@ -11,6 +11,7 @@ from scipy import stats
 
 from flagtrl.errors import AdapterError
 from flagtrl.evidence.backtest import backtest
+from flagtrl.evidence.chance import counts
 from flagtrl.evidence.frictions import frictions
 from flagtrl.evidence.published import ASSETS, TABLES, published
 from flagtrl.evidence.replication import write_replication
@@ -23,7 +24,7 @@ from flagtrl.evidence.tables import (
     side_by_side,
     tables_of,
 )
-from flagtrl.evidence.together import counts, together, verdicts
+from flagtrl.evidence.together import together, verdicts
 from flagtrl.market.ledger import Action
 from flagtrl.market.policy import always
 from flagtrl.market.synthetic import news_leads_price

@@ -179,7 +179,7 @@ def test_the_tables_of_a_sweep_that_was_killed_and_went_on(small_model, tmp_path
         assert begun.poll() is None and time.monotonic() < deadline, begun.communicate()
         time.sleep(0.1)
     begun.send_signal(signal.SIGTERM)
-    _, said = begun.communicate(timeout=120)
+    _, said = begun.communicate(timeout=300)
     assert begun.returncode == 143 and "the same command goes on" in said and said.count("\n") == 1
     kept = (first / RESULTS_FILE).stat().st_mtime_ns
     done = subprocess.run(words, **where, timeout=400)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from flagtrl.evidence.chance import counts
 from flagtrl.evidence.days import read_days
 from flagtrl.evidence.figures import (
     BLUE,
@@ -40,7 +41,7 @@ from flagtrl.evidence.tables import (
     side_by_side,
     tables_of,
 )
-from flagtrl.evidence.together import Together, counts, in_short
+from flagtrl.evidence.together import Together, in_short
 from flagtrl.files import write_text
 
 COLOURS, STYLES = (BLUE, ORANGE, RED, GREEN, "#CC79A7"), ("-", ":", "-.")

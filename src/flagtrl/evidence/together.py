@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flagtrl.evidence.chance import SAME_PERCENT, above, above_held
 from flagtrl.evidence.frictions import DEAR_BPS
 from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.statistics import (
@@ -23,7 +24,7 @@ from flagtrl.evidence.statistics import (
 from flagtrl.evidence.tables import Made, OverSeeds, assets_of, presets
 
 DEPENDENT = "Runs on one window are not independent: they trade the same days."
-SAME_PERCENT, SAME_RETURN = 1e-6, 1e-12  # differences that are rounding
+SAME_RETURN = 1e-12  # a difference that is rounding
 
 
 class Together(NamedTuple):
@@ -78,10 +79,10 @@ def overall(known: Sequence[Together]) -> list[str]:
     said = [f"{len(runs)} runs on {len(assets)} assets: {', '.join(assets)}."]
     for preset in presets(runs):
         mine = [run for run in runs if run.preset == preset]
-        held = sum(_above(run, "random_p95", "buy_and_hold_by_order") for run in mine)
-        ratio = sum(_above(run, "random_p95", metric="SR") for run in mine)
+        held = sum(above(run, "random_p95", "buy_and_hold_by_order") for run in mine)
+        ratio = sum(above(run, "random_p95", metric="SR") for run in mine)
         said.append(
-            f"{preset}: {sum(_above(run, 'random_p95') for run in mine)} of {len(mine)} runs "
+            f"{preset}: {sum(above(run, 'random_p95') for run in mine)} of {len(mine)} runs "
             f"return more than 95% of random policies on the test window (one Buy order, held, "
             f"does in {held}), and {ratio} have a higher Sharpe ratio than 95% of them"
             f"{_beyond_perturbed(mine)}; {_beyond_matched(mine)}; {_dependent(mine)}."
@@ -97,70 +98,17 @@ def in_short(known: Sequence[Together]) -> list[str]:
     return [*said[:1], *said[-2:]] if said else []
 
 
-def counts(runs: Sequence[Made]) -> list[list[str]]:
-    """A header, and for each preset how many of its runs are above each kind of luck on the test
-    windows.
-    """
-    found = [
-        [
-            *("policy", "runs", "return above 95% of random policies", "one Buy order would"),
-            *("Sharpe ratio above theirs", "return above same exposure at other times"),
-            *("return above models moved at random", "decide by the day"),
-            "assets with a mean return above one Buy order's",
-            f"at {DEAR_BPS} bps a trade",
-        ]
-    ]
-    for preset in presets(runs):
-        mine = [run for run in runs if run.preset == preset]
-        matched = [run for run in mine if run.matched_tells()]
-        moved = [run for run in mine if run.has("perturbed_p95")]
-        (free, dear), assets = _above_held(mine)
-        cells = [
-            len(mine),
-            sum(_above(run, "random_p95") for run in mine),
-            sum(_above(run, "random_p95", "buy_and_hold_by_order") for run in mine),
-            sum(_above(run, "random_p95", metric="SR") for run in mine),
-            _of(sum(_above(run, "matched_p95") for run in matched), matched, mine),
-            _of(sum(_above(run, "perturbed_p95") for run in moved), moved, mine),
-            sum(bool(run.results["behaviour"]["depends_on_day"]) for run in mine),
-            *((f"{free} of {assets}", f"{dear} of {assets}") if assets else ("-", "-")),
-        ]
-        found.append([preset, *map(str, cells)])
-    return found
-
-
-def _of(count: int, told: Sequence[Made], runs: Sequence[Made]) -> str:
-    if not told:
-        return "-"
-    return str(count) if len(told) == len(runs) else f"{count} of {len(told)}"
-
-
 def _with_costs(runs: Sequence[Made]) -> str:
     """On how many assets a preset's mean return is above one Buy order's, with costs and without;
     nothing where no run says what costs would leave.
     """
-    above, assets = _above_held(runs)
+    above, assets = above_held(runs)
     if not assets:
         return ""
     return (
         f"{runs[0].preset}: without costs the mean return is above one Buy order's on {above[0]} "
         f"of {assets} asset{'s' * (assets > 1)}, at {DEAR_BPS} basis points a trade on {above[1]}."
     )
-
-
-def _above_held(runs: Sequence[Made]) -> tuple[list[int], int]:
-    """On how many assets the mean is above one Buy order's, without costs and at DEAR_BPS; of how
-    many.
-    """
-    told = [run for run in runs if not math.isnan(run.at_cost(DEAR_BPS))]
-    assets = list(dict.fromkeys(run.asset for run in told))
-
-    def above(asset: str, bps: int) -> bool:
-        mine = [run for run in told if run.asset == asset]
-        beside = np.mean([run.at_cost(bps) - run.held_at_cost(bps) for run in mine])
-        return bool(beside > SAME_PERCENT)
-
-    return [sum(above(each, bps) for each in assets) for bps in (0, DEAR_BPS)], len(assets)
 
 
 def _compared(known: Sequence[Together]) -> dict[str, Interval]:
@@ -229,7 +177,7 @@ def _of_a_preset(each: Together) -> list[str]:
     read = f"{_dependent(runs)}."
     said = [
         f"{each.preset}, {seeds}: a mean return of {made.mean:.1f}%{spread}; "
-        f"{sum(_above(run, 'random_p95') for run in runs)} above 95% of random policies, "
+        f"{sum(above(run, 'random_p95') for run in runs)} above 95% of random policies, "
         f"{_beyond_matched(runs)}{_beyond_perturbed(runs)}. {learnt}{read.capitalize()}"
     ]
     return [*said, *_against_held(each)]
@@ -290,16 +238,12 @@ def _of_many(runs: Sequence[Made], trials: int) -> list[str]:
     return said
 
 
-def _above(run: Made, row: str, own: str = "agent_greedy", metric: str = "CR") -> bool:
-    return run.figure(own, "standard", metric) > run.figure(row, "standard", metric)
-
-
 def _beyond_matched(runs: Sequence[Made]) -> str:
     """Against accounts with the agents' own times in the market, where those can differ."""
     told = [run for run in runs if run.matched_tells()]
     if not told:
         return "none has times in the market that could be shuffled: always in, out or in turn"
-    above = sum(_above(run, "matched_p95") for run in told)
+    above = sum(above(run, "matched_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)} whose times can be shuffled"
     rivals = "accounts with the same exposure and as many trades at other times"
     return f"{above}{of} return more than 95% of {rivals}"
@@ -310,7 +254,7 @@ def _beyond_perturbed(runs: Sequence[Made]) -> str:
     told = [run for run in runs if run.has("perturbed_p95")]
     if not told:
         return ""
-    above = sum(_above(run, "perturbed_p95") for run in told)
+    above = sum(above(run, "perturbed_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)}"
     return f"; {above}{of} return more than 95% of models of their kind with randomly moved weights"
 
