@@ -102,12 +102,12 @@ def _with_costs(runs: Sequence[Made]) -> str:
     """On how many assets a preset's mean return is above one Buy order's, with costs and without;
     nothing where no run says what costs would leave.
     """
-    above, assets = above_held(runs)
+    counted, assets = above_held(runs)
     if not assets:
         return ""
     return (
-        f"{runs[0].preset}: without costs the mean return is above one Buy order's on {above[0]} "
-        f"of {assets} asset{'s' * (assets > 1)}, at {DEAR_BPS} basis points a trade on {above[1]}."
+        f"{runs[0].preset}: without costs the mean return is above one Buy order's on {counted[0]} "
+        f"of {assets} asset{'s' * (assets > 1)}, at {DEAR_BPS} basis points a trade on {counted[1]}."
     )
 
 
@@ -243,10 +243,10 @@ def _beyond_matched(runs: Sequence[Made]) -> str:
     told = [run for run in runs if run.matched_tells()]
     if not told:
         return "none has times in the market that could be shuffled: always in, out or in turn"
-    above = sum(above(run, "matched_p95") for run in told)
+    more = sum(above(run, "matched_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)} whose times can be shuffled"
     rivals = "accounts with the same exposure and as many trades at other times"
-    return f"{above}{of} return more than 95% of {rivals}"
+    return f"{more}{of} return more than 95% of {rivals}"
 
 
 def _beyond_perturbed(runs: Sequence[Made]) -> str:
@@ -254,9 +254,9 @@ def _beyond_perturbed(runs: Sequence[Made]) -> str:
     told = [run for run in runs if run.has("perturbed_p95")]
     if not told:
         return ""
-    above = sum(above(run, "perturbed_p95") for run in told)
+    more = sum(above(run, "perturbed_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)}"
-    return f"; {above}{of} return more than 95% of models of their kind with randomly moved weights"
+    return f"; {more}{of} return more than 95% of models of their kind with randomly moved weights"
 
 
 def _in_sample(runs: Sequence[Made]) -> str:
