@@ -140,6 +140,7 @@ def test_every_figure_is_in_the_long_table(runs):
         == ("ACME", "test", "standard", "flat", "SR")
     )
     assert flat["mean"] is None and flat["runs"] == 0, "undefined is no number"
+    assert flat["of"] == 2, "of both runs there"
     json.dumps(rows, allow_nan=False)
 
 

@@ -333,7 +333,12 @@ def long_rows(runs: Sequence[Made]) -> list[dict[str, Any]]:
                 found.append(
                     {
                         **{"asset": asset, "convention": convention, "row": line.row},
-                        **{"kind": line.kind, "metric": metric, "runs": figure.runs},
+                        **{
+                            "kind": line.kind,
+                            "metric": metric,
+                            "runs": figure.runs,
+                            "of": line.runs,
+                        },
                         **{**numbers, "window": window},
                     }
                 )

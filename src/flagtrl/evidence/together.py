@@ -107,7 +107,8 @@ def _with_costs(runs: Sequence[Made]) -> str:
         return ""
     return (
         f"{runs[0].preset}: without costs the mean return is above one Buy order's on {counted[0]} "
-        f"of {assets} asset{'s' * (assets > 1)}, at {DEAR_BPS} basis points a trade on {counted[1]}."
+        f"of {assets} asset{'s' * (assets > 1)}, at {DEAR_BPS} basis points a trade on "
+        f"{counted[1]}."
     )
 
 
