@@ -22,8 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flagtrl.evidence.chance import counts
-from flagtrl.evidence.frictions import frictions
+from flagtrl.evidence.chance import SAME_PERCENT, above_held, counts
+from flagtrl.evidence.frictions import DEAR_BPS, frictions
 from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.rows import markdown_table
 from flagtrl.evidence.tables import Made, OverSeeds
@@ -325,6 +325,7 @@ def replication() -> Texts:
         "replication.costs": cells(frictions(runs), 2),
         "replication.verdict": "\n".join(f"- {sentence}" for sentence in said),
         "replication.lead": f"{lead(record, runs)} {overall[-1]}",
+        "replication.after_costs": after_costs([run for run in runs if run.preset == "flagtrl"]),
         "replication.text": (
             f"{answers['asked'] - answers['unreadable']} of {answers['asked']} answers named an "
             f"action, {answers['as_asked']} in the form asked for, and {answers['could_not']} one "
@@ -367,16 +368,19 @@ def lead(record: Mapping[str, Any], runs: Sequence[Made]) -> str:
         less += ["with short prompts"] * ("--prompt_style markov" in words)
         between = f", {' and '.join(less)}," if less else ""
         told += (
-            f" With the paper's settings{between} {blind} of {len(papers)} runs take the same "
-            "action every day, given whether they hold shares."
+            f" With the paper's settings{between} {blind} of {len(papers)} runs ignore the day: "
+            "they take one action whenever flat, and one whenever long."
         )
-    dear = next(each for each in record["verdict"]["overall"] if "flagtrl: without costs" in each)
-    found = re.search(r"on (\d+) of (\d+) assets?, at (\d+) basis points a trade on (\d+)", dear)
-    assert found is not None, dear
-    without, of, bps, with_costs = found.groups()
+    return f"{told} {after_costs(ours)}"
+
+
+def after_costs(runs: Sequence[Made]) -> str:
+    """What costs leave of a preset beside one Buy order."""
+    (free, *dear), assets = above_held(runs)
+    told = ", ".join(f"at {bps} on {n or 'none'}" for bps, n in zip(DEAR_BPS, dear, strict=True))
     return (
-        f"{told} All that is without costs: `flagtrl`'s mean return is above one Buy order's on "
-        f"{without} of {of} assets, and at {bps} basis points a trade on {with_costs}."
+        f"Without costs the mean return of `{runs[0].preset}` is above one Buy order's on {free} "
+        f"of {assets} assets; with costs in basis points a trade, {told}."
     )
 
 
@@ -407,7 +411,7 @@ def replicated(asset: str, preset: str, runs: Sequence[Made], printed: float) ->
     spread = f"{made.low:.1f} to {made.high:.1f}"
     if math.isnan(made.low):
         spread = "-"
-    elif made.high - made.low < 1e-6:
+    elif made.high - made.low < SAME_PERCENT:
         spread = "all alike"
     return [
         *(asset, f"`{preset}`", len(runs), one(made.mean), spread),

@@ -35,7 +35,7 @@ def run_in(folder, asset="MSFT", agent=READS, seed=0, preset="flagtrl", trained=
     )  # fmt: skip
     record = RunRecord(
         **{"data": data_facts(market, "made"), "seed": seed, "preset": preset},
-        windows={"train": train.days, "test": test.days},
+        windows={"train": train.span, "test": test.span},
         base=BaseFacts("a <model>", "made", "random"),
         market={"execution": "next_price", "cost_bps": 5},
     )
@@ -82,7 +82,7 @@ def walked(folder, settings=SETTINGS, agent=READS, days=400):
         report = replace(report, train=evaluate(agent, train, settings))
         record = RunRecord(
             **{"data": data_facts(market, "made"), "seed": 0, "preset": "flagtrl"},
-            windows={"train": train.days, "test": test.days},
+            windows={"train": train.span, "test": test.span},
             base=BaseFacts("a <model>", "made", "random"),
             market=asdict(settings),
         )

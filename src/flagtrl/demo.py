@@ -130,7 +130,7 @@ def _synthetic(config: PPOConfig, clear: Callable[[], None], began: float) -> Re
     model = ActorCritic(attach_adapter(language_model, POLICY), encoder.action_paths, POLICY)
     record = RunRecord.begin(
         data=data_facts(market, "synthetic: news leads price"),
-        windows={"train": train.days, "test": test.days},
+        windows={"train": train.span, "test": test.span},
         base=BaseFacts("a random Llama of 3 layers", "made in memory", "random"),
     )
     trainer = PPOTrainer(

@@ -85,5 +85,5 @@ class Trading:
             record,
             market=asdict(env.settings),
             data=record.data or data_facts(env.window.market, "in memory"),
-            windows=record.windows or {"train": env.window.days},
+            windows=record.windows or {"train": env.window.span},
         )

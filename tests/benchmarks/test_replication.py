@@ -23,6 +23,9 @@ def test_returns_and_ratios_follow_from_the_days(tmp_path, monkeypatch, capsys):
     replication.main()
     assert "3 runs on 2 assets" in capsys.readouterr().out
     frame = pd.read_parquet(out / replication.DAYS_FILE)
+    assert list(frame) == [
+        *("asset", "policy", "seed", "row", "date", "action", "holds", "value")
+    ], "no price, no headline"
     record = json.loads((out / "paper.json").read_text(encoding="utf-8"))
     for run in record["runs"]:
         mine = frame[(frame["asset"] == run["asset"]) & (frame["seed"] == run["seed"])]

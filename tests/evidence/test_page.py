@@ -40,7 +40,7 @@ def run(report, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "first run"
     record = RunRecord(
         data=data_facts(MARKET, "made"),
-        windows={"train": TRAIN.days, "test": TEST.days},
+        windows={"train": TRAIN.span, "test": TEST.span},
         base=BaseFacts("a <model>", "made", "random"),
         market={"execution": "next_price", "cost_bps": 5},
         seed=3,

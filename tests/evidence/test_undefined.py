@@ -26,7 +26,7 @@ def written(market, out):
     )  # fmt: skip
     record = RunRecord(
         data=data_facts(market, "made"),
-        windows={"train": window.days, "test": window.days},
+        windows={"train": window.span, "test": window.span},
         base=BaseFacts("a model", "made", "random"),
         seed=0,
     )

@@ -10,7 +10,6 @@ import pytest
 from flagtrl.evidence.backtest import SAMPLING_TEMPERATURE, Backtest, backtests
 from flagtrl.evidence.baselines import buy_and_hold_by_order
 from flagtrl.evidence.report import RESULTS_FILE, evaluate
-from flagtrl.evidence.statistics import TrackRecord, minimum_track_record
 from flagtrl.evidence.verdict import behaviour, depends_on_day, least_ratio, verdict
 from flagtrl.market.env import MarketSettings
 from flagtrl.market.ledger import Action
@@ -156,8 +155,10 @@ def test_the_least_sharpe_ratio_that_could_be_shown():
         "significantly different from zero (5%, two-sided)."
     )
     assert "below 2.57 is" in least_ratio(148, 252)[0], "the paper's window"
-    ratio = 1.96 / math.sqrt(147)  # at which the minimum track record is as long as the window
-    assert minimum_track_record(TrackRecord(148, ratio, 0.0, 1.0)) == pytest.approx(148, abs=0.1)
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((4000, 148))
+    ratios = drawn.mean(-1) / drawn.std(-1, ddof=1) * math.sqrt(252)
+    assert np.mean(np.abs(ratios) > 2.57) == pytest.approx(0.05, abs=0.01), "of no skill"
     assert least_ratio(1, 252) == []
 
 

@@ -202,3 +202,5 @@ def test_its_path_is_nobodys(tmp_path):
 def test_settings_of_a_record_that_are_none_of_ours_are_one_line():
     with pytest.raises(AdapterError, match=r"record is damaged \(its prompt: .*'colour'"):
         saved_prompts({"prompt_style": "markov", "colour": "red"})
+    with pytest.raises(AdapterError, match="of another task"):
+        saved_prompts({"actions": ["Left", "Right"], "answer_prefix": ""})

@@ -122,7 +122,18 @@ def test_learning_loads_nothing_of_a_market_however_far_its_imports_reach():
             reached.add(module)
             ahead += own_imports(module)
     assert "flagtrl.policy.saving" in reached
-    assert [name for name in reached if name.split(".")[1] in ("market", "trading")] == []
+    ours = ("flagtrl.market", "flagtrl.trading")
+    assert [name for name in reached if name.startswith(ours)] == []
+
+
+@pytest.mark.slow
+def test_a_python_that_trains_anything_else_has_loaded_no_market():
+    program = (
+        "import sys, flagtrl.learning.trainer, flagtrl.learning.texts, flagtrl.learning.episodes\n"
+        "print([name for name in sys.modules if name.startswith('flagtrl.market')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr[-2000:]
 
 
 def test_modules_import_each_other_in_no_circle():

@@ -41,7 +41,7 @@ from flagtrl.evidence.tables import (
     side_by_side,
     tables_of,
 )
-from flagtrl.evidence.together import Together, in_short
+from flagtrl.evidence.together import Together, in_short, trials_of
 from flagtrl.files import write_text
 
 COLOURS, STYLES = (BLUE, ORANGE, RED, GREEN, "#CC79A7"), ("-", ":", "-.")
@@ -60,7 +60,7 @@ def write_replication(
     Args:
         runs: finished ones.
         known: of `together`.
-        said: sentences by asset, and `overall`.
+        said: sentences by asset.
         options: preset to what its runs were given besides.
         out: a folder.
         undrawn: assets without a picture, where prices must not be shown.
@@ -81,7 +81,11 @@ def write_replication(
         _asset(runs, asset, said.get(asset, ()), asset not in undrawn) for asset in assets_of(runs)
     ]
     path = out / PAGE_FILE
-    told: dict[str, Any] = {"overall": in_short(known), "counts": counts(runs), "tables": tables}
+    told: dict[str, Any] = {
+        "overall": in_short(known),
+        "counts": counts([run for each in known for run in each.runs]),
+        "tables": tables,
+    }
     told |= {"assets": assets, "options": options, "in_sample": in_sample}
     told["costs"] = frictions(runs)
     first = runs[0].results
@@ -103,8 +107,8 @@ def _asset(runs: Sequence[Made], asset: str, said: Sequence[str], is_drawn: bool
     return {
         "name": asset,
         "said": said,
-        "trials": max((run.results.get("trials") or {}).get("policies", 0) for run in mine),
-        "news": first["data"]["summary"].get("news"),
+        "trials": trials_of(mine),
+        "news": (first["data"].get("summary") or {}).get("news"),
         "window": first["windows"]["test"],
         "trading": first["settings"]["market"],
         "source": first["data"]["source"],

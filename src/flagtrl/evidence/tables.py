@@ -109,7 +109,9 @@ class Made:
         return next((c["CR"] for c in self.results.get("costs") or () if c["bps"] == bps), math.nan)
 
     def held_at_cost(self, bps: float) -> float:
-        """Buy and hold's by order: it trades once, and a fee f leaves 1 / (1 + f) of the value."""
+        """Buy and hold's by order, without slippage: it trades once, and a fee f leaves 1 / (1 + f)
+        of the value. Of an account that was ruined it is approximate.
+        """
         market = self.results["settings"]["market"]
         known = 1.0
         for name in ("cost_bps", "slippage_bps"):

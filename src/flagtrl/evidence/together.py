@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from flagtrl.evidence.frictions import DEAR_BPS
 from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.statistics import (
     FEWEST_RETURNS,
+    SAME_RETURN,
     Interval,
     TrackRecord,
     best_of_trials,
@@ -24,7 +25,8 @@ from flagtrl.evidence.statistics import (
 from flagtrl.evidence.tables import Made, OverSeeds, assets_of, presets
 
 DEPENDENT = "Runs on one window are not independent: they trade the same days."
-SAME_RETURN = 1e-12  # a difference that is rounding
+NO_OTHER_ORDER = "always in or out, one entry alone, or in and out every other bar"
+SAME_SHAPE = 1e-9  # a difference of scaled returns that is rounding
 
 
 class Together(NamedTuple):
@@ -34,8 +36,8 @@ class Together(NamedTuple):
         asset, preset: which.
         runs: of it, one a seed.
         beside: the Sharpe ratio a bar of the mean of its seeds' returns, above buy and hold's by
-            order; with an interval by stationary bootstrap. A portfolio of all seeds varies less
-            than any, so its ratio is higher than theirs.
+            order; with an interval by stationary bootstrap. All seeds in equal parts vary less than
+            the mean seed does, so their ratio tends to lie above that of a typical one.
     """
 
     asset: str
@@ -51,11 +53,17 @@ class Together(NamedTuple):
     @property
     def is_held(self) -> bool:
         """Whether every seed is buy and hold by order."""
-        return all(_same(*run.returns) for run in self.runs)
+        return all(np.abs(own - held).max() <= SAME_RETURN for own, held in _returns(self.runs))
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    return bool(np.abs(one - other).max() <= SAME_RETURN)
+def _returns(runs: Sequence[Made]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(run.returns[0], run.returns[1]) for run in runs]
+
+
+def _scaled(returns: np.ndarray) -> np.ndarray:
+    """In units of their root mean square: what a Sharpe ratio sees of them."""
+    size = math.sqrt(float(np.mean(returns**2)))
+    return returns / size if size > SAME_RETURN else returns
 
 
 def together(runs: Sequence[Made]) -> list[Together]:
@@ -83,8 +91,8 @@ def overall(known: Sequence[Together]) -> list[str]:
         ratio = sum(above(run, "random_p95", metric="SR") for run in mine)
         said.append(
             f"{preset}: {sum(above(run, 'random_p95') for run in mine)} of {len(mine)} runs "
-            f"return more than 95% of random policies on the test window (one Buy order, held, "
-            f"does in {held}), and {ratio} have a higher Sharpe ratio than 95% of them"
+            f"return more than 95% of random policies on the test window (in {held} one Buy order "
+            f"does), and {ratio} have a higher Sharpe ratio than 95% of them"
             f"{_beyond_perturbed(mine)}; {_beyond_matched(mine)}; {_dependent(mine)}."
         )
         if dear := _with_costs(mine):
@@ -105,22 +113,25 @@ def _with_costs(runs: Sequence[Made]) -> str:
     counted, assets = above_held(runs)
     if not assets:
         return ""
+    free, *dear = counted
+    costs = " and ".join(f"on {count} at {bps}" for count, bps in zip(dear, DEAR_BPS, strict=True))
     return (
-        f"{runs[0].preset}: without costs the mean return is above one Buy order's on {counted[0]} "
-        f"of {assets} asset{'s' * (assets > 1)}, at {DEAR_BPS} basis points a trade on "
-        f"{counted[1]}."
+        f"{runs[0].preset}: without costs the mean return is above one Buy order's on {free} of "
+        f"{assets} asset{'s' * (assets > 1)}, {costs} basis points a trade."
     )
 
 
 def _compared(known: Sequence[Together]) -> dict[str, Interval]:
     """Comparisons with buy and hold; those that are no comparison are left out: buy and hold
-    itself, and the same accounts under another name.
+    itself, and the same account under another name, or a part of it beside seeds that never trade.
     """
     found: dict[str, Interval] = {}
     seen: list[tuple[str, np.ndarray]] = []
     for each in known:
-        own = each.portfolio
-        again = any(asset == each.asset and _same(own, other) for asset, other in seen)
+        own = _scaled(each.portfolio)
+        again = any(
+            asset == each.asset and np.abs(own - other).max() <= SAME_SHAPE for asset, other in seen
+        )
         if not (each.is_held or again):
             found[f"{each.preset} on {each.asset}"] = each.beside
         seen.append((each.asset, own))
@@ -131,17 +142,24 @@ def _beside_held(known: Sequence[Together]) -> str:
     named = _compared(known)
     corrected = holm({name: beside.p for name, beside in named.items()})
     judged = sum(not math.isnan(p) for p in corrected.values())
-    before = sum(beside.p < 0.05 for beside in named.values())
-    told = [
-        f"{name} is {'higher' if named[name].value > 0 else 'lower'} (p = {p:.3f})"
-        for name, p in corrected.items()
-        if p < 0.05
-    ]
-    said = f"Of {judged} comparisons of Sharpe ratios with buy and hold by order, {before} "
-    said += f"differ{'s' * (before == 1)} at 5% before Holm's correction for their number"
-    if told:
-        return f"{said}, and after it these do: {', '.join(told)}."
-    return f"{said}, and none after it."
+    if not judged:
+        return "No Sharpe ratio can be compared with that of buy and hold by order."
+
+    def differing(p_values: Mapping[str, float]) -> str:
+        told = [
+            f"{name} is {'higher' if named[name].value > 0 else 'lower'} (p = {p:.3f})"
+            for name, p in p_values.items()
+            if p < 0.05
+        ]
+        return ", ".join(told) or "none"
+
+    before = differing({name: beside.p for name, beside in named.items()})
+    if judged == 1:
+        return f"Beside the Sharpe ratio of buy and hold by order, at 5%: {before}."
+    return (
+        f"Of {judged} comparisons of Sharpe ratios with buy and hold by order, these differ at 5% "
+        f"before Holm's correction for their number: {before}; after it: {differing(corrected)}."
+    )
 
 
 def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
@@ -150,8 +168,7 @@ def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
     said = [sentence for each in mine for sentence in _of_a_preset(each)]
     runs = [run for each in mine for run in each.runs]
     if len(runs) > 1:
-        counts = [(run.results.get("trials") or {}).get("policies", 0) for run in runs]
-        said += _of_many(runs, max(*counts, len(runs)))
+        said += _of_many(runs, trials_of(runs))
     if runs and asset in ASSETS:
         row = next(each for each in published(asset) if each.group == OURS)
         said.append(
@@ -159,6 +176,11 @@ def of_an_asset(known: Sequence[Together], asset: str) -> list[str]:
             f"{row.SR:.2f}; it is of the run with the median of several, and states no interval."
         )
     return said
+
+
+def trials_of(runs: Sequence[Made]) -> int:
+    """How many policies were tried on a window, as far as its runs know."""
+    return max(len(runs), *((run.results.get("trials") or {}).get("policies", 0) for run in runs))
 
 
 def _of_a_preset(each: Together) -> list[str]:
@@ -178,8 +200,9 @@ def _of_a_preset(each: Together) -> list[str]:
     read = f"{_dependent(runs)}."
     said = [
         f"{each.preset}, {seeds}: a mean return of {made.mean:.1f}%{spread}; "
-        f"{sum(above(run, 'random_p95') for run in runs)} above 95% of random policies, "
-        f"{_beyond_matched(runs)}{_beyond_perturbed(runs)}. {learnt}{read.capitalize()}"
+        f"{sum(above(run, 'random_p95') for run in runs)} of {len(runs)} return more than 95% of "
+        f"random policies{_beyond_perturbed(runs)}; {_beyond_matched(runs)}. "
+        f"{learnt}{read.capitalize()}"
     ]
     return [*said, *_against_held(each)]
 
@@ -193,20 +216,21 @@ def _against_held(each: Together) -> list[str]:
         return []
     value = year * beside.value
     many = len(each.runs) > 1
-    whose = "An equal-weighted portfolio of its seeds has a" if many else "Its"
-    verb = "" if many else " is"
+    whose = "its seeds in equal parts, rebalanced daily," if many else "it"
     said = (
-        f"{whose} Sharpe ratio{verb} {'higher' if value > 0 else 'lower'} than buy and hold's by "
-        f"order by {abs(value):.2f} a year, with a 95% interval of the difference from "
-        f"{year * beside.low:+.2f} to {year * beside.high:+.2f} (p = {beside.p:.2f})"
+        f"The Sharpe ratio of {whose} is {abs(value):.2f} a year "
+        f"{'above' if value > 0 else 'below'} that of buy and hold by order (95% interval of the "
+        f"difference {year * beside.low:+.2f} to {year * beside.high:+.2f}, p = {beside.p:.2f})"
     )
     if many:
-        single = [
-            TrackRecord.of(own).sharpe - TrackRecord.of(held).sharpe
-            for own, held in (run.returns for run in each.runs)
-        ]
-        if not any(map(math.isnan, single)):
-            said += f"; a single seed's difference is {year * np.mean(single):+.2f} in the mean"
+        single = OverSeeds.of(
+            [
+                year * (TrackRecord.of(own).sharpe - TrackRecord.of(held).sharpe)
+                for own, held in _returns(each.runs)
+            ]
+        )
+        of = "" if single.runs == len(each.runs) else f" of the {single.runs} that trade"
+        said += f"; the seeds' own differences{of} average {single.mean:+.2f}"
     return [f"{said}."]
 
 
@@ -233,8 +257,8 @@ def _of_many(runs: Sequence[Made], trials: int) -> list[str]:
             f"Of {trials} trials without skill that vary as these do, the best is expected to "
             f"show a Sharpe ratio of {year * luck:.2f}; the run with the median ratio, "
             f"{year * median.sharpe:.2f}, has a deflated Sharpe ratio of "
-            f"{deflated_sharpe(median, trials, variance):.2f} (significant from 0.95 on). Trials "
-            "that the list of this machine lacks would lower it."
+            f"{deflated_sharpe(median, trials, variance):.2f} (significant, two-sided, from 0.975 "
+            "on). Trials that the list lacks would lower it."
         )
     return said
 
@@ -243,7 +267,7 @@ def _beyond_matched(runs: Sequence[Made]) -> str:
     """Against accounts with the agents' own times in the market, where those can differ."""
     told = [run for run in runs if run.matched_tells()]
     if not told:
-        return "none has times in the market that could be shuffled: always in, out or in turn"
+        return f"none has times in the market that could be shuffled ({NO_OTHER_ORDER})"
     more = sum(above(run, "matched_p95") for run in told)
     of = "" if len(told) == len(runs) else f" of {len(told)} whose times can be shuffled"
     rivals = "accounts with the same exposure and as many trades at other times"
@@ -273,7 +297,7 @@ def _in_sample(runs: Sequence[Made]) -> str:
         )
         for run in runs
     )
-    model = " and the untrained model" if len(rows) > 1 else ""
+    model = " and more than the untrained model" if len(rows) > 1 else ""
     return f"In sample {beaten} of {len(runs)} return more than 95% of random policies{model}."
 
 

@@ -121,6 +121,6 @@ def in_words(trials: Trials, root_of_a_year: float, sharpe: float) -> str:
         return f"{said}."
     return (
         f"{said}: the best of so many is expected to show a Sharpe ratio of "
-        f"{root_of_a_year * trials.by_luck:.2f} without skill, and its {sharpe:.2f} is above that "
-        f"with a probability of {trials.deflated:.2f} (deflated Sharpe ratio)."
+        f"{root_of_a_year * trials.by_luck:.2f} without skill, and its {sharpe:.2f} has a deflated "
+        f"Sharpe ratio of {trials.deflated:.2f} (significant, two-sided, from 0.975 on)."
     )

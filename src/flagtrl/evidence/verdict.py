@@ -106,8 +106,8 @@ def verdict(
 
 
 def least_ratio(returns: int, periods_per_year: int) -> list[str]:
-    """The Sharpe ratio a year from which on so many returns show that it is not 0: its standard
-    error is 1 / sqrt(n - 1) a bar, as the minimum track record length has it. Nothing of one.
+    """The Sharpe ratio a year from which on so many returns show that it is not 0: where the true
+    one is 0, its standard error a bar is 1 / sqrt(n - 1). Nothing of one return.
     """
     if returns < 2:
         return []

@@ -87,7 +87,7 @@ class Walked:
                     f"{directory}: the results are damaged ({reason(error)}); remove the folder, "
                     "and it is made again"
                 ) from error
-            if traded != (list(window.days), known):
+            if traded != (list(window.span), known):
                 raise AdapterError(
                     f"{directory} was traded on other data than those that --data names now; bring "
                     "those back, or remove the folder, and it is made again"

@@ -57,6 +57,8 @@ def saved_prompts(saved: Mapping[str, Any], named: str | None = None) -> PromptS
         AdapterError: settings that are none of ours.
         ConfigError: a saved style that is code, and is not named.
     """
+    if "prompt_style" not in saved:
+        raise AdapterError("the run is of another task: its record names no prompt_style")
     try:
         settings = PromptSettings(**saved)
     except TypeError as error:

@@ -166,7 +166,7 @@ class Window:
         return self.market.dates[self.start : self.stop]
 
     @property
-    def days(self) -> tuple[str, str, int]:
+    def span(self) -> tuple[str, str, int]:
         """First day, last day and number of bars, as a run's record has a window."""
         return str(self.dates[0]), str(self.dates[-1]), len(self)
 

@@ -252,36 +252,42 @@ def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
 
 def _legend(runs: Sequence[Made]) -> str:
     """What rows, figures and windows are."""
-    windows = {
-        asset: next(run.results["windows"]["test"] for run in runs if run.asset == asset)
-        for asset in assets_of(runs)
-    }
-    market = runs[0].results["settings"]["market"]
+    first = {asset: next(r.results for r in runs if r.asset == asset) for asset in assets_of(runs)}
+    windows = {asset: results["windows"]["test"] for asset, results in first.items()}
+    trading = {_traded(results["settings"]["market"]): None for results in first.values()}
     told = {
-        "Windows": "; ".join(f"{a} {first} to {last}" for a, (first, last, _) in windows.items()),
-        "Trading": (
-            f"`{market['execution']}` fills, {market.get('cost_bps', 0):g} bps of fees and "
-            f"{market.get('slippage_bps', 0):g} bps of slippage a trade, as the first run has them"
-        ),
+        "Windows": "; ".join(f"{a} {begin} to {end}" for a, (begin, end, _) in windows.items()),
+        "Trading": "; or ".join(trading),
         "CR, AV, MDD": (
             "return, annualised volatility and largest drawdown, percent; SR the annualised Sharpe "
             "ratio. `paper`: sums of log returns, as FLAG-Trader's tables are computed, with 252 "
-            "bars in a Sharpe ratio's year and 365 in the volatility's for TSLA and BTC; "
-            "`standard`: simple returns of the account"
+            "bars in a Sharpe ratio's year and the recipe's in the volatility's (365 for TSLA and "
+            "BTC, as published); `standard`: simple returns of the account"
         ),
         "Rows": (
             "published ones; controls; then `PRESET: ROW`, means over its runs, `(2)` behind one "
             "that is defined in two of them alone, `-` where it is in none"
         ),
-        "random, matched, perturbed": (
-            "5th, 95th percentile and mean of policies that draw from the legal actions; of "
-            "accounts with the run's exposure and as many trades at other times; of its model with "
-            "trained weights moved at random"
+        "random": (
+            "policies that draw from the legal actions: their mean, 5th and 95th percentile; "
+            "`matched`: of accounts with the run's exposure and as many trades at other times; "
+            "`perturbed`: of its model with the trained weights moved at random"
         ),
         "linear, mlp": "Stable-Baselines3's PPO on numbers, where there are such rows",
+        "What costs leave": (
+            "the same decisions traded again, with fees of so much a trade and no slippage in "
+            "place of the run's own; break-even is the cost at which they would have earned nothing"
+        ),
         "Intervals": "in tables.csv: 95% of the mean over runs, which is training noise alone",
     }
     return "\n".join(f"- **{name}**: {words}." for name, words in told.items())
+
+
+def _traded(market: Mapping[str, Any]) -> str:
+    return (
+        f"`{market.get('execution', '-')}` fills, {market.get('cost_bps', 0):g} bps of fees and "
+        f"{market.get('slippage_bps', 0):g} bps of slippage a trade"
+    )
 
 
 def _piped(cells: Sequence[Sequence[str]], words: int = 1) -> str:

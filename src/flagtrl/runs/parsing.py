@@ -109,7 +109,7 @@ class Arguments:
             options={**asdict(self.data), **asdict(self.reading)},
             engine=asdict(self.engine),
             data=data_facts(market, self.data.source),
-            windows={name: window.days for name, window in windows.items()},
+            windows={name: window.span for name, window in windows.items()},
             base=self.base.facts(),
             seed=self.ppo.seed,
         )

@@ -90,7 +90,7 @@ class Loaded:
 
     def traded(self, periods: int) -> RunRecord:
         """The run's record, with what is traded now and how."""
-        windows = {"train": self.record.windows["train"], "test": self.window.days}
+        windows = {"train": self.record.windows["train"], "test": self.window.span}
         return replace(
             self.record,
             market=asdict(self.settings),

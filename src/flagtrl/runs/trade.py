@@ -88,7 +88,7 @@ def trade(arguments: Arguments, other: Other, out: Path, say: Say = print) -> Re
             market=asdict(arguments.market),
             options={**asdict(arguments.data), **asdict(arguments.reading)},
             data=data_facts(market, arguments.data.source),
-            windows={"train": train.days, "test": test.days},
+            windows={"train": train.span, "test": test.span},
             base=trader.base,
             seed=arguments.ppo.seed,
         )
