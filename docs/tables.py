@@ -252,12 +252,16 @@ def suite() -> Texts:
     import risk_table
     import sensitivity_table
     import suite_table
+    import what_helps_table
 
     records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
     return {
         "suite.table": suite_table.summary(records),
         "suite.nothing": suite_table.no_signal(records),
         "suite.peers": suite_table.beside_peers(records),
+        "suite.helps": what_helps_table.summary(
+            json.loads((ROOT / "benchmarks/results/what_helps.json").read_text(encoding="utf-8"))
+        ),
         **real_model(records),
         **continuing(),
         "language_kl.table": language_kl_table.summary(written("language_kl")),
@@ -298,6 +302,7 @@ def real_model(records: Sequence[dict[str, Any]]) -> Texts:
         "suite.real_seconds": f"{max(without):.0f}",
         "suite.real_share": f"{min(each['share'] for each in rows):.2f}",
         "suite.real_entropy": f"{min(each['entropy'] for each in rows):.2f}",
+        "suite.real_entropy_start": f"{min(each['entropy_at_start'] for each in rows):.2f}",
     }
 
 
