@@ -101,7 +101,11 @@ def test_the_words():
     assert "first policy" in in_words(Trials(1, np.nan, np.nan), year, 1.0)
     assert in_words(Trials(3, np.nan, np.nan), year, 1.0).endswith("on this machine.")
     said = in_words(Trials(40, 0.1, 0.25), year, 1.11)
-    assert "one of 40" in said and "of 1.59 without" in said and "deflated Sharpe ratio of 0.25" in said
+    assert (
+        "one of 40" in said
+        and "of 1.59 without" in said
+        and "deflated Sharpe ratio of 0.25" in said
+    )
 
 
 def test_a_line_that_was_not_written_to_its_end_is_passed_over(caplog):
