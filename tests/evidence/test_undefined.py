@@ -53,5 +53,7 @@ def test_under_twenty_days_there_are_no_statistics_and_no_trial(tmp_path):
     assert "statistics" not in results and "trials" not in results and "starts" not in results
     assert results["test"]["agent_greedy"]["standard"]["SR"] is not None
     assert any("14 returns" in sentence for sentence in results["verdict"])
+    few = "14 returns are too few for an interval or a test, which need 20."
+    assert few in results["verdict"]
     page = (tmp_path / "report.html").read_text()
     assert "How sure this is" not in page and "Account value and drawdown" in page

@@ -33,7 +33,7 @@ from flagtrl.evidence.rows import Rows, conventions, json_rows, row_of, rows_of_
 from flagtrl.evidence.rules import matched_paths
 from flagtrl.evidence.starts import Spread, as_dict
 from flagtrl.evidence.starts import in_words as words_of
-from flagtrl.evidence.statistics import FEWEST_SHIFTS
+from flagtrl.evidence.statistics import FEWEST_RETURNS, FEWEST_SHIFTS
 from flagtrl.evidence.trials import Trials, counted, in_words
 from flagtrl.evidence.verdict import behaviour, verdict
 from flagtrl.made_with import versions
@@ -209,6 +209,9 @@ class Report:
             said += sentences(found)
             if self.trials is not None:
                 said.append(in_words(self.trials, math.sqrt(periods), found.sharpe.value))
+        else:
+            few = f"{len(agent.values) - 1} returns are too few for an interval or a test"
+            said.append(f"{few}, which need {FEWEST_RETURNS}.")
         said += words_of(self.spread)
         if self.settings.execution == "same_price":
             said.append("Orders fill at the price that they were decided at, which is optimistic.")
