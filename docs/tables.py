@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flagtrl.evidence.chance import SAME_PERCENT, above_held, counts
+from flagtrl.evidence.chance import SAME_PERCENT, above, above_held, counts
 from flagtrl.evidence.frictions import DEAR_BPS, frictions
 from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.rows import markdown_table
@@ -382,20 +382,17 @@ def lead(record: Mapping[str, Any], runs: Sequence[Made]) -> str:
 def after_costs(runs: Sequence[Made]) -> str:
     """What costs leave of a preset beside one Buy order."""
     (free, *dear), assets = above_held(runs)
-    told = ", ".join(f"at {bps} on {n or 'none'}" for bps, n in zip(DEAR_BPS, dear, strict=True))
+    costs = zip(DEAR_BPS, dear, strict=True)
+    told = "; ".join(f"at {bps} basis points a trade, on {n or 'none'}" for bps, n in costs)
     return (
         f"Without costs the mean return of `{runs[0].preset}` is above one Buy order's on {free} "
-        f"of {assets} assets; with costs in basis points a trade, {told}."
+        f"of {assets} assets; {told}."
     )
 
 
 def beyond(runs: Sequence[Made], row: str, metric: str = "CR", window: str = "test") -> int:
-    """How many have a higher figure than a row of their own table, `standard` convention."""
-    return sum(
-        run.figure("agent_greedy", "standard", metric, window)
-        > run.figure(row, "standard", metric, window)
-        for run in runs
-    )
+    """How many are above a row of their own table."""
+    return sum(above(run, row, metric=metric, window=window) for run in runs)
 
 
 def replicated(asset: str, preset: str, runs: Sequence[Made], printed: float) -> list[object]:
@@ -404,7 +401,7 @@ def replicated(asset: str, preset: str, runs: Sequence[Made], printed: float) ->
     def of(row: str, metric: str = "CR", window: str = "test") -> OverSeeds:
         return OverSeeds.of([run.figure(row, "paper", metric, window) for run in runs])
 
-    def above(row: str, those: Sequence[Made]) -> str:
+    def beating(row: str, those: Sequence[Made]) -> str:
         if not those:
             return "-"
         of_fewer = "" if len(those) == len(runs) else f" of {len(those)}"
@@ -421,9 +418,9 @@ def replicated(asset: str, preset: str, runs: Sequence[Made], printed: float) ->
     return [
         *(asset, f"`{preset}`", len(runs), one(made.mean), spread),
         *(f"{sharpe.mean:.2f}{of_fewer}", one(in_sample.mean), one(of("random_p95").mean)),
-        above("random_p95", runs),
-        above("matched_p95", [run for run in runs if run.matched_tells()]),
-        above("perturbed_p95", [run for run in runs if run.has("perturbed_p95")]),
+        beating("random_p95", runs),
+        beating("matched_p95", [run for run in runs if run.matched_tells()]),
+        beating("perturbed_p95", [run for run in runs if run.has("perturbed_p95")]),
         *(one(of("buy_and_hold_by_order").mean), f"{printed:.1f}"),
     ]
 

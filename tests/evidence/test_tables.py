@@ -151,26 +151,18 @@ def test_what_runs_say_together(runs):
     assert set(said) == {"overall", "MSFT", "ACME"}
     assert said["overall"][0] == "4 runs on 2 assets: MSFT, ACME."
     reads = next(each for each in said["overall"] if each.startswith("reads: "))
-    above = sum(
-        run.results["test"]["agent_greedy"]["standard"]["CR"]
-        > run.results["test"]["random_p95"]["standard"]["CR"]
-        for run in runs
-        if run.preset == "reads"
-    )
-    held = sum(
-        run.results["test"]["buy_and_hold_by_order"]["standard"]["CR"]
-        > run.results["test"]["random_p95"]["standard"]["CR"]
-        for run in runs
-        if run.preset == "reads"
-    )
+
+    def beyond_random(own, metric="CR"):
+        tables = [run.results["test"] for run in runs if run.preset == "reads"]
+        return sum(
+            each[own]["standard"][metric] > each["random_p95"]["standard"][metric]
+            for each in tables
+        )
+
+    above, held = beyond_random("agent_greedy"), beyond_random("buy_and_hold_by_order")
     assert f"{above} of 3 runs return more" in reads
     assert f"(in {held} one Buy order does)" in reads and "decisions of 3 depend" in reads
-    ratio = sum(
-        run.results["test"]["agent_greedy"]["standard"]["SR"]
-        > run.results["test"]["random_p95"]["standard"]["SR"]
-        for run in runs
-        if run.preset == "reads"
-    )
+    ratio = beyond_random("agent_greedy", "SR")
     assert f"and {ratio} have a higher Sharpe ratio than 95% of them" in reads
     dead = next(each for each in said["overall"] if each.startswith("dead: "))
     assert "none has times in the market that could be shuffled" in dead

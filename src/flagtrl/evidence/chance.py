@@ -13,9 +13,12 @@ from flagtrl.evidence.tables import Made, presets
 SAME_PERCENT = 1e-6  # a difference that is rounding
 
 
-def above(run: Made, row: str, own: str = "agent_greedy", metric: str = "CR") -> bool:
-    """Whether a row of a run's table is above another on the test window, `standard` convention."""
-    return run.figure(own, "standard", metric) > run.figure(row, "standard", metric)
+def above(
+    run: Made, row: str, own: str = "agent_greedy", metric: str = "CR", window: str = "test"
+) -> bool:
+    """Whether a row of a run's table is above another, `standard` convention."""
+    mine, other = (run.figure(name, "standard", metric, window) for name in (own, row))
+    return mine > other
 
 
 def above_held(runs: Sequence[Made]) -> tuple[list[int], int]:

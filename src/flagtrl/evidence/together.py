@@ -289,14 +289,7 @@ def _in_sample(runs: Sequence[Made]) -> str:
     rows = ["random_p95"]
     untrained = ("untrained_raw", "untrained_calibrated")
     rows += [row for row in untrained if all(row in run.results["train"] for run in runs)]
-    beaten = sum(
-        all(
-            run.figure("agent_greedy", "standard", "CR", "train")
-            > run.figure(row, "standard", "CR", "train")
-            for row in rows
-        )
-        for run in runs
-    )
+    beaten = sum(all(above(run, row, window="train") for row in rows) for run in runs)
     model = " and more than the untrained model" if len(rows) > 1 else ""
     return f"In sample {beaten} of {len(runs)} return more than 95% of random policies{model}."
 
