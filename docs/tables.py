@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from flagtrl.evidence.chance import SAME_PERCENT, above, above_held, counts
 from flagtrl.evidence.frictions import DEAR_BPS, frictions
 from flagtrl.evidence.published import ASSETS, OURS, published
 from flagtrl.evidence.rows import markdown_table
+from flagtrl.evidence.rows import piped as table
 from flagtrl.evidence.tables import Made, OverSeeds
 from flagtrl.evidence.tables import presets as presets_of
 from flagtrl.runs.settings import preset_settings
@@ -118,13 +119,6 @@ def filled(page: str, new: Texts) -> str:
         return f"<!-- {name} -->{text}<!-- / -->"
 
     return PLACE.sub(put, page)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: int = 1) -> str:
-    """A Markdown table; columns after the first `words` are numbers."""
-    align = ["---"] * words + ["---:"] * (len(head) - words)
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(align)}|"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
 def decimals(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,17 +72,22 @@ def json_rows(rows: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
     }
 
 
+def piped(head: Sequence[str], rows: Iterable[Sequence[object]], words: int = 1) -> str:
+    """A Markdown table; columns after the first `words` are numbers."""
+    align = ["---"] * words + ["---:"] * (len(head) - words)
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(align)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
 def markdown_table(rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
     """A table as results.json has it (row to convention to metric), in Markdown."""
     first = next(iter(rows.values()))
     cells = [(convention, name) for convention, metrics in first.items() for name in metrics]
-    lines = [
-        f"| | {' | '.join(f'{convention} {name}' for convention, name in cells)} |",
-        "|---|" + "---:|" * len(cells),
-    ]
-    for row, by in rows.items():
-        shown = [by[convention][name] for convention, name in cells]
-        lines.append(
-            f"| {row} | {' | '.join('-' if value is None else f'{value:.3f}' for value in shown)} |"
-        )
-    return "\n".join(lines)
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    return piped(
+        ["", *(f"{convention} {name}" for convention, name in cells)],
+        ([row, *(shown(by[c][name]) for c, name in cells)] for row, by in rows.items()),
+    )

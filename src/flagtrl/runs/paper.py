@@ -17,6 +17,7 @@ from flagtrl.countdown import Say
 from flagtrl.errors import ConfigError, FlagtrlError, unknown
 from flagtrl.evidence.frictions import frictions
 from flagtrl.evidence.replication import write_replication
+from flagtrl.evidence.rows import piped
 from flagtrl.evidence.tables import (
     CONVENTIONS,
     Made,
@@ -243,7 +244,8 @@ def markdown(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> str:
             if asset in said
         ]
     if costs := frictions(runs):
-        parts.append(f"## What costs leave, `standard` convention\n\n{_piped(costs, 2)}")
+        table = piped(costs[0], costs[1:], 2)
+        parts.append(f"## What costs leave, `standard` convention\n\n{table}")
     if trained := [run for run in runs if "train" in run.results]:
         for title, assets in tables_of(trained):
             parts += _tables(trained, f"In sample: {title}", assets, "train")
@@ -290,17 +292,10 @@ def _traded(market: Mapping[str, Any]) -> str:
     )
 
 
-def _piped(cells: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A Markdown table, its first columns words."""
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    lines.insert(1, "|" + "---|" * words + "---:|" * (len(cells[0]) - words))
-    return "\n".join(lines)
-
-
 def _tables(runs: Sequence[Made], title: str, assets: Sequence[str], window: str) -> Iterator[str]:
     for convention in CONVENTIONS:
-        cells = side_by_side(runs, assets, convention, window)
-        yield f"## {title}, `{convention}` convention\n\n{_piped(cells)}"
+        head, *rows = side_by_side(runs, assets, convention, window)
+        yield f"## {title}, `{convention}` convention\n\n{piped(head, rows)}"
 
 
 def show(runs: Sequence[Made], said: Mapping[str, Sequence[str]]) -> None:
