@@ -115,6 +115,12 @@ def test_the_losses_gradient_is_the_enumerated_gradient_of_the_expected_return(m
     [got] = torch.autograd.grad(-loss_of(rollout, logprobs, targets), logits, retain_graph=True)
     assert wanted.abs().max() > 1e-4
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-8)  # advantages are kept in float32
+    q, _ = action_values(rollout.logprobs, rollout.rewards, rollout.after, gamma)
+    discounts = gamma ** torch.arange(STEPS, dtype=torch.float64)[:, None, None, None]
+    gains = (discounts * rollout.joint * (q - v[..., None]))[:, 0]
+    sure = logprobs.masked_fill(~rollout.legal[:, 0], 0.0)
+    [got] = torch.autograd.grad((gains * sure).sum(), logits, retain_graph=True)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
 
     # Entropy and KL count a day and position as often as the policy is there, whatever the
     # discount.
@@ -147,10 +153,11 @@ def without_costs(env, rollout):
         lambda env, rollout: replace(rollout, occupancy=torch.ones_like(rollout.occupancy)),
         lambda env, rollout: replace(rollout, occupancy=rollout.occupancy.flip(-1)),
         lambda env, rollout: replace(rollout, rewards=rollout.rewards.roll(1, 0)),
+        lambda env, rollout: replace(rollout, logprobs=rollout.logprobs.clamp(min=-1.0)),
     ],
     ids=[
         *("whole", "sign", "next position", "cost", "no occupancy", "the other's occupancy"),
-        "a day late",
+        *("a day late", "no mask"),
     ],
 )
 def test_the_enumeration_sees_what_is_broken(broken, request):
@@ -328,13 +335,16 @@ def test_a_windows_record_is_of_its_own_bars(small_model, tmp_path, execution):
             env.reset(seed=0, options={"start": bar})
             env.account = standing(position, env.window.prices[bar], market.initial_cash)
             if record.legal[t, b, position, action]:
-                assert env.legal[action] and env.step(action)[1] == pytest.approx(
-                    record.rewards[t, b, position, action].item()
-                )
+                assert env.legal[action]
+                paid = pytest.approx(env.step(action)[1])
+                assert record.rewards[t, b, position, action].item() == paid
+                assert record.returns[t, b, position, action].log1p().item() == paid
                 assert int(env.account.shares > 0) == record.after[t, b, position, action]
     assert len(starts) == 2, "each window is a run of consecutive bars"
     assert record.occupancy[0].tolist() == [[0.5, 0.5]] * 2
     assert record.counts.tolist() == [1.0] * 5 + [float(execution == "same_price")]
+    moves = np.diff(np.log(env.window.prices))
+    assert windows.volatility == windows.unit == pytest.approx(moves.std())
 
 
 def test_equal_prompts_of_overlapping_windows_are_asked_once(small_model, tmp_path):

@@ -54,8 +54,16 @@ def of_illegal_actions(targets):
     return targets._replace(weights=swapped.where(targets.weights == 0, 0.0))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("broken", [flipped, a_day_late, of_the_other_position, of_no_action])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        flipped,
+        *(
+            pytest.param(other, marks=pytest.mark.slow)
+            for other in (a_day_late, of_the_other_position, of_no_action)
+        ),
+    ],
+)
 def test_what_is_broken_does_not(broken, monkeypatch):
     """So the threshold above can fail."""
     break_it(broken, monkeypatch)
