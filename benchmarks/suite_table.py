@@ -38,12 +38,14 @@ def _places(key: Sequence[str], first: Sequence[dict[str, int]]) -> list[int]:
 def summary(records: Sequence[Record]) -> str:
     """A row for each model, market, preset and estimator: medians over seeds; the mean share with
     its 95% interval by Student's t. In parentheses behind the seeds those whose unseen bars have a
-    best rule to compare with. A level that no more than half of these reached has no steps.
+    best rule to compare with. A level that no more than half of these reached has no steps; a level
+    is reached where a look first shows it, and held from the first look after which none is below
+    80%.
     """
     lines = [
         "| model | market | preset | estimator | steps | seeds | share, median | mean, 95% interval"
-        " | to 50%: steps, CPU s | to 80% | to 90% | CPU s (most) | without text |",
-        "|---|---|---|---|" + "---:|" * 9,
+        " | to 50%: steps, CPU s | to 80% | to 90% | 80% held from | CPU s (most) | without text |",
+        "|---|---|---|---|" + "---:|" * 10,
     ]
     for key, rows in grouped(records).items():
         shares = [row["share"] for row in rows if row["share"] is not None]
@@ -52,6 +54,7 @@ def summary(records: Sequence[Record]) -> str:
             _median(shares),
             interval(shares),
             *(_reached(rows, level) for level in LEVELS),
+            _held(rows),
             f"{_median((row['cpu_seconds'] for row in rows), 0)}"
             + (f" ({max(row['cpu_seconds'] for row in rows):.0f})" if len(rows) > 1 else ""),
             _median(row["text_blind_share"] for row in rows),
@@ -77,8 +80,8 @@ def no_signal(records: Sequence[Record]) -> str:
     are independent markets.
     """
     lines = [
-        "| model | preset | estimator | seeds | Sharpe ratio, mean and 95% interval | beside "
-        "| its own | difference | p |",
+        "| model | preset | estimator | seeds | Sharpe ratio, mean and 95% interval "
+        "| compared with | that control's | difference | p |",
         "|---|---|---|---:|---:|---|---:|---:|---:|",
     ]
     for (model, market, preset, estimator, _), rows in grouped(records).items():
@@ -104,8 +107,10 @@ def no_signal(records: Sequence[Record]) -> str:
 
 
 def beside_peers(records: Sequence[Record], model: str = "tiny") -> str:
-    """A row for each preset: its mean share on each market, the mean over the markets that all of
-    them have, and median processor seconds of a run there.
+    """A row for each preset: its mean share on each market, with the number of seeds; of the
+    markets that all of them have the mean, how far the first preset is above on the same seeds,
+    with the 95% interval by Student's t over these pairs, and the mean of the markets' median
+    processor seconds.
     """
     groups = {
         key[1:4]: [row for row in rows if row["share"] is not None]
@@ -116,15 +121,26 @@ def beside_peers(records: Sequence[Record], model: str = "tiny") -> str:
     markets = list(dict.fromkeys(market for market, *_ in groups))
     presets = list(dict.fromkeys((preset, estimator) for _, preset, estimator in groups))
     common = [m for m in markets if all((m, *preset) in groups for preset in presets)]
-    head = ["preset", "estimator", *markets, f"mean of {len(common)}", "CPU s"]
+    shares = {(*key, row["seed"]): row["share"] for key, rows in groups.items() for row in rows}
+    head = ["preset", "estimator", *markets, f"mean of {', '.join(common)}"]
+    head += [f"`{presets[0][0]}` above it, same seeds", "CPU s"]
     lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     for preset in presets:
         rows = {market: groups.get((market, *preset), []) for market in markets}
         means = {m: np.mean([row["share"] for row in found]) for m, found in rows.items() if found}
-        spent = _median((row["cpu_seconds"] for m in common for row in rows[m]), 0)
-        cells = [f"{means[market]:.2f}" if market in means else "-" for market in markets]
+        cells = [
+            f"{means[market]:.2f} ({len(rows[market])})" if market in means else "-"
+            for market in markets
+        ]
         whole = f"{np.mean([means[market] for market in common]):.2f}" if common else "-"
-        lines.append(f"| {' | '.join([*preset, *cells, whole, spent])} |")
+        both = [
+            (shares.get((m, *presets[0], r["seed"])), r["share"]) for m in common for r in rows[m]
+        ]
+        apart = [own - other for own, other in both if own is not None]
+        above = "" if preset == presets[0] else f"{interval(apart)} ({len(apart)} pairs)"
+        middles = [np.median([row["cpu_seconds"] for row in rows[m]]) for m in common]
+        spent = f"{np.mean(middles):.0f}" if common else "-"
+        lines.append(f"| {' | '.join([*preset, *cells, whole, above, spent])} |")
     return "\n".join(lines)
 
 
@@ -177,6 +193,23 @@ def _reached(rows: Sequence[Record], level: int) -> str:
         for name in (f"steps_to_{level}", f"cpu_seconds_to_{level}")
     )
     return f"{steps:,.0f}, {seconds:.0f}" if math.isfinite(steps) else "-"
+
+
+def _held(rows: Sequence[Record], level: int = 80) -> str:
+    """The median, over seeds with a share, of the steps from which no look is below a level."""
+    begun = []
+    for row in (row for row in rows if row["share"] is not None):
+        below = [n for n, (_, share) in enumerate(row["curve"]) if share < level / 100]
+        first = below[-1] + 1 if below else 0
+        begun.append(row["curve"][first][0] if first < len(row["curve"]) else math.inf)
+    middle = float(np.median(begun)) if begun else math.inf
+    return f"{middle:,.0f}" if math.isfinite(middle) else "-"
+
+
+def detectable(values: Sequence[float]) -> float:
+    """The mean that as many such values would tell from 0 at 5% with a power of 80%."""
+    degrees = len(values) - 1
+    return float(stats.sem(values) * (stats.t.ppf(0.975, degrees) + stats.t.ppf(0.8, degrees)))
 
 
 def _median(values: Iterable[float | None], digits: int = 2) -> str:

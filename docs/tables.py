@@ -20,6 +20,7 @@ import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from flagtrl.evidence.chance import SAME_PERCENT, above, above_held, counts
@@ -85,6 +86,9 @@ def walk() -> Texts:
         "walk.verdict": code("\n".join(told["verdict"])),
         "walk.commit": told["commits"][0][:7],
         "walk.seed": str(told["seed"]),
+        "walk.entropies": " to ".join(
+            f"{end([step['entropy'] for step in told['steps']]):.2f}" for end in (min, max)
+        ),
     }
 
 
@@ -92,7 +96,17 @@ def field() -> Texts:
     """Of `benchmarks/field.py`."""
     from field_table import summary
 
-    return {f"field.{key}": summary(written(f"field{end}")) for key, end in FIELDS.items()}
+    records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
+    wanted = ("tiny", "news70", "flagtrl")
+    shares = [
+        each["share"]
+        for each in records
+        if (each["model"], each["market"], each["preset"]) == wanted
+    ]
+    return {
+        **{f"field.{key}": summary(written(f"field{end}")) for key, end in FIELDS.items()},
+        "field.suite_share": f"{median(shares):.2f}",
+    }
 
 
 def tasks() -> Texts:
@@ -249,10 +263,12 @@ def suite() -> Texts:
     import what_helps_table
 
     records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
+    nothing = [each["sharpe"] for each in records if each["market"] == "nosignal"]
     return {
         "suite.table": suite_table.summary(records),
         "suite.nothing": suite_table.no_signal(records),
         "suite.peers": suite_table.beside_peers(records),
+        "suite.detectable": f"{suite_table.detectable(nothing):.1f}",
         "suite.helps": what_helps_table.summary(
             json.loads((ROOT / "benchmarks/results/what_helps.json").read_text(encoding="utf-8"))
         ),
@@ -270,6 +286,7 @@ def continuing() -> Texts:
 
     records, words = written("continuing"), "new words"
     arms = {"replay": "gone on, with replay", "kl": "gone on, KL 0.1", "strong": "gone on, KL 1"}
+    arms |= {"both": "gone on, with replay, KL 0.1"}
     return {
         "continuing.table": summary(records),
         **{

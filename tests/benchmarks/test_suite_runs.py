@@ -250,7 +250,7 @@ def test_a_tables_medians_and_intervals_by_hand(tmp_path):
     half = np.std(shares, ddof=1) / np.sqrt(3) * 4.30265  # t of 2 degrees of freedom
     mean = f"{np.mean(shares):.2f} ± {half:.2f}"
     assert known.split(" | ")[4:9] == ["13,860", "3", "0.90", mean, "-"]
-    assert known.split(" | ")[9:] == ["80, 10", "-", "9 (10)", "0.10 |"]
+    assert known.split(" | ")[9:] == ["80, 10", "-", "80", "9 (10)", "0.10 |"]
     undefined = suite_table.summary([rows[0], record(share=None)]).splitlines()[-1]
     assert undefined.split(" | ")[5:9] == ["2 (1)", "0.70", "0.70", "-"]
     assert undefined.split(" | ")[9] == "40, 5", "of the seed that has a share"
@@ -266,6 +266,58 @@ def test_a_tables_medians_and_intervals_by_hand(tmp_path):
     assert suite_table.no_signal(same).splitlines()[-1].endswith(" | 0.00 ± 0.00 | - |")
     suite_table.draw(rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_a_level_is_held_from_where_no_look_is_below_it():
+    curves = [[40, 0.9], [80, 0.7], [120, 0.8]], [[40, 0.8], [80, 0.9], [120, 0.8]]
+    rows = [record(curve=curve) for curve in curves]
+    of = [suite_table.summary([row]).splitlines()[2].split(" | ")[11] for row in rows]
+    assert of == ["120", "40"]
+    lost = record(curve=[[40, 0.9], [80, 0.7]])
+    assert suite_table.summary([lost]).splitlines()[2].split(" | ")[11] == "-"
+
+
+def test_peers_are_compared_on_the_same_markets_and_seeds():
+    ours = [record(seed=s, share=a, cpu_seconds=c) for s, a, c in ((0, 0.9, 10), (1, 1.0, 30))]
+    ours += [record(market="costly", seed=0, share=0.5, cpu_seconds=40)]
+    other = {"preset": "paper", "estimator": "gae"}
+    theirs = [record(**other, seed=0, share=0.4, cpu_seconds=5)]
+    theirs += [record(**other, market="costly", seed=0, share=0.2, cpu_seconds=15)]
+    first, second = suite_table.beside_peers([*ours, *theirs]).splitlines()[2:]
+    assert first.split(" | ")[2:] == ["0.95 (2)", "0.50 (1)", "0.72", "", "30 |"]
+    half = np.std([0.5, 0.3], ddof=1) / np.sqrt(2) * stats.t.ppf(0.975, 1)
+    apart = f"{0.4:.2f} ± {half:.2f} (2 pairs)"
+    assert second.split(" | ")[2:] == ["0.40 (1)", "0.20 (1)", "0.30", apart, "10 |"]
+
+
+def test_what_so_many_seeds_could_tell_from_zero():
+    """Against the power of the test itself."""
+    values = np.random.default_rng(0).normal(0, 1, 10)
+    least = suite_table.detectable(values) / values.std(ddof=1)
+    drawn = np.random.default_rng(1).normal(least, 1, (20_000, 10))
+    assert (stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < 0.05).mean() == pytest.approx(
+        0.8, abs=0.04
+    )
+
+
+def test_how_many_steps_each_preset_takes_is_what_the_page_says(tmp_path):
+    taken = {}
+    for name, (begins, overrides) in learning.PRESETS.items():
+        own = {**learning.preset_settings(begins), **overrides}
+        if name != "as_shipped":
+            own |= learning.TINY
+        own |= {"total_timesteps": learning.BUDGET, "gradient_accumulation_steps": 1}
+        fields = learning._those_of(learning.PPOConfig, own)
+        taken[name] = learning.PPOConfig(output_dir=str(tmp_path), use_cpu=True, **fields).max_steps
+    page = (Path(learning.__file__).parents[1] / "docs/suite.md").read_text(encoding="utf-8")
+    for name, said in (
+        ("flagtrl", "`flagtrl` takes {} optimizer steps"),
+        ("paper", "`paper` {}"),
+        ("gae_calibrated", "`gae_calibrated` and `leave_one_out` {}"),
+        ("leave_one_out", "`gae_calibrated` and `leave_one_out` {}"),
+        ("reinforce", "`reinforce` {}"),
+    ):
+        assert said.format(taken[name]) in " ".join(page.split()), taken
 
 
 def test_the_suite_is_what_can_be_named():
