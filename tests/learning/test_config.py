@@ -89,15 +89,21 @@ OUT_OF_BOUNDS = {
     "risk_limit": [(0.0, "above 0"), (-1.0, "above 0")],
     "risk_rate": [(-0.1, "at least 0")],
     "train_dtype": [("float8", "float16, bfloat16, float32")],
+    "overwrite_output_dir": [("false", "true or false")],
+    "anneal_lr": [("no", "true or false"), (None, "true or false")],
+    "norm_adv": [("false", "true or false"), (0, "true or false")],
+    "clip_vloss": [("false", "true or false")],
+    "ddp_find_unused_parameters": [("false", "true or false, or left out")],
+    "ddp_broadcast_buffers": [("false", "true or false, or left out")],
+    "logging_steps": [(0, "above 0"), (-1, "above 0")],
     "gradient_accumulation_steps": [
         (0, "smallest minibatch has 20"),
         (21, "smallest minibatch has 20"),
     ],
 }
 UNBOUNDED = {
-    *("output_dir", "overwrite_output_dir", "llm", "anneal_lr", "norm_adv", "clip_vloss"),
-    *("save_steps", "logging_steps", "report_to"),
-    *("ddp_find_unused_parameters", "ddp_broadcast_buffers"),  # read by transformers' Trainer
+    *("output_dir", "llm"),
+    *("save_steps", "report_to"),  # read by transformers' Trainer
 }
 
 
@@ -169,6 +175,17 @@ def test_optimizer_steps_are_rollouts_times_epochs_times_minibatches(
     assert made.steps_per_rollout * made.num_rollouts == steps
 
 
+def test_steps_that_fill_no_rollout_are_warned_of(tmp_path, caplog):
+    config(tmp_path, total_timesteps=32, num_steps=16)
+    config(tmp_path, total_timesteps=13_860, num_steps=40)  # the paper's: 20 too many
+    assert not caplog.messages
+    config(tmp_path, total_timesteps=31, num_steps=16)
+    [said] = [each for each in caplog.records if each.levelname == "WARNING"]
+    told = said.getMessage()
+    assert told.startswith("total_timesteps is 31") and "rollouts of 16" in told
+    assert "16 are trained, 15 do not fill a rollout" in told and "\n" not in told
+
+
 def test_max_steps_in_conflict_with_total_timesteps_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"max_steps is 7, but total_timesteps=80 makes 4 .*leave max_steps out"
@@ -203,11 +220,38 @@ def test_without_annealing_the_learning_rate_is_constant(tmp_path):
         ("eval_strategy", "epoch", "set it to steps"),
         ("seed", -1, "a whole number from 0"),
         ("seed", 2**32, "a whole number from 0"),
+        ("label_smoothing_factor", 0.5, "leave it out"),
+        ("neftune_noise_alpha", 5.0, "leave it out"),
+        ("weight_decay", -1, "at least 0"),
+        ("optim", "nope", "use adamw_torch_fused"),
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(tmp_path, setting, value, remedy):
-    with pytest.raises(ConfigError, match=f"{setting} is {value!r}.*{remedy}"):
+    with pytest.raises(ConfigError, match=f"^{setting} is {value!r}.*{remedy}"):
         config(tmp_path, **{setting: value})
+
+
+def test_what_transformers_refuses_is_said_in_one_line(tmp_path):
+    for setting in ({"logging_steps": 1.5}, {"lr_scheduler_type": "nope", "anneal_lr": False}):
+        with pytest.raises(ConfigError, match=r"nope|1\.5") as caught:
+            config(tmp_path, **setting)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "flag"),
+    [("float32", "bf16"), ("float32", "fp16"), ("float16", "bf16"), ("bfloat16", "fp16")],
+)
+def test_a_precision_that_is_asked_for_twice_and_differently_is_refused(tmp_path, dtype, flag):
+    with pytest.raises(ConfigError, match=f"^train_dtype is '{dtype}', but {flag} is set.*leave"):
+        PPOConfig(output_dir=str(tmp_path), use_cpu=True, train_dtype=dtype, **{flag: True})
+
+
+def test_float32_is_said_on_a_cpu_only_where_it_is_so(tmp_path, caplog):
+    caplog.set_level("INFO", "flagtrl")
+    asked = {"output_dir": str(tmp_path), "use_cpu": True, "train_dtype": "bfloat16"}
+    assert PPOConfig(**asked, bf16=True).bf16 and "training in float32" not in caplog.text
+    assert not PPOConfig(**asked).bf16 and "training in float32" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -222,15 +266,14 @@ def test_of_risk_less_is_better(tmp_path, metric, greater):
 
 def test_what_is_shown_is_all_that_determines_the_course(tmp_path):
     """But not what follows from train_dtype: who reads it back may choose another."""
-    made = config(tmp_path, neftune_noise_alpha=5.0, optim="sgd", save_total_limit=2)
+    made = config(tmp_path, weight_decay=0.1, optim="sgd", save_total_limit=2)
     shown = made.settings()
-    assert (shown["neftune_noise_alpha"], shown["optim"]) == (5.0, "sgd")
+    assert (shown["weight_decay"], shown["optim"]) == (0.1, "sgd")
     assert {name for name in made.recorded() if not may_change(name)} - set(shown) == {
         "fp16",
         "bf16",
     }
     assert set(PPOSettings.__annotations__) <= set(shown) and "save_total_limit" not in shown
-    assert config(tmp_path, bf16=True).settings()["bf16"] is True, "it follows from nothing"
     made.train_dtype, made.fp16 = "float16", True  # as on a GPU
     assert "fp16" not in made.settings()
 

@@ -208,7 +208,9 @@ def test_a_record_says_what_a_run_trained_in(small_model, tmp_path):
     record = RunRecord.read(tmp_path / f"checkpoint-{STEPS}")
     assert record.training["train_dtype"] == "float16"
     assert (record.device, record.processes, record.dtype) == ("cpu", 1, "float32")
-    assert PPOConfig(use_cpu=True, bf16=True).in_force()["dtype"] == "bfloat16"
+    assert (
+        PPOConfig(use_cpu=True, train_dtype="bfloat16", bf16=True).in_force()["dtype"] == "bfloat16"
+    )
 
 
 @pytest.mark.slow

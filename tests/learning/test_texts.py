@@ -1,7 +1,9 @@
 """Any environment through the general interface: the same numbers, masks, resuming, refusals."""
 
 import ast
+import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import gymnasium
@@ -437,3 +439,83 @@ def test_the_market_is_not_imported_to_learn_something_else():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         named = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not {name for name in named if str(name).startswith("flagtrl.market")}, path
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_action_that_extends_another_needs_a_policy_that_can_take_it(small_model, tmp_path, own):
+    """A sum of log-likelihoods is never higher for the longer of the two."""
+    words = ("go", "go north", "south")
+
+    class Named(Doors):
+        def _info(self):
+            return {"actions": words} if own else {}
+
+    asked = {"make_env": Named, "to_text": lambda o, i: f"Door {o} pays."}
+    asked["actions"] = None if own else words
+    with pytest.raises(PromptError, match="'go north' begins with the tokens of 'go'"):
+        trainer(small_model, tmp_path, **asked)
+    able = PolicySettings(head_width=16, length_normalisation="token")
+    made = trainer(small_model, tmp_path, policy=able, **asked)
+    PPOTrainer(made.model, made.args, made.encoder.tokenizer, **asked)
+
+
+class Noisy(Doors):
+    """Draws from no seed; with a state of its own it can be gone on from nevertheless."""
+
+    drawn = itertools.count()
+
+    def reset(self, *, seed=None, options=None):
+        self.pays = next(self.drawn) % 3
+        return self.pays, self._info()
+
+
+class Kept(Noisy):
+    def state_dict(self):
+        return {"pays": self.pays}
+
+    def load_state_dict(self, state):
+        self.pays = state["pays"]
+        return self.pays, self._info()
+
+
+@pytest.mark.parametrize("kind", [Noisy, Kept])
+def test_what_does_not_repeat_is_said_at_once_and_may_keep_its_own_state(
+    small_model, tmp_path, caplog, kind
+):
+    asked = {"make_env": kind, "to_text": lambda o, i: f"Door {o} pays.", "actions": tuple("abc")}
+    options = {"save_strategy": "steps", "save_steps": 2, **asked}
+    trainer(small_model, tmp_path / "run", **options).train()
+    assert ("does not repeat an episode" in caplog.text) == (kind is Noisy)
+    again = trainer(small_model, tmp_path / "again", **options)
+    with nullcontext() if kind is Kept else pytest.raises(ConfigError, match="does not repeat"):
+        again.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))
+
+
+def test_a_run_does_not_begin_beside_the_checkpoints_of_another(small_model, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    trainer(small_model, tmp_path, **options).train()
+    kept = {path.name for path in tmp_path.glob("checkpoint-*")}
+    with pytest.raises(ConfigError, match=r"holds another run's checkpoints, up to checkpoint-\d"):
+        trainer(small_model, tmp_path, **options, seed=7).train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == kept
+    shorter = {"total_timesteps": 16, "seed": 7, "overwrite_output_dir": True}
+    run = trainer(small_model, tmp_path, **options, **shorter)
+    run.train()
+    left = {int(path.name.rpartition("-")[2]) for path in tmp_path.glob("checkpoint-*")}
+    assert max(left) == run.state.global_step, "none of the run that was overwritten"
+
+
+def test_what_a_policy_dies_of_is_said_without_progress_lines(small_model, tmp_path, caplog):
+    run = trainer(small_model, tmp_path)
+    for _ in range(3):
+        run.watch.rollout(0.0, 8, run.say)
+    run.say("a line of progress")
+    assert caplog.messages[-1].startswith("the policy has collapsed")
+
+
+def test_what_the_trainer_has_not_is_said(small_model, tmp_path):
+    run = trainer(small_model, tmp_path)
+    with pytest.raises(ConfigError, match="write_card"):
+        run.create_model_card()
+    with pytest.raises(ConfigError, match="nothing to evaluate on; pass validate"):
+        run.evaluate()

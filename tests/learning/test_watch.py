@@ -20,7 +20,7 @@ def test_three_rollouts_below_a_hundredth_are_a_collapse_and_fewer_are_not():
     assert (
         "the policy has collapsed" in said[0]
         and "at 120 steps" in said[0]
-        and "--preset flagtrl" in said[0]
+        and "prior=calibrated, as preset flagtrl does" in said[0]
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from flagtrl.errors import ConfigError
 from flagtrl.evidence.backtest import backtest
+from flagtrl.market.ledger import Action
 from flagtrl.market.policy import follow_news, rule
 from flagtrl.market.suite import (
     BLIND,
@@ -16,6 +17,7 @@ from flagtrl.market.suite import (
     graded_rule,
     halves,
     known_market,
+    paid,
 )
 from flagtrl.market.synthetic import GRADES, MEAN_SIZE, graded_news, mean_reversion, regimes
 
@@ -61,6 +63,33 @@ def test_reversions_weights_are_those_of_least_squares():
     seen = np.stack([moves[1:-2], moves[:-3]], axis=1)  # the latest first
     fitted = np.linalg.lstsq(seen, moves[3:], rcond=None)[0]
     np.testing.assert_allclose(_reversion_weights(HALF_LIFE, LOOKBACK - 1), fitted, atol=0.01)
+
+
+def test_reversion_can_be_learnt_from_a_runs_training_bars():
+    """Least squares on the two moves that a prompt shows, over seeds."""
+    known, shares = known_market("reversion"), []
+    for seed in range(10):
+        train, test = halves(known.make(3500, seed), 2000)
+        moves = np.diff(np.log(train.prices))
+        seen = np.stack([moves[1:-2], moves[:-3]], axis=1)
+        weights = np.linalg.lstsq(seen, moves[3:], rcond=None)[0]
+
+        def fitted(shown, weights=weights):
+            last = np.diff(np.log(shown.prices))[::-1][:2]
+            return Action.BUY if last @ weights[: len(last)] > 0 else Action.SELL
+
+        best = earned(known.best(), test, known.settings)
+        shares.append(earned(rule(fitted), test, known.settings) / best)
+    assert np.mean(shares) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "edge"), [("news60", 1 / 8), ("reversion", 1 / 10), ("news70", 1 / 4)]
+)
+def test_what_the_best_rule_earns_a_bar_is_a_part_of_a_deviation(name, edge):
+    known = known_market(name)
+    gains = paid(known.best(), known.make(6000, 5).window(), known.settings)
+    assert gains.mean() / gains.std() == pytest.approx(edge, rel=0.25)
 
 
 @pytest.mark.parametrize("cost", [0.0, 0.002, 0.01, 0.05, 0.5])

@@ -200,7 +200,7 @@ def test_entropy_at_the_start(runs, prior, policy):
         .mean()
     )
     assert entropy > 0.6 if (prior, policy) != ("raw", "action_tokens") else entropy < 0.3
-    assert any("warning" in line for line in run.said) == (entropy < 0.3)
+    assert any("warning: an entropy" in line for line in run.said) == (entropy < 0.3)
     assert any("the untrained model, flat" in line for line in run.said) == (
         (prior, policy) != ("raw", "action_tokens")
     )

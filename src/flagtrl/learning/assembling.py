@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -14,10 +15,11 @@ from flagtrl.errors import ConfigError
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.task import Task
 from flagtrl.learning.texts import TextEncoder, Texts, ToText
+from flagtrl.learning.wiring import wrong_kind
 from flagtrl.policy.actor_critic import ActorCritic
 from flagtrl.policy.adapters import attach_adapter, decoder_layers, linear_names
 from flagtrl.policy.bases import context_length, load_base
-from flagtrl.policy.dropouts import check_repeats
+from flagtrl.policy.dropouts import check_repeats, known_tokens
 from flagtrl.policy.pretrained import find_pretrained
 from flagtrl.policy.provenance import base_probe
 from flagtrl.policy.settings import PolicySettings
@@ -29,10 +31,7 @@ OF_TEXTS = (
     *("processing_class", "policy", "peft_config", "revision"),
 )
 # of a LoraConfig, what is read, or says nothing of the adapter
-READ = (
-    *("r", "lora_alpha", "lora_dropout", "layers_to_transform", "target_modules"),
-    *("task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
-)
+READ = ("r", "lora_alpha", "lora_dropout", "layers_to_transform", "target_modules", "peft_version")
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def assembled(
     Raises:
         ConfigError: arguments that do not go together, or a `peft_config` that flagtrl cannot keep.
     """
+    _check_kinds(model, wanted)
     if wanted.task is not None:
         given = [name for name in OF_TEXTS if getattr(wanted, name)]
         if given or not isinstance(model, ActorCritic):
@@ -70,7 +70,7 @@ def assembled(
         missing = "make_env" if wanted.make_env is None else "to_text"
         raise ConfigError(f"{missing} is missing; pass make_env and to_text, or a task")
     if isinstance(model, ActorCritic):
-        task = _task(model.language_model.get_base_model(), wanted)
+        task = _task(model.language_model.get_base_model(), wanted, model.settings)
         _check_same(model, task, wanted)
         return model, task, None
     set_seed(args.seed)
@@ -87,7 +87,7 @@ def assembled(
         language_model = model
         _check_revision("module", "model", wanted.revision)
         _check_module(model, (wanted.policy or PolicySettings()).quantization)
-    task = _task(language_model, wanted)
+    task = _task(language_model, wanted, wanted.policy or PolicySettings())
     policy = policy_of(language_model, wanted.policy or PolicySettings(), wanted.peft_config)
     probe = base_probe(language_model, task.encoder.tokenizer)
     check_repeats(language_model)
@@ -95,6 +95,33 @@ def assembled(
     actor_critic = ActorCritic(adapted, task.encoder.action_paths, policy, args.dropout)
     actor_critic.base_probe = probe
     return actor_critic, task, facts
+
+
+def _check_kinds(model: Any, wanted: Wanted) -> None:
+    """Refuse arguments of another type than their own; ConfigError."""
+    causal = "a causal language model (AutoModelForCausalLM), its name, or an ActorCritic"
+    if not isinstance(model, str | ActorCritic | PreTrainedModel | PeftModel):
+        raise wrong_kind("model", model, causal)
+    # some heads are not called lm_head; some models of a user's own do not generate
+    if isinstance(model, PreTrainedModel) and not (
+        model.can_generate() or model.get_output_embeddings() is not None
+    ):
+        raise wrong_kind("model", model, f"{causal}: this one has no language-modelling head")
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "make_env": (callable, "a function that makes one, as lambda: gymnasium.make(...)"),
+        "to_text": (callable, "a function of observation and info that gives the prompt"),
+        "processing_class": (
+            lambda given: isinstance(given, PreTrainedTokenizerBase),
+            "the model's tokenizer, as AutoTokenizer.from_pretrained gives it",
+        ),
+        "policy": (lambda given: isinstance(given, PolicySettings), "PolicySettings(...)"),
+        "actions": (lambda given: isinstance(given, Sequence | np.ndarray), "a list of words"),
+        "answer_prefix": (lambda given: isinstance(given, str), "a string, or leave it out"),
+    }
+    for name, (holds, remedy) in kinds.items():
+        given = getattr(wanted, name)
+        if given is not getattr(Wanted, name) and not holds(given):  # its default: left out
+            raise wrong_kind(name, given, remedy)
 
 
 def _check_same(model: ActorCritic, task: Texts, wanted: Wanted) -> None:
@@ -142,12 +169,26 @@ def _check_module(model: Any, quantization: str) -> None:
         )
 
 
-def _task(language_model: Any, wanted: Wanted) -> Texts:
+def _task(language_model: Any, wanted: Wanted, policy: PolicySettings) -> Texts:
     if wanted.processing_class is None:
         raise ConfigError("processing_class is missing; pass the model's tokenizer")
     assert wanted.make_env is not None and wanted.to_text is not None
     tokenizer, length = wanted.processing_class, context_length(language_model)
-    encoder = TextEncoder(tokenizer, length, wanted.to_text, wanted.actions, wanted.answer_prefix)
+    # not len(tokenizer): some leave numbers out
+    ids, rows = max(tokenizer.get_vocab().values(), default=-1) + 1, known_tokens(language_model)
+    if ids > rows:
+        raise ConfigError(
+            f"the tokenizer has {ids} tokens, the model has embeddings for {rows}; pass the "
+            f"model's own tokenizer, or call model.resize_token_embeddings({ids})"
+        )
+    beginnings = (
+        policy.policy == "head"
+        or policy.length_normalisation == "token"
+        or policy.prior == "calibrated"
+    )
+    encoder = TextEncoder(
+        *(tokenizer, length, wanted.to_text, wanted.actions, wanted.answer_prefix), beginnings
+    )
     return Texts(wanted.make_env, encoder)
 
 
@@ -170,6 +211,11 @@ def policy_of(
     prefix, depth = decoder_layers(model)
     layers = peft_config.layers_to_transform
     top = sorted([layers] if isinstance(layers, int) else layers or ())
+    if top == list(range(depth)):
+        raise ConfigError(
+            f"peft_config.layers_to_transform names all of the model's {depth} layers; at least "
+            "one must stay frozen, so leave the lowest out"
+        )
     if not top or top != list(range(depth - len(top), depth)):
         raise ConfigError(
             f"peft_config.layers_to_transform is {layers}; the layers below stay frozen, so name "
@@ -182,17 +228,7 @@ def policy_of(
             f"peft_config.target_modules is {named}; flagtrl adapts every linear map of a layer: "
             f"leave it out, or name {sorted(maps)}"
         )
-    plain = LoraConfig().to_dict()
-    for name, value in peft_config.to_dict().items():
-        if name not in READ and value and value != plain.get(name):
-            raise ConfigError(
-                f"peft_config.{name} is {value!r}, which the policy could not "
-                "be loaded with elsewhere; leave it out"
-            )
-    if peft_config.lora_dropout:
-        raise ConfigError(
-            f"peft_config.lora_dropout is {peft_config.lora_dropout}; set PPOConfig's dropout"
-        )
+    _check_plain(model, peft_config)
     rank, alpha = peft_config.r, peft_config.lora_alpha
     return replace(
         settings,
@@ -201,3 +237,20 @@ def policy_of(
         lora_alpha=alpha,
         trainable_layers=len(top),
     )
+
+
+def _check_plain(model: PreTrainedModel, peft_config: LoraConfig) -> None:
+    """Refuse what would be dropped of a LoraConfig; ConfigError."""
+    if peft_config.lora_dropout:
+        raise ConfigError(
+            f"peft_config.lora_dropout is {peft_config.lora_dropout}; set PPOConfig's dropout"
+        )
+    # PEFT writes down the model that it has wrapped
+    also = {"task_type": "CAUSAL_LM", "base_model_name_or_path": model.name_or_path}
+    plain = LoraConfig().to_dict()
+    for name, value in peft_config.to_dict().items():
+        if name not in READ and value not in (plain.get(name), also.get(name, plain.get(name))):
+            raise ConfigError(
+                f"peft_config.{name} is {value!r}, which would be ignored; leave it at "
+                f"{plain.get(name)!r}"
+            )

@@ -19,6 +19,7 @@ from flagtrl.errors import (
     FORBIDDEN,
     AdapterError,
     CheckpointError,
+    ConfigError,
     FlagtrlError,
     disk_trouble,
     kind_and_words,
@@ -216,6 +217,19 @@ def remove_later(run: Path, step: int) -> None:
         )
     for path in later:
         _remove(path)
+
+
+def check_fresh(run: Path, overwrite: bool) -> None:
+    """Refuse to begin beside another run's checkpoints, which would be taken for this one's.
+
+    Raises:
+        ConfigError: there are some, and they are not to be overwritten.
+    """
+    if (found := _checkpoints(run)) and not overwrite:
+        raise ConfigError(
+            f"output_dir {str(run)!r} holds another run's checkpoints, up to {found[0].name}; go "
+            "on from there (resume_from_checkpoint), set overwrite_output_dir, or choose another"
+        )
 
 
 def _remove(checkpoint: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, in_one_line
 from flagtrl.learning.settings import PPOSettings
 from flagtrl.record import may_change
 
@@ -20,6 +21,7 @@ POSITIONS = 2  # of which exact advantages have a sample each: flat and long
 
 # transformers' flag of each 16-bit train_dtype
 FLAGS = {"float16": "fp16", "bfloat16": "bf16"}
+FEW_STEPS = 0.01  # of a run, that may go without a warning
 
 
 @dataclass(repr=False)  # TrainingArguments' own leaves tokens out
@@ -38,12 +40,10 @@ class PPOConfig(PPOSettings, TrainingArguments):
 
     def __post_init__(self) -> None:
         PPOSettings.__post_init__(self)
-        dropped = self.total_timesteps - self.num_rollouts * self.rollout_samples
-        if dropped:
-            logger.info(
-                "%d of %d steps do not fill a rollout and are left out",
-                dropped,
-                self.total_timesteps,
+        if self.optim not in list(OptimizerNames):
+            raise ConfigError(
+                f"optim is {self.optim!r}, which transformers does not have; use adamw_torch_fused "
+                "or another of its OptimizerNames"
             )
         self._choose_precision()
         # The trainer feeds itself: its rows are micro-step numbers, which no model's signature
@@ -52,7 +52,11 @@ class PPOConfig(PPOSettings, TrainingArguments):
         self.remove_unused_columns = False
         self.logging_nan_inf_filter = False
         self.dataloader_pin_memory = False
-        TrainingArguments.__post_init__(self)
+        try:
+            TrainingArguments.__post_init__(self)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(in_one_line(error)) from error
+        self._tell_of_dropped_steps()
 
     def check_processes(self) -> None:
         """Refuse what the processes that were started cannot share; ConfigError."""
@@ -86,9 +90,8 @@ class PPOConfig(PPOSettings, TrainingArguments):
         training, by name; JSON-serialisable.
         """
         found = self.recorded()
-        # They follow from train_dtype, so that who reads them back can still change that.
-        implied = {flag for flag in FLAGS.values() if not found[flag]}
-        implied |= {FLAGS.get(self.train_dtype, "")}
+        # FLAGS follow from train_dtype; left out, so that who reads the others can change that.
+        implied = FLAGS.values()
         others = (name for name in found if not may_change(name) and name not in implied)
         return {
             name: found[name] for name in dict.fromkeys((*PPOSettings.__annotations__, *others))
@@ -121,7 +124,25 @@ class PPOConfig(PPOSettings, TrainingArguments):
         whole = self.num_minibatches == self.gradient_accumulation_steps == 1
         return self.advantage == "exact" and whole and not self.dropout
 
+    def _tell_of_dropped_steps(self) -> None:
+        dropped = self.total_timesteps % self.rollout_samples
+        if dropped and self.process_index == 0:
+            logger.log(
+                # the paper's own budget leaves 20 of 13,860
+                logging.WARNING if dropped > FEW_STEPS * self.total_timesteps else logging.INFO,
+                "total_timesteps is %d, which is no whole number of rollouts of %d (num_steps x "
+                "num_envs): %d are trained, %d do not fill a rollout and are left out",
+                *(self.total_timesteps, self.rollout_samples),
+                *(self.total_timesteps - dropped, dropped),
+            )
+
     def _choose_precision(self) -> None:
+        for dtype, flag in FLAGS.items():
+            if getattr(self, flag) and self.train_dtype != dtype:
+                raise ConfigError(
+                    f"train_dtype is {self.train_dtype!r}, but {flag} is set, which is {dtype}; "
+                    f"leave {flag} out, or set train_dtype to {dtype}"
+                )
         if self.train_dtype == "float32":
             return
         on_cpu = self.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
@@ -130,7 +151,8 @@ class PPOConfig(PPOSettings, TrainingArguments):
             "yes",
         )
         if on_cpu or not torch.cuda.is_available():
-            logger.info("train_dtype %s needs a GPU; training in float32", self.train_dtype)
+            if not getattr(self, FLAGS[self.train_dtype]):  # which holds on a CPU too
+                logger.info("train_dtype %s needs a GPU; training in float32", self.train_dtype)
             return
         if self.train_dtype == "float16" and self.target_kl is not None:
             raise ConfigError(

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 import gymnasium
 import numpy as np
@@ -16,6 +17,7 @@ from flagtrl.errors import ConfigError
 from flagtrl.play.loop import Step
 
 OWN_STATE = ("state_dict", "load_state_dict")
+LARGEST = float(np.finfo(np.float32).max)  # of a reward: sums are kept in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class Lane:
                 "name each of its actions"
             )
         self.own_state = all(callable(getattr(env, name, None)) for name in OWN_STATE)
-        self.ended = True
+        self.ended, self._masked = True, False
         self.seed, self.episode, self.paid = 0, 0, 0.0
         self.actions: list[int] = []
         self._shown: tuple[Any, Mapping[str, Any]] | None = None
@@ -97,7 +99,18 @@ class Lane:
         space = self.env.action_space
         discrete = isinstance(space, spaces.Discrete)
         asked: Any = int(space.start) + action if discrete else self.show().words[action]  # type: ignore[attr-defined]
-        observation, reward, terminated, truncated, info = self.env.step(asked)
+        found = self.env.step(asked)
+        if not (isinstance(found, tuple) and len(found) == 5):
+            raise ConfigError(
+                f"the environment's step returned {_shape(found)}; it must return observation, "
+                "reward, terminated, truncated and info, as gymnasium's do"
+            )
+        observation, reward, terminated, truncated, info = found
+        if not (isinstance(reward, Real) and abs(float(reward)) <= LARGEST):
+            raise ConfigError(
+                f"the environment's reward is {reward!r} after action {asked!r}; it must be one "
+                f"finite number, at most {LARGEST:.0e}"
+            )
         if not self.own_state:
             self.actions.append(action)
         self.paid += float(reward)
@@ -114,29 +127,13 @@ class Lane:
         observation, info = self._shown
         if callable(observe := getattr(self.env, "observe", None)):
             info = {**info, "seen": observe()}
-        words = self.words
-        if words is None:
-            named = info.get("actions")
-            if self.ended and (named is None or not len(named)):
-                named = ("none",)  # no more is asked than what the state is worth
-            if named is None or isinstance(named, str) or not len(named):
-                raise ConfigError(
-                    f"info['actions'] is {named!r}; pass actions=[...], or let every state name "
-                    "its own, at least one"
-                )
-            words = tuple(map(str, named))
-        space = self.env.action_space
+        words, space = self._words(info.get("actions")), self.env.action_space
         if isinstance(space, spaces.Discrete) and len(words) > int(space.n):
             raise ConfigError(
                 f"info['actions'] names {len(words)}, the environment's action space is {space}; "
                 "make the space as large as the most that a state can have"
             )
-        legal = np.array(info.get("action_mask", np.ones(len(words))), dtype=bool)
-        if legal.shape != (len(words),):
-            raise ConfigError(
-                f"info['action_mask'] has the shape {legal.shape}, there are {len(words)} actions; "
-                "give one entry for each"
-            )
+        legal = self._legal(info, len(words))
         if not legal.any():
             if not self.ended:
                 raise ConfigError(
@@ -144,6 +141,50 @@ class Lane:
                 )
             legal = np.ones(len(words), dtype=bool)  # its value alone is asked for
         return Shown(observation, info, legal, words)
+
+    def _words(self, named: Any) -> tuple[str, ...]:
+        """The actions, of `info["actions"]` where they are each state's own."""
+        known = tuple(map(str, named)) if _are_words(named) else ()
+        if self.words is not None:
+            if known and known != self.words:
+                raise ConfigError(
+                    f"info['actions'] is {list(known)[:5]}, and actions is "
+                    f"{list(self.words)[:5]}; leave actions out where every state names its own"
+                )
+            return self.words
+        if not known and not self.ended:
+            raise ConfigError(
+                f"info['actions'] is {named!r}; pass actions=[...], or let every state name its "
+                "own, a list of at least one string"
+            )
+        return known or ("none",)  # of a last state no more is asked than what it is worth
+
+    def _legal(self, info: Mapping[str, Any], actions: int) -> np.ndarray:
+        """(A,) bool of `info["action_mask"]`; all, of an environment that gives none."""
+        if "action_mask" not in info:
+            if "action_masks" in info or hasattr(self.env.unwrapped, "action_masks"):
+                raise ConfigError(
+                    "the environment has action_masks, which nothing reads; put the mask into "
+                    "info['action_mask']"
+                )
+            if self._masked and not self.ended:
+                raise ConfigError(
+                    "info has no action_mask here, and had one before; give it after every reset "
+                    "and step"
+                )
+            return np.ones(actions, dtype=bool)
+        self._masked, mask = True, np.asarray(info["action_mask"])
+        if mask.shape != (actions,):
+            raise ConfigError(
+                f"info['action_mask'] has the shape {mask.shape}, there are {actions} actions; "
+                "give one entry for each"
+            )
+        if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+            raise ConfigError(
+                f"info['action_mask'] is {mask[:8].tolist()}; give True or 1 for a legal action, "
+                "False or 0 for another"
+            )
+        return mask.astype(bool)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs; JSON-serialisable."""
@@ -179,7 +220,13 @@ class Lane:
             )
 
     def _reset(self, seed: int | None) -> None:
-        self._shown, self.ended = self.env.reset(seed=seed), False
+        found = self.env.reset(seed=seed)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
+            raise ConfigError(
+                f"the environment's reset returned {_shape(found)}; it must return observation and "
+                "info, as gymnasium's do"
+            )
+        self._shown, self.ended = found, False
         self.actions, self.paid = [], 0.0
 
     def _digest(self) -> str:
@@ -238,6 +285,17 @@ class Lanes:
             )
         for lane, state in zip(self.lanes, states, strict=True):
             lane.load_state_dict(state)
+
+
+def _are_words(named: Any) -> TypeGuard[Sequence[str]]:
+    """Whether they are strings in an order."""
+    listed = isinstance(named, (list, tuple, np.ndarray))
+    return listed and all(isinstance(each, str) for each in named)
+
+
+def _shape(found: Any) -> str:
+    kind = type(found).__name__
+    return f"a {kind} of {len(found)}" if isinstance(found, (tuple, list)) else f"a {kind}"
 
 
 def _told(observation: Any) -> Any:

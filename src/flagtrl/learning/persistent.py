@@ -123,7 +123,11 @@ class PersistentTrainer(Trainer):
         Raises:
             ConfigError: metric_for_best_model is none of them.
         """
-        assert self._validate is not None, "there is no validation window"
+        if self._validate is None:
+            raise ConfigError(
+                "there is nothing to evaluate on; pass validate=..., or play episodes with "
+                "flagtrl.learning.episodes.evaluate"
+            )
         policy = self._policy()
         was_training = policy.training
         policy.eval()

@@ -22,13 +22,14 @@ else:  # whatever has the same fields: the real ones, or those read from the sou
 
 ADVANTAGES = ("gae", "leave_one_out", "exact")
 TRAIN_DTYPES = ("float16", "bfloat16", "float32")
+SWITCHES = ("overwrite_output_dir", "anneal_lr", "norm_adv", "clip_vloss")
 BOUNDS: Mapping[str, Bound] = {
     **dict.fromkeys(("total_timesteps", "num_envs", "num_steps", "max_episode_steps"), COUNT),
     **dict.fromkeys(("update_epochs", "minibatch_size"), COUNT),
     **dict.fromkeys(("gamma", "gae_lambda"), SHARE),
     **dict.fromkeys(("ent_coef", "vf_coef", "kl_coef", "language_kl_coef"), WEIGHT),
     "max_grad_norm": WEIGHT,
-    **dict.fromkeys(("learning_rate", "head_learning_rate"), WEIGHT),
+    **dict.fromkeys(("learning_rate", "head_learning_rate", "weight_decay"), WEIGHT),
     "clip_coef": (lambda x: 0 < x < 1, "between 0 and 1"),
     "target_kl": (lambda x: x is None or x > 0, "above 0, or left out"),
     "early_stopping_patience": (
@@ -40,6 +41,13 @@ BOUNDS: Mapping[str, Bound] = {
     "advantage": among(ADVANTAGES),
     **RISK_BOUNDS,
     "train_dtype": among(TRAIN_DTYPES),
+    # a text is true, whatever it says
+    **dict.fromkeys(SWITCHES, (lambda x: isinstance(x, bool), "true or false")),
+    **dict.fromkeys(
+        ("ddp_find_unused_parameters", "ddp_broadcast_buffers"),
+        (lambda x: x is None or isinstance(x, bool), "true or false, or left out"),
+    ),
+    "logging_steps": (lambda x: x is None or x > 0, "above 0, or left out"),
 }
 
 
@@ -311,10 +319,9 @@ class PPOSettings(Inherited):
                 ("no", "steps"),
                 "evaluate every eval_steps optimizer steps: set it to steps",
             ),
-            "torch_compile": (
-                (False, None),
-                "leave it out: it was not yet tried with either engine",
-            ),
+            "torch_compile": ((False, None), "leave it out: neither engine was tried with it yet"),
+            "label_smoothing_factor": ((0.0,), "leave it out"),
+            "neftune_noise_alpha": ((None,), "leave it out"),
         }
         for name, (left_alone, remedy) in remedies.items():
             if getattr(self, name) not in left_alone:

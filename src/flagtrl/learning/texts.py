@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -37,6 +38,7 @@ ToText = Callable[[Any, Mapping[str, Any]], Prompt | Messages | str]
 SURVEY_STEPS = 64  # of random play, on which the untrained policy is asked
 SURVEY_SEED = 2_000_000  # far from those of training and of evaluation
 EXOGENOUS = ("leave_one_out", "exact")
+logger = logging.getLogger(__name__)
 
 
 class TextEncoder(Encoder):
@@ -49,6 +51,7 @@ class TextEncoder(Encoder):
             many states have in common, which is run through the frozen layers once.
         words: the actions; None: each state's own, in `info["actions"]`.
         prefix: what the answer begins with, before an action's words.
+        beginnings: whether an action may be what another one begins with.
 
     Raises:
         ConfigError: fewer than two actions, or two alike.
@@ -62,9 +65,10 @@ class TextEncoder(Encoder):
         to_text: ToText,
         words: Sequence[str] | None,
         prefix: str = "",
+        beginnings: bool = True,
     ):
         super().__init__(tokenizer, max_length, prefix)
-        self.to_text = to_text
+        self.to_text, self.beginnings = to_text, beginnings
         self._begun = lru_cache(maxsize=4096)(lambda text: tuple(self.tokenize(text)))
         self.words = None if words is None else tuple(words)
         self._paths = lru_cache(maxsize=4096)(self._checked_paths)
@@ -131,7 +135,17 @@ class TextEncoder(Encoder):
         special = [word for word in words if self.neutralise(word) != word]
         if special:
             raise PromptError(f"the action {special[0]!r} holds a special token; name it otherwise")
-        return self.paths_of(words)
+        paths = self.paths_of(words)
+        known = dict(zip(paths, words, strict=True))
+        for path, word in known.items():
+            begun = next((known[path[:n]] for n in range(1, len(path)) if path[:n] in known), None)
+            if begun is not None and not self.beginnings:
+                raise PromptError(
+                    f"the action {word!r} begins with the tokens of {begun!r}, so that it could "
+                    "never be the likelier one; set the policy's length_normalisation to token, or "
+                    f"end every action with a mark, as {begun + '.'!r}"
+                )
+        return paths
 
     def _rendered(self, said: Any) -> str:
         if not self.tokenizer.chat_template:
@@ -213,21 +227,23 @@ class Texts:
 
     def _survey(self) -> tuple[list[EncodedPrompt], np.ndarray, str]:
         """And a digest of what was shown, allowed and paid."""
-        if self._surveyed is None:
-            world, prompts = self.environments(1), []
-
-            def policy(seen: Sequence[Shown]) -> PolicyOutput:
-                # now: an environment may change what it has shown in place
-                prompts.append(self.encoder.encode(seen[0]))
-                return uniform(seen)
-
-            world.reset(seed=SURVEY_SEED)
-            played = play(policy, world, Uniformly(SURVEY_SEED), SURVEY_STEPS)
-            digest = hashlib.sha256(played.legal.tobytes() + played.rewards.tobytes())
-            for prompt in prompts:
-                digest.update(prompt.key)
-            self._surveyed = prompts, played.legal[:, 0], digest.hexdigest()
+        self._surveyed = self._surveyed or self._played()
         return self._surveyed
+
+    def _played(self) -> tuple[list[EncodedPrompt], np.ndarray, str]:
+        world, prompts = self.environments(1), []
+
+        def policy(seen: Sequence[Shown]) -> PolicyOutput:
+            # now: an environment may change what it has shown in place
+            prompts.append(self.encoder.encode(seen[0]))
+            return uniform(seen)
+
+        world.reset(seed=SURVEY_SEED)
+        played = play(policy, world, Uniformly(SURVEY_SEED), SURVEY_STEPS)
+        digest = hashlib.sha256(played.legal.tobytes() + played.rewards.tobytes())
+        for prompt in prompts:
+            digest.update(prompt.key)
+        return prompts, played.legal[:, 0], digest.hexdigest()
 
     def state_of(self, legal: np.ndarray) -> str:
         """The states with these legal actions (A,), by how many there are."""
@@ -258,9 +274,19 @@ class Texts:
 
     def recorded(self, record: RunRecord) -> RunRecord:
         """`record` with what the environment is made of, and a digest of some of its states."""
-        env = self.environments(1).lanes[0].env
+        [lane] = self.environments(1).lanes
+        env, states = lane.env, self._survey()[2]
         name = _name(type(env.unwrapped)) if env.spec is None else env.spec.id
-        told = {"environment": name, "layers": _layers(env), "states": self._survey()[2]}
+        told = {"environment": name, "layers": _layers(env)}
+        if self._played()[2] == states:
+            told["states"] = states
+        elif not lane.own_state:
+            logger.warning(
+                "%s does not repeat an episode from its seed and actions: no checkpoint of this "
+                "run can be gone on from; let reset(seed=...) determine it, or give it state_dict "
+                "and load_state_dict",
+                env,
+            )
         return replace(record, market=told)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
@@ -27,6 +28,7 @@ from flagtrl.cpu import return_freed_memory
 from flagtrl.errors import ConfigError
 from flagtrl.learning.asking import Asking
 from flagtrl.learning.assembling import Wanted, assembled
+from flagtrl.learning.checkpoints import check_fresh
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.finite import asking_for_finite, check_loss, check_norm
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
@@ -40,10 +42,11 @@ from flagtrl.learning.stepped import SteppedTrainer
 from flagtrl.learning.steps import is_logged
 from flagtrl.learning.task import Estimator, Task
 from flagtrl.learning.texts import ToText
-from flagtrl.learning.watch import Watch
+from flagtrl.learning.watch import Watch, warnings_alone
 from flagtrl.learning.wiring import (
     check_actions,
     check_engine,
+    check_kinds,
     check_prior,
     check_reference,
     check_wiring,
@@ -123,6 +126,7 @@ class PPOTrainer(SteppedTrainer):
         publisher: Publisher | None = None,
         engine: EngineSettings | None = None,
     ):
+        check_kinds(args, engine, callbacks)
         args = args or PPOConfig(output_dir="runs/ppo")
         check_wiring(args, validate is not None, publisher is not None)
         wanted = Wanted(
@@ -134,7 +138,7 @@ class PPOTrainer(SteppedTrainer):
         self.engine = engine or EngineSettings()
         self.task, self.encoder = task, task.encoder
         self._validate, self._publisher = validate, publisher
-        self.say: Say = lambda line: None  # `show_progress_lines` has somebody to tell
+        self.say: Say = warnings_alone  # `show_progress_lines` prints the others too
         self.watch = Watch()
         self._own = own_environments(args)
         envs = task.environments(len(self._own))
@@ -180,8 +184,15 @@ class PPOTrainer(SteppedTrainer):
 
     # -- before the first rollout
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
+        if not resume_from_checkpoint:
+            check_fresh(Path(str(self.args.output_dir)), self.args.overwrite_output_dir)
+            self._went_on_from = 0  # a run that is overwritten has later ones
+        prepared = super()._prepare_for_training(
+            max_steps, train_dataloader, resume_from_checkpoint
+        )
         self._before_the_first_rollout()
         return prepared
 
@@ -317,6 +328,13 @@ class PPOTrainer(SteppedTrainer):
         if norm is not None and not self.args.fp16:
             check_norm(float(norm), self.state.global_step + 1)
         return norm
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Not the Trainer's, which knows nothing of the policy: `flagtrl.card.write_card`."""
+        raise ConfigError(
+            "a card says what was measured; save_model(), then "
+            "flagtrl.card.write_card(Path(output_dir))"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's entries, and the means of the meters since the last call."""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 # nats of KL(old || new): half of what the clip at 0.2 is meant to allow, in one rollout
 LARGE_UPDATE = 0.1
 DEAD_ENTROPY, DEAD_ROLLOUTS = 0.01, 3
+WARNING = "warning: "
+
+
+def warnings_alone(line: str) -> None:
+    """Log a line that warns, and drop any other; `show_progress_lines` prints them all."""
+    if line.startswith(WARNING):
+        logger.warning(line.removeprefix(WARNING))
 
 
 class Watch:
@@ -47,10 +57,10 @@ class Watch:
         if self._low == DEAD_ROLLOUTS:
             self.collapsed_at = steps if self.collapsed_at is None else self.collapsed_at
             say(
-                f"the policy has collapsed: its entropy was below {DEAD_ENTROPY} nats in "
+                f"{WARNING}the policy has collapsed: its entropy was below {DEAD_ENTROPY} nats in "
                 f"{DEAD_ROLLOUTS} rollouts, at {steps} steps; it takes one action and can learn no "
-                "other: use --preset flagtrl; or --prior calibrated, a lower learning_rate, a "
-                "larger ent_coef"
+                "other: take its label prior out (prior=calibrated, as preset flagtrl does), lower "
+                "learning_rate, or raise ent_coef"
             )
 
     def first_update(self, divergence: float, say: Callable[[str], None]) -> None:
@@ -60,7 +70,7 @@ class Watch:
         self.kl_first_update = divergence
         if divergence > LARGE_UPDATE:
             say(
-                f"the first update moved the policy by KL(old || new) = {divergence:.2f} nats, "
-                f"above {LARGE_UPDATE}: a leap that clipping does not hold; lower learning_rate, "
-                "or set warmup_steps"
+                f"{WARNING}the first update moved the policy by KL(old || new) = {divergence:.2f} "
+                f"nats, above {LARGE_UPDATE}: a leap that clipping does not hold; lower "
+                "learning_rate, or set warmup_steps"
             )

@@ -23,6 +23,31 @@ from flagtrl.record import RunRecord
 PROBED = 2  # environments whose first prompts the engines are compared on
 
 
+def wrong_kind(name: str, given: object, wanted: str) -> ConfigError:
+    """The error of an argument of another type than its own."""
+    return ConfigError(f"{name} is of type {type(given).__name__}; pass {wanted}")
+
+
+def check_kinds(args: object, engine: object, callbacks: object) -> None:
+    """Refuse arguments of another type than their own; ConfigError.
+
+    Args:
+        args: settings, or None.
+        engine: settings of the engine, or None.
+        callbacks: a sequence of transformers' callbacks.
+    """
+    if not isinstance(args, PPOConfig | None):
+        raise wrong_kind("args", args, "a PPOConfig, which takes TrainingArguments' settings too")
+    if not isinstance(engine, EngineSettings | None):
+        raise wrong_kind("engine", engine, "EngineSettings(engine=...)")
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+        raise wrong_kind("callbacks", callbacks, "a list of TrainerCallbacks, or leave it out")
+    for each in callbacks:
+        kind = each if isinstance(each, type) else type(each)  # the Trainer takes classes too
+        if not issubclass(kind, TrainerCallback):
+            raise wrong_kind("one of callbacks", each, "TrainerCallbacks alone")
+
+
 def check_wiring(args: PPOConfig, validates: bool, publishes: bool) -> None:
     """Refuse settings that ask for what is not there; ConfigError.
 
