@@ -305,9 +305,15 @@ def continuing() -> Texts:
 
 def real_model(records: Sequence[dict[str, Any]]) -> Texts:
     """What the real model needed on the market that it was tried on."""
-    rows = [each for each in records if each["model"] != "tiny"]
+    real = [each for each in records if each["model"] != "tiny"]
+    rows = [each for each in real if each["preset"] == "flagtrl"]
+    shipped = [each for each in real if each["preset"] == "as_shipped"]
     without = [each["cpu_seconds"] - each["trunk_cpu_seconds"] for each in rows]
     return {
+        "suite.shipped_seeds": str(len(shipped)),
+        "suite.shipped_steps": f"{max(each['steps_to_80'] for each in shipped):,}",
+        "suite.shipped_share": f"{min(each['share'] for each in shipped):.2f}",
+        "suite.shipped_entropy": f"{min(each['entropy'] for each in shipped):.2f}",
         "suite.real_seeds": str(len(rows)),
         "suite.real_steps": f"{max(each['steps_to_80'] for each in rows):,}",
         "suite.real_seconds": f"{max(without):.0f}",
