@@ -20,19 +20,20 @@ MEASURED = (
 
 def summary(made: Mapping[str, Any]) -> str:
     """A row for each figure, a column for each coefficient: returns over seeds with their 95%
-    interval, and what the last coefficient changes, seed by seed; of a measure of the language, the
-    adapters' mean difference from the base with its interval.
+    interval, the last coefficient's with what it changes, seed by seed; of a measure of the
+    language, the adapters' mean difference from the base with its interval.
     """
     names = list(made["qa"])
-    head = ["measured", *(f"`language_kl_coef` {name}" for name in names), "change, seed by seed"]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(names) + 1)]
+    head = ["measured", *(f"`language_kl_coef` {name}" for name in names)]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * len(names)]
     for key, label in RETURNS.items():
         found = [
             {run["seed"]: run[key] for run in made["runs"] if run["coefficient"] == float(name)}
             for name in names
         ]
         cells = [interval([*of.values()], 1) for of in found]
-        cells.append(interval([found[-1][seed] - found[0][seed] for seed in found[-1]], 1))
+        change = interval([found[-1][seed] - found[0][seed] for seed in found[-1]], 1)
+        cells[-1] += f"; seed by seed {change} more"
         lines.append(f"| {label} | {' | '.join(cells)} |")
     for task, metric in MEASURED:
         found = [
@@ -45,5 +46,5 @@ def summary(made: Mapping[str, Any]) -> str:
             else "-"
             for rows in found
         ]
-        lines.append(f"| {task} {metric}, minus the base's | {' | '.join([*cells, '-'])} |")
+        lines.append(f"| {task} {metric}, minus the base's | {' | '.join(cells)} |")
     return "\n".join(lines)

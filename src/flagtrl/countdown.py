@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 EVERY_S = 10.0
 
+WARNING = "warning: "  # what a line begins with that warns
 Say = Callable[[str], None]
 
 

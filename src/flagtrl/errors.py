@@ -84,6 +84,12 @@ def kind_and_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {_words(error)[:200]}"
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value as a message names it: in one line, and not all of it where it is long."""
+    told = " ".join(repr(value).split())
+    return told if len(told) <= most else f"{told[:most]}..."
+
+
 def _words(error: BaseException) -> str:
     return " ".join(str(error).split())
 

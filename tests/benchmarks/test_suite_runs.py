@@ -277,6 +277,16 @@ def test_a_level_is_held_from_where_no_look_is_below_it():
     assert suite_table.summary([lost]).splitlines()[2].split(" | ")[11] == "-"
 
 
+def test_what_a_market_has_to_learn_is_the_same_for_all_presets():
+    """Of the records that the page shows: all are of one test set."""
+    path = Path(learning.__file__).parent / "results/learning.json"
+    of: dict[tuple, set] = {}
+    for each in json.loads(path.read_text(encoding="utf-8")):
+        key = tuple(each[name] for name in ("model", "market", "seed"))
+        of.setdefault(key, set()).add((each["share"] is None, each["text_blind_share"]))
+    assert {key: found for key, found in of.items() if len(found) > 1} == {}
+
+
 def test_peers_are_compared_on_the_same_markets_and_seeds():
     ours = [record(seed=s, share=a, cpu_seconds=c) for s, a, c in ((0, 0.9, 10), (1, 1.0, 30))]
     ours += [record(market="costly", seed=0, share=0.5, cpu_seconds=40)]

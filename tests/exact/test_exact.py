@@ -153,7 +153,9 @@ def without_costs(env, rollout):
         lambda env, rollout: replace(rollout, occupancy=torch.ones_like(rollout.occupancy)),
         lambda env, rollout: replace(rollout, occupancy=rollout.occupancy.flip(-1)),
         lambda env, rollout: replace(rollout, rewards=rollout.rewards.roll(1, 0)),
-        lambda env, rollout: replace(rollout, logprobs=rollout.logprobs.clamp(min=-1.0)),
+        lambda env, rollout: replace(
+            rollout, logprobs=rollout.logprobs.masked_fill(~rollout.legal, -1.0)
+        ),
     ],
     ids=[
         *("whole", "sign", "next position", "cost", "no occupancy", "the other's occupancy"),

@@ -3,6 +3,7 @@
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from flagtrl.errors import ConfigError
@@ -37,7 +38,11 @@ def begun(env, words=WORDS):
 
 
 @pytest.mark.parametrize(
-    "mask", [[1, 0, 1], [True, False, True], np.array([1.0, 0.0, 1.0]), np.int8([1, 0, 1])]
+    "mask",
+    [
+        *([1, 0, 1], [True, False, True], np.array([1.0, 0.0, 1.0]), np.int8([1, 0, 1])),
+        *(torch.tensor([1, 0, 1]), np.array([True, False, True], dtype=object)),
+    ],
 )
 def test_masks_of_zeros_and_ones(mask):
     assert begun(Given({"action_mask": mask})).show().legal.tolist() == [True, False, True]
@@ -51,12 +56,19 @@ def test_masks_of_zeros_and_ones(mask):
         [0.3, 0, 0],
         [0, 1, 2],  # indices
         ["True", "False", "False"],
+        np.array([True, False, None], dtype=object),
     ],
 )
 def test_other_masks_are_refused(mask):
-    with pytest.raises(ConfigError, match=r"action_mask'\] is .*; give True or 1") as caught:
+    with pytest.raises(ConfigError, match=r"action_mask'\] has .* at \d; give True or 1") as caught:
         begun(Given({"action_mask": mask})).show()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mask", [[1, 0], [[1, 0, 1]], 1, [[1], [1, 0]]])
+def test_a_mask_has_an_entry_for_each_action(mask):
+    with pytest.raises(ConfigError, match="there are 3 actions; give one entry for each"):
+        begun(Given({"action_mask": mask})).show()
 
 
 def test_a_mask_does_not_come_and_go():
@@ -92,18 +104,24 @@ def test_strings_of_numpy_are_words():
 def test_two_lists_of_actions_that_differ_are_refused():
     begun(Given({"actions": list(WORDS)})).show()
     begun(Given({"actions": 3})).show()  # of something else
-    with pytest.raises(ConfigError, match="leave actions out where every state names its own"):
+    with pytest.raises(
+        ConfigError, match=r"action 0 is 'right' in .* and 'left' in actions; leave"
+    ):
         begun(Given({"actions": WORDS[::-1]})).show()
 
 
-@pytest.mark.parametrize("reward", [np.nan, np.inf, 1e39, None, "1", np.array([1.0]), 1j])
+@pytest.mark.parametrize("reward", [np.nan, np.inf, 1e39, None, "1", np.ones((2, 9)), 1j])
 def test_a_reward_is_one_finite_number(reward):
     lane = begun(Given(reward=reward))
-    with pytest.raises(ConfigError, match=r"reward is .* after action 2; it must be one"):
+    with pytest.raises(ConfigError, match=r"reward is .* after action 2; it must be one") as caught:
         lane.step(2)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("reward", [1, 0.5, True, np.float32(0.5), np.int64(2)])
+@pytest.mark.parametrize(
+    "reward",
+    [1, 0.5, True, np.float32(0.5), np.int64(2), np.array(1.0), torch.tensor(0.5), np.bool_(True)],
+)
 def test_numbers_of_any_kind_are_rewards(reward):
     assert begun(Given(reward=reward)).step(0) == (float(reward), False, False)
 
@@ -116,5 +134,7 @@ def test_steps_and_resets_of_gyms_old_shape_are_refused():
         def reset(self, *, seed=None, options=None):
             return 0
 
-    with pytest.raises(ConfigError, match="reset returned a int; it must return observation and"):
+    with pytest.raises(
+        ConfigError, match="reset returned an object of type int; it must return observation and"
+    ):
         begun(Bare())

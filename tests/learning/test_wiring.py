@@ -16,7 +16,6 @@ from flagtrl.policy.settings import EngineSettings
         ({"args": {}}, "args is of type dict; pass a PPOConfig"),
         ({"args": TrainingArguments(use_cpu=True)}, "args is of type TrainingArguments; pass a PP"),
         ({"engine": "plain"}, "engine is of type str; pass EngineSettings"),
-        ({"callbacks": None}, "callbacks is of type NoneType; pass a list of TrainerCallbacks"),
         ({"callbacks": PrinterCallback()}, "callbacks is of type PrinterCallback; pass a list"),
         ({"callbacks": "wandb"}, "callbacks is of type str; pass a list"),
         ({"callbacks": [print]}, "one of callbacks is of type builtin_function_or_method; pass"),

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from flagtrl.errors import ConfigError
+from flagtrl.language.prompt import Prompt
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.task import Task
 from flagtrl.learning.texts import TextEncoder, Texts, ToText
@@ -31,7 +32,10 @@ OF_TEXTS = (
     *("processing_class", "policy", "peft_config", "revision"),
 )
 # of a LoraConfig, what is read, or says nothing of the adapter
-READ = ("r", "lora_alpha", "lora_dropout", "layers_to_transform", "target_modules", "peft_version")
+READ = (
+    *("r", "lora_alpha", "lora_dropout", "layers_to_transform", "target_modules"),
+    *("base_model_name_or_path", "inference_mode", "peft_version"),  # PEFT writes them down
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def assembled(
     """
     _check_kinds(model, wanted)
     if wanted.task is not None:
-        given = [name for name in OF_TEXTS if getattr(wanted, name)]
+        given = [name for name in OF_TEXTS if getattr(wanted, name) is not getattr(Wanted, name)]
         if given or not isinstance(model, ActorCritic):
             raise ConfigError(
                 f"task is given, and {given[0] if given else 'a model that is no ActorCritic'} "
@@ -174,13 +178,6 @@ def _task(language_model: Any, wanted: Wanted, policy: PolicySettings) -> Texts:
         raise ConfigError("processing_class is missing; pass the model's tokenizer")
     assert wanted.make_env is not None and wanted.to_text is not None
     tokenizer, length = wanted.processing_class, context_length(language_model)
-    # not len(tokenizer): some leave numbers out
-    ids, rows = max(tokenizer.get_vocab().values(), default=-1) + 1, known_tokens(language_model)
-    if ids > rows:
-        raise ConfigError(
-            f"the tokenizer has {ids} tokens, the model has embeddings for {rows}; pass the "
-            f"model's own tokenizer, or call model.resize_token_embeddings({ids})"
-        )
     beginnings = (
         policy.policy == "head"
         or policy.length_normalisation == "token"
@@ -189,6 +186,15 @@ def _task(language_model: Any, wanted: Wanted, policy: PolicySettings) -> Texts:
     encoder = TextEncoder(
         *(tokenizer, length, wanted.to_text, wanted.actions, wanted.answer_prefix), beginnings
     )
+    # special tokens that no prompt can hold may be beyond
+    added, rows = tokenizer.added_tokens_decoder, known_tokens(language_model)
+    plain = (token for token in tokenizer.get_vocab().values() if token not in added)
+    largest = max(*plain, *encoder.ids_of(Prompt("", "?")))
+    if largest >= rows:
+        raise ConfigError(
+            f"the tokenizer has the token {largest}, the model has embeddings for {rows}; pass the "
+            "model's own tokenizer, or a model whose embeddings were resized"
+        )
     return Texts(wanted.make_env, encoder)
 
 
@@ -228,7 +234,7 @@ def policy_of(
             f"peft_config.target_modules is {named}; flagtrl adapts every linear map of a layer: "
             f"leave it out, or name {sorted(maps)}"
         )
-    _check_plain(model, peft_config)
+    _check_plain(peft_config)
     rank, alpha = peft_config.r, peft_config.lora_alpha
     return replace(
         settings,
@@ -239,18 +245,17 @@ def policy_of(
     )
 
 
-def _check_plain(model: PreTrainedModel, peft_config: LoraConfig) -> None:
+def _check_plain(peft_config: LoraConfig) -> None:
     """Refuse what would be dropped of a LoraConfig; ConfigError."""
     if peft_config.lora_dropout:
         raise ConfigError(
             f"peft_config.lora_dropout is {peft_config.lora_dropout}; set PPOConfig's dropout"
         )
-    # PEFT writes down the model that it has wrapped
-    also = {"task_type": "CAUSAL_LM", "base_model_name_or_path": model.name_or_path}
     plain = LoraConfig().to_dict()
     for name, value in peft_config.to_dict().items():
-        if name not in READ and value not in (plain.get(name), also.get(name, plain.get(name))):
+        usual = plain.get(name)
+        same = value == usual or (not value and not usual and not isinstance(value, bool))
+        if name not in READ and not same and (name, value) != ("task_type", "CAUSAL_LM"):
             raise ConfigError(
-                f"peft_config.{name} is {value!r}, which would be ignored; leave it at "
-                f"{plain.get(name)!r}"
+                f"peft_config.{name} is {value!r}, which would be ignored; leave it at {usual!r}"
             )

@@ -220,16 +220,22 @@ def remove_later(run: Path, step: int) -> None:
 
 
 def check_fresh(run: Path, overwrite: bool) -> None:
-    """Refuse to begin beside another run's checkpoints, which would be taken for this one's.
-
-    Raises:
-        ConfigError: there are some, and they are not to be overwritten.
+    """Refuse to begin beside checkpoints, which would be taken for those of this run, unless they
+    are to be overwritten; ConfigError.
     """
     if (found := _checkpoints(run)) and not overwrite:
         raise ConfigError(
-            f"output_dir {str(run)!r} holds another run's checkpoints, up to {found[0].name}; go "
-            "on from there (resume_from_checkpoint), set overwrite_output_dir, or choose another"
+            f"output_dir {str(run)!r} holds checkpoints, up to {found[0].name}; go on from there "
+            "(resume_from_checkpoint), set overwrite_output_dir, or choose another"
         )
+
+
+def remove_all(run: Path) -> None:
+    """Remove the checkpoints of a run that is overwritten."""
+    if found := _checkpoints(run):
+        logger.warning("overwriting %s: removing %d checkpoints of another run", run, len(found))
+    for path in found:
+        _remove(path)
 
 
 def _remove(checkpoint: Path) -> None:

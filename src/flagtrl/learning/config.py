@@ -130,18 +130,19 @@ class PPOConfig(PPOSettings, TrainingArguments):
             logger.log(
                 # the paper's own budget leaves 20 of 13,860
                 logging.WARNING if dropped > FEW_STEPS * self.total_timesteps else logging.INFO,
-                "total_timesteps is %d, which is no whole number of rollouts of %d (num_steps x "
+                "total_timesteps is %d, not a whole number of rollouts of %d (num_steps x "
                 "num_envs): %d are trained, %d do not fill a rollout and are left out",
                 *(self.total_timesteps, self.rollout_samples),
                 *(self.total_timesteps - dropped, dropped),
             )
 
     def _choose_precision(self) -> None:
+        default = " (the default)" * (self.train_dtype == PPOSettings.train_dtype)
         for dtype, flag in FLAGS.items():
             if getattr(self, flag) and self.train_dtype != dtype:
                 raise ConfigError(
-                    f"train_dtype is {self.train_dtype!r}, but {flag} is set, which is {dtype}; "
-                    f"leave {flag} out, or set train_dtype to {dtype}"
+                    f"train_dtype is {self.train_dtype!r}{default}, but {flag} is set, which is "
+                    f"{dtype}; leave {flag} out, or set train_dtype to {dtype}"
                 )
         if self.train_dtype == "float32":
             return

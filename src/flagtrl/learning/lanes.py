@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from numbers import Real
 from typing import Any, TypeGuard
 
@@ -13,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from flagtrl.errors import ConfigError
+from flagtrl.errors import ConfigError, shown
 from flagtrl.play.loop import Step
 
 OWN_STATE = ("state_dict", "load_state_dict")
@@ -105,11 +106,14 @@ class Lane:
                 f"the environment's step returned {_shape(found)}; it must return observation, "
                 "reward, terminated, truncated and info, as gymnasium's do"
             )
-        observation, reward, terminated, truncated, info = found
+        observation, given, terminated, truncated, info = found
+        reward: Any = given
+        if getattr(reward, "ndim", None) == 0:  # of numpy or torch
+            reward = reward.item()
         if not (isinstance(reward, Real) and abs(float(reward)) <= LARGEST):
             raise ConfigError(
-                f"the environment's reward is {reward!r} after action {asked!r}; it must be one "
-                f"finite number, at most {LARGEST:.0e}"
+                f"the environment's reward is {shown(reward)} after action {asked!r}; it must be "
+                f"one finite number, at most {LARGEST:.0e}"
             )
         if not self.own_state:
             self.actions.append(action)
@@ -147,15 +151,19 @@ class Lane:
         known = tuple(map(str, named)) if _are_words(named) else ()
         if self.words is not None:
             if known and known != self.words:
+                both = zip_longest(known, self.words)
+                at, (theirs, ours) = next(
+                    (n, two) for n, two in enumerate(both) if two[0] != two[1]
+                )
                 raise ConfigError(
-                    f"info['actions'] is {list(known)[:5]}, and actions is "
-                    f"{list(self.words)[:5]}; leave actions out where every state names its own"
+                    f"action {at} is {theirs!r} in info['actions'] and {ours!r} in actions; leave "
+                    "actions out where every state names its own"
                 )
             return self.words
         if not known and not self.ended:
             raise ConfigError(
-                f"info['actions'] is {named!r}; pass actions=[...], or let every state name its "
-                "own, a list of at least one string"
+                f"info['actions'] is {shown(named)}; pass actions=[...], or let every state name "
+                "its own, a list of at least one string"
             )
         return known or ("none",)  # of a last state no more is asked than what it is worth
 
@@ -173,17 +181,22 @@ class Lane:
                     "and step"
                 )
             return np.ones(actions, dtype=bool)
-        self._masked, mask = True, np.asarray(info["action_mask"])
+        self._masked, given = True, info["action_mask"]
+        try:
+            mask = np.asarray(given)
+        except ValueError:  # lists of several lengths
+            mask = np.array(None)
         if mask.shape != (actions,):
             raise ConfigError(
-                f"info['action_mask'] has the shape {mask.shape}, there are {actions} actions; "
-                "give one entry for each"
+                f"info['action_mask'] is {shown(given)}, there are {actions} actions; give one "
+                "entry for each"
             )
-        if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
-            raise ConfigError(
-                f"info['action_mask'] is {mask[:8].tolist()}; give True or 1 for a legal action, "
-                "False or 0 for another"
-            )
+        for at, value in enumerate(mask.tolist()):
+            if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+                raise ConfigError(
+                    f"info['action_mask'] has {value!r} at {at}; give True or 1 for a legal "
+                    "action, False or 0 for another"
+                )
         return mask.astype(bool)
 
     def state_dict(self) -> dict[str, Any]:
@@ -295,7 +308,8 @@ def _are_words(named: Any) -> TypeGuard[Sequence[str]]:
 
 def _shape(found: Any) -> str:
     kind = type(found).__name__
-    return f"a {kind} of {len(found)}" if isinstance(found, (tuple, list)) else f"a {kind}"
+    listed = isinstance(found, (tuple, list))
+    return f"a {kind} of {len(found)}" if listed else f"an object of type {kind}"
 
 
 def _told(observation: Any) -> Any:

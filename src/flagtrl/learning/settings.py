@@ -47,7 +47,6 @@ BOUNDS: Mapping[str, Bound] = {
         ("ddp_find_unused_parameters", "ddp_broadcast_buffers"),
         (lambda x: x is None or isinstance(x, bool), "true or false, or left out"),
     ),
-    "logging_steps": (lambda x: x is None or x > 0, "above 0, or left out"),
 }
 
 

@@ -136,14 +136,14 @@ class TextEncoder(Encoder):
         if special:
             raise PromptError(f"the action {special[0]!r} holds a special token; name it otherwise")
         paths = self.paths_of(words)
-        known = dict(zip(paths, words, strict=True))
+        known = {} if self.beginnings else dict(zip(paths, words, strict=True))
         for path, word in known.items():
             begun = next((known[path[:n]] for n in range(1, len(path)) if path[:n] in known), None)
-            if begun is not None and not self.beginnings:
+            if begun is not None:
                 raise PromptError(
                     f"the action {word!r} begins with the tokens of {begun!r}, so that it could "
-                    "never be the likelier one; set the policy's length_normalisation to token, or "
-                    f"end every action with a mark, as {begun + '.'!r}"
+                    "never be the likelier one; set the policy's length_normalisation to token or "
+                    f"its prior to calibrated, or end every action with a mark, as {begun + '.'!r}"
                 )
         return paths
 

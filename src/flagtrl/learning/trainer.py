@@ -28,7 +28,7 @@ from flagtrl.cpu import return_freed_memory
 from flagtrl.errors import ConfigError
 from flagtrl.learning.asking import Asking
 from flagtrl.learning.assembling import Wanted, assembled
-from flagtrl.learning.checkpoints import check_fresh
+from flagtrl.learning.checkpoints import check_fresh, remove_all
 from flagtrl.learning.config import PPOConfig
 from flagtrl.learning.finite import asking_for_finite, check_loss, check_norm
 from flagtrl.learning.losses import entropy, exact_kl, ppo_loss
@@ -120,7 +120,7 @@ class PPOTrainer(SteppedTrainer):
         peft_config: PeftConfig | None = None,
         revision: str | None = None,
         task: Task | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = (),
         record: RunRecord | None = None,
         validate: Callable[[ActorCritic], dict[str, float]] | None = None,
         publisher: Publisher | None = None,
@@ -156,7 +156,7 @@ class PPOTrainer(SteppedTrainer):
                 eval_dataset=None if validate is None else self._micro_steps,
                 data_collator=default_data_collator,
                 processing_class=self.encoder.tokenizer,
-                callbacks=[*own_callbacks(args, self._largest), *callbacks],
+                callbacks=[*own_callbacks(args, self._largest), *(callbacks or ())],
             )
         # a setting of TrainingArguments, or a tracker not installed
         except (ValueError, ImportError, RuntimeError) as error:
@@ -166,6 +166,8 @@ class PPOTrainer(SteppedTrainer):
     def _wire(self, model: ActorCritic, envs: Environments) -> None:
         """What needs an accelerator, and the model on its device."""
         args = self.args
+        if not self.is_world_process_zero():
+            self.say = lambda line: None
         self._meters = Meters(self.accelerator, self.task.words or ())
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.asking = Asking(
@@ -189,11 +191,12 @@ class PPOTrainer(SteppedTrainer):
     ) -> Any:
         if not resume_from_checkpoint:
             check_fresh(Path(str(self.args.output_dir)), self.args.overwrite_output_dir)
-            self._went_on_from = 0  # a run that is overwritten has later ones
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, resume_from_checkpoint
         )
         self._before_the_first_rollout()
+        if not resume_from_checkpoint and self.args.should_save:
+            remove_all(Path(str(self.args.output_dir)))
         return prepared
 
     def _before_the_first_rollout(self) -> None:

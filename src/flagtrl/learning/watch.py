@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flagtrl.countdown import WARNING
+
 logger = logging.getLogger(__name__)
 
 # nats of KL(old || new): half of what the clip at 0.2 is meant to allow, in one rollout
 LARGE_UPDATE = 0.1
 DEAD_ENTROPY, DEAD_ROLLOUTS = 0.01, 3
-WARNING = "warning: "
 
 
 def warnings_alone(line: str) -> None:

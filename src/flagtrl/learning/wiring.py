@@ -34,15 +34,15 @@ def check_kinds(args: object, engine: object, callbacks: object) -> None:
     Args:
         args: settings, or None.
         engine: settings of the engine, or None.
-        callbacks: a sequence of transformers' callbacks.
+        callbacks: a sequence of transformers' callbacks, or None.
     """
     if not isinstance(args, PPOConfig | None):
         raise wrong_kind("args", args, "a PPOConfig, which takes TrainingArguments' settings too")
     if not isinstance(engine, EngineSettings | None):
         raise wrong_kind("engine", engine, "EngineSettings(engine=...)")
-    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+    if not isinstance(callbacks, Sequence | None) or isinstance(callbacks, str):
         raise wrong_kind("callbacks", callbacks, "a list of TrainerCallbacks, or leave it out")
-    for each in callbacks:
+    for each in callbacks or ():
         kind = each if isinstance(each, type) else type(each)  # the Trainer takes classes too
         if not issubclass(kind, TrainerCallback):
             raise wrong_kind("one of callbacks", each, "TrainerCallbacks alone")

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flagtrl.countdown import WARNING
 from flagtrl.policy.adapters import PolicySettings
 
 PLAIN_PEFT_LACKS = (
@@ -135,6 +136,6 @@ def describe(
     if lowest >= LOW_ENTROPY:
         return lines, None
     return lines, (
-        f"warning: an entropy of {lowest:.3f} nats is below {LOW_ENTROPY}: the policy hardly "
+        f"{WARNING}an entropy of {lowest:.3f} nats is below {LOW_ENTROPY}: the policy hardly "
         "samples more than one action, and there is little to learn from; use --prior calibrated"
     )
