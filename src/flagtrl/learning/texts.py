@@ -85,6 +85,8 @@ class TextEncoder(Encoder):
         said = self.to_text(seen.observation, seen.info)
         if isinstance(said, str):
             said = Prompt("", said)
+        if isinstance(said, Prompt) and not (said.shared + said.own).strip():
+            raise PromptError("to_text returned an empty text; say what the agent sees")
         if not isinstance(said, Prompt):
             return Prompt("", self._rendered(said) + self.prefix)
         shared, own = map(self.neutralise, (said.shared, said.own))
@@ -190,6 +192,7 @@ class Texts:
             ConfigError: what `make_env` makes is no environment, or too few.
         """
         envs: list[gymnasium.Env] = []
+        at_once = 1
         while len(envs) < count:
             made = self.make_env()
             if isinstance(made, gymnasium.vector.VectorEnv):
@@ -200,6 +203,7 @@ class Texts:
                         "stepped one by one; make a single environment: num_envs of them are made"
                     )
                 envs += inner
+                at_once = len(inner)
             elif isinstance(made, gymnasium.Env):
                 envs.append(made)
             else:
@@ -210,8 +214,8 @@ class Texts:
             envs = envs[:1]
         if len(envs) != count:
             raise ConfigError(
-                f"make_env makes {len(envs)} environments, {count} are asked for; set num_envs to "
-                f"{len(envs)} a process"
+                f"make_env makes {at_once} environments at once, {count} are asked for; set "
+                f"num_envs to a multiple of {at_once} in each process"
             )
         for env in envs:
             if env.unwrapped in self._made:
@@ -302,11 +306,11 @@ def _layers(env: gymnasium.Env) -> list[str]:
 
 def _check_words(given: Any, words: tuple[Any, ...]) -> None:
     """Refuse actions that are not two or more different strings; ConfigError."""
-    odd = [word for word in words if not isinstance(word, str)]
+    odd = [word for word in words if not isinstance(word, str) or not word.strip()]
     if isinstance(given, str) or odd:
         raise ConfigError(
             f"actions is {given if isinstance(given, str) else list(words)[:5]!r}; give a list of "
-            "strings"
+            "strings, each with a word"
         )
     if len(set(words)) < max(2, len(words)):
         twice = next((word for word in words if words.count(word) > 1), None)
