@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from suite_table import interval
+from suite_table import interval, signed
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> str:
@@ -33,5 +33,4 @@ def difference(
         if each["change"] == change
     }
     seeds = sorted({seed for name, seed in shares if name == arm})
-    shown = interval([shares[arm, seed] - shares[other, seed] for seed in seeds])
-    return shown if shown.startswith("-") else f"+{shown}"
+    return signed([shares[arm, seed] - shares[other, seed] for seed in seeds])

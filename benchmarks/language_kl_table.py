@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from suite_table import interval
+from suite_table import interval, signed
 
 RETURNS = {"train_cr": "return in sample, %", "test_cr": "return on the test window, %"}
 MEASURED = (
@@ -32,8 +32,8 @@ def summary(made: Mapping[str, Any]) -> str:
             for name in names
         ]
         cells = [interval([*of.values()], 1) for of in found]
-        change = interval([found[-1][seed] - found[0][seed] for seed in found[-1]], 1)
-        cells[-1] += f"; seed by seed {change} more"
+        apart = [found[-1][seed] - found[0][seed] for seed in found[-1]]
+        cells[-1] += f"; seed by seed {signed(apart, 1)}"
         lines.append(f"| {label} | {' | '.join(cells)} |")
     for task, metric in MEASURED:
         found = [

@@ -74,6 +74,12 @@ def interval(values: Sequence[float], digits: int = 2) -> str:
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
+def signed(values: Sequence[float], digits: int = 2) -> str:
+    """`interval` of differences, with their sign."""
+    shown = interval(values, digits)
+    return shown if shown.startswith("-") else f"+{shown}"
+
+
 def no_signal(records: Sequence[Record]) -> str:
     """Whether the Sharpe ratios where nothing can be learnt differ from those of the controls on
     the same bars, and from 0: Student's t-test of the differences, seed by seed, over seeds, which

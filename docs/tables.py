@@ -54,6 +54,11 @@ def written(name: str) -> Any:
     return json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def measured(name: str) -> Any:
+    """The content of a JSON file of benchmarks/results."""
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+
+
 def texts() -> Texts:
     """The text of each place, by its name."""
     parts = (
@@ -96,11 +101,10 @@ def field() -> Texts:
     """Of `benchmarks/field.py`."""
     from field_table import summary
 
-    records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
     wanted = ("tiny", "news70", "flagtrl")
     shares = [
         each["share"]
-        for each in records
+        for each in measured("learning")
         if (each["model"], each["market"], each["preset"]) == wanted
     ]
     return {
@@ -262,16 +266,14 @@ def suite() -> Texts:
     import suite_table
     import what_helps_table
 
-    records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
+    records = measured("learning")
     nothing = [each["sharpe"] for each in records if each["market"] == "nosignal"]
     return {
         "suite.table": suite_table.summary(records),
         "suite.nothing": suite_table.no_signal(records),
         "suite.peers": suite_table.beside_peers(records),
         "suite.detectable": f"{suite_table.detectable(nothing):.1f}",
-        "suite.helps": what_helps_table.summary(
-            json.loads((ROOT / "benchmarks/results/what_helps.json").read_text(encoding="utf-8"))
-        ),
+        "suite.helps": what_helps_table.summary(measured("what_helps")),
         **real_model(records),
         **continuing(),
         "language_kl.table": language_kl_table.summary(written("language_kl")),
@@ -781,8 +783,7 @@ def draw() -> None:
     import suite_table
     import throughput
 
-    records = json.loads((ROOT / "benchmarks/results/learning.json").read_text(encoding="utf-8"))
-    suite_table.draw(records, DOCS / "suite.png")
+    suite_table.draw(measured("learning"), DOCS / "suite.png")
     main_job.draw(written("learning"), DOCS)
     throughput.draw(written("throughput")["rows"], "cpu").savefig(DOCS / "throughput.png", dpi=150)
     scaling.draw(written("scaling")["rows"]).savefig(DOCS / "scaling.png", dpi=150)

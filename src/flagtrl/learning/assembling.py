@@ -188,8 +188,8 @@ def _task(language_model: Any, wanted: Wanted, policy: PolicySettings) -> Texts:
     )
     # special tokens that no prompt can hold may be beyond
     added, rows = tokenizer.added_tokens_decoder, known_tokens(language_model)
-    plain = (token for token in tokenizer.get_vocab().values() if token not in added)
-    largest = max(*plain, *encoder.ids_of(Prompt("", "?")))
+    plain = [token for token in tokenizer.get_vocab().values() if token not in added]
+    largest = max(plain + encoder.ids_of(Prompt("", "?")))
     if largest >= rows:
         raise ConfigError(
             f"the tokenizer has the token {largest}, the model has embeddings for {rows}; pass the "

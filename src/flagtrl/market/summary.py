@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flagtrl.countdown import WARNING
 from flagtrl.market.data import SENTIMENTS, MarketData
 from flagtrl.market.frequency import (
     bars_in_365_days,
@@ -124,7 +125,7 @@ class Summary:
             *([f"read: {source}"] if source else []),
             *([f"not read: {', '.join(self.ignored)}"] if self.ignored else []),
             *self.words,
-            *(f"warning: {warning}" for warning in self.warnings),
+            *(f"{WARNING}{warning}" for warning in self.warnings),
         ]
         return parts
 
