@@ -184,6 +184,11 @@ def demo() -> Texts:
         "demo.test_days": str(results["windows"]["test"][2]),
         "demo.returns": least[1],
         "demo.least_sharpe": least[2],
+        **{
+            f"demo.{window}_{where}": f"{told[window]['agent_greedy']['standard']['CR']:.1f}%"
+            for where, told in (("here", results), ("elsewhere", written("demo_elsewhere")))
+            for window in ("train", "test")
+        },
     }
 
 
